@@ -1,0 +1,267 @@
+"""The typed schema of a run, and the checks that need nothing but the config.
+
+Imports neither torch nor lightning, so that a mistake is answered at once. `folio.cli` turns a Hydra config
+into a `RunConfig`; everything below the entry points sees only these plain, frozen values.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+from folio.errors import FolioError
+from folio.models import GPTConfig
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+
+
+class ConfigError(FolioError):
+    """A config that cannot run: key, value, rule and remedy in one line."""
+
+
+class Section(BaseModel):
+    """A node of the config: unknown keys and wrong types are errors, and nothing changes once it is built."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class PathsConfig(Section):
+    data_dir: str
+    """Prepared token files and downloaded assets."""
+    output_dir: str
+    """Run folders."""
+
+
+class DataConfig(Section):
+    name: Literal["tiny_shakespeare", "text_file"]
+    path: str | None
+    """The text of data=text_file: UTF-8."""
+    window_order: Literal["random", "shuffled"]
+    """random: independent uniform starts; shuffled: each start once an epoch."""
+
+
+class TokenizerConfig(Section):
+    name: Literal["gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "char"]
+
+
+class ModelConfig(Section):
+    """What `GPTConfig` explains and checks; here only the types."""
+
+    name: str
+    vocab_size: int | None
+    """Left out, it is the tokenizer's; it may be padded up to the next multiple of 128."""
+    context_length: int
+    n_layers: int
+    n_heads: int
+    d_model: int
+    d_ff: int | None
+    dropout: float
+    bias: bool
+    tie_weights: bool
+
+
+class PositionalEncodingConfig(Section):
+    name: str
+    base: float = 10_000.0
+    """Base of the wavelengths of encodings that have some."""
+
+
+class AdamConfig(Section):
+    """Adam and AdamW: the latter takes weight decay out of the moments (Loshchilov and Hutter 2019)."""
+
+    name: Literal["adam", "adamw"]
+    learning_rate: Positive
+    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
+    eps: Positive
+    weight_decay: NonNegative
+    """Of matrices and embeddings; biases and norms are never decayed."""
+
+
+class SGDConfig(Section):
+    name: Literal["sgd"]
+    learning_rate: Positive
+    momentum: Fraction
+    nesterov: bool
+    weight_decay: NonNegative
+
+
+class ConstantScheduleConfig(Section):
+    name: Literal["constant"]
+    warmup_steps: Annotated[int, Field(ge=0)]
+
+
+class CosineScheduleConfig(Section):
+    name: Literal["cosine"]
+    warmup_steps: Annotated[int, Field(ge=0)]
+    min_learning_rate: NonNegative
+    """Where the cosine ends, at training.max_steps."""
+
+
+class TrainingConfig(Section):
+    max_steps: PositiveInt
+    """Optimizer steps in the whole run."""
+    batch_size: PositiveInt
+    """Sequences in one optimizer step, over all devices and accumulation."""
+    micro_batch_size: PositiveInt | None
+    """Sequences at once on a device; the whole batch when null."""
+    gradient_clip_norm: Positive | None
+    """Gradients whose global norm is larger are scaled down to it; null: never."""
+    validate_every_steps: PositiveInt
+    log_every_steps: PositiveInt
+    checkpoint_every_steps: PositiveInt
+
+    @property
+    def sequences_at_once(self) -> int:
+        return self.micro_batch_size or self.batch_size
+
+
+class TrainerConfig(Section):
+    accelerator: Literal["auto", "cpu", "gpu", "mps"]
+    devices: PositiveInt
+    precision: Literal["auto", "32-true", "mixed", "bf16-mixed", "16-mixed"]
+    """mixed: bfloat16 where the device has it, else float16; auto: mixed on a GPU, 32-true elsewhere."""
+    compile: bool
+    """torch.compile the model."""
+    detect_anomaly: bool
+    """Stop where a gradient becomes NaN and name the operation; slow."""
+
+
+class LoggerConfig(Section):
+    name: Literal["tensorboard", "csv", "none"]
+
+
+class SamplesConfig(Section):
+    """Text that the model writes at each validation."""
+
+    prompt: Annotated[str, Field(min_length=1)]
+    max_new_tokens: Annotated[int, Field(ge=0)]
+    """0 writes none."""
+    temperature: NonNegative
+    top_k: PositiveInt | None
+
+
+class CallbacksConfig(Section):
+    samples: SamplesConfig
+
+
+class RunConfig(Section):
+    """One run, whole: with the code it repeats the run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None
+    """Of the run folder; <data>-<model> when null."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    deterministic: bool
+    dry_run: bool
+    resume: str | None
+    """`latest` or a run folder: go on there with its own config."""
+    paths: PathsConfig
+    data: DataConfig
+    tokenizer: TokenizerConfig
+    model: ModelConfig
+    positional_encoding: PositionalEncodingConfig
+    optimizer: Annotated[AdamConfig | SGDConfig, Field(discriminator="name")]
+    schedule: Annotated[ConstantScheduleConfig | CosineScheduleConfig, Field(discriminator="name")]
+    training: TrainingConfig
+    trainer: TrainerConfig
+    logger: LoggerConfig
+    callbacks: CallbacksConfig
+
+    @property
+    def run_name(self) -> str:
+        return self.name or f"{self.data.name}-{self.model.name}"
+
+    def gpt_config(self, vocab_size: int) -> GPTConfig:
+        """The model's own config. Raises: ConfigError where the numbers do not fit together."""
+        shape = self.model.model_dump(exclude={"name", "vocab_size"})
+        try:
+            return GPTConfig(
+                vocab_size=vocab_size,
+                positional_encoding=self.positional_encoding.name,
+                positional_base=self.positional_encoding.base,
+                **shape,
+            )
+        except ValueError as error:
+            raise ConfigError(_in_config_keys(str(error))) from None
+
+
+def _in_config_keys(message: str) -> str:
+    """GPTConfig's message with the keys that a person types in place of the names of fields."""
+    keys = {name: f"model.{name}" for name in ModelConfig.model_fields} | {
+        "positional_encoding": "positional_encoding",
+        "positional_base": "positional_encoding.base",
+    }
+    return re.sub(r"(\w+)=", lambda match: f"{keys[match[1]]}=", message)
+
+
+def check_alone(config: RunConfig) -> None:
+    """Check what needs only the config: rules between fields. Raises: ConfigError."""
+    training = config.training
+    if training.batch_size % training.sequences_at_once:
+        raise ConfigError(
+            f"training.batch_size={training.batch_size} must be a multiple of "
+            f"training.micro_batch_size={training.micro_batch_size}; try {_largest_divisor(training)}"
+        )
+    schedule, learning_rate = config.schedule, config.optimizer.learning_rate
+    if isinstance(schedule, CosineScheduleConfig):
+        if schedule.min_learning_rate > learning_rate:
+            raise ConfigError(
+                f"schedule.min_learning_rate={schedule.min_learning_rate} must not be above "
+                f"optimizer.learning_rate={learning_rate}; a tenth of that is usual"
+            )
+        if schedule.warmup_steps >= training.max_steps:
+            raise ConfigError(
+                f"schedule.warmup_steps={schedule.warmup_steps} must be below "
+                f"training.max_steps={training.max_steps}, or the cosine never begins; lower it"
+            )
+    if config.trainer.devices > 1:
+        raise ConfigError(
+            f"trainer.devices={config.trainer.devices}: this version trains on one device; use trainer.devices=1"
+        )
+    if config.data.name == "text_file" and config.data.path is None:
+        raise ConfigError("data.path=null: data=text_file needs a file; add data.path=my.txt")
+    if config.data.name != "text_file" and config.data.path is not None:
+        raise ConfigError(
+            f"data.path={config.data.path} has no effect with data={config.data.name}; add data=text_file"
+        )
+    config.gpt_config(vocab_size=config.model.vocab_size or 1)
+
+
+def _largest_divisor(training: TrainingConfig) -> int:
+    divisors = (n for n in range(training.sequences_at_once, 0, -1) if training.batch_size % n == 0)
+    return next(divisors)
+
+
+def settle_vocabulary(config: RunConfig, tokenizer_vocab_size: int) -> RunConfig:
+    """The config with model.vocab_size filled in by the tokenizer, which owns it.
+
+    Raises: ConfigError where a given size cannot hold the tokenizer's symbols or pads them without need.
+    """
+    given = config.model.vocab_size
+    padded = -(-tokenizer_vocab_size // 128) * 128
+    if given is not None and not tokenizer_vocab_size <= given <= padded:
+        raise ConfigError(
+            f"model.vocab_size={given} does not match tokenizer={config.tokenizer.name} with its "
+            f"{tokenizer_vocab_size} symbols; leave model.vocab_size out, or pad to {padded} at most"
+        )
+    model = config.model.model_copy(update={"vocab_size": given or tokenizer_vocab_size})
+    return config.model_copy(update={"model": model})
+
+
+def check_against_data(config: RunConfig, n_train_tokens: int, n_val_tokens: int) -> None:
+    """Check that a window fits into each split. Raises: ConfigError."""
+    context = config.model.context_length
+    for split, n_tokens in (("train", n_train_tokens), ("val", n_val_tokens)):
+        if n_tokens < context + 1:
+            raise ConfigError(
+                f"model.context_length={context} is longer than the {split} split of {n_tokens} tokens; "
+                f"a window takes context_length + 1 of them: use at most {max(n_tokens - 1, 0)}, or more text"
+            )
+
+
+def plain(config: RunConfig) -> dict[str, Any]:
+    """The config as nested dicts, lists, strings and numbers, for YAML, checkpoints and hparams."""
+    return config.model_dump(mode="python")

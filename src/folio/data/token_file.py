@@ -1,0 +1,166 @@
+"""Token files: a flat array of token ids (`.bin`) and a sidecar (`.json`) that says what it holds.
+
+The ids are little-endian, uint16 where the vocabulary allows and uint32 above: 2 or 4 bytes a token, mapped
+into memory, so that a corpus may be larger than RAM.
+"""
+
+import hashlib
+import json
+import mmap
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from folio.errors import FolioError
+from folio.files import sha256_of, write_atomically
+
+FORMAT = 1
+LARGEST_UINT16_VOCABULARY = 2**16
+
+# Checking the hash reads the whole file. Up to here that takes a fraction of a second; far above it would
+# delay every start and push other files out of the page cache, so there the size alone is checked, which
+# still notices the common accident, a file cut short.
+LARGEST_HASHED_BYTES = 256 * 2**20
+
+
+class TokenFileError(FolioError):
+    """A token file that is missing or not what its sidecar says. `fault` is the reason without the remedy."""
+
+    def __init__(self, path: Path, fault: str) -> None:
+        super().__init__(f"token file {path} {fault}; prepare the data again")
+        self.fault = f"token file {path} {fault}"
+
+
+@dataclass(frozen=True)
+class TokenFileInfo:
+    """The sidecar. `n_bytes` counts the UTF-8 bytes of the text that became these tokens."""
+
+    format: int
+    dtype: str
+    vocab_size: int
+    tokenizer: str
+    tokenizer_fingerprint: str
+    split: str
+    n_tokens: int
+    n_bytes: int
+    source_sha256: str
+    tokens_sha256: str
+
+
+class MappedTokens(np.memmap):
+    """A token array on disk that pickles as its path.
+
+    numpy pickles a memmap by copying the data: a worker process that is spawned would get the whole corpus.
+    """
+
+    def __reduce__(self) -> Any:
+        if isinstance(cast(object, self.base), mmap.mmap):  # not a slice
+            return _map_tokens, (self.filename, self.dtype.str)
+        return np.asarray(self).__reduce__()
+
+
+def _map_tokens(path: Path, dtype: str) -> MappedTokens:
+    return MappedTokens(path, dtype=dtype, mode="r")
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """A verified token file; `tokens` has shape (n_tokens,) and is read-only."""
+
+    path: Path
+    info: TokenFileInfo
+    tokens: np.memmap
+
+    @classmethod
+    def open(cls, path: Path) -> "TokenFile":
+        """Map the file after checking it against its sidecar.
+
+        Raises: TokenFileError if either file is missing, or they do not belong together.
+        """
+        info = _read_sidecar(path)
+        if not path.is_file():
+            raise TokenFileError(path, "is missing")
+        expected = info.n_tokens * np.dtype(info.dtype).itemsize
+        n_bytes = path.stat().st_size
+        if n_bytes != expected:
+            raise TokenFileError(path, f"has {n_bytes} bytes where its sidecar promises {expected}")
+        if n_bytes <= LARGEST_HASHED_BYTES and sha256_of(path) != info.tokens_sha256:
+            raise TokenFileError(path, "was altered: its sha256 is not the one in its sidecar")
+        return cls(path, info, _map_tokens(path, info.dtype))
+
+
+def token_dtype(vocab_size: int) -> str:
+    """The smallest of the two types that holds every id."""
+    return "<u2" if vocab_size <= LARGEST_UINT16_VOCABULARY else "<u4"
+
+
+def sidecar_path(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def write_token_file(
+    path: Path,
+    tokens: np.ndarray,
+    *,
+    vocab_size: int,
+    tokenizer: str,
+    tokenizer_fingerprint: str,
+    split: str,
+    n_bytes: int,
+    source_sha256: str,
+) -> TokenFileInfo:
+    """Write `tokens`, shape (N,) integers, and then the sidecar, which makes the pair valid.
+
+    Raises: FolioError if there are no tokens or an id lies outside the vocabulary; OSError from the disk.
+    """
+    if tokens.size == 0:
+        raise FolioError(f"the {split} split holds no tokens; the text is too short, use a longer one")
+    if tokens.min() < 0 or tokens.max() >= vocab_size:
+        raise FolioError(
+            f"token ids {tokens.min()} to {tokens.max()} of the {split} split do not fit "
+            f"vocab_size={vocab_size}; give the vocabulary size of the tokenizer that made them ({tokenizer})"
+        )
+    dtype = token_dtype(vocab_size)
+    data = np.ascontiguousarray(tokens, dtype=dtype).data.cast("B")
+    info = TokenFileInfo(
+        format=FORMAT,
+        dtype=dtype,
+        vocab_size=vocab_size,
+        tokenizer=tokenizer,
+        tokenizer_fingerprint=tokenizer_fingerprint,
+        split=split,
+        n_tokens=tokens.size,
+        n_bytes=n_bytes,
+        source_sha256=source_sha256,
+        tokens_sha256=hashlib.sha256(data).hexdigest(),
+    )
+    write_atomically(path, data)
+    write_atomically(sidecar_path(path), (json.dumps(asdict(info), indent=2) + "\n").encode())
+    return info
+
+
+def _read_sidecar(path: Path) -> TokenFileInfo:
+    sidecar = sidecar_path(path)
+    try:
+        fields = json.loads(sidecar.read_bytes())
+    except FileNotFoundError:
+        raise TokenFileError(path, f"has no sidecar {sidecar.name}") from None
+    except ValueError:
+        raise TokenFileError(path, f"has a sidecar {sidecar.name} that is not JSON") from None
+    if not _is_sidecar(fields):
+        raise TokenFileError(path, f"has a sidecar {sidecar.name} that is not of format {FORMAT}")
+    return TokenFileInfo(**fields)
+
+
+def _is_sidecar(fields: Any) -> bool:
+    types: dict[str, Any] = TokenFileInfo.__annotations__
+    return (
+        isinstance(fields, dict)
+        and fields.keys() == types.keys()
+        and all(type(fields[key]) is kind for key, kind in types.items())
+        and fields["format"] == FORMAT
+        and fields["dtype"] == token_dtype(fields["vocab_size"])
+        and fields["n_tokens"] > 0
+    )

@@ -1,0 +1,28 @@
+"""How the next token is chosen. Imports no torch, so that a bad choice is answered at once."""
+
+from dataclasses import dataclass
+
+from folio.errors import FolioError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Options of `folio.generation`. Temperature 0 is greedy: always the likeliest token.
+
+    Raises: FolioError naming the option, its value and the rule.
+    """
+
+    temperature: float = 1.0
+    """Logits are divided by it: below 1 the likely becomes likelier."""
+    top_k: int | None = None
+    """Only the k likeliest tokens can be drawn (Fan et al. 2018)."""
+    top_p: float | None = None
+    """Only the likeliest tokens that together reach this probability (Holtzman et al. 2020, section 3.1)."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.temperature < float("inf"):
+            raise FolioError(f"temperature={self.temperature} must be 0 (greedy) or above; 0.8 is usual")
+        if self.top_k is not None and self.top_k < 1:
+            raise FolioError(f"top-k={self.top_k} must be 1 or more; leave it out to draw from all tokens")
+        if self.top_p is not None and not 0.0 < self.top_p <= 1.0:
+            raise FolioError(f"top-p={self.top_p} must be above 0 and at most 1; 0.95 is usual")

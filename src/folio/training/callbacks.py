@@ -1,0 +1,297 @@
+"""What happens around the steps: curves, progress, samples, checkpoints, and a stop that loses nothing.
+
+Their order in the trainer matters where one needs what another has done; `folio.training.run` gives it.
+"""
+
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from folio.config import SamplesConfig, TrainingConfig
+from folio.data.tokenizers import Tokenizer
+from folio.generation import generate_text
+from folio.sampling import Sampling
+from folio.training.console import log
+from folio.training.evaluation import perplexity
+from folio.training.lit_module import LanguageModel
+from folio.training.pace import Pace, duration
+
+PROGRESS_EVERY_S = 0.5
+"""A redraw takes about a millisecond, so twice a second costs 0.2 % of the time, however short a step is."""
+
+PLAIN_LINE_EVERY_S = 10.0
+
+
+def ends_step(trainer: L.Trainer, batch_index: int) -> bool:
+    """Whether this micro batch completed an optimizer step."""
+    return (batch_index + 1) % trainer.accumulate_grad_batches == 0
+
+
+class Curves(Callback):
+    """Writes the scalars of training every log_every_steps, and those of validation when there are some."""
+
+    def __init__(self, pace: Pace, training: TrainingConfig) -> None:
+        self.pace = pace
+        self.training = training
+        self.train_loss_nats: float | None = None
+        """Mean since the scalars before."""
+        self._rate = 0.0
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, LanguageModel)
+        self._rate = pl_module.learning_rate
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        is_last = step == self.training.max_steps
+        if not ends_step(trainer, batch_idx) or (step % self.training.log_every_steps and not is_last):
+            return
+        assert isinstance(pl_module, LanguageModel)
+        assert pl_module.gradient_norm is not None
+        self.train_loss_nats = loss = pl_module.train_loss.take()
+        scalars = {
+            "train/loss_nats": loss,
+            "train/perplexity": perplexity(loss),
+            "train/learning_rate": self._rate,
+            "train/gradient_norm": pl_module.gradient_norm.item(),
+            "train/tokens_per_s": self.pace.tokens_per_s(step),
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(scalars, step)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, LanguageModel)
+        val = pl_module.val
+        for logger in trainer.loggers:
+            logger.log_metrics({f"val/{name}": value for name, value in val.items()}, trainer.global_step)
+        log.info(
+            f"step {trainer.global_step}: val loss {val['loss_nats']:.4f} nats, perplexity {val['perplexity']:.1f}, "
+            f"bits per byte {val['bits_per_byte']:.4f}, accuracy {val['accuracy']:.3f}"
+        )
+
+
+class ProgressBar(Callback):
+    """Loss, tokens/s and remaining time: a bar on a terminal, a plain line now and then elsewhere."""
+
+    def __init__(self, console: Console, pace: Pace, curves: Curves, max_steps: int) -> None:
+        self.console = console
+        self.pace = pace
+        self.curves = curves
+        self.max_steps = max_steps
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._drawn = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._drawn = time.perf_counter()
+        if self.console.is_terminal:
+            # No refresh thread: it would compete with the step for the interpreter.
+            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+            self._bar = Progress(*columns, console=self.console, auto_refresh=False)
+            self._task = self._bar.add_task("", total=self.max_steps, completed=trainer.global_step)
+            self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        interval = PROGRESS_EVERY_S if self._bar else PLAIN_LINE_EVERY_S
+        now = time.perf_counter()
+        is_last = trainer.global_step == self.max_steps
+        if ends_step(trainer, batch_idx) and (now - self._drawn >= interval or is_last):
+            self._drawn = now
+            self._show(trainer.global_step)
+
+    def _show(self, step: int) -> None:
+        loss = "" if self.curves.train_loss_nats is None else f"loss {self.curves.train_loss_nats:.3f}, "
+        speed, left = self.pace.mean_tokens_per_s(step), self.pace.remaining_s(step, self.max_steps)
+        line = f"{loss}{speed:,.0f} tokens/s, {duration(left)} left"
+        if self._bar is None:
+            log.info(f"step {step}/{self.max_steps}: {line}")
+        else:
+            assert self._task is not None
+            self._bar.update(self._task, completed=step, description=line)
+            self._bar.refresh()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+class FirstEstimate(Callback):
+    """Says after a few steps how long the run will take, while there is still time to change one's mind."""
+
+    AFTER_STEPS = 5
+
+    def __init__(self, pace: Pace, max_steps: int) -> None:
+        self.pace = pace
+        self.max_steps = max_steps
+        self._told = False
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if self._told or step % self.AFTER_STEPS or not ends_step(trainer, batch_idx):
+            return
+        self._told = True
+        left = self.pace.remaining_s(step, self.max_steps)
+        log.info(f"about {duration(left)} to finish, validation apart")
+
+
+class Samples(Callback):
+    """At each validation the model writes a text: for `samples.md`, TensorBoard and whoever watches."""
+
+    def __init__(self, config: SamplesConfig, tokenizer: Tokenizer, seed: int, file: Path) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        self.seed = seed
+        self.file = file
+        self.sampling = Sampling(temperature=config.temperature, top_k=config.top_k)
+        self.latest = ""
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.config.max_new_tokens == 0:
+            return
+        assert isinstance(pl_module, LanguageModel)
+        pieces = generate_text(
+            pl_module.model,  # in eval mode: Lightning has not ended validation yet
+            self.tokenizer,
+            self.config.prompt,
+            max_new_tokens=self.config.max_new_tokens,
+            sampling=self.sampling,
+            seed=self.seed,
+        )
+        self.latest = self.config.prompt + "".join(pieces)
+        self._write(trainer)
+
+    def _write(self, trainer: L.Trainer) -> None:
+        # Indented, so that whatever the model writes stays text in Markdown.
+        text = "\n".join(f"    {line}" for line in self.latest.splitlines())
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(f"## Step {trainer.global_step}\n\n{text}\n\n")
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("samples", text, trainer.global_step)
+
+
+class Checkpoints(Callback):
+    """Keeps `last.ckpt`, where the run can go on, and `best.ckpt`, with the lowest validation loss.
+
+    Lightning's ModelCheckpoint would save before the validation of the same step; a run that goes on from
+    there would leave that validation out. Here a step is saved once everything that belongs to it is done.
+    """
+
+    def __init__(self, folder: Path, training: TrainingConfig) -> None:
+        self.folder = folder
+        self.training = training
+        self.best_loss_nats = float("inf")
+        self.best_step: int | None = None
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if ends_step(trainer, batch_idx) and self._is_due(step) and not self._validates(step):
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, LanguageModel)
+        step, loss = trainer.global_step, pl_module.val["loss_nats"]
+        if loss < self.best_loss_nats:
+            self.best_loss_nats, self.best_step = loss, step
+            trainer.save_checkpoint(self.folder / "best.ckpt")
+        if self._is_due(step):
+            self.save(trainer)
+
+    def save(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self.folder / "last.ckpt")
+
+    def _is_due(self, step: int) -> bool:
+        return step % self.training.checkpoint_every_steps == 0 or step == self.training.max_steps
+
+    def _validates(self, step: int) -> bool:
+        return step % self.training.validate_every_steps == 0 or step == self.training.max_steps
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_loss_nats": self.best_loss_nats, "best_step": self.best_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_loss_nats = state_dict["best_loss_nats"]
+        self.best_step = state_dict["best_step"]
+
+
+class ValidateAtEnd(Callback):
+    """Makes the last step a validated one, also where validate_every_steps does not divide max_steps."""
+
+    def __init__(self, max_steps: int) -> None:
+        self.max_steps = max_steps
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self.max_steps:
+            trainer.should_stop = True  # Lightning validates before it stops
+
+
+class Interrupted(Exception):  # noqa: N818 (not an error)
+    """A person or a scheduler asked the run to stop; it is saved."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.signal_number = signal_number
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal's number, as shells have it."""
+        return 128 + self.signal_number
+
+
+class StopOnSignal(Callback):
+    """On Ctrl-C or SIGTERM: finish the step, save, stop. A second signal stops at once."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.checkpoints = checkpoints
+        self._received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._before = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
+
+    def _receive(self, signal_number: int, frame: FrameType | None) -> None:
+        self._received = signal_number
+        log.info("stopping after this step; once more stops at once")
+        for number in self.SIGNALS:
+            signal.signal(number, signal.default_int_handler)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # The last step ends the run anyway, and properly.
+        if self._received is not None and ends_step(trainer, batch_idx) and not trainer.should_stop:
+            self.checkpoints.save(trainer)
+            raise Interrupted(self._received)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

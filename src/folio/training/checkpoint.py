@@ -1,0 +1,123 @@
+"""Checkpoint files: plain data, written whole or not at all, read without running anything from them.
+
+Imports no lightning.
+"""
+
+import os
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from folio.config import RunConfig
+from folio.data.tokenizers import Tokenizer, load_tokenizer
+from folio.errors import FolioError
+from folio.models import GPT, GPTConfig
+
+FORMAT = 1
+"""Grows when an older Folio could no longer read what a newer one writes."""
+
+FOLIO_KEY = "folio"
+MODEL_PREFIX = "model."
+
+
+def save(state: dict[str, Any], path: Path) -> None:
+    """Write `state` so that a reader, or a crash at any moment, sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: Path, device: str | torch.device = "cpu", mmap: bool = False) -> dict[str, Any]:
+    """Read a checkpoint; only tensors and plain values can come out of it. Raises: FolioError."""
+    try:
+        state = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
+    except Exception as error:  # torch raises half a dozen types for damaged and foreign files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FolioError(f"{path} is not a checkpoint that can be read ({reason}); choose another") from None
+    folio = state.get(FOLIO_KEY) if isinstance(state, dict) else None
+    if folio is None:
+        raise FolioError(f"{path} was not written by Folio; give a checkpoint from a run folder")
+    if folio["format"] != FORMAT:
+        raise FolioError(f"{path} has format {folio['format']}, this Folio reads {FORMAT}; use the one that wrote it")
+    assert isinstance(state, dict)
+    return state
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a checkpoint knows of its run besides weights and optimizer: enough to use the model alone."""
+
+    config: dict[str, Any]
+    """The run's whole config, plain."""
+    model: GPTConfig
+    tokenizer: Tokenizer
+
+    def to_plain(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "config": self.config,
+            "model": asdict(self.model),
+            "tokenizer": self.tokenizer.state(),
+        }
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model as a checkpoint holds it, in eval mode, with its tokenizer."""
+
+    model: GPT
+    tokenizer: Tokenizer
+    config: RunConfig
+    step: int
+    val: dict[str, float]
+    """The validation metrics that training logged for these weights; empty where it had none yet."""
+
+
+def load_trained(path: Path, device: str | torch.device) -> Trained:
+    """Rebuild model and tokenizer from a checkpoint alone. Raises: FolioError."""
+    state = load(path, device, mmap=True)
+    folio = state[FOLIO_KEY]
+    with torch.device(device):
+        model = GPT(GPTConfig(**folio["model"]))
+    weights = {
+        key.removeprefix(MODEL_PREFIX): tensor
+        for key, tensor in state["state_dict"].items()
+        if key.startswith(MODEL_PREFIX)
+    }
+    model.load_state_dict(weights)
+    return Trained(
+        model=model.eval(),
+        tokenizer=load_tokenizer(folio["tokenizer"]),
+        config=RunConfig.model_validate(folio["config"]),
+        step=state["global_step"],
+        val=folio["val"],
+    )
+
+
+def rng_state() -> dict[str, Any]:
+    """The states of all generators that training draws from, as plain data."""
+    version, words, gauss = random.getstate()
+    return {
+        "python": [version, list(words), gauss],
+        "torch_cpu": torch.get_rng_state(),
+        "torch_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Inverse of `rng_state`. GPU states are left out where the run goes on without, or with other, GPUs."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    torch.set_rng_state(state["torch_cpu"].cpu())
+    if state["torch_cuda"] and len(state["torch_cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([part.cpu() for part in state["torch_cuda"]])

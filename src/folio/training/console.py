@@ -1,0 +1,32 @@
+"""What a run says: the same lines on the terminal and in train.log."""
+
+import logging
+from pathlib import Path
+
+from rich.console import Console
+
+log = logging.getLogger("folio")
+"""Lines for a person. """
+
+console = Console(highlight=False, soft_wrap=True)
+"""Standard output. The progress bar draws on it, too, so lines and bar do not overwrite each other."""
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints messages as they are: no time, no level, no markup."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        console.print(self.format(record), markup=False)
+
+
+def start_log(file: Path) -> None:
+    """Print the lines of `log`, and append them to a file with their time. Replaces what an earlier call set up."""
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
+    to_file = logging.FileHandler(file, encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.addHandler(ConsoleHandler())
+    log.addHandler(to_file)

@@ -1,0 +1,97 @@
+"""Which device a run takes, and in which precision. Imports no lightning."""
+
+import platform
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from folio.config import ConfigError, TrainerConfig
+
+ACCELERATORS = ("auto", "cpu", "gpu", "mps")
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that is there, under Lightning's names for it and its precision."""
+
+    accelerator: str
+    precision: str
+    name: str
+    """What a person calls it."""
+
+    @property
+    def torch_device(self) -> torch.device:
+        return torch_device(self.accelerator)
+
+    @property
+    def supports_fused_optimizer(self) -> bool:
+        """Fused optimizers unscale float16 gradients inside the step, after we would have clipped them."""
+        return self.accelerator in ("cpu", "gpu") and self.precision != "16-mixed"
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context in which Lightning runs a step of this precision."""
+        if self.precision == "32-true":
+            return nullcontext()
+        dtype = torch.bfloat16 if self.precision == "bf16-mixed" else torch.float16
+        return torch.autocast(self.torch_device.type, dtype=dtype)
+
+
+def resolve_device(config: TrainerConfig) -> Device:
+    """The device that the config asks for. Raises: ConfigError where this machine has none; never another one."""
+    accelerator = find_accelerator(config.accelerator)
+    return Device(accelerator, _precision(config.precision, accelerator), _device_name(accelerator))
+
+
+def named_device(name: str) -> torch.device:
+    """The torch device of auto, cpu, gpu or mps. Raises: ConfigError."""
+    if name not in ACCELERATORS:
+        raise ConfigError(f"device={name} is not one of {', '.join(ACCELERATORS)}")
+    return torch_device(find_accelerator(name))
+
+
+def torch_device(accelerator: str) -> torch.device:
+    """Lightning's name of a device in torch's words."""
+    return torch.device("cuda" if accelerator == "gpu" else accelerator)
+
+
+def find_accelerator(asked: str) -> str:
+    """gpu, mps or cpu, as asked for, or the best there is for auto. Raises: ConfigError."""
+    accelerator = best_accelerator() if asked == "auto" else asked
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError(_missing("gpu", "PyTorch sees no CUDA GPU on this machine"))
+    if accelerator == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(_missing("mps", "PyTorch sees no Apple GPU on this machine"))
+    return accelerator
+
+
+def best_accelerator() -> str:
+    """gpu, mps or cpu."""
+    if torch.cuda.is_available():
+        return "gpu"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _missing(accelerator: str, reason: str) -> str:
+    return f"trainer={accelerator}: {reason}; use trainer=cpu, or trainer=auto for the best there is"
+
+
+def _precision(asked: str, accelerator: str) -> str:
+    """Lightning's name. float16 needs a GPU: on a CPU Lightning trains in bfloat16 alone."""
+    if asked == "auto":
+        asked = "mixed" if accelerator == "gpu" else "32-true"
+    if asked == "mixed":
+        has_bfloat16 = accelerator != "gpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16-mixed" if has_bfloat16 else "16-mixed"
+    if asked == "16-mixed" and accelerator == "cpu":
+        raise ConfigError("trainer.precision=16-mixed: a CPU has no float16 products; use bf16-mixed or 32-true")
+    return asked
+
+
+def _device_name(accelerator: str) -> str:
+    if accelerator == "gpu":
+        return torch.cuda.get_device_name()
+    processor = platform.processor() or platform.machine()
+    if accelerator == "mps":
+        return f"Apple GPU ({processor})"
+    return f"CPU ({processor}, {torch.get_num_threads()} threads)"

@@ -1,0 +1,65 @@
+"""The loss of a model over a whole split. Training and `scripts/evaluate.py` share it, so their figures agree.
+
+Imports no lightning.
+"""
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from folio.data.windows import IGNORE_INDEX
+from folio.models import GPT
+from folio.training.objectives import CHUNK_ROWS
+
+Metrics = dict[str, float]
+
+
+@torch.no_grad()
+def token_sums(model: GPT, tokens: Tensor, targets: Tensor) -> Tensor:
+    """Sums over the counted targets of a batch: tokens, targets (B, T) -> (3,) float64.
+
+    They are: nats, correct greedy predictions, number of targets. Sums, because a mean of means would weigh
+    the tokens of a batch with few targets more; float64, because they run over a whole split.
+    """
+    hidden = model.hidden(tokens).flatten(end_dim=1)  # (B*T, D)
+    sums = torch.zeros(3, dtype=torch.float64)
+    # In chunks: the logits of a whole batch over a large vocabulary would be the peak of the run's memory.
+    for rows, wanted in zip(hidden.split(CHUNK_ROWS), targets.flatten().split(CHUNK_ROWS), strict=True):
+        logits = F.linear(rows, model.output.weight).float()  # (R, V)
+        losses = F.cross_entropy(logits, wanted, reduction="none", ignore_index=IGNORE_INDEX)  # (R,)
+        correct = logits.argmax(dim=1) == wanted  # an ignored target is no token, so never correct
+        counted = wanted != IGNORE_INDEX
+        sums += torch.stack([part.double().sum() for part in (losses, correct, counted)]).cpu()
+    return sums
+
+
+def metrics_from(sums: Tensor, tokens_per_byte: float) -> Metrics:
+    """Nats per token, perplexity, bits per byte and accuracy from `token_sums`."""
+    nats, correct, n_tokens = sums.tolist()
+    loss = nats / n_tokens
+    return {
+        "loss_nats": loss,
+        "perplexity": perplexity(loss),
+        "bits_per_byte": loss / math.log(2) * tokens_per_byte,
+        "accuracy": correct / n_tokens,
+    }
+
+
+def perplexity(loss_nats: float) -> float:
+    """exp of the loss; infinity where that is past the largest float."""
+    try:
+        return math.exp(loss_nats)
+    except OverflowError:
+        return math.inf
+
+
+def evaluate(model: GPT, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Tensor:
+    """`token_sums` over all batches, with dropout off."""
+    model.eval()
+    sums = torch.zeros(3, dtype=torch.float64)
+    for tokens, targets in batches:
+        sums += token_sums(model, tokens.to(device), targets.to(device))
+    return sums

@@ -1,0 +1,69 @@
+"""How far a run is and how fast it goes."""
+
+import time
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+
+class Pace(Callback):
+    """Counts tokens and seconds over all parts of a run; other callbacks read it. Validation has its own time."""
+
+    def __init__(self, tokens_per_step: int) -> None:
+        self.tokens_per_step = tokens_per_step
+        self.elapsed_before_s = 0.0
+        self.validation_s = 0.0
+        self._first_step = 0
+        self._started = self._validation_started = time.perf_counter()
+        self._mark = (0, 0.0)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Wall time of training, validation included, over all parts of the run."""
+        return self.elapsed_before_s + time.perf_counter() - self._started
+
+    @property
+    def training_s(self) -> float:
+        return self.elapsed_s - self.validation_s
+
+    def tokens_per_s(self, step: int) -> float:
+        """Training speed since the last call, validation left out."""
+        (last_step, last_s), self._mark = self._mark, (step, self.training_s)
+        return (step - last_step) * self.tokens_per_step / max(self.training_s - last_s, 1e-9)
+
+    def mean_tokens_per_s(self, step: int) -> float:
+        """Training speed over the whole run, validation left out."""
+        return step * self.tokens_per_step / max(self.training_s, 1e-9)
+
+    def remaining_s(self, step: int, max_steps: int) -> float:
+        """Time to the end at the pace of this part of the run, with its share of validation."""
+        done = step - self._first_step
+        return (max_steps - step) * (self.elapsed_s - self.elapsed_before_s) / max(done, 1)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._started = time.perf_counter()
+        self._first_step = trainer.global_step
+        self._mark = (trainer.global_step, self.training_s)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._validation_started = time.perf_counter()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.validation_s += time.perf_counter() - self._validation_started
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"elapsed_s": self.elapsed_s, "validation_s": self.validation_s}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.elapsed_before_s = state_dict["elapsed_s"]
+        self.validation_s = state_dict["validation_s"]
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: 42 s, 4 min 5 s, 3 h 20 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,293 @@
+"""One run, from a checked config to metrics.json."""
+
+import json
+import logging
+import os
+import platform
+import shlex
+import subprocess
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import yaml
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from torch.utils.tensorboard import FileWriter
+from torch.utils.tensorboard.summary import hparams
+
+import folio
+from folio.config import RunConfig, plain
+from folio.data.prepare import PreparedData
+from folio.data.tokenizers import state_to_json
+from folio.files import write_atomically
+from folio.models import GPT, GPTConfig
+from folio.training import checkpoint as checkpoints
+from folio.training.callbacks import (
+    Checkpoints,
+    Curves,
+    FirstEstimate,
+    Interrupted,
+    ProgressBar,
+    Samples,
+    StopOnSignal,
+    ValidateAtEnd,
+)
+from folio.training.console import console, log, start_log
+from folio.training.datamodule import TokenDataModule
+from folio.training.devices import Device
+from folio.training.lit_module import LanguageModel
+from folio.training.pace import Pace, duration
+from folio.training.preflight import preflight
+
+
+def run(config: RunConfig, data: PreparedData, device: Device, folder: Path, resumed: bool) -> float | None:
+    """Train as `config` says and leave a whole run folder behind; `resumed` goes on from its last checkpoint.
+
+    Returns: the final validation loss in nats; None for a dry run.
+    Raises: SystemExit with 128 + n where signal n stopped the run.
+    """
+    assert config.model.vocab_size is not None
+    shape = config.gpt_config(config.model.vocab_size)
+    figures = preflight(config, shape, data, device, folder)
+    console.print(figures.table())
+    _write_json(folder / "preflight.json", asdict(figures))
+    write_atomically(folder / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False).encode())
+    # Beside the one in each checkpoint: read without torch, it lets a wrong prompt be answered at once.
+    write_atomically(folder / "tokenizer.json", state_to_json(data.tokenizer.state()))
+    start_log(folder / "train.log")
+    if config.dry_run:
+        log.info("dry_run=true: stopping before the first step")
+        return None
+    log.info(f"{'resuming' if resumed else 'training'} in {folder} on {device.name}")
+    return Run(config, shape, data, device, folder, figures.n_parameters).fit(resumed)
+
+
+class Run:
+    """The parts of a run, put together for Lightning."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        shape: GPTConfig,
+        data: PreparedData,
+        device: Device,
+        folder: Path,
+        n_parameters: int,
+    ) -> None:
+        self.config = config
+        self.device = device
+        self.folder = folder
+        self.n_parameters = n_parameters
+        self.loggers = build_loggers(config, folder)
+        self.datamodule = TokenDataModule(config, data)
+        L.seed_everything(config.seed, verbose=False)
+        val = data.val.info
+        self.module = LanguageModel(
+            model=GPT(shape),
+            config=config,
+            contents=checkpoints.Contents(plain(config), shape, data.tokenizer),
+            val_tokens_per_byte=val.n_tokens / val.n_bytes,
+            fused_optimizer=device.supports_fused_optimizer,
+        )
+        training = config.training
+        self.pace = Pace(training.batch_size * shape.context_length)
+        self.curves = Curves(self.pace, training)
+        self.samples = Samples(config.callbacks.samples, data.tokenizer, config.seed, folder / "samples.md")
+        self.checkpoints = Checkpoints(folder / "checkpoints", training)
+
+    def callbacks(self) -> list[Callback]:
+        """In the order of their hooks: what measures first, what saves after it, what may stop the run last."""
+        max_steps = self.config.training.max_steps
+        return [
+            self.pace,
+            self.curves,
+            FirstEstimate(self.pace, max_steps),
+            ProgressBar(console, self.pace, self.curves, max_steps),
+            self.samples,
+            self.checkpoints,
+            ValidateAtEnd(max_steps),
+            StopOnSignal(self.checkpoints),
+        ]
+
+    def fit(self, resumed: bool) -> float:
+        """Train to the end, or until a signal."""
+        trainer = build_trainer(self.config, self.device, self.loggers, self.callbacks())
+        checkpoint = self.checkpoints.folder / "last.ckpt" if resumed else None
+        try:
+            trainer.fit(self.module, self.datamodule, ckpt_path=checkpoint)
+        except Interrupted as stop:
+            self._finish(trainer, "interrupted")
+            log.info(f"stopped by {stop} after step {trainer.global_step}; go on with:\n  {self._resume_command()}")
+            raise SystemExit(stop.exit_code) from None
+        metrics = self._finish(trainer, "finished")
+        self._report(metrics)
+        return float(metrics["val/loss_nats"])
+
+    def _finish(self, trainer: L.Trainer, status: str) -> dict[str, Any]:
+        metrics = self._metrics(trainer, status)
+        _write_json(self.folder / "metrics.json", metrics)
+        if self.config.logger.name == "tensorboard":
+            write_hparams(self.folder / "tensorboard", plain(self.config), metrics)
+        return metrics
+
+    def _metrics(self, trainer: L.Trainer, status: str) -> dict[str, Any]:
+        step, best = trainer.global_step, self.checkpoints.best_step
+        return {
+            "status": status,
+            **{f"val/{name}": value for name, value in self.module.val.items()},
+            "train/loss_nats": self.curves.train_loss_nats,
+            "best/val/loss_nats": self.checkpoints.best_loss_nats if best is not None else None,
+            "best/step": best,
+            "n_parameters": self.n_parameters,
+            "n_tokens_seen": step * self.pace.tokens_per_step,
+            "step": step,
+            "elapsed_s": self.pace.elapsed_s,
+            "train/tokens_per_s": self.pace.mean_tokens_per_s(step),
+            "best_checkpoint": "checkpoints/best.ckpt" if best is not None else None,
+            "seed": self.config.seed,
+            "device": self.device.name,
+            "versions": versions(),
+            "git_commit": git_commit(),
+        }
+
+    def _report(self, metrics: dict[str, Any]) -> None:
+        log.info(
+            f"""
+validation loss  {metrics["val/loss_nats"]:.4f} nats
+perplexity       {metrics["val/perplexity"]:.2f}
+bits per byte    {metrics["val/bits_per_byte"]:.4f}
+accuracy         {metrics["val/accuracy"]:.4f}
+tokens/s         {metrics["train/tokens_per_s"]:,.0f}
+time             {duration(metrics["elapsed_s"])}
+best             {metrics["best/val/loss_nats"]:.4f} nats at step {metrics["best/step"]}"""
+        )
+        if self.samples.latest:
+            log.info(f"\n{self.samples.latest}")
+        folder = shlex.quote(str(self.folder))
+        log.info(
+            f"""
+run folder       {folder}
+look at it       make tensorboard
+generate         python scripts/generate.py {folder} --prompt "{self.config.callbacks.samples.prompt}"
+measure again    python scripts/evaluate.py {folder}
+train longer     {self._resume_command()} training.max_steps={2 * self.config.training.max_steps}"""
+        )
+
+    def _resume_command(self) -> str:
+        return f"python train.py resume={shlex.quote(str(self.folder))}"
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Lets Lightning write and read checkpoints by `folio.training.checkpoint`: whole files of plain data."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        checkpoints.save(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return checkpoints.load(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def build_trainer(config: RunConfig, device: Device, loggers: list[Logger], callbacks: list[Callback]) -> L.Trainer:
+    """Lightning's Trainer, with everything off that Folio's own callbacks do."""
+    training = config.training
+    accumulation = training.batch_size // training.sequences_at_once
+    _quieten_lightning()
+    return L.Trainer(
+        accelerator=device.accelerator,
+        devices=config.trainer.devices,
+        precision=device.precision,  # type: ignore[arg-type]
+        deterministic=config.deterministic,
+        benchmark=False,
+        detect_anomaly=config.trainer.detect_anomaly,
+        max_steps=training.max_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=accumulation,
+        val_check_interval=training.validate_every_steps * accumulation,
+        check_val_every_n_epoch=None,  # steps, not epochs, decide when to validate
+        num_sanity_val_steps=0,
+        logger=loggers,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def build_loggers(config: RunConfig, folder: Path) -> list[Logger]:
+    """The loggers that the config names; version="" keeps a resumed run in the same files."""
+    if config.logger.name == "tensorboard":
+        return [TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)]
+    if config.logger.name == "csv":
+        return [CSVLogger(folder, name="csv", version="")]
+    return []
+
+
+def write_hparams(folder: Path, config: dict[str, Any], metrics: dict[str, Any]) -> None:
+    """Enter a run in TensorBoard's HParams tab with its final metrics.
+
+    By a writer of its own, since the logger's is closed by now and its log_hyperparams would write the metrics
+    again, as scalars of step 0.
+    """
+    shown = {key: value for key, value in metrics.items() if key.startswith(("val/", "train/")) and value is not None}
+    writer = FileWriter(str(folder))
+    for summary in hparams(flatten(config), shown):
+        writer.add_summary(summary)
+    writer.close()
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    """Nested config to dotted keys with values that TensorBoard can sort."""
+    flat: dict[str, bool | int | float | str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
+    return flat
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the numbers of a run."""
+    return {
+        "folio": folio.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lightning": L.__version__,
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the code, with -dirty where files differ from it; None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return result.stdout.strip() or None
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    write_atomically(path, (json.dumps(values, indent=2) + "\n").encode())
+
+
+def _quieten_lightning() -> None:
+    """Drop advice that does not hold here; other warnings stay."""
+    os.environ.setdefault("LIGHTNING_DISABLE_TIPS", "1")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # One of Lightning's own calls into torch.
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    # A batch is one gather, cheaper than handing it over from a worker process.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Where a loader stands follows from the step alone, so it goes on exactly.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")

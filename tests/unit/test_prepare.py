@@ -1,0 +1,264 @@
+"""A corpus is prepared once, noticed when it changes, and never left half-written."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from folio import files
+from folio.data import prepare as module
+from folio.data.prepare import PreparedData, check_text_file, prepare
+from folio.errors import FolioError
+
+TEXT = "The quality of mercy is not strain'd,\r\nIt droppeth as the gentle rain from heaven.\n" * 20
+
+
+@pytest.fixture
+def text_file(tmp_path: Path) -> Path:
+    path = tmp_path / "mercy.txt"
+    path.write_bytes(TEXT.encode())
+    return path
+
+
+class Preparation:
+    """Prepares one text with one tokenizer in one folder, and keeps what was said last."""
+
+    def __init__(self, path: Path | None, tokenizer: str, data_dir: Path) -> None:
+        self.arguments = ("text_file" if path else "tiny_shakespeare", path, tokenizer, data_dir)
+        self.said: list[str] = []
+
+    def __call__(self) -> PreparedData:
+        self.said = []
+        return prepare(*self.arguments, self.said.append)
+
+
+@pytest.fixture
+def mercy(text_file: Path, tmp_path: Path) -> Preparation:
+    return Preparation(text_file, "char", tmp_path / "data")
+
+
+def test_the_splits_are_the_text_byte_for_byte(mercy: Preparation) -> None:
+    data = mercy()
+    cut = int(0.9 * len(TEXT))
+    train, val = (data.tokenizer.decode(file.tokens.tolist()) for file in (data.train, data.val))
+    assert (train, val) == (TEXT[:cut], TEXT[cut:])
+    assert data.train.info.n_bytes + data.val.info.n_bytes == len(TEXT)
+
+
+def test_bytes_and_characters_are_told_apart(tmp_path: Path) -> None:
+    text = "\N{BYTE ORDER MARK}" + "é" * 9
+    (tmp_path / "e.txt").write_bytes(text.encode())
+    data = Preparation(tmp_path / "e.txt", "char", tmp_path / "data")()
+    assert (data.train.info.n_tokens, data.train.info.n_bytes) == (9, 3 + 16)
+    assert (data.val.info.n_tokens, data.val.info.n_bytes) == (1, 2)
+    assert data.tokenizer.vocab_size == 2
+
+
+def test_prepared_data_is_used_again_without_a_word_or_a_write(
+    mercy: Preparation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = mercy()
+    assert len(mercy.said) == 2
+    monkeypatch.setattr(module, "exclusive_lock", None)
+    monkeypatch.setattr(module, "build_tokenizer", None)
+    second = mercy()
+    assert mercy.said == []
+    assert second.train.info == first.train.info
+    assert second.tokenizer.state() == first.tokenizer.state()
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-2])
+
+
+def change_source(folder: Path) -> None:
+    path = folder.parents[3] / "mercy.txt"
+    path.write_text(TEXT + "More.")
+
+
+def swap_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text(json.dumps({"characters": "abc", "name": "char"}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (change_source, "the text has changed"),
+        (lambda folder: cut(folder / "train.bin"), "train.bin has"),
+        (lambda folder: cut(folder / "val.json"), "val.bin has a sidecar"),
+        (lambda folder: cut(folder / "tokenizer.json"), "tokenizer.json is damaged"),
+        (lambda folder: (folder / "val.bin").unlink(), "val.bin is missing"),
+        (lambda folder: (folder / "val.json").unlink(), "val.bin has no sidecar"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json is missing"),
+        (swap_tokenizer, "another tokenizer"),
+    ],
+)
+def test_what_changed_is_said_and_prepared_again(
+    damage: Callable[[Path], None], reason: str, mercy: Preparation
+) -> None:
+    damage(mercy().folder)
+    repaired = mercy()
+    assert reason in mercy.said[0]
+    assert "\n" not in mercy.said[0]
+    whole = repaired.tokenizer.decode([*repaired.train.tokens.tolist(), *repaired.val.tokens.tolist()])
+    assert whole.encode() == mercy.arguments[1].read_bytes()
+    mercy()
+    assert mercy.said == []
+
+
+@pytest.mark.parametrize("n_written", range(5))
+def test_a_crash_between_any_two_files_is_noticed(
+    n_written: int, mercy: Preparation, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mercy()
+    text_file.write_bytes(TEXT.upper().encode())
+    replace, n_calls = os.replace, 0
+
+    def replace_until_crash(source: Path, target: Path) -> None:
+        nonlocal n_calls
+        if n_calls == n_written:
+            raise KeyboardInterrupt
+        n_calls += 1
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", replace_until_crash)
+        with pytest.raises(KeyboardInterrupt):
+            mercy()
+    data = mercy()
+    assert "again" in mercy.said[0]
+    assert data.tokenizer.decode(data.val.tokens.tolist()) == TEXT.upper()[int(0.9 * len(TEXT)) :]
+
+
+def test_two_processes_prepare_once(text_file: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from folio.data.prepare import prepare\n"
+        "sys.stdin.read()\n"
+        "data = prepare('text_file', Path(sys.argv[1]), 'char', Path(sys.argv[2]), print)\n"
+        "print(data.train.info.tokens_sha256)"
+    )
+    command = [sys.executable, "-c", program, str(text_file), str(tmp_path / "data")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(2)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.close()
+    outputs = []
+    for process in processes:
+        with process:
+            assert process.stdout is not None
+            outputs.append(process.stdout.read().splitlines())
+        assert process.returncode == 0
+    assert sorted(len(lines) for lines in outputs) == [1, 3]
+    assert outputs[0][-1] == outputs[1][-1]
+
+
+def test_texts_of_one_name_and_tokenizers_have_folders_of_their_own(tmp_path: Path, data_dir: Path) -> None:
+    folders = set()
+    for place in ("a", "b"):
+        path = tmp_path / place / "my.txt"
+        path.parent.mkdir()
+        path.write_text(TEXT)
+        for tokenizer in ("char", "gpt2"):
+            folders.add(Preparation(path, tokenizer, data_dir)().folder)
+    assert len(folders) == 4
+
+
+def test_a_path_is_the_same_text_however_it_is_written(
+    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    absolute = Preparation(text_file, "char", tmp_path / "data")()
+    assert Preparation(Path("mercy.txt"), "char", tmp_path / "data")().folder == absolute.folder
+
+
+@pytest.mark.parametrize(("text", "split"), [("a", "train"), ("", "")])
+def test_a_text_too_short_for_two_splits_is_refused(text: str, split: str, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text(text)
+    with pytest.raises(FolioError, match=f"{split} split|is empty"):
+        Preparation(tmp_path / "short.txt", "char", tmp_path / "data")()
+
+
+def test_unknown_names_are_refused(text_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(FolioError, match="did you mean gpt2"):
+        prepare("tiny_shakespeare", None, "gtp2", tmp_path, print)
+    with pytest.raises(FolioError, match="choose one of tiny_shakespeare, text_file"):
+        prepare("wikipedia", None, "char", tmp_path, print)
+
+
+def test_a_data_folder_that_cannot_be_made_is_named_with_its_key(text_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    with pytest.raises(FolioError, match=r"paths\.data_dir="):
+        Preparation(text_file, "char", tmp_path / "data")()
+
+
+def test_importing_the_preparation_leaves_torch_out() -> None:
+    program = "import sys, folio.data.prepare; sys.exit('torch' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 0
+
+
+def test_a_text_in_order_passes_the_check(text_file: Path) -> None:
+    check_text_file(text_file)
+
+
+def test_a_path_that_is_not_given_is_asked_for() -> None:
+    with pytest.raises(FolioError, match=r"data\.path is not set"):
+        check_text_file(None)
+
+
+def test_what_is_not_a_readable_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FolioError, match="does not exist"):
+        check_text_file(tmp_path / "nothing.txt")
+    with pytest.raises(FolioError, match="not a regular file"):
+        check_text_file(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FolioError, match="not a regular file"):
+        check_text_file(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"", "is empty"),
+        (b"abc\0def", "NUL byte at byte offset 3"),
+        ("text".encode("utf-16"), "NUL byte"),
+        ("na\N{LATIN SMALL LETTER I WITH DIAERESIS}ve".encode("latin-1"), "byte offset 2 "),
+        (b"x" * 99 + "\N{ROSE}".encode()[:-1], "byte offset 99 "),
+        ("\N{ROSE}".encode() * 5 + b"\x80", "byte offset 20 "),
+    ],
+)
+def test_what_is_not_utf8_text_is_refused_with_the_place(
+    content: bytes, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK_BYTES", 7)
+    (tmp_path / "bad.txt").write_bytes(content)
+    with pytest.raises(FolioError, match=fault) as caught:
+        check_text_file(tmp_path / "bad.txt")
+    assert "\n" not in str(caught.value)
+
+
+@given(content=st.binary(min_size=1), chunk_bytes=st.integers(1, 9))
+def test_the_place_is_the_one_that_python_names(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, chunk_bytes: int
+) -> None:
+    path = tmp_path_factory.mktemp("text") / "any.txt"
+    path.write_bytes(content.replace(b"\0", b"0"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CHUNK_BYTES", chunk_bytes)
+        try:
+            path.read_bytes().decode("utf-8")
+        except UnicodeDecodeError as error:
+            with pytest.raises(FolioError, match=f"byte offset {error.start} "):
+                check_text_file(path)
+        else:
+            check_text_file(path)

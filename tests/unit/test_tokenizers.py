@@ -1,0 +1,185 @@
+"""Text survives the way to ids and back, and a tokenizer survives the way through a checkpoint."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from folio.data import tokenizers
+from folio.data.tokenizers import (
+    TOKENIZERS,
+    VOCAB_SIZES,
+    CharTokenizer,
+    Tokenizer,
+    build_tokenizer,
+    load_tokenizer,
+    state_from_json,
+    state_to_json,
+)
+from folio.errors import FolioError
+
+TEXT = "O Romeo, Romeo!\r\n\tWherefore art thou 15 \N{ROSE} naïve?   <|endoftext|>"
+
+
+@pytest.fixture(scope="session", params=TOKENIZERS)
+def tokenizer(request: pytest.FixtureRequest, assets_dir: Path) -> Tokenizer:
+    return build_tokenizer(request.param, TEXT, assets_dir)
+
+
+@pytest.fixture(scope="session")
+def cl100k(assets_dir: Path) -> Tokenizer:
+    return build_tokenizer("cl100k_base", "", assets_dir)
+
+
+def test_text_comes_back_from_its_ids(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode(TEXT)
+    assert np.issubdtype(ids.dtype, np.integer)
+    assert ids.ndim == 1
+    assert ids.min() >= 0
+    assert ids.max() < tokenizer.vocab_size
+    assert tokenizer.decode(ids.tolist()) == TEXT
+    assert tokenizer.decode_bytes(ids.tolist()) == TEXT.encode()
+
+
+def test_nothing_is_no_ids_and_no_text(tokenizer: Tokenizer) -> None:
+    assert tokenizer.encode("").shape == (0,)
+    assert tokenizer.decode([]) == ""
+
+
+@pytest.mark.parametrize("name", VOCAB_SIZES)
+def test_any_unicode_comes_back_from_a_byte_pair_encoding(name: str, assets_dir: Path) -> None:
+    tokenizer = build_tokenizer(name, "", assets_dir)
+
+    @given(st.text())
+    def round_trip(text: str) -> None:
+        assert tokenizer.decode_bytes(tokenizer.encode(text).tolist()) == text.encode()
+
+    round_trip()
+
+
+@given(st.text(min_size=1))
+def test_any_unicode_comes_back_from_its_own_characters(text: str) -> None:
+    tokenizer = CharTokenizer("".join(sorted(set(text))))
+    assert tokenizer.decode(tokenizer.encode(text).tolist()) == text
+    assert load_tokenizer(tokenizer.state()).encode(text).tolist() == tokenizer.encode(text).tolist()
+
+
+def test_characters_are_numbered_in_the_order_of_their_code_points(assets_dir: Path) -> None:
+    tokenizer = build_tokenizer("char", "cabbage", assets_dir)
+    assert tokenizer.vocab_size == 5
+    assert tokenizer.encode("abceg").tolist() == [0, 1, 2, 3, 4]
+
+
+def test_characters_without_an_id_are_named_with_their_first_place(assets_dir: Path) -> None:
+    tokenizer = build_tokenizer("char", "abc", assets_dir)
+    with pytest.raises(FolioError, match=r"'é' \(U\+00E9\) at position 2, '\\n' \(U\+000A\) at position 4") as caught:
+        tokenizer.encode("abéé\nc")
+    assert "\n" not in str(caught.value)
+
+
+def test_half_a_surrogate_pair_is_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(FolioError, match="position 1"):
+        tokenizer.encode("a\udc80")
+
+
+def test_a_special_token_in_the_text_is_ordinary_text(cl100k: Tokenizer) -> None:
+    ids = cl100k.encode("<|endoftext|>")
+    assert len(ids) > 1
+    assert ids.max() < 100_256
+
+
+def test_a_cut_utf8_sequence_decodes_to_the_replacement_character(cl100k: Tokenizer) -> None:
+    ids = cl100k.encode("\N{ROSE}").tolist()
+    assert len(ids) > 1
+    assert cl100k.decode(ids[:1]) == "\N{REPLACEMENT CHARACTER}"
+
+
+def test_an_id_in_a_gap_of_the_vocabulary_does_not_stop_generation(cl100k: Tokenizer) -> None:
+    a, b = cl100k.encode("ab")[0], cl100k.encode("b")[0]
+    assert cl100k.decode([a, 100_256, b]) == cl100k.decode([a]) + "\N{REPLACEMENT CHARACTER}" + "b"
+
+
+@pytest.mark.parametrize("wrong", [-1, 10**6])
+def test_an_id_outside_the_vocabulary_is_refused(tokenizer: Tokenizer, wrong: int) -> None:
+    with pytest.raises(FolioError, match=f"token id {wrong} is outside the vocabulary"):
+        tokenizer.decode([0, wrong])
+
+
+def test_text_that_tiktoken_cannot_split_is_an_error_and_no_panic(assets_dir: Path) -> None:
+    tokenizer = build_tokenizer("gpt2", "", assets_dir)
+    with pytest.raises(FolioError, match="run of hundreds of thousands of spaces"):
+        tokenizer.encode(" " * 1_000_000 + "a")
+
+
+def test_a_checkpoint_holds_all_that_is_needed(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = io.BytesIO()
+    torch.save({"tokenizer": tokenizer.state()}, file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)["tokenizer"]
+    monkeypatch.setattr(tokenizers, "fetch", None)
+    monkeypatch.setattr("tiktoken.registry.ENCODINGS", {})
+    monkeypatch.setattr("tiktoken.load.read_file", None)
+    loaded = load_tokenizer(state)
+    assert (loaded.name, loaded.vocab_size) == (tokenizer.name, tokenizer.vocab_size)
+    assert loaded.encode(TEXT).tolist() == tokenizer.encode(TEXT).tolist()
+
+
+def test_a_state_goes_through_json(tokenizer: Tokenizer) -> None:
+    assert state_from_json(state_to_json(tokenizer.state())) == tokenizer.state()
+
+
+@pytest.mark.parametrize("before", [None, "/somewhere"])
+def test_the_environment_is_left_as_it_was(
+    before: str | None, assets_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tiktoken.registry.ENCODINGS", {})
+    monkeypatch.delenv("TIKTOKEN_CACHE_DIR", raising=False)
+    if before is not None:
+        monkeypatch.setenv("TIKTOKEN_CACHE_DIR", before)
+    build_tokenizer("gpt2", "", assets_dir).encode("a")
+    assert os.environ.get("TIKTOKEN_CACHE_DIR") == before
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"name": "gpt5", "rank_file": b""},
+        {"name": "gpt2"},
+        {"name": "gpt2", "rank_file": "text"},
+        {"name": "gpt2", "rank_file": b"damaged"},
+        {"name": "char", "characters": ""},
+        {"name": "char", "characters": "ba"},
+        {"name": "char", "characters": "aa"},
+        {"name": "char", "characters": "ab", "more": 1},
+        {"name": 3, "characters": "ab"},
+    ],
+)
+def test_a_damaged_state_is_refused(state: dict[str, object]) -> None:
+    with pytest.raises(FolioError):
+        load_tokenizer(state)
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{", b"3", b'{"a": {"base64": 5}}', b'{"a": {}}', b"\xff"])
+def test_damaged_json_is_a_value_error(data: bytes) -> None:
+    with pytest.raises(ValueError, match="not a tokenizer state"):
+        state_from_json(data)
+
+
+def test_an_unknown_name_is_answered_with_the_nearest(assets_dir: Path) -> None:
+    with pytest.raises(FolioError, match="did you mean gpt2"):
+        build_tokenizer("gtp2", "", assets_dir)
+    with pytest.raises(FolioError, match="choose one of gpt2"):
+        build_tokenizer("xyz", "", assets_dir)
+
+
+def test_characters_of_an_empty_text_are_refused(assets_dir: Path) -> None:
+    with pytest.raises(FolioError, match="at least one"):
+        build_tokenizer("char", "", assets_dir)

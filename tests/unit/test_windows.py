@@ -1,0 +1,199 @@
+"""Batches are a pure function of (seed, step), and validation counts each target once."""
+
+import math
+import pickle
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from folio.data.windows import (
+    IGNORE_INDEX,
+    WINDOW_ORDERS,
+    Permutation,
+    TrainingBatches,
+    TrainingWindows,
+    ValidationWindows,
+    gather_windows,
+    n_window_starts,
+    random_starts,
+    sequential_windows,
+    shuffled_starts,
+)
+from folio.errors import FolioError
+
+seeds = st.integers(0, 2**64 - 1)
+
+
+@given(st.integers(1, 3000), seeds, st.integers(0, 2**40))
+def test_the_permutation_is_a_bijection(n: int, seed: int, epoch: int) -> None:
+    assert np.sort(Permutation(n, seed, epoch)(np.arange(n))).tolist() == list(range(n))
+
+
+@given(st.integers(1, 2**62), seeds)
+def test_the_permutation_stays_in_range_whatever_its_size(n: int, seed: int) -> None:
+    values = Permutation(n, seed)(np.unique(np.linspace(0, n - 1, 50).astype(np.int64).clip(0, n - 1)))
+    assert values.min() >= 0
+    assert values.max() < n
+    assert len(np.unique(values)) == len(values)
+
+
+def test_a_permutation_of_a_huge_range_needs_memory_for_the_batch_alone() -> None:
+    n = 10**11
+    values = Permutation(n, seed=1)(np.arange(n - 100_000, n))
+    assert len(np.unique(values)) == 100_000
+    # Uniform values have mean n/2 with a standard error of n / sqrt(12 * 100_000).
+    assert abs(values.mean() / n - 0.5) < 5 / math.sqrt(12 * 100_000)
+
+
+def test_epochs_and_seeds_have_their_own_permutations() -> None:
+    places = np.arange(1000)
+    orders = {tuple(Permutation(1000, seed, epoch)(places)) for seed in range(3) for epoch in range(3)}
+    assert len(orders) == 9
+
+
+def test_a_permutation_leaves_no_trace_of_the_order() -> None:
+    values = Permutation(10_000, seed=0)(np.arange(10_000))
+    # Correlations of independent values have a standard error of 1 / sqrt(10_000).
+    assert abs(np.corrcoef(values, np.arange(10_000))[0, 1]) < 0.05
+    assert abs(np.corrcoef(values[1:], values[:-1])[0, 1]) < 0.05
+
+
+@pytest.mark.parametrize("choose_starts", WINDOW_ORDERS.values())
+def test_starts_depend_on_seed_and_step_alone(choose_starts: object) -> None:
+    assert callable(choose_starts)
+    first = choose_starts(1000, 7, 3, 16)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    assert first.tolist() == choose_starts(1000, 7, 3, 16).tolist()
+    assert first.dtype == np.int64
+    assert first.tolist() != choose_starts(1000, 8, 3, 16).tolist()
+    assert first.tolist() != choose_starts(1000, 7, 4, 16).tolist()
+
+
+def test_starts_draw_nothing_from_the_global_generators() -> None:
+    numpy_state, torch_state = np.random.get_state()[1].copy(), torch.get_rng_state()
+    random_starts(1000, 1, 1, 16)
+    shuffled_starts(1000, 1, 1, 16)
+    assert (np.random.get_state()[1] == numpy_state).all()
+    assert torch.equal(torch.get_rng_state(), torch_state)
+
+
+def test_random_starts_are_the_same_with_every_numpy() -> None:
+    assert random_starts(1000, 1337, 0, 4).tolist() == [985, 347, 78, 213]
+
+
+def test_random_starts_are_uniform() -> None:
+    counts = np.bincount(random_starts(10, seed=0, step=0, batch_size=100_000), minlength=10)
+    # Binomial counts: mean 10,000, standard deviation 95.
+    assert abs(counts - 10_000).max() < 5 * 95
+
+
+@given(st.integers(1, 60), st.integers(1, 25), seeds, st.integers(1, 3))
+def test_shuffled_starts_come_once_an_epoch(n_starts: int, batch_size: int, seed: int, n_epochs: int) -> None:
+    n_steps = math.ceil(n_epochs * n_starts / batch_size)
+    stream = np.concatenate([shuffled_starts(n_starts, seed, step, batch_size) for step in range(n_steps)])
+    for epoch in range(n_epochs):
+        assert sorted(stream[epoch * n_starts : (epoch + 1) * n_starts].tolist()) == list(range(n_starts))
+
+
+@given(
+    window_order=st.sampled_from(sorted(WINDOW_ORDERS)),
+    seed=seeds,
+    cut=st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4)),
+    first_step=st.integers(0, 5),
+)
+def test_the_batch_of_a_step_depends_on_neither_ranks_nor_micro_batches(
+    window_order: str, seed: int, cut: tuple[int, int, int], first_step: int
+) -> None:
+    world_size, micro_batch_size, n_micro = cut
+    batch_size = world_size * micro_batch_size * n_micro
+    for step in (first_step, first_step + 1):
+        rows = []
+        for rank in range(world_size):
+            batches = TrainingBatches(
+                window_order, 500, seed, batch_size, micro_batch_size, step, step + 2, rank, world_size
+            )
+            rows += list(islice(batches, n_micro))
+        assert {len(row) for row in rows} == {micro_batch_size}
+        whole = WINDOW_ORDERS[window_order](500, seed, step, batch_size)
+        assert np.concatenate(rows).tolist() == whole.tolist()
+
+
+def test_a_run_that_goes_on_sees_the_rest_of_the_batches_and_the_same_length() -> None:
+    whole = TrainingBatches("shuffled", 100, 0, 12, 4, first_step=0, n_steps=5)
+    rest = TrainingBatches("shuffled", 100, 0, 12, 4, first_step=3, n_steps=5)
+    assert len(whole) == len(rest) == len(list(whole)) == 15
+    assert [batch.tolist() for batch in rest] == [batch.tolist() for batch in whole][9:]
+
+
+@given(st.integers(1, 40), st.integers(1, 300))
+def test_sequential_windows_count_each_target_once(context_length: int, n_more: int) -> None:
+    n_tokens = context_length + n_more
+    tokens = np.arange(n_tokens)
+    windows = ValidationWindows(tokens, context_length)
+    inputs, targets = windows.__getitems__(range(len(windows)))
+    counted = targets != IGNORE_INDEX
+    assert targets[counted].tolist() == tokens[1:].tolist()
+    assert torch.equal(inputs[counted] + 1, targets[counted])
+    assert len(windows) == math.ceil((n_tokens - 1) / context_length)
+
+
+def test_the_last_sequential_window_is_moved_back_to_stay_full() -> None:
+    windows = sequential_windows(n_tokens=11, context_length=4)
+    assert windows.starts.tolist() == [0, 4, 6]
+    assert windows.first_counted.tolist() == [0, 0, 2]
+
+
+@pytest.mark.parametrize("n_tokens", [0, 1, 8])
+def test_a_split_shorter_than_a_window_is_refused(n_tokens: int) -> None:
+    tokens = np.zeros(n_tokens, dtype="<u2")
+    for use in (TrainingWindows, ValidationWindows):
+        with pytest.raises(FolioError, match=f"split of {n_tokens} tokens.*context_length=8"):
+            use(tokens, 8)
+
+
+def test_the_shortest_split_has_one_window() -> None:
+    assert n_window_starts(9, 8) == 1
+    assert len(TrainingWindows(np.zeros(9, dtype="<u2"), 8)) == len(ValidationWindows(np.zeros(9), 8)) == 1
+
+
+@pytest.mark.parametrize("dtype", ["<u2", "<u4"])
+def test_windows_are_the_tokens_and_the_tokens_after_them(dtype: str) -> None:
+    corpus = np.arange(100, 200).astype(dtype)
+    assert gather_windows(corpus, np.array([0, 95]), 4).tolist() == [
+        [100, 101, 102, 103, 104],
+        [195, 196, 197, 198, 199],
+    ]
+    tokens, targets = TrainingWindows(corpus, 4).__getitems__(np.array([7, 95]))
+    assert tokens.dtype == targets.dtype == torch.int64
+    assert tokens.shape == (2, 4)
+    assert tokens.is_contiguous()
+    assert targets.is_contiguous()
+    assert torch.equal(targets, tokens + 1)
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_a_loader_gives_the_same_batches_with_any_number_of_workers(n_workers: int) -> None:
+    corpus = np.arange(1000, dtype="<u2")
+    windows = TrainingWindows(corpus, 8)
+    batches = TrainingBatches("random", len(windows), 5, 4, 2, first_step=1, n_steps=3)
+    loader = DataLoader(windows, batch_sampler=batches, collate_fn=pass_through, num_workers=n_workers)
+    seen = [tokens[:, 0].tolist() for tokens, _ in loader]
+    assert seen == [starts.tolist() for starts in batches]
+    assert len(loader) == 6
+
+
+def pass_through(batch: object) -> object:
+    return batch
+
+
+def test_datasets_and_batches_can_be_pickled_for_spawned_workers() -> None:
+    batches = TrainingBatches("random", 92, 5, 4, 2, first_step=0, n_steps=3)
+    assert pickle.loads(pickle.dumps(batches)) == batches
+    windows = pickle.loads(pickle.dumps(ValidationWindows(np.arange(100), 8)))
+    assert len(windows) == 13

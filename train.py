@@ -1,0 +1,38 @@
+"""Train a GPT: python train.py [group=option] [key=value] ...   (python train.py --help lists them)."""
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from folio.cli import load_config, one_line_errors, resumed_config, sweep_folder
+from folio.config import check_against_data, settle_vocabulary
+from folio.data.prepare import prepare
+from folio.runs import find_run, new_run_folder
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+@one_line_errors
+def main(cfg: DictConfig) -> float | None:
+    """Compose, check, prepare the data, run. What can be found wrong without torch is, before it is imported."""
+    config = load_config(cfg)
+    resumed = find_run(config.resume, Path(config.paths.output_dir)) if config.resume else None
+    if resumed:
+        config = resumed_config(config, resumed)
+    text = Path(config.data.path) if config.data.path else None
+    data = prepare(config.data.name, text, config.tokenizer.name, Path(config.paths.data_dir), say=print)
+    config = settle_vocabulary(config, data.tokenizer.vocab_size)
+    check_against_data(config, data.train.info.n_tokens, data.val.info.n_tokens)
+
+    from folio.training.devices import resolve_device
+
+    device = resolve_device(config.trainer)
+    folder = resumed or sweep_folder() or new_run_folder(Path(config.paths.output_dir), config.run_name)
+
+    from folio.training.run import run
+
+    return run(config, data, device, folder, resumed=resumed is not None)
+
+
+if __name__ == "__main__":
+    one_line_errors(main)()
