@@ -69,7 +69,8 @@ def choose_token(logits: Tensor, sampling: Sampling, generator: torch.Generator)
 
 def token_probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     """(V,) -> (V,): temperature first, then top-k, then top-p over what is left."""
-    logits = logits / sampling.temperature
+    # Counted from the largest, so that a small temperature sends the others to -inf, and none to +inf.
+    logits = (logits - logits.max()) / max(sampling.temperature, torch.finfo(logits.dtype).tiny)
     if sampling.top_k is not None and sampling.top_k < logits.numel():
         # Exactly k are kept, also where several are as likely as the k-th.
         kept = logits.topk(sampling.top_k)
@@ -77,8 +78,8 @@ def token_probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     probabilities = logits.softmax(dim=0)
     if sampling.top_p is not None:
         ordered, order = probabilities.sort(descending=True)
-        # A token stays while those before it have not reached p, so the likeliest always does.
-        ordered[ordered.cumsum(dim=0) - ordered >= sampling.top_p] = 0.0
+        # The likeliest stays, and each that follows while those before it have not reached p.
+        ordered[1:][ordered.cumsum(dim=0)[:-1] >= sampling.top_p] = 0.0
         probabilities = torch.zeros_like(probabilities).scatter(0, order, ordered)
     return probabilities
 
@@ -94,13 +95,18 @@ def decode_stream(tokens: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def until_stop(pieces: Iterable[str], stop: Sequence[str]) -> Iterator[str]:
-    """Pass text on until a stop string appears, which may begin in one piece and end in a later one."""
+    """Pass text on until a stop string is complete, which may begin in one piece and end in a later one.
+
+    The first to be complete counts, so how the text is cut into pieces makes no difference.
+    """
     held = ""
     for piece in pieces:
         held += piece
-        ends = [at for string in stop if (at := held.find(string)) >= 0]
-        if ends:
-            yield held[: min(ends)]
+        found = [(at + len(string), at) for string in stop if (at := held.find(string)) >= 0]
+        if found:
+            _, start = min(found)
+            if start:
+                yield held[:start]
             return
         n_safe = len(held) - _possible_start(held, stop)
         if n_safe:

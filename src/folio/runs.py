@@ -14,17 +14,19 @@ def new_run_folder(output_dir: Path, name: str, now: datetime | None = None) -> 
     now = now or datetime.now()
     base = output_dir / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S}-{name}"
     folder, number = base, 1
-    while True:
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            number += 1
-            folder = base.with_name(f"{base.name}-{number}")
-        except OSError as error:
-            raise FolioError(
-                f"paths.output_dir={output_dir}: cannot make a run folder there ({error.strerror}); name another place"
-            ) from None
+    try:
+        base.parent.mkdir(parents=True, exist_ok=True)  # apart: a link to nowhere "exists", and would forever
+        while True:
+            try:
+                folder.mkdir()
+                return folder
+            except FileExistsError:
+                number += 1
+                folder = base.with_name(f"{base.name}-{number}")
+    except OSError as error:
+        raise FolioError(
+            f"paths.output_dir={output_dir}: cannot make a run folder there ({error.strerror}); name another place"
+        ) from None
 
 
 def find_checkpoint(run: str, output_dir: Path, which: str = "best") -> Path:

@@ -38,7 +38,7 @@ class GPT(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all weights anew: N(0, 0.02), biases 0, residual projections smaller by sqrt(2 n_layers).
+        """Draw linear layers and embeddings: N(0, 0.02), biases 0, residual projections smaller by sqrt(2 n_layers).
 
         Each block adds two branches to the residual stream, so its variance would grow with their number
         (Radford et al. 2019, section 2.3).

@@ -43,7 +43,7 @@ class GPTConfig:
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout={self.dropout} must be at least 0 and below 1")
-        if self.positional_base <= 1.0:
+        if not self.positional_base > 1.0:  # so written, NaN is refused too
             raise ValueError(f"positional_base={self.positional_base} must be above 1; 10000 is usual")
         if self.positional_encoding == "sinusoidal" and self.d_model % 2:
             raise ValueError(

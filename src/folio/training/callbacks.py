@@ -20,7 +20,7 @@ from folio.data.tokenizers import Tokenizer
 from folio.generation import generate_text
 from folio.sampling import Sampling
 from folio.training.console import log
-from folio.training.evaluation import perplexity
+from folio.training.evaluation import metrics_of
 from folio.training.lit_module import LanguageModel
 from folio.training.pace import Pace, duration
 
@@ -38,9 +38,10 @@ def ends_step(trainer: L.Trainer, batch_index: int) -> bool:
 class Curves(Callback):
     """Writes the scalars of training every log_every_steps, and those of validation when there are some."""
 
-    def __init__(self, pace: Pace, training: TrainingConfig) -> None:
+    def __init__(self, pace: Pace, training: TrainingConfig, train_tokens_per_byte: float) -> None:
         self.pace = pace
         self.training = training
+        self.train_tokens_per_byte = train_tokens_per_byte
         self.train_loss_nats: float | None = None
         """Mean since the scalars before."""
         self._rate = 0.0
@@ -60,16 +61,23 @@ class Curves(Callback):
             return
         assert isinstance(pl_module, LanguageModel)
         assert pl_module.gradient_norm is not None
-        self.train_loss_nats = loss = pl_module.train_loss.take()
+        loss, accuracy = pl_module.train_means.take()
+        self.train_loss_nats = loss
+        metrics = metrics_of(loss, accuracy, self.train_tokens_per_byte)
         scalars = {
-            "train/loss_nats": loss,
-            "train/perplexity": perplexity(loss),
+            **{f"train/{name}": value for name, value in metrics.items()},
             "train/learning_rate": self._rate,
             "train/gradient_norm": pl_module.gradient_norm.item(),
             "train/tokens_per_s": self.pace.tokens_per_s(step),
         }
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"train_loss_nats": self.train_loss_nats}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.train_loss_nats = state_dict["train_loss_nats"]
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, LanguageModel)

@@ -45,7 +45,7 @@ def load(path: Path, device: str | torch.device = "cpu", mmap: bool = False) -> 
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FolioError(f"{path} is not a checkpoint that can be read ({reason}); choose another") from None
     folio = state.get(FOLIO_KEY) if isinstance(state, dict) else None
-    if folio is None:
+    if not isinstance(folio, dict) or "format" not in folio:
         raise FolioError(f"{path} was not written by Folio; give a checkpoint from a run folder")
     if folio["format"] != FORMAT:
         raise FolioError(f"{path} has format {folio['format']}, this Folio reads {FORMAT}; use the one that wrote it")

@@ -37,14 +37,22 @@ def token_sums(model: GPT, tokens: Tensor, targets: Tensor) -> Tensor:
 
 
 def metrics_from(sums: Tensor, tokens_per_byte: float) -> Metrics:
-    """Nats per token, perplexity, bits per byte and accuracy from `token_sums`."""
+    """`metrics_of` the means that `token_sums` gives."""
     nats, correct, n_tokens = sums.tolist()
-    loss = nats / n_tokens
+    return metrics_of(nats / n_tokens, correct / n_tokens, tokens_per_byte)
+
+
+def metrics_of(loss_nats: float, accuracy: float, tokens_per_byte: float) -> Metrics:
+    """Nats per token, perplexity, bits per byte and accuracy.
+
+    Bits per byte, loss / ln 2 x tokens / bytes of the split, makes tokenizers comparable: a token that spans more
+    text may cost more.
+    """
     return {
-        "loss_nats": loss,
-        "perplexity": perplexity(loss),
-        "bits_per_byte": loss / math.log(2) * tokens_per_byte,
-        "accuracy": correct / n_tokens,
+        "loss_nats": loss_nats,
+        "perplexity": perplexity(loss_nats),
+        "bits_per_byte": loss_nats / math.log(2) * tokens_per_byte,
+        "accuracy": accuracy,
     }
 
 

@@ -17,7 +17,7 @@ from folio.training.schedules import learning_rate
 
 
 class LanguageModel(L.LightningModule):
-    """Trains a GPT on (tokens, targets). Callbacks read `train_loss`, `gradient_norm`, `learning_rate` and `val`."""
+    """Trains a GPT on (tokens, targets). Callbacks read `train_means`, `gradient_norm`, `learning_rate` and `val`."""
 
     def __init__(
         self,
@@ -34,9 +34,10 @@ class LanguageModel(L.LightningModule):
         self.contents = contents
         self.val_tokens_per_byte = val_tokens_per_byte
         self.fused_optimizer = fused_optimizer
-        self.train_loss = LossMean()
+        self.train_means = RunningMeans()
         self.gradient_norm: Tensor | None = None
         self.val: Metrics = {}
+        self._val_step = -1
         self._val_sums = torch.zeros(3, dtype=torch.float64)
         self._rng_state: dict[str, Any] | None = None
 
@@ -58,8 +59,8 @@ class LanguageModel(L.LightningModule):
             checkpoints.set_rng_state(self._rng_state)
 
     def training_step(self, batch: Batch) -> Tensor:
-        loss = causal_lm_loss(self.model, *batch)
-        self.train_loss.add(loss)
+        loss, accuracy = causal_lm_loss(self.model, *batch)
+        self.train_means.add(loss, accuracy)
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -82,6 +83,7 @@ class LanguageModel(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self.val = metrics_from(self._val_sums, self.val_tokens_per_byte)
+        self._val_step = self.global_step
         for name, value in self.val.items():
             # For callbacks such as EarlyStopping; `folio.training.callbacks` writes the curves.
             self.log(f"val/{name}", torch.tensor(value, dtype=torch.float64), logger=False)
@@ -90,29 +92,42 @@ class LanguageModel(L.LightningModule):
         checkpoint[checkpoints.FOLIO_KEY] = {
             **self.contents.to_plain(),
             "rng": checkpoints.rng_state(),
-            "val": self.val,
+            "train_means": self.train_means.state(),
+            # Of these weights or none: a run that is stopped between validations has others by now.
+            "val": self.val if self._val_step == self.global_step else {},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._rng_state = checkpoint[checkpoints.FOLIO_KEY]["rng"]
-        self.val = checkpoint[checkpoints.FOLIO_KEY]["val"]
+        saved = checkpoint[checkpoints.FOLIO_KEY]
+        self._rng_state, self.val = saved["rng"], saved["val"]
+        if self.val:
+            self._val_step = checkpoint["global_step"]
+        self.train_means.load_state(saved["train_means"])
 
 
-class LossMean:
-    """A running mean that stays on the device: asking for its value is what waits for it."""
+class RunningMeans:
+    """Means of the loss and the accuracy that stay on the device: asking for them is what waits for it."""
 
     def __init__(self) -> None:
-        self._sum: Tensor | None = None
+        self._sums: Tensor | None = None
         self._count = 0
 
-    def add(self, loss: Tensor) -> None:
-        loss = loss.detach()
-        self._sum = loss if self._sum is None else self._sum + loss
+    def add(self, loss: Tensor, accuracy: Tensor) -> None:
+        """Count one micro batch: two scalars."""
+        values = torch.stack((loss.detach().float(), accuracy))
+        # After a resume the sums are on the CPU.
+        self._sums = values if self._sums is None else self._sums.to(values.device) + values
         self._count += 1
 
-    def take(self) -> float:
-        """The mean since the last call, in nats."""
-        assert self._sum is not None
-        mean = self._sum.item() / self._count
-        self._sum, self._count = None, 0
-        return mean
+    def take(self) -> tuple[float, float]:
+        """Loss in nats and accuracy, both means since the last call."""
+        assert self._sums is not None
+        loss, accuracy = (self._sums / self._count).tolist()
+        self._sums, self._count = None, 0
+        return loss, accuracy
+
+    def state(self) -> dict[str, Any]:
+        return {"sums": self._sums, "count": self._count}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._sums, self._count = state["sums"], state["count"]

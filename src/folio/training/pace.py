@@ -13,15 +13,22 @@ class Pace(Callback):
     def __init__(self, tokens_per_step: int) -> None:
         self.tokens_per_step = tokens_per_step
         self.elapsed_before_s = 0.0
-        self.validation_s = 0.0
+        self._validated_s = 0.0
+        self._validation_started: float | None = None
         self._first_step = 0
-        self._started = self._validation_started = time.perf_counter()
+        self._started = time.perf_counter()
         self._mark = (0, 0.0)
 
     @property
     def elapsed_s(self) -> float:
         """Wall time of training, validation included, over all parts of the run."""
         return self.elapsed_before_s + time.perf_counter() - self._started
+
+    @property
+    def validation_s(self) -> float:
+        """Wall time of validation and of what follows it: samples and checkpoints."""
+        running = 0.0 if self._validation_started is None else time.perf_counter() - self._validation_started
+        return self._validated_s + running
 
     @property
     def training_s(self) -> float:
@@ -50,14 +57,15 @@ class Pace(Callback):
         self._validation_started = time.perf_counter()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.validation_s += time.perf_counter() - self._validation_started
+        self._validated_s = self.validation_s
+        self._validation_started = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"elapsed_s": self.elapsed_s, "validation_s": self.validation_s}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.elapsed_before_s = state_dict["elapsed_s"]
-        self.validation_s = state_dict["validation_s"]
+        self._validated_s = state_dict["validation_s"]
 
 
 def duration(seconds: float) -> str:

@@ -5,7 +5,9 @@ import logging
 import os
 import platform
 import shlex
+import shutil
 import subprocess
+import sys
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +26,7 @@ import folio
 from folio.config import RunConfig, plain
 from folio.data.prepare import PreparedData
 from folio.data.tokenizers import state_to_json
+from folio.errors import FolioError
 from folio.files import write_atomically
 from folio.models import GPT, GPTConfig
 from folio.training import checkpoint as checkpoints
@@ -43,6 +46,9 @@ from folio.training.devices import Device
 from folio.training.lit_module import LanguageModel
 from folio.training.pace import Pace, duration
 from folio.training.preflight import preflight
+
+PROMPT_TOKENS = 6
+"""Of a prompt that is taken from the text."""
 
 
 def run(config: RunConfig, data: PreparedData, device: Device, folder: Path, resumed: bool) -> float | None:
@@ -86,7 +92,7 @@ class Run:
         self.loggers = build_loggers(config, folder)
         self.datamodule = TokenDataModule(config, data)
         L.seed_everything(config.seed, verbose=False)
-        val = data.val.info
+        train, val = data.train.info, data.val.info
         self.module = LanguageModel(
             model=GPT(shape),
             config=config,
@@ -96,15 +102,18 @@ class Run:
         )
         training = config.training
         self.pace = Pace(training.batch_size * shape.context_length)
-        self.curves = Curves(self.pace, training)
-        self.samples = Samples(config.callbacks.samples, data.tokenizer, config.seed, folder / "samples.md")
+        self.curves = Curves(self.pace, training, train.n_tokens / train.n_bytes)
+        samples = config.callbacks.samples.model_copy(update={"prompt": sample_prompt(config, data)})
+        self.samples = Samples(samples, data.tokenizer, config.seed, folder / "samples.md")
         self.checkpoints = Checkpoints(folder / "checkpoints", training)
 
     def callbacks(self) -> list[Callback]:
-        """In the order of their hooks: what measures first, what saves after it, what may stop the run last."""
+        """In the order of their hooks: what measures, what saves, what may stop the run.
+
+        Pace comes last, because samples and checkpoints are no training time.
+        """
         max_steps = self.config.training.max_steps
         return [
-            self.pace,
             self.curves,
             FirstEstimate(self.pace, max_steps),
             ProgressBar(console, self.pace, self.curves, max_steps),
@@ -112,6 +121,7 @@ class Run:
             self.checkpoints,
             ValidateAtEnd(max_steps),
             StopOnSignal(self.checkpoints),
+            self.pace,
         ]
 
     def fit(self, resumed: bool) -> float:
@@ -168,18 +178,18 @@ best             {metrics["best/val/loss_nats"]:.4f} nats at step {metrics["best
         )
         if self.samples.latest:
             log.info(f"\n{self.samples.latest}")
-        folder = shlex.quote(str(self.folder))
+        folder, python = shlex.quote(str(self.folder)), python_command()
         log.info(
             f"""
 run folder       {folder}
 look at it       make tensorboard
-generate         python scripts/generate.py {folder} --prompt "{self.config.callbacks.samples.prompt}"
-measure again    python scripts/evaluate.py {folder}
-train longer     {self._resume_command()} training.max_steps={2 * self.config.training.max_steps}"""
+generate         {python} scripts/generate.py {folder} --prompt {shlex.quote(self.samples.config.prompt)}
+measure again    {python} scripts/evaluate.py {folder}
+resume           {self._resume_command()} training.max_steps={2 * self.config.training.max_steps}"""
         )
 
     def _resume_command(self) -> str:
-        return f"python train.py resume={shlex.quote(str(self.folder))}"
+        return f"{python_command()} train.py resume={shlex.quote(str(self.folder))}"
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -224,6 +234,19 @@ def build_trainer(config: RunConfig, device: Device, loggers: list[Logger], call
     )
 
 
+def sample_prompt(config: RunConfig, data: PreparedData) -> str:
+    """What samples begin with: the configured prompt, or the first characters of the validation text if it lacks
+    one of the prompt's. ROMEO: need not be sayable in one's own text, and a run must not end for that."""
+    prompt = config.callbacks.samples.prompt
+    try:
+        data.tokenizer.encode(prompt)
+    except FolioError:
+        opening = data.tokenizer.decode(data.val.tokens[:PROMPT_TOKENS].tolist())
+        log.info(f"callbacks.samples.prompt={prompt!r} has characters that the text lacks; samples begin {opening!r}")
+        return opening
+    return prompt
+
+
 def build_loggers(config: RunConfig, folder: Path) -> list[Logger]:
     """The loggers that the config names; version="" keeps a resumed run in the same files."""
     if config.logger.name == "tensorboard":
@@ -255,6 +278,15 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, bool | int | 
         else:
             flat[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
     return flat
+
+
+def python_command() -> str:
+    """What to type for the interpreter that runs this: `python`, or its path where `python` is another one."""
+    found = shutil.which("python")
+    if found and Path(found).samefile(sys.executable) and Path(found).parent == Path(sys.executable).parent:
+        return "python"
+    executable = Path(sys.executable)
+    return shlex.quote(str(executable.relative_to(Path.cwd()) if executable.is_relative_to(Path.cwd()) else executable))
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,347 @@
+"""What happens around the steps happens when it should, and a stop loses nothing."""
+
+import io
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from folio.config import RunConfig, SamplesConfig, TrainingConfig, plain
+from folio.data.tokenizers import CharTokenizer
+from folio.models import GPT
+from folio.training import callbacks, pace
+from folio.training.callbacks import (
+    Checkpoints,
+    Curves,
+    FirstEstimate,
+    Interrupted,
+    ProgressBar,
+    Samples,
+    StopOnSignal,
+    ValidateAtEnd,
+    ends_step,
+)
+from folio.training.checkpoint import Contents
+from folio.training.lit_module import LanguageModel
+from folio.training.pace import Pace, duration
+
+TOKENIZER = CharTokenizer("abcdefg")
+
+
+class Clock:
+    """Seconds that pass only when they are told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(pace, "time", clock)
+    monkeypatch.setattr(callbacks, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the run says."""
+    lines: list[str] = []
+    monkeypatch.setattr(callbacks.log, "info", lines.append)
+    return lines
+
+
+@pytest.fixture
+def module(compose: Callable[..., RunConfig]) -> LanguageModel:
+    config = compose("model=debug", "tokenizer=char")
+    torch.manual_seed(0)
+    model = GPT(config.gpt_config(TOKENIZER.vocab_size)).eval()
+    contents = Contents(plain(config), model.config, TOKENIZER)
+    return LanguageModel(model=model, config=config, contents=contents, val_tokens_per_byte=1.0, fused_optimizer=False)
+
+
+def training(**changes: int) -> TrainingConfig:
+    every_step = {"validate_every_steps": 1, "log_every_steps": 1, "checkpoint_every_steps": 1}
+    values: dict[str, Any] = {"max_steps": 10, "batch_size": 1, **every_step, **changes}
+    return TrainingConfig(micro_batch_size=None, gradient_clip_norm=None, **values)
+
+
+def fake_trainer(**changes: Any) -> SimpleNamespace:
+    """As much of Lightning's Trainer as callbacks look at; `saved` lists (step, file)."""
+    trainer = SimpleNamespace(global_step=0, accumulate_grad_batches=1, should_stop=False, loggers=[], saved=[])
+    trainer.save_checkpoint = lambda path: trainer.saved.append((trainer.global_step, path.name))
+    vars(trainer).update(changes)
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.2, "0 s"),
+        (41.6, "42 s"),
+        (59.7, "1 min 0 s"),
+        (245, "4 min 5 s"),
+        (3599.6, "1 h 0 min"),
+        (12_000, "3 h 20 min"),
+    ],
+)
+def test_durations_are_said_as_people_say_them(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_a_step_ends_with_its_last_micro_batch() -> None:
+    trainer = fake_trainer(accumulate_grad_batches=3)
+    assert [ends_step(trainer, index) for index in range(7)] == [False, False, True, False, False, True, False]
+
+
+def test_pace_leaves_validation_out_of_the_speed_and_in_the_time_left(clock: Clock, module: LanguageModel) -> None:
+    trainer = fake_trainer()
+    pace = Pace(tokens_per_step=100)
+    clock.now += 50  # building the trainer is no training
+    pace.on_train_start(trainer, module)
+    clock.now += 2
+    assert pace.tokens_per_s(step=4) == pytest.approx(200)
+    pace.on_validation_start(trainer, module)
+    clock.now += 10
+    pace.on_validation_end(trainer, module)
+    clock.now += 2
+    assert pace.tokens_per_s(step=6) == pytest.approx(100)  # 2 steps in 2 s
+    assert pace.mean_tokens_per_s(step=6) == pytest.approx(150)  # 6 steps in 4 s
+    assert pace.elapsed_s == pytest.approx(14)
+    assert pace.remaining_s(step=6, max_steps=9) == pytest.approx(7)
+
+
+def test_pace_counts_all_parts_of_a_run_but_not_the_time_between(clock: Clock, module: LanguageModel) -> None:
+    first = Pace(tokens_per_step=100)
+    first.on_train_start(fake_trainer(), module)
+    clock.now += 6
+    second = Pace(tokens_per_step=100)
+    second.load_state_dict(first.state_dict())
+    clock.now += 1000
+    second.on_train_start(fake_trainer(global_step=6), module)
+    clock.now += 1
+    assert second.tokens_per_s(step=8) == pytest.approx(200)
+    assert second.mean_tokens_per_s(step=8) == pytest.approx(800 / 7)
+    assert second.elapsed_s == pytest.approx(7)
+    assert second.remaining_s(step=8, max_steps=10) == pytest.approx(1)  # at the pace of this part
+
+
+class ListLogger:
+    def __init__(self) -> None:
+        self.logged: dict[int, dict[str, float]] = {}
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        self.logged.setdefault(step, {}).update(metrics)
+
+
+def test_curves_have_a_point_every_few_steps_and_at_the_last(clock: Clock, module: LanguageModel) -> None:
+    logger = ListLogger()
+    trainer = fake_trainer(loggers=[logger], accumulate_grad_batches=2)
+    module.trainer, module.gradient_norm = trainer, torch.tensor(0.5)
+    curves = Curves(Pace(tokens_per_step=8), training(max_steps=7, log_every_steps=3), train_tokens_per_byte=0.5)
+    for micro_batch in range(14):
+        curves.on_train_batch_start(trainer, module, None, micro_batch)
+        module.train_means.add(torch.tensor(float(micro_batch)), torch.tensor(0.25))
+        trainer.global_step = (micro_batch + 1) // 2
+        clock.now += 1
+        curves.on_train_batch_end(trainer, module, None, None, micro_batch)
+    assert {step: point["train/loss_nats"] for step, point in logger.logged.items()} == {3: 2.5, 6: 8.5, 7: 12.5}
+    assert logger.logged[6] == pytest.approx(
+        {
+            "train/loss_nats": 8.5,  # the mean of micro batches 6 to 11
+            "train/perplexity": torch.tensor(8.5).exp().item(),
+            "train/bits_per_byte": 8.5 / 0.693147 * 0.5,
+            "train/accuracy": 0.25,
+            "train/learning_rate": logger.logged[6]["train/learning_rate"],
+            "train/gradient_norm": 0.5,
+            "train/tokens_per_s": 4.0,  # 8 tokens in 2 s
+        },
+        rel=1e-5,
+    )
+
+
+def test_curves_show_the_rate_that_the_step_was_taken_at(module: LanguageModel) -> None:
+    logger = ListLogger()
+    trainer = fake_trainer(loggers=[logger])
+    module.trainer, module.gradient_norm = trainer, torch.tensor(0.5)
+    expected = module.learning_rate
+    curves = Curves(Pace(tokens_per_step=8), training(), train_tokens_per_byte=1.0)
+    curves.on_train_batch_start(trainer, module, None, 0)
+    module.train_means.add(torch.tensor(1.0), torch.tensor(0.0))
+    trainer.global_step = 1
+    curves.on_train_batch_end(trainer, module, None, None, 0)
+    assert logger.logged[1]["train/learning_rate"] == expected
+    assert module.learning_rate != expected
+
+
+def test_off_a_terminal_progress_is_a_line_now_and_then_and_at_the_end(
+    clock: Clock, lines: list[str], module: LanguageModel
+) -> None:
+    trainer, pace = fake_trainer(), Pace(tokens_per_step=100)
+    curves = Curves(pace, training(max_steps=6), train_tokens_per_byte=1.0)
+    bar = ProgressBar(Console(file=io.StringIO()), pace, curves, max_steps=6)
+    pace.on_train_start(trainer, module)
+    bar.on_train_start(trainer, module)
+    for step in range(1, 7):
+        clock.now += 4
+        trainer.global_step = step
+        bar.on_train_batch_end(trainer, module, None, None, step - 1)
+    bar.on_train_end(trainer, module)
+    assert lines == ["step 3/6: 25 tokens/s, 12 s left", "step 6/6: 25 tokens/s, 0 s left"]
+
+
+def test_the_time_to_the_end_is_told_once(clock: Clock, lines: list[str], module: LanguageModel) -> None:
+    trainer, pace = fake_trainer(), Pace(tokens_per_step=100)
+    estimate = FirstEstimate(pace, max_steps=65)
+    pace.on_train_start(trainer, module)
+    for step in range(1, 21):
+        clock.now += 2
+        trainer.global_step = step
+        estimate.on_train_batch_end(trainer, module, None, None, step - 1)
+    assert lines == ["about 2 min 0 s to finish, validation apart"]
+
+
+def samples(tmp_path: Path, max_new_tokens: int = 20) -> Samples:
+    config = SamplesConfig(prompt="abc", max_new_tokens=max_new_tokens, temperature=0.8, top_k=None)
+    return Samples(config, TOKENIZER, seed=1, file=tmp_path / "samples.md")
+
+
+def test_each_validation_appends_a_text_to_the_samples(tmp_path: Path, module: LanguageModel) -> None:
+    callback = samples(tmp_path)
+    for step in (5, 10):
+        callback.on_validation_end(fake_trainer(global_step=step), module)
+    assert len(callback.latest) == 23
+    assert (tmp_path / "samples.md").read_text() == "".join(
+        f"## Step {step}\n\n    {callback.latest}\n\n" for step in (5, 10)
+    )
+
+
+def test_no_samples_are_written_where_none_are_wanted(tmp_path: Path, module: LanguageModel) -> None:
+    samples(tmp_path, max_new_tokens=0).on_validation_end(fake_trainer(), module)
+    assert not (tmp_path / "samples.md").exists()
+
+
+def train(checkpoints: Checkpoints, trainer: SimpleNamespace, module: LanguageModel, losses: Iterator[float]) -> None:
+    """The hooks of a run in Lightning's order."""
+    config = checkpoints.training
+    for step in range(trainer.global_step + 1, config.max_steps + 1):
+        trainer.global_step = step
+        checkpoints.on_train_batch_end(trainer, module, None, None, step - 1)
+        if step % config.validate_every_steps == 0 or step == config.max_steps:
+            module.val = {"loss_nats": next(losses)}
+            trainer.saved.append((step, "validation"))
+            checkpoints.on_validation_end(trainer, module)
+
+
+every = st.integers(1, 12)
+
+
+def test_last_is_saved_once_whenever_due_and_after_the_validation_of_its_step(
+    module: LanguageModel, tmp_path: Path
+) -> None:
+    @given(max_steps=st.integers(1, 40), validate_every=every, checkpoint_every=every)
+    def holds(max_steps: int, validate_every: int, checkpoint_every: int) -> None:
+        config = training(
+            max_steps=max_steps, validate_every_steps=validate_every, checkpoint_every_steps=checkpoint_every
+        )
+        trainer = fake_trainer()
+        train(Checkpoints(tmp_path, config), trainer, module, losses=iter([1.0] * max_steps))
+        due = [step for step in range(1, max_steps + 1) if step % checkpoint_every == 0 or step == max_steps]
+        assert [step for step, name in trainer.saved if name == "last.ckpt"] == due
+        for step in due:
+            of_step = [name for at, name in trainer.saved if at == step]
+            assert of_step[-1] == "last.ckpt"
+
+    holds()
+
+
+def test_best_is_saved_at_each_new_lowest_validation_loss(module: LanguageModel, tmp_path: Path) -> None:
+    trainer, losses = fake_trainer(), iter([3.0, 2.0, 2.5, 2.0, 1.5])
+    checkpoints = Checkpoints(tmp_path, training(max_steps=5))
+    train(checkpoints, trainer, module, losses)
+    assert [step for step, name in trainer.saved if name == "best.ckpt"] == [1, 2, 5]
+    assert (checkpoints.best_step, checkpoints.best_loss_nats) == (5, 1.5)
+
+
+def test_best_is_saved_before_last_so_that_last_knows_it(module: LanguageModel, tmp_path: Path) -> None:
+    trainer = fake_trainer()
+    train(Checkpoints(tmp_path, training(max_steps=1)), trainer, module, iter([3.0]))
+    assert trainer.saved == [(1, "validation"), (1, "best.ckpt"), (1, "last.ckpt")]
+
+
+def test_a_run_that_goes_on_keeps_a_best_that_is_still_the_best(module: LanguageModel, tmp_path: Path) -> None:
+    first = Checkpoints(tmp_path, training(max_steps=2))
+    train(first, fake_trainer(), module, iter([3.0, 2.0]))
+    second, trainer = Checkpoints(tmp_path, training(max_steps=4)), fake_trainer(global_step=2)
+    second.load_state_dict(first.state_dict())
+    train(second, trainer, module, iter([2.5, 1.0]))
+    assert [step for step, name in trainer.saved if name == "best.ckpt"] == [4]
+
+
+def test_the_last_step_stops_the_run_and_no_step_before(module: LanguageModel) -> None:
+    callback = ValidateAtEnd(max_steps=3)
+    stopping = []
+    for step in (1, 2, 3):
+        trainer = fake_trainer(global_step=step)
+        callback.on_train_batch_end(trainer, module, None, None, step - 1)
+        stopping.append(trainer.should_stop)
+    assert stopping == [False, False, True]
+
+
+@pytest.fixture
+def stop_on_signal(module: LanguageModel, tmp_path: Path, lines: list[str]) -> Iterator[StopOnSignal]:
+    """Listening, as in the middle of a run."""
+    callback = StopOnSignal(Checkpoints(tmp_path, training()))
+    callback.on_train_start(fake_trainer(), module)
+    yield callback
+    callback.teardown(fake_trainer(), module, "fit")
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(
+    number: signal.Signals, exit_code: int, stop_on_signal: StopOnSignal, module: LanguageModel
+) -> None:
+    trainer = fake_trainer(global_step=3, accumulate_grad_batches=2)
+    stop_on_signal.on_train_batch_end(trainer, module, None, None, 5)
+    signal.raise_signal(number)
+    stop_on_signal.on_train_batch_end(trainer, module, None, None, 6)  # half a step
+    assert trainer.saved == []
+    trainer.global_step = 4
+    with pytest.raises(Interrupted, match=number.name) as stopped:
+        stop_on_signal.on_train_batch_end(trainer, module, None, None, 7)
+    assert trainer.saved == [(4, "last.ckpt")]
+    assert stopped.value.exit_code == exit_code
+
+
+def test_a_second_signal_stops_at_once(stop_on_signal: StopOnSignal) -> None:
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_in_the_last_step_lets_the_run_end_by_itself(
+    stop_on_signal: StopOnSignal, module: LanguageModel
+) -> None:
+    trainer = fake_trainer(global_step=10, should_stop=True)
+    signal.raise_signal(signal.SIGINT)
+    stop_on_signal.on_train_batch_end(trainer, module, None, None, 9)
+    assert trainer.saved == []
+
+
+def test_signals_are_handled_as_before_once_the_run_is_over(module: LanguageModel, tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in StopOnSignal.SIGNALS]
+    callback = StopOnSignal(Checkpoints(tmp_path, training()))
+    callback.on_train_start(fake_trainer(), module)
+    assert [signal.getsignal(number) for number in StopOnSignal.SIGNALS] != before
+    callback.teardown(fake_trainer(), module, "fit")
+    assert [signal.getsignal(number) for number in StopOnSignal.SIGNALS] == before

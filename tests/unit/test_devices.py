@@ -1,0 +1,104 @@
+"""The device that was asked for, or one line that says why not; never another one."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from folio.config import ConfigError, TrainerConfig
+from folio.training.devices import named_device, resolve_device
+
+Machine = Callable[..., None]
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """Lets PyTorch believe in another machine."""
+
+    def pretend(*, gpu: bool = False, mps: bool = False, bfloat16: bool = True) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bfloat16)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Test GPU")
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    return pretend
+
+
+def trainer(accelerator: str, precision: str = "auto") -> TrainerConfig:
+    return TrainerConfig(accelerator=accelerator, devices=1, precision=precision, compile=False, detect_anomaly=False)
+
+
+@pytest.mark.parametrize("accelerator", ["gpu", "mps"])
+def test_a_device_that_is_not_there_is_one_line_with_the_remedy(accelerator: str, machine: Machine) -> None:
+    machine()
+    with pytest.raises(ConfigError, match=rf"^trainer={accelerator}: .* use trainer=cpu, or trainer=auto"):
+        resolve_device(trainer(accelerator))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "mps", "expected"), [(True, True, "gpu"), (True, False, "gpu"), (False, True, "mps"), (False, False, "cpu")]
+)
+def test_auto_takes_the_best_there_is(gpu: bool, mps: bool, expected: str, machine: Machine) -> None:
+    machine(gpu=gpu, mps=mps)
+    assert resolve_device(trainer("auto")).accelerator == expected
+
+
+def test_cpu_is_taken_where_there_is_a_gpu(machine: Machine) -> None:
+    machine(gpu=True)
+    assert resolve_device(trainer("cpu")).accelerator == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "asked", "bfloat16", "expected"),
+    [
+        ("gpu", "auto", True, "bf16-mixed"),
+        ("gpu", "auto", False, "16-mixed"),
+        ("gpu", "mixed", True, "bf16-mixed"),
+        ("gpu", "mixed", False, "16-mixed"),
+        ("gpu", "32-true", True, "32-true"),
+        ("cpu", "auto", False, "32-true"),
+        ("cpu", "mixed", False, "bf16-mixed"),
+        ("mps", "auto", False, "32-true"),
+    ],
+)
+def test_the_precision_suits_the_device(
+    accelerator: str, asked: str, bfloat16: bool, expected: str, machine: Machine
+) -> None:
+    machine(gpu=True, mps=True, bfloat16=bfloat16)
+    assert resolve_device(trainer(accelerator, asked)).precision == expected
+
+
+def test_float16_on_a_cpu_is_refused_with_the_remedy() -> None:
+    with pytest.raises(ConfigError, match=r"^trainer\.precision=16-mixed: .*use bf16-mixed or 32-true"):
+        resolve_device(trainer("cpu", "16-mixed"))
+
+
+def test_the_optimizer_is_not_fused_where_gradients_are_scaled(machine: Machine) -> None:
+    machine(gpu=True, mps=True)
+    fused = {
+        (accelerator, precision): resolve_device(trainer(accelerator, precision)).supports_fused_optimizer
+        for accelerator, precision in [("gpu", "bf16-mixed"), ("gpu", "16-mixed"), ("cpu", "32-true"), ("mps", "auto")]
+    }
+    assert fused == {
+        ("gpu", "bf16-mixed"): True,
+        ("gpu", "16-mixed"): False,
+        ("cpu", "32-true"): True,
+        ("mps", "auto"): False,
+    }
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)])
+def test_autocast_computes_in_the_precision_of_training(precision: str, dtype: torch.dtype) -> None:
+    with resolve_device(trainer("cpu", precision)).autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+def test_names_of_devices_become_torchs(machine: Machine) -> None:
+    machine(gpu=True, mps=True)
+    assert [named_device(name).type for name in ("auto", "gpu", "mps", "cpu")] == ["cuda", "cuda", "mps", "cpu"]
+    assert resolve_device(trainer("gpu")).torch_device.type == "cuda"
+
+
+def test_an_unknown_device_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="device=cuda is not one of auto, cpu, gpu, mps"):
+        named_device("cuda")

@@ -1,0 +1,98 @@
+"""Every run has a folder of its own, and a person's word for a run finds it."""
+
+import os
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from folio.errors import FolioError
+from folio.runs import find_checkpoint, find_run, new_run_folder
+
+NOON = datetime(2025, 3, 1, 12, 0, 5)
+
+
+def make_run(folder: Path, *names: str, saved_at: int = 0) -> Path:
+    """A run folder with these files, saved at a time in seconds."""
+    for name in names:
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+        os.utime(file, (saved_at, saved_at))
+    return folder
+
+
+def test_a_run_folder_is_named_after_its_time_and_run(tmp_path: Path) -> None:
+    folder = new_run_folder(tmp_path / "outputs", "nano", NOON)
+    assert folder == tmp_path / "outputs" / "2025-03-01" / "12-00-05-nano"
+    assert folder.is_dir()
+
+
+def test_runs_of_one_second_have_different_folders(tmp_path: Path) -> None:
+    folders = [new_run_folder(tmp_path, "nano", NOON) for _ in range(3)]
+    assert [folder.name for folder in folders] == ["12-00-05-nano", "12-00-05-nano-2", "12-00-05-nano-3"]
+
+
+@pytest.mark.parametrize("kind", ["a file", "a link to nowhere"])
+def test_an_output_dir_that_is_no_folder_is_one_line(kind: str, tmp_path: Path) -> None:
+    output_dir = tmp_path / "outputs"
+    if kind == "a file":
+        output_dir.touch()
+    else:
+        output_dir.symlink_to(tmp_path / "not mounted")
+    with pytest.raises(FolioError, match=r"^paths\.output_dir=.*cannot make a run folder there .*another place$"):
+        new_run_folder(output_dir, "nano", NOON)
+
+
+def test_latest_is_the_run_with_the_newest_checkpoint(tmp_path: Path) -> None:
+    make_run(tmp_path / "2025-03-01" / "b", "checkpoints/last.ckpt", saved_at=100)
+    resumed = make_run(tmp_path / "2025-02-01" / "a", "checkpoints/last.ckpt", saved_at=200)
+    make_run(tmp_path / "2025-04-01" / "c", "config.yaml", saved_at=300)  # not one checkpoint yet
+    assert find_checkpoint("latest", tmp_path) == resumed / "checkpoints" / "last.ckpt"
+
+
+def test_latest_looks_into_sweeps(tmp_path: Path) -> None:
+    job = make_run(tmp_path / "multirun" / "2025-03-01" / "12-00-05" / "seed=2", "checkpoints/last.ckpt")
+    assert find_checkpoint("latest", tmp_path) == job / "checkpoints" / "last.ckpt"
+
+
+def test_a_run_folder_means_its_best_checkpoint_or_the_one_asked_for(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "checkpoints/best.ckpt", "checkpoints/last.ckpt")
+    assert find_checkpoint(str(run), tmp_path).name == "best.ckpt"
+    assert find_checkpoint(str(run), tmp_path, "last").name == "last.ckpt"
+
+
+def test_a_run_stopped_before_its_first_validation_means_its_last_checkpoint(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "checkpoints/last.ckpt")
+    assert find_checkpoint(str(run), tmp_path).name == "last.ckpt"
+
+
+def test_a_checkpoint_file_means_itself(tmp_path: Path) -> None:
+    file = tmp_path / "shared.ckpt"
+    file.touch()
+    assert find_checkpoint(str(file), tmp_path) == file
+
+
+def test_what_is_no_run_is_one_line_that_says_why(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(FolioError, match="empty has no checkpoint; give a run folder, a checkpoint file, or 'latest'"):
+        find_checkpoint(str(empty), tmp_path)
+    with pytest.raises(FolioError, match="RUN=lastest: lastest does not exist; give a run folder"):
+        find_checkpoint("lastest", tmp_path)
+    with pytest.raises(FolioError, match=r"latest: no run with a checkpoint below .*; train one"):
+        find_checkpoint("latest", tmp_path)
+
+
+def test_a_run_that_can_go_on_has_its_config_and_last_checkpoint(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "config.yaml", "checkpoints/last.ckpt")
+    assert find_run(str(run), tmp_path) == run
+    assert find_run("latest", tmp_path) == run
+
+
+@pytest.mark.parametrize("missing", ["config.yaml", "checkpoints/last.ckpt"])
+def test_a_run_that_cannot_go_on_is_one_line_naming_what_it_lacks(missing: str, tmp_path: Path) -> None:
+    files = {"config.yaml", "checkpoints/last.ckpt"} - {missing}
+    run = make_run(tmp_path / "run", *files)
+    with pytest.raises(FolioError, match=f"^resume=.*{missing} does not exist; give a run folder or 'latest'"):
+        find_run(str(run), tmp_path)

@@ -1,0 +1,60 @@
+"""Learning rates by hand, and what holds for all of them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from folio.config import ConstantScheduleConfig, CosineScheduleConfig
+from folio.training.schedules import learning_rate
+
+PEAK, MAX_STEPS = 1e-3, 14
+COSINE = CosineScheduleConfig(name="cosine", warmup_steps=4, min_learning_rate=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [
+        (0, 2e-4),  # 1/5 of the peak
+        (3, 8e-4),  # 4/5 of it
+        (4, 1e-3),
+        (9, 5.5e-4),  # half way: (1e-3 + 1e-4) / 2
+        (13, 1.2202457e-4),  # 1e-4 + 9e-4 x (1 + cos 162 deg) / 2, with cos 162 deg = -0.95105652
+        (14, 1e-4),
+        (1000, 1e-4),  # a run that goes on past its first max_steps does not climb again
+    ],
+)
+def test_warmup_and_cosine_have_the_rates_computed_by_hand(step: int, rate: float) -> None:
+    assert learning_rate(step, COSINE, PEAK, MAX_STEPS) == pytest.approx(rate, rel=1e-7)
+
+
+def test_without_warmup_the_first_step_has_the_peak() -> None:
+    schedule = CosineScheduleConfig(name="cosine", warmup_steps=0, min_learning_rate=0.0)
+    assert learning_rate(0, schedule, PEAK, MAX_STEPS) == PEAK
+
+
+def test_constant_stays_at_the_peak_after_its_warmup() -> None:
+    schedule = ConstantScheduleConfig(name="constant", warmup_steps=3)
+    rates = [learning_rate(step, schedule, PEAK, MAX_STEPS) for step in range(20)]
+    assert rates[:3] == pytest.approx([2.5e-4, 5e-4, 7.5e-4])
+    assert rates[3:] == [PEAK] * 17
+
+
+@given(
+    warmup_steps=st.integers(0, 50),
+    n_cosine_steps=st.integers(1, 200),
+    peak=st.floats(1e-6, 1.0),
+    lowest_share=st.floats(0.0, 1.0),
+)
+def test_the_rate_rises_to_the_peak_then_falls_to_the_lowest(
+    warmup_steps: int, n_cosine_steps: int, peak: float, lowest_share: float
+) -> None:
+    lowest = peak * lowest_share
+    schedule = CosineScheduleConfig(name="cosine", warmup_steps=warmup_steps, min_learning_rate=lowest)
+    max_steps = warmup_steps + n_cosine_steps
+    rates = [learning_rate(step, schedule, peak, max_steps) for step in range(max_steps + 1)]
+    rising, falling = rates[: warmup_steps + 1], rates[warmup_steps:]
+    assert rising == sorted(set(rising))
+    assert falling == sorted(falling, reverse=True)
+    assert rates[0] > 0
+    assert max(rates) == rates[warmup_steps] == pytest.approx(peak)
+    assert rates[-1] == pytest.approx(lowest, abs=1e-12)
