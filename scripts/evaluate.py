@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from folio.cli import one_line_errors
+from folio.cli import Which, one_line_errors
 from folio.data.prepare import PreparedData, prepare
 from folio.errors import FolioError
 from folio.runs import find_checkpoint
@@ -23,7 +23,7 @@ class Split(StrEnum):
 def main(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a checkpoint file, or 'latest'.")],
     split: Annotated[Split, typer.Option(help="Which part of the data.")] = Split.VAL,
-    checkpoint: Annotated[str, typer.Option(help="best or last, of a run folder.")] = "best",
+    checkpoint: Annotated[Which, typer.Option(help="Which one of a run folder.")] = Which.BEST,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
     output_dir: Annotated[Path, typer.Option(help="Where 'latest' looks.")] = Path("outputs"),
     data_dir: Annotated[Path | None, typer.Option(help="Prepared data, if not where training had it.")] = None,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from folio.cli import one_line_errors
+from folio.cli import Which, one_line_errors
 from folio.data.tokenizers import load_tokenizer, state_from_json
 from folio.errors import FolioError
 from folio.runs import find_checkpoint
@@ -25,7 +25,7 @@ def main(
     seed: Annotated[int | None, typer.Option(help="The same seed writes the same text; random if not given.")] = None,
     num_samples: Annotated[int, typer.Option(help="How many texts; their seeds count up.")] = 1,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given again.")] = None,
-    checkpoint: Annotated[str, typer.Option(help="best or last, of a run folder.")] = "best",
+    checkpoint: Annotated[Which, typer.Option(help="Which one of a run folder.")] = Which.BEST,
     output_dir: Annotated[Path, typer.Option(help="Where 'latest' looks.")] = Path("outputs"),
     device: Annotated[str, typer.Option(help="auto, cpu, gpu or mps.")] = "auto",
 ) -> None:

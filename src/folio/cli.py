@@ -5,12 +5,14 @@ Hydra and OmegaConf are imported here and in the entry points alone; torch and l
 
 import difflib
 import functools
+import json
 import os
 import re
 import sys
 import types
 import typing
 from collections.abc import Callable, Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -43,6 +45,14 @@ RESUMABLE_KEYS = (
     "resume",
 )
 
+
+class Which(StrEnum):
+    """Which checkpoint of a run folder."""
+
+    BEST = "best"
+    LAST = "last"
+
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -58,6 +68,10 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
             message = str(error)
         except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
             message = explain(error)
+        except ValueError as error:
+            if "Config group override" not in str(error):  # Hydra's words for model=null
+                raise
+            message = f"{error}; write group=option, as in model=nano"
         print(f"error: {message}", file=sys.stderr)
         raise SystemExit(2)
 
@@ -73,7 +87,8 @@ def load_config(cfg: DictConfig) -> RunConfig:
     assert isinstance(values, dict)
     config = validate(typing.cast(dict[str, Any], values))
     check_choices(config)
-    check_alone(config)
+    if config.resume is None:  # else the run's own config decides, in resumed_config
+        check_alone(config)
     return config
 
 
@@ -120,9 +135,25 @@ def resumed_config(config: RunConfig, folder: Path) -> RunConfig:
         for parent in parents:
             source, target = source[parent], target[parent]
         target[leaf] = source[leaf]
+    # Of this start and not of the run, whose config.yaml repeats it from the beginning.
+    values["resume"], values["dry_run"] = None, config.dry_run
     resumed = validate(values)
     check_alone(resumed)
     return resumed
+
+
+def check_same_text(folder: Path, text_sha256: str) -> None:
+    """Raises: ConfigError where a run would go on with another text than it began with.
+
+    Its tokens could mean something else by now, and its curves would not compare.
+    """
+    file = folder / "preflight.json"
+    began_with = json.loads(file.read_text(encoding="utf-8"))["text_sha256"] if file.is_file() else text_sha256
+    if began_with != text_sha256:
+        raise ConfigError(
+            f"resume={folder}: the text of data.path has changed since the run began; bring the old one back, "
+            "or start a new run"
+        )
 
 
 def explain(error: Exception) -> str:
@@ -145,9 +176,11 @@ def explain(error: Exception) -> str:
 
 
 def _explain_first(error: ValidationError, values: dict[str, Any]) -> str:
-    problems = error.errors()
-    more = f" (and {len(problems) - 1} more such)" if len(problems) > 1 else ""
+    # A misspelt key first: the right one is missing for no other reason.
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     problem = problems[0]
+    n_more = sum(other["type"] == problem["type"] for other in problems[1:])
+    more = f" (and {n_more} more such)" if n_more else ""
     path = _path_in(values, problem["loc"])
     key = ".".join(path)
     if problem["type"] == "extra_forbidden":
@@ -161,7 +194,7 @@ def _explain_first(error: ValidationError, values: dict[str, Any]) -> str:
     shown = "null" if value is None else value
     context = problem.get("ctx", {})
     literals = re.findall(r"'([^']*)'", str(context.get("expected", context.get("expected_tags", ""))))
-    rule = f"is not one of {', '.join(literals)}" if literals else problem["msg"].replace("Input should", "must")
+    rule = f"is not one of {', '.join(literals)}" if literals else re.sub(r"^\w+ should", "must", problem["msg"])
     return f"{key}={shown} {rule}{_hint(str(value), literals)}{more}"
 
 
@@ -239,5 +272,5 @@ def _shown(file: str | Path) -> str:
 
 
 def _hint(value: str, options: list[str]) -> str:
-    near = difflib.get_close_matches(value, options, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(value.lower(), options, n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else ""

@@ -97,8 +97,8 @@ class ConstantScheduleConfig(Section):
 class CosineScheduleConfig(Section):
     name: Literal["cosine"]
     warmup_steps: Annotated[int, Field(ge=0)]
-    min_learning_rate: NonNegative
-    """Where the cosine ends, at training.max_steps."""
+    min_learning_rate: NonNegative | None
+    """Where the cosine ends, at training.max_steps; a tenth of optimizer.learning_rate when null."""
 
 
 class TrainingConfig(Section):
@@ -156,7 +156,7 @@ class RunConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     deterministic: bool
     dry_run: bool
-    resume: str | None
+    resume: Annotated[str, Field(min_length=1)] | None
     """`latest` or a run folder: go on there with its own config."""
     paths: PathsConfig
     data: DataConfig
@@ -207,10 +207,10 @@ def check_alone(config: RunConfig) -> None:
         )
     schedule, learning_rate = config.schedule, config.optimizer.learning_rate
     if isinstance(schedule, CosineScheduleConfig):
-        if schedule.min_learning_rate > learning_rate:
+        if (schedule.min_learning_rate or 0.0) > learning_rate:
             raise ConfigError(
                 f"schedule.min_learning_rate={schedule.min_learning_rate} must not be above "
-                f"optimizer.learning_rate={learning_rate}; a tenth of that is usual"
+                f"optimizer.learning_rate={learning_rate}; null makes it a tenth of that"
             )
         if schedule.warmup_steps >= training.max_steps:
             raise ConfigError(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from folio.data.windows import IGNORE_INDEX
 from folio.models import GPT
-from folio.training.objectives import CHUNK_ROWS
+from folio.training.objectives import CHUNK_ROWS, score_
 
 Metrics = dict[str, float]
 
@@ -24,15 +24,15 @@ def token_sums(model: GPT, tokens: Tensor, targets: Tensor) -> Tensor:
     They are: nats, correct greedy predictions, number of targets. Sums, because a mean of means would weigh
     the tokens of a batch with few targets more; float64, because they run over a whole split.
     """
-    hidden = model.hidden(tokens).flatten(end_dim=1)  # (B*T, D)
+    hidden, weight = model.hidden(tokens).flatten(end_dim=1), model.output.weight  # (B*T, D), (V, D)
+    counted = targets.flatten() != IGNORE_INDEX
     sums = torch.zeros(3, dtype=torch.float64)
     # In chunks: the logits of a whole batch over a large vocabulary would be the peak of the run's memory.
-    for rows, wanted in zip(hidden.split(CHUNK_ROWS), targets.flatten().split(CHUNK_ROWS), strict=True):
-        logits = F.linear(rows, model.output.weight).float()  # (R, V)
-        losses = F.cross_entropy(logits, wanted, reduction="none", ignore_index=IGNORE_INDEX)  # (R,)
-        correct = logits.argmax(dim=1) == wanted  # an ignored target is no token, so never correct
-        counted = wanted != IGNORE_INDEX
-        sums += torch.stack([part.double().sum() for part in (losses, correct, counted)]).cpu()
+    chunks = zip(hidden[counted].split(CHUNK_ROWS), targets.flatten()[counted].split(CHUNK_ROWS), strict=True)
+    for rows, wanted in chunks:
+        losses, correct, *_ = score_(F.linear(rows, weight).float(), wanted)  # (R,), (R,)
+        sums[:2] += torch.stack((losses.double().sum(), correct.double().sum())).cpu()
+    sums[2] = int(counted.sum())
     return sums
 
 

@@ -47,23 +47,17 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        n_rows, n_symbols = hidden.size(0), weight.size(0)
+        n_rows = hidden.size(0)
         hidden_gradient, weight_gradient = torch.empty_like(hidden), torch.zeros_like(weight)
-        buffer = hidden.new_empty(min(CHUNK_ROWS, n_rows), n_symbols)
+        buffer = hidden.new_empty(min(CHUNK_ROWS, n_rows), weight.size(0))
         losses, correct = hidden.new_empty(n_rows), hidden.new_empty(n_rows)
         for start in range(0, n_rows, CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
-            chunk_hidden, chunk_targets = hidden[rows], targets[rows, None]  # (R, D), (R, 1)
-            logits = buffer[: chunk_hidden.size(0)]  # (R, V)
-            torch.mm(chunk_hidden, weight.T, out=logits)
-            largest = logits.amax(dim=1, keepdim=True)  # (R, 1)
-            target_logits = logits.gather(1, chunk_targets)  # (R, 1)
-            correct[rows] = (target_logits == largest).squeeze(1).to(correct.dtype)
-            exponentials = logits.sub_(largest).exp_()
-            normalizer = exponentials.sum(dim=1, keepdim=True)  # (R, 1)
-            losses[rows] = (normalizer.log() + largest - target_logits).squeeze(1)
+            chunk_hidden, chunk_targets = hidden[rows], targets[rows]  # (R, D), (R,)
+            logits = torch.mm(chunk_hidden, weight.T, out=buffer[: chunk_hidden.size(0)])  # (R, V)
+            losses[rows], correct[rows], exponentials, normalizer = score_(logits, chunk_targets)
             gradient = exponentials.div_(normalizer * n_rows)
-            gradient.scatter_add_(1, chunk_targets, torch.full_like(normalizer, -1.0 / n_rows))
+            gradient.scatter_add_(1, chunk_targets[:, None], torch.full_like(normalizer, -1.0 / n_rows))
             torch.mm(gradient, weight, out=hidden_gradient[rows])
             weight_gradient.addmm_(gradient.T, chunk_hidden)
         ctx.save_for_backward(hidden_gradient, weight_gradient)
@@ -75,3 +69,18 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
         hidden_gradient, weight_gradient = ctx.saved_tensors
         return hidden_gradient * gradient, weight_gradient * gradient, None
+
+
+def score_(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Cross entropy in nats and correctness of each row, in one buffer: logits (R, V) are overwritten.
+
+    Shapes: logits (R, V), targets (R,) -> losses (R,), correct (R,), exponentials (R, V), normalizer (R, 1). The
+    last two are the softmax, not yet divided; the exponentials lie where the logits were.
+    """
+    largest = logits.amax(dim=1, keepdim=True)  # (R, 1)
+    target_logits = logits.gather(1, targets[:, None])  # (R, 1)
+    exponentials = logits.sub_(largest).exp_()
+    normalizer = exponentials.sum(dim=1, keepdim=True)  # (R, 1)
+    losses = (normalizer.log() + largest - target_logits).squeeze(1)
+    correct = (target_logits == largest).squeeze(1).to(losses.dtype)
+    return losses, correct, exponentials, normalizer

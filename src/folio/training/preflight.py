@@ -20,6 +20,8 @@ class Preflight:
     device: str
     precision: str
     data: str
+    text_sha256: str
+    """Of the whole corpus: a run goes on only with the text that it began with."""
     train_tokens: int
     val_tokens: int
     tokenizer: str
@@ -37,6 +39,8 @@ class Preflight:
 
     def table(self) -> Table:
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        table.add_column()
+        table.add_column(overflow="fold")  # a long folder is shown whole
         rows = {
             "run folder": self.run_folder,
             "device": f"{self.device}, precision {self.precision}",
@@ -68,6 +72,7 @@ def preflight(config: RunConfig, shape: GPTConfig, data: PreparedData, device: D
         device=device.name,
         precision=device.precision,
         data=config.data.path or config.data.name,
+        text_sha256=data.train.info.source_sha256,
         train_tokens=n_train,
         val_tokens=data.val.info.n_tokens,
         tokenizer=config.tokenizer.name,

@@ -1,5 +1,6 @@
 """One run, from a checked config to metrics.json."""
 
+import csv
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import torch
 import yaml
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from torch.utils.tensorboard import FileWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -205,6 +207,31 @@ class AtomicCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
+class CSVCurves(Logger):
+    """Appends scalars to a CSV file of (step, name, value), a line each and at once.
+
+    Lightning's CSVLogger deletes the lines of the run so far when the run goes on, and writes a hundred steps late.
+    """
+
+    name, version = "csv", ""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.file = file
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        is_new = not self.file.exists()
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("a", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            if is_new:
+                writer.writerow(("step", "name", "value"))
+            writer.writerows((step, name, value) for name, value in metrics.items())
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """They are in config.yaml."""
+
+
 def build_trainer(config: RunConfig, device: Device, loggers: list[Logger], callbacks: list[Callback]) -> L.Trainer:
     """Lightning's Trainer, with everything off that Folio's own callbacks do."""
     training = config.training
@@ -252,7 +279,7 @@ def build_loggers(config: RunConfig, folder: Path) -> list[Logger]:
     if config.logger.name == "tensorboard":
         return [TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)]
     if config.logger.name == "csv":
-        return [CSVLogger(folder, name="csv", version="")]
+        return [CSVCurves(folder / "csv" / "metrics.csv")]
     return []
 
 

@@ -14,7 +14,8 @@ def learning_rate(step: int, schedule: ScheduleConfig, peak: float, max_steps: i
     if isinstance(schedule, ConstantScheduleConfig):
         return peak
     progress = (step - schedule.warmup_steps) / (max_steps - schedule.warmup_steps)
-    return cosine(min(progress, 1.0), peak, schedule.min_learning_rate)
+    lowest = peak / 10 if schedule.min_learning_rate is None else schedule.min_learning_rate
+    return cosine(min(progress, 1.0), peak, lowest)
 
 
 def warmup(step: int, warmup_steps: int, peak: float) -> float:

@@ -1,0 +1,213 @@
+"""A mistake is answered before anything starts: one line, exit code 2, nothing trained, no torch imported."""
+
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from workspace import ROOT, TINY, Finished, Run, Workspace
+
+OWN_TEXT = ("model=debug", "tokenizer=char", "data=text_file")
+
+TRAINING_MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    # what is wrong: (what is typed, what the answer has to say)
+    "an unknown key": (("bogus_key=1",), ("bogus_key",)),
+    "an unknown key added with a plus": (("+model.dropuot=0.1",), ("model.dropuot", "did you mean model.dropout?")),
+    "a misspelt key": (("model.n_layer=3",), ("model.n_layer", "did you mean model.n_layers?")),
+    "a key without its section": (("learning_rate=0.1",), ("learning_rate", "did you mean optimizer.learning_rate?")),
+    "a misspelt group": (("modle=debug",), ("modle", "did you mean model?")),
+    "a misspelt option": (("model=nanoo",), ("model=nanoo", "did you mean nano?", "mini", "gpt2_small")),
+    "an option of null": (("model=null",), ("model=nano",)),
+    "an override that is none": (("seed=[1",), ("seed=[1",)),
+    "a wrong type": (("model.n_layers=three",), ("model.n_layers=three", "integer")),
+    "a fraction for a whole number": (("training.batch_size=1.5",), ("training.batch_size=1.5", "integer")),
+    "an unknown name in a closed list": (
+        ("data.window_order=suffled",),
+        ("data.window_order=suffled", "did you mean shuffled?"),
+    ),
+    "heads that do not divide the width": (("model.d_model=126",), ("model.d_model=126", "model.n_heads=4", "128")),
+    "an odd width with sinusoidal": (
+        ("positional_encoding=sinusoidal", "model.d_model=9", "model.n_heads=1"),
+        ("model.d_model=9", "even"),
+    ),
+    "no step at all": (("training.max_steps=0",), ("training.max_steps=0",)),
+    "a negative rate": (("optimizer.learning_rate=-0.1",), ("optimizer.learning_rate=-0.1",)),
+    "a warm-up as long as the run": (
+        ("schedule.warmup_steps=30", "training.max_steps=30"),
+        ("schedule.warmup_steps=30", "training.max_steps=30"),
+    ),
+    "two devices": (("trainer.devices=2",), ("trainer.devices=2", "trainer.devices=1")),
+    "a text for another source": (("data.path=tiny.txt",), ("data.path=tiny.txt", "data=text_file")),
+    "no text": (OWN_TEXT, ("data.path",)),
+    "a missing text": ((*OWN_TEXT, "data.path=none.txt"), ("data.path=none.txt", "does not exist")),
+    "a folder for a text": ((*OWN_TEXT, "data.path=folder"), ("data.path=folder",)),
+    "an empty text": ((*OWN_TEXT, "data.path=empty.txt"), ("data.path=empty.txt", "empty")),
+    "a text in another encoding": ((*OWN_TEXT, "data.path=latin1.txt"), ("data.path=latin1.txt", "UTF-8", "offset 1")),
+    "a context longer than the split": (
+        (*TINY, "model.context_length=2000"),
+        ("model.context_length=2000", "val split", "tokens"),
+    ),
+    "a vocabulary smaller than the tokenizer's": ((*TINY, "model.vocab_size=5"), ("model.vocab_size=5", "char")),
+    "a vocabulary padded too far": ((*TINY, "model.vocab_size=129"), ("model.vocab_size=129", "128")),
+    "a resume of nothing": (("resume=nowhere",), ("resume=nowhere", "nowhere/config.yaml")),
+    "a resume without a name": (("resume=",), ("resume=",)),
+    "a resume of the latest of none": (("resume=latest",), ("outputs",)),
+}
+
+GENERATION_MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "a negative temperature": (("--temperature", "-1"), ("temperature=-1",)),
+    "a top-k of nothing": (("--top-k", "0"), ("top-k=0",)),
+    "a top-p of nothing": (("--top-p", "0"), ("top-p=0",)),
+    "no tokens": (("--max-new-tokens", "0"), ("--max-new-tokens=0",)),
+    "no samples": (("--num-samples", "0"), ("--num-samples=0",)),
+    "a negative seed": (("--seed", "-1"), ("--seed=-1",)),
+    "an empty stop": (("--stop", ""), ("--stop",)),
+    "an empty prompt": (("--prompt", ""), ("--prompt",)),
+    "characters that the tokenizer lacks": (("--prompt", "ROMEO: é"), ("'é' (U+00E9)", "position 7")),
+}
+
+
+Answer = tuple[Workspace, Finished]
+
+
+@pytest.fixture(scope="module")
+def no_torch(forbid_imports: Callable[..., dict[str, str]]) -> dict[str, str]:
+    return forbid_imports("torch", "lightning")
+
+
+@pytest.fixture(scope="module")
+def training_answers(make_workspace: Callable[[], Workspace], no_torch: dict[str, str]) -> dict[str, Answer]:
+    """Each mistake in a workspace of its own; as many at once as there are processors."""
+
+    def answer(mistake: str) -> Answer:
+        workspace = make_workspace()
+        (workspace.folder / "folder").mkdir()
+        (workspace.folder / "empty.txt").touch()
+        (workspace.folder / "latin1.txt").write_bytes("né pour écrire".encode("latin1"))
+        return workspace, workspace.run("train.py", *TRAINING_MISTAKES[mistake][0], **no_torch)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(TRAINING_MISTAKES, pool.map(answer, TRAINING_MISTAKES), strict=True))
+
+
+@pytest.mark.parametrize("mistake", TRAINING_MISTAKES)
+def test_a_training_never_starts_with(mistake: str, training_answers: dict[str, Answer]) -> None:
+    workspace, finished = training_answers[mistake]
+    line = finished.error_line()
+    missing = [word for word in TRAINING_MISTAKES[mistake][1] if word not in line]
+    assert not missing, line
+    assert not (workspace.folder / "outputs").exists()
+
+
+@pytest.fixture(scope="module")
+def generation_answers(home: Workspace, finished_run: Run, no_torch: dict[str, str]) -> dict[str, Finished]:
+    """As many at once as there are processors."""
+
+    def answer(mistake: str) -> Finished:
+        return home.run("scripts/generate.py", str(finished_run.folder), *GENERATION_MISTAKES[mistake][0], **no_torch)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(GENERATION_MISTAKES, pool.map(answer, GENERATION_MISTAKES), strict=True))
+
+
+@pytest.mark.parametrize("mistake", GENERATION_MISTAKES)
+def test_no_text_is_generated_with(mistake: str, generation_answers: dict[str, Finished]) -> None:
+    line = generation_answers[mistake].error_line()
+    missing = [word for word in GENERATION_MISTAKES[mistake][1] if word not in line]
+    assert not missing, line
+    assert generation_answers[mistake].stdout == ""
+
+
+@pytest.mark.parametrize("script", ["scripts/generate.py", "scripts/evaluate.py"])
+def test_a_run_that_does_not_exist_is_named(script: str, workspace: Workspace, no_torch: dict[str, str]) -> None:
+    assert "RUN=nowhere" in workspace.run(script, "nowhere", **no_torch).error_line()
+    assert "latest" in workspace.run(script, "latest", **no_torch).error_line()
+
+
+@pytest.mark.parametrize("script", ["scripts/generate.py", "scripts/evaluate.py"])
+def test_a_file_that_is_no_checkpoint_is_named(script: str, workspace: Workspace) -> None:
+    assert "tiny.txt" in workspace.run(script, "tiny.txt").error_line()
+
+
+@pytest.mark.parametrize(
+    "typed", [("--tempreature", "1"), ("--top-k", "many"), ("--checkpoint", "newest"), ()], ids=" ".join
+)
+def test_an_option_that_typer_refuses_ends_with_its_usage(
+    typed: tuple[str, ...], home: Workspace, finished_run: Run, no_torch: dict[str, str]
+) -> None:
+    run = [str(finished_run.folder)] if typed else []
+    finished = home.run("scripts/generate.py", *run, *typed, **no_torch)
+    assert finished.code == 2
+    assert "Usage:" in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert finished.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [("seed=2", "seed"), ("model=nano", "model"), ("optimizer.learning_rate=0.1", "optimizer.learning_rate")],
+)
+def test_a_resumed_run_refuses_to_become_another_experiment(
+    override: str, key: str, home: Workspace, finished_run: Run, no_torch: dict[str, str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in home.files()}
+    line = home.run("train.py", f"resume={finished_run.folder}", override, **no_torch).error_line()
+    assert line.startswith(f"error: {key}=")
+    assert {path: path.stat().st_mtime_ns for path in home.files()} == before
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "words"),
+    [
+        (
+            "experiment/nanogpt_shakespeare_char.yaml",
+            "max_steps:",
+            "max_step:",
+            ("training.max_step ", "did you mean training.max_steps?", "nanogpt_shakespeare_char.yaml"),
+        ),
+        ("experiment/nanogpt_shakespeare_char.yaml", "training:", "trainning:", ("trainning", "training?")),
+        ("optimizer/adamw.yaml", "weight_decay:", "wait_decay:", ("optimizer.wait_decay", "optimizer/adamw.yaml")),
+        ("train.yaml", "deterministic:", "determinstic:", ("determinstic", "deterministic?", "train.yaml")),
+        ("experiment/nanogpt_shakespeare_char.yaml", "n_heads: 6", "n_heads: six", ("model.n_heads=six", "integer")),
+        ("positional_encoding/learned.yaml", "name: learned", "name: [learned", ("learned.yaml, line 3", "expected")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_mistake_inside_a_yaml_file_is_found_with_its_place(
+    file: str, old: str, new: str, words: tuple[str, ...], workspace: Workspace, no_torch: dict[str, str]
+) -> None:
+    for name in ("train.py", "conf"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, workspace.folder / name)
+    path = workspace.folder / "conf" / file
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    line = workspace.run(str(workspace.folder / "train.py"), "experiment=nanogpt_shakespeare_char", **no_torch)
+    missing = [word for word in words if word not in line.error_line()]
+    assert not missing, line
+    assert not (workspace.folder / "outputs").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_one_line_and_never_another_device(workspace: Workspace) -> None:
+    line = workspace.run("train.py", *TINY[:-1], "trainer=gpu").error_line()
+    assert "trainer=gpu" in line
+    assert "trainer=cpu" in line
+    assert not (workspace.folder / "outputs").exists()
+
+
+def test_an_output_folder_that_cannot_be_made_is_one_line(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    line = workspace.run("train.py", *TINY, f"paths.output_dir={tmp_path / 'file'}").error_line()
+    assert "paths.output_dir" in line
+
+
+def test_forbidding_an_import_ends_a_program_that_needs_it(workspace: Workspace, no_torch: dict[str, str]) -> None:
+    """The tests above rest on it."""
+    finished = workspace.run("train.py", *TINY, **no_torch)
+    assert finished.code == 1
+    assert "ForbiddenImport: torch" in finished.stderr

@@ -1,0 +1,114 @@
+"""A trained model is measured again and made to write, with nothing but its run folder."""
+
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from workspace import TINY, Run, Workspace
+
+GENERATE, EVALUATE = "scripts/generate.py", "scripts/evaluate.py"
+
+
+@pytest.fixture
+def no_lightning(forbid_imports: Callable[..., dict[str, str]]) -> dict[str, str]:
+    return forbid_imports("lightning", "pytorch_lightning", "tensorboard", "matplotlib")
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(make_workspace: Callable[[], Workspace]) -> tuple[Workspace, Run]:
+    """A run that got worse after its best validation."""
+    workspace = make_workspace()
+    recipe = ("schedule=constant", "training.validate_every_steps=10", "training.max_steps=20", "model.dropout=0.1")
+    # A rate that breaks everything, but not within the first validation interval's warm-up.
+    run = workspace.train(*TINY, *recipe, "schedule.warmup_steps=0", "optimizer=sgd", "optimizer.learning_rate=50")
+    assert run.metrics["best/step"] == 10, "the test needs a run whose last step is not its best"
+    return workspace, run
+
+
+def test_evaluation_gives_the_bits_that_training_logged_for_each_checkpoint(
+    two_checkpoints: tuple[Workspace, Run], no_lightning: dict[str, str]
+) -> None:
+    workspace, run = two_checkpoints
+    logged = {"best": run.metrics["best/val/loss_nats"], "last": run.metrics["val/loss_nats"]}
+    assert logged["best"] < logged["last"]
+    for name, loss in logged.items():
+        command = (EVALUATE, str(run.folder), "--checkpoint", name, "--split", "val", "--json")
+        measured = json.loads(workspace.must(*command, **no_lightning))
+        assert measured["loss_nats"] == loss
+        assert measured["step"] == {"best": 10, "last": 20}[name]
+    assert measured.items() >= {key: run.metrics[f"val/{key}"] for key in ("perplexity", "accuracy")}.items()
+    assert measured["bits_per_byte"] == run.metrics["val/bits_per_byte"]
+
+
+def test_evaluation_says_that_it_is_the_same_and_leaves_the_run_as_it_is(home: Workspace, finished_run: Run) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished_run.folder.rglob("*")}
+    said = home.must(EVALUATE, "latest")
+    assert f"loss             {finished_run.metrics['val/loss_nats']:.6f} nats" in said
+    assert said.endswith("nats: the same\n")
+    assert {path: path.stat().st_mtime_ns for path in finished_run.folder.rglob("*")} == before
+
+
+def test_evaluation_refuses_a_text_that_has_changed_since(
+    two_checkpoints: tuple[Workspace, Run], make_workspace: Callable[[], Workspace]
+) -> None:
+    _, run = two_checkpoints
+    elsewhere = make_workspace()
+    text = elsewhere.folder / "tiny.txt"
+    text.write_text(text.read_text() + "Zounds!")
+    assert "data.path=tiny.txt" in elsewhere.run(EVALUATE, str(run.folder)).error_line()
+
+
+def test_the_commands_that_a_run_prints_work(home: Workspace, finished_output: str) -> None:
+    generate, evaluate = (re.search(rf"{script} (.*)", finished_output) for script in (GENERATE, EVALUATE))
+    assert generate is not None
+    assert evaluate is not None
+    assert home.must(GENERATE, *shlex.split(generate[1]), "--max-new-tokens", "1").startswith("ROMEO:")
+    assert home.must(EVALUATE, *shlex.split(evaluate[1])).endswith("the same\n")
+
+
+def test_a_copied_run_folder_is_enough_to_write_text(
+    finished_run: Run, workspace: Workspace, tmp_path: Path, no_lightning: dict[str, str]
+) -> None:
+    """No data folder, no cache, no home, no network."""
+    copy = Workspace(tmp_path / "elsewhere", workspace.environment)
+    shutil.copytree(finished_run.folder, copy.folder / "given")
+    alone = no_lightning | {
+        "HOME": str(tmp_path / "no-home"),
+        "FOLIO_ASSETS_DIR": str(tmp_path / "no-assets"),
+        **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"),
+        "PIP_INDEX_URL": "http://127.0.0.1:9",
+    }
+    command = ("--prompt", "ROMEO:", "--seed", "3", "--max-new-tokens", "20")
+    by_folder = copy.must(GENERATE, "given", *command, **alone)
+    assert by_folder.startswith("ROMEO:")
+    assert len(by_folder) == len("ROMEO:") + 20 + len("\n")
+    assert copy.must(GENERATE, "given/checkpoints/best.ckpt", *command, **alone) == by_folder
+    assert [path.name for path in copy.folder.iterdir()] == ["given"]
+
+
+def test_a_seed_repeats_the_text_and_samples_have_seeds_of_their_own(home: Workspace, finished_run: Run) -> None:
+    assert finished_run.folder.is_dir()
+    command = (GENERATE, "latest", "--prompt", "ROMEO:", "--max-new-tokens", "30")
+    three = home.must(*command, "--seed", "5", "--num-samples", "3")
+    parts = re.split(r"--- sample \d of 3, seed (\d+)\n", three)
+    texts = dict(zip(map(int, parts[1::2]), parts[2::2], strict=True))
+    assert texts.keys() == {5, 6, 7}
+    assert len(set(texts.values())) == 3
+    assert home.must(*command, "--seed", "6") == texts[6]
+
+
+def test_greedy_text_needs_no_seed(home: Workspace, finished_run: Run) -> None:
+    command = (GENERATE, str(finished_run.folder), "--max-new-tokens", "12", "--prompt", "ROMEO:", "--greedy")
+    texts = {home.must(*command, "--seed", seed) for seed in ("1", "2")}
+    assert len(texts) == 1
+
+
+def test_text_ends_before_the_stop_string(home: Workspace, finished_run: Run) -> None:
+    command = (GENERATE, str(finished_run.folder), "--max-new-tokens", "40", "--prompt", "ROMEO:", "--seed", "1")
+    whole = home.must(*command).removeprefix("ROMEO:")
+    stop = whole[20:22]
+    assert home.must(*command, "--stop", stop) == f"ROMEO:{whole[: whole.index(stop)]}\n"

@@ -1,0 +1,76 @@
+"""The commands of the Makefile. What installs or trains for minutes is looked at without being run."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from workspace import ROOT
+
+MAKE = shutil.which("make")
+pytestmark = pytest.mark.skipif(MAKE is None, reason="there is no make")
+
+COMMANDS = ("help", "setup", "train", "test", "test-slow", "check", "format", "tensorboard", "bench", "clean")
+
+
+def make(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    # Without what a make around these tests hands down to its children.
+    environment = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "ARGS")}
+    command = [MAKE or "make", *args]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A checkout with an environment that make takes for installed."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / ".installed").touch()
+    return tmp_path
+
+
+def test_help_lists_every_command_and_is_what_make_alone_says(clone: Path) -> None:
+    told = make(clone, "help").stdout
+    assert re.findall(r"^  make ([a-z-]+) {2,}\S", told, re.MULTILINE) == list(COMMANDS)
+    assert make(clone).stdout == told
+
+
+def test_every_command_is_done_even_where_a_file_has_its_name(clone: Path) -> None:
+    for name in COMMANDS:
+        (clone / name).touch()
+    for name in set(COMMANDS) - {"setup"}:
+        assert make(clone, "--question", name).returncode == 1, name
+
+
+def test_a_second_setup_does_nothing(clone: Path) -> None:
+    assert make(clone, "--question", "setup").returncode == 0
+    before = {path: path.stat().st_mtime_ns for path in clone.rglob("*")}
+    assert make(clone, "setup").returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in clone.rglob("*")} == before
+
+
+@pytest.mark.parametrize("file", ["pyproject.toml", "constraints.txt"])
+def test_setup_is_done_again_when_what_it_installs_has_changed(file: str, clone: Path) -> None:
+    stamp = (clone / ".venv" / ".installed").stat().st_mtime_ns
+    os.utime(clone / file, ns=(stamp + 10**9, stamp + 10**9))
+    assert make(clone, "--question", "setup").returncode == 1
+    assert "pip install" in make(clone, "--dry-run", "train").stdout
+
+
+def test_words_for_train_are_passed_on(clone: Path) -> None:
+    done = make(clone, "--dry-run", "train", "ARGS=model=mini trainer=gpu").stdout
+    assert done.splitlines()[-1] == ".venv/bin/python train.py model=mini trainer=gpu"
+
+
+def test_a_python_that_is_too_old_is_told_before_anything_is_made(clone: Path) -> None:
+    shutil.rmtree(clone / ".venv")
+    old = clone / "old-python"
+    old.write_text("#!/bin/sh\nexec python3 -c 'import sys; sys.version_info = (3, 10)\n'\"$2\"\n")
+    old.chmod(0o755)
+    refused = make(clone, "setup", f"PYTHON={old}")
+    assert refused.returncode != 0
+    assert "Python 3.11" in refused.stderr
+    assert not (clone / ".venv").exists()

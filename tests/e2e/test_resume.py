@@ -1,0 +1,121 @@
+"""A run that was stopped, by whatever, goes on as if it had not been."""
+
+import re
+import shlex
+import signal
+from collections.abc import Callable
+
+import pytest
+from workspace import TINY, Run, Workspace
+
+LONG = (
+    *TINY,
+    "model.dropout=0.1",  # so that a generator that goes on from elsewhere is noticed
+    "training.max_steps=400",
+    "training.micro_batch_size=6",
+    "training.validate_every_steps=40",
+    "training.checkpoint_every_steps=25",
+    "training.log_every_steps=15",
+)
+SAME_IN_BOTH = (
+    "status",
+    "step",
+    "n_tokens_seen",
+    "val/loss_nats",
+    "val/perplexity",
+    "val/bits_per_byte",
+    "val/accuracy",
+    "train/loss_nats",
+    "best/val/loss_nats",
+    "best/step",
+)
+CURVES = ("train/loss_nats", "train/accuracy", "train/gradient_norm", "train/learning_rate", "val/loss_nats")
+
+
+@pytest.fixture(scope="module")
+def straight(make_workspace: Callable[[], Workspace]) -> Run:
+    """The run that nobody stopped."""
+    return make_workspace().train(*LONG)
+
+
+def train_until_signal(workspace: Workspace, number: signal.Signals, *args: str) -> tuple[int, str, Run]:
+    """Send a training a signal when it has told its first validation. Returns its exit code, its words, its run."""
+    process = workspace.start("train.py", *args)
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        if "val loss" in line:
+            process.send_signal(number)
+            break
+    said += process.stdout.read()
+    process.stdout.close()
+    code = process.wait()
+    (folder,) = workspace.runs()
+    return code, said, Run(folder)
+
+
+def assert_same_end(resumed: Run, straight: Run) -> None:
+    assert {key: resumed.metrics[key] for key in SAME_IN_BOTH} == {key: straight.metrics[key] for key in SAME_IN_BOTH}
+    assert resumed.equals(straight)
+    assert resumed.config == straight.config
+    for tag in CURVES:
+        assert resumed.curve(tag) == straight.curve(tag), tag
+
+
+def assert_stopped_in_order(ended: int, code: int, said: str, run: Run, workspace: Workspace) -> None:
+    """Saved after its last step, with the status and the command to go on."""
+    assert ended == code, said
+    assert "Traceback" not in said
+    assert f"train.py resume={run.folder.relative_to(workspace.folder)}\n" in said
+    assert run.metrics["status"] == "interrupted"
+    stopped_at = run.metrics["step"]
+    assert 40 <= stopped_at < 400
+    saved = run.checkpoint()
+    assert saved["global_step"] == stopped_at
+    assert bool(saved["folio"]["val"]) == (stopped_at % 40 == 0), "a validation loss of other weights"
+
+
+def test_a_run_stopped_by_sigterm_saves_its_step_and_tells_how_to_go_on(workspace: Workspace) -> None:
+    ended, said, run = train_until_signal(workspace, signal.SIGTERM, *LONG)
+    assert_stopped_in_order(ended, 143, said, run, workspace)
+
+
+def test_what_a_run_stopped_by_ctrl_c_tells_ends_in_the_bits_of_one_that_was_not_stopped(
+    straight: Run, workspace: Workspace
+) -> None:
+    ended, said, run = train_until_signal(workspace, signal.SIGINT, *LONG)
+    assert_stopped_in_order(ended, 130, said, run, workspace)
+    told = re.search(r"train\.py (resume=.*)", said)
+    assert told is not None, said
+    workspace.must("train.py", *shlex.split(told[1]))
+    assert_same_end(run, straight)
+    assert workspace.runs() == [run.folder]
+
+
+def test_a_killed_run_ends_in_the_bits_of_one_that_was_not(straight: Run, workspace: Workspace) -> None:
+    ended, said, run = train_until_signal(workspace, signal.SIGKILL, *LONG)
+    assert ended == -signal.SIGKILL, said
+    assert not (run.folder / "metrics.json").exists()
+    workspace.must("train.py", "resume=latest")
+    assert_same_end(run, straight)
+    assert not list(run.folder.rglob("*.tmp"))
+
+
+def test_a_finished_run_can_be_made_longer_and_keeps_its_curves_in_csv(workspace: Workspace) -> None:
+    recipe = (*TINY, "logger=csv", "model.dropout=0.1", "schedule=constant")
+    run = workspace.train(*recipe, "training.max_steps=20")
+    workspace.must("train.py", f"resume={run.folder}", "training.max_steps=40")
+    longer = workspace.train(*recipe, "training.max_steps=40")
+    assert run.metrics["step"] == 40
+    assert run.equals(longer)
+    assert run.curve("train/loss_nats", "csv") == longer.curve("train/loss_nats", "csv")
+    assert [step for step, _ in run.curve("train/loss_nats", "csv")] == list(range(5, 41, 5))
+
+
+def test_resuming_a_finished_run_changes_no_number(workspace: Workspace) -> None:
+    run = workspace.train(*TINY)
+    before, weights = run.metrics, run.weights()
+    workspace.must("train.py", f"resume={run.folder}")
+    assert {key: run.metrics[key] for key in SAME_IN_BOTH} == {key: before[key] for key in SAME_IN_BOTH}
+    assert all(value.equal(weights[key]) for key, value in run.weights().items())

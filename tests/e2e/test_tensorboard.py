@@ -1,0 +1,57 @@
+"""What TensorBoard shows of a run."""
+
+import math
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from workspace import Run
+
+METRICS = ("loss_nats", "perplexity", "bits_per_byte", "accuracy")
+
+
+@pytest.fixture(scope="module")
+def events(finished_run: Run) -> EventAccumulator:
+    return finished_run.events()
+
+
+def test_the_curves_are_those_of_training_and_validation_and_no_more(events: EventAccumulator) -> None:
+    training = {"learning_rate", "gradient_norm", "tokens_per_s", *METRICS}
+    assert set(events.Tags()["scalars"]) >= {f"train/{name}" for name in training} | {f"val/{name}" for name in METRICS}
+    assert "hp_metric" not in events.Tags()["scalars"]
+
+
+def test_points_are_where_the_config_wants_them_and_finite(events: EventAccumulator, finished_run: Run) -> None:
+    assert [step for step, _ in finished_run.curve("train/loss_nats")] == [5, 10, 15, 20]
+    for tag in events.Tags()["scalars"]:
+        assert all(math.isfinite(event.value) for event in events.Scalars(tag)), tag
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_last_validation_is_that_of_the_metrics_file(name: str, finished_run: Run) -> None:
+    assert finished_run.curve(f"val/{name}")[-1] == (20, pytest.approx(finished_run.metrics[f"val/{name}"], rel=1e-6))
+
+
+def test_samples_are_shown_as_text(events: EventAccumulator) -> None:
+    (sample,) = events.Tensors("samples/text_summary")
+    assert sample.step == 20
+    assert b"ROMEO:" in sample.tensor_proto.string_val[0]
+
+
+def hparams_session(events: EventAccumulator) -> HParamsPluginData:
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    return HParamsPluginData.FromString(content)
+
+
+def test_hparams_hold_the_flat_config_and_its_final_metrics(events: EventAccumulator, finished_run: Run) -> None:
+    hparams = hparams_session(events).session_start_info.hparams
+    assert hparams["optimizer.learning_rate"].number_value == 3e-3
+    assert hparams["model.name"].string_value == "debug"
+    assert hparams["seed"].number_value == 1337
+    experiment = HParamsPluginData.FromString(
+        events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    ).experiment
+    shown = {info.name.tag for info in experiment.metric_infos}
+    assert {f"val/{name}" for name in METRICS} <= shown
+    # The tab takes a metric's value from the curve of its name.
+    assert shown <= set(events.Tags()["scalars"])

@@ -1,0 +1,240 @@
+"""What `python train.py` leaves behind, and that it leaves the same behind again."""
+
+import json
+import math
+import os
+import pty
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from workspace import ROOT, TINY, TINY_TEXT, Run, Workspace
+
+METRICS = {
+    "status",
+    "val/loss_nats",
+    "val/perplexity",
+    "val/bits_per_byte",
+    "val/accuracy",
+    "train/loss_nats",
+    "n_parameters",
+    "n_tokens_seen",
+    "step",
+    "elapsed_s",
+    "train/tokens_per_s",
+    "best_checkpoint",
+    "seed",
+    "device",
+    "versions",
+    "git_commit",
+}
+
+CHOICES = ("optimizer", "schedule", "logger")
+
+UNIFORM_NATS = math.log(len(set(TINY_TEXT)))
+"""Of a model that knows nothing."""
+
+FOLDER = {
+    "config.yaml",
+    "metrics.json",
+    "preflight.json",
+    "train.log",
+    "samples.md",
+    "tokenizer.json",
+    "checkpoints",
+    "tensorboard",
+}
+
+
+def sweep(workspace: Workspace, *args: str) -> list[Run]:
+    """One process for many short runs: the imports are what takes the time."""
+    workspace.must("train.py", "-m", *TINY, *args)
+    return [Run(folder) for folder in workspace.runs()]
+
+
+@pytest.fixture(scope="module")
+def swept(make_workspace: Callable[[], Workspace]) -> dict[tuple[int, str, bool, int | None], Run]:
+    """Runs by seed, positional encoding, determinism and micro batch."""
+    runs = sweep(
+        make_workspace(),
+        "logger=none",
+        "seed=1,2",
+        "positional_encoding=learned,sinusoidal",
+        "deterministic=true,false",
+        "training.micro_batch_size=null,4",
+    )
+    return {
+        (
+            run.config["seed"],
+            run.config["positional_encoding"]["name"],
+            run.config["deterministic"],
+            run.config["training"]["micro_batch_size"],
+        ): run
+        for run in runs
+    }
+
+
+def test_a_run_leaves_everything_that_belongs_to_it(finished_run: Run) -> None:
+    assert {path.name for path in finished_run.folder.iterdir()} == FOLDER
+    assert {path.name for path in (finished_run.folder / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert "ROMEO:" in (finished_run.folder / "samples.md").read_text()
+    log = (finished_run.folder / "train.log").read_text()
+    assert f"val loss {finished_run.metrics['val/loss_nats']:.4f}" in log
+
+
+def test_metrics_are_whole_finite_and_fit_together(finished_run: Run) -> None:
+    metrics = finished_run.metrics
+    assert metrics.keys() >= METRICS
+    numbers = {key: value for key, value in metrics.items() if isinstance(value, float)}
+    assert all(map(math.isfinite, numbers.values())), numbers
+    assert (metrics["status"], metrics["step"], metrics["seed"]) == ("finished", 20, 1337)
+    assert metrics["n_tokens_seen"] == 20 * 12 * 8
+    assert metrics["val/perplexity"] == math.exp(metrics["val/loss_nats"])
+    # All characters of Tiny Shakespeare are single bytes.
+    assert metrics["val/bits_per_byte"] == pytest.approx(metrics["val/loss_nats"] / math.log(2), rel=1e-12)
+    assert 0 < metrics["val/accuracy"] < 1
+    assert metrics["train/tokens_per_s"] > 0
+    assert metrics["versions"]["torch"] == torch.__version__
+    assert (finished_run.folder / metrics["best_checkpoint"]).is_file()
+
+
+def test_preflight_figures_are_those_of_the_run(finished_run: Run) -> None:
+    preflight = json.loads((finished_run.folder / "preflight.json").read_text())
+    assert preflight["n_parameters"] == finished_run.metrics["n_parameters"]
+    assert preflight["n_parameters"] == sum(
+        weight.numel() for name, weight in finished_run.weights().items() if name != "model.output.weight"
+    )
+    assert (preflight["train_tokens"], preflight["val_tokens"]) == (1_003_854, 111_540)
+    assert preflight["tokens_per_step"] * preflight["steps"] == finished_run.metrics["n_tokens_seen"]
+    assert preflight["epochs"] == finished_run.metrics["n_tokens_seen"] / preflight["train_tokens"]
+
+
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_a_checkpoint_is_plain_data_that_stands_alone(name: str, finished_run: Run) -> None:
+    state = finished_run.checkpoint(name)  # with weights_only=True
+    folio = state["folio"]
+    assert folio["format"] == 1
+    assert folio["config"] == yaml.safe_load((finished_run.folder / "config.yaml").read_text())
+    assert folio["tokenizer"]["name"] == "char"
+    assert len(folio["tokenizer"]["characters"]) == 65
+    assert folio["val"]["loss_nats"] == finished_run.metrics["val/loss_nats"]
+    assert state["global_step"] == 20
+    assert state["optimizer_states"]
+
+
+def test_the_config_file_alone_repeats_the_run(finished_run: Run, workspace: Workspace) -> None:
+    shutil.copy(finished_run.folder / "config.yaml", workspace.folder / "again.yaml")
+    again = workspace.train("--config-dir", ".", "--config-name", "again")
+    assert again.equals(finished_run)
+    assert again.metrics["val/loss_nats"] == finished_run.metrics["val/loss_nats"]
+    first, second = (yaml.safe_load((run.folder / "config.yaml").read_text()) for run in (finished_run, again))
+    assert first == second
+
+
+def test_every_job_of_a_sweep_has_a_folder_of_its_own(swept: dict[tuple[Any, ...], Run]) -> None:
+    assert swept.keys() == set(product((1, 2), ("learned", "sinusoidal"), (True, False), (None, 4)))
+    assert len({run.folder for run in swept.values()}) == 16
+    assert all(run.metrics["status"] == "finished" for run in swept.values())
+
+
+def test_one_seed_gives_the_same_bits_in_another_process_in_a_sweep_and_deterministically(
+    swept: dict[tuple[Any, ...], Run], workspace: Workspace
+) -> None:
+    alone = workspace.train(*TINY, "logger=none", "seed=2")
+    assert swept[2, "learned", False, None].equals(alone)
+    assert swept[2, "learned", True, None].equals(alone)
+    assert swept[2, "learned", False, None].metrics["val/loss_nats"] == alone.metrics["val/loss_nats"]
+
+
+def test_another_seed_gives_other_weights(swept: dict[tuple[Any, ...], Run]) -> None:
+    assert not swept[1, "learned", False, None].equals(swept[2, "learned", False, None])
+
+
+@pytest.mark.parametrize("encoding", ["learned", "sinusoidal"])
+def test_accumulation_takes_the_steps_of_the_whole_batch(encoding: str, swept: dict[tuple[Any, ...], Run]) -> None:
+    whole, parts = swept[1, encoding, False, None], swept[1, encoding, False, 4]
+    for key in ("step", "n_tokens_seen"):
+        assert parts.metrics[key] == whole.metrics[key]
+    for key in ("val/loss_nats", "train/loss_nats"):
+        assert parts.metrics[key] == pytest.approx(whole.metrics[key], rel=1e-5)
+
+
+def test_every_optimizer_trains_with_every_schedule_and_logger(workspace: Workspace) -> None:
+    groups = {group: sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml")) for group in CHOICES}
+    runs = sweep(workspace, *(f"{group}={','.join(options)}" for group, options in groups.items()))
+    chosen = {tuple(run.config[group]["name"] for group in CHOICES): run for run in runs}
+    assert chosen.keys() == set(product(*groups.values()))
+    for run in runs:
+        assert run.metrics["status"] == "finished"
+        assert run.metrics["val/loss_nats"] < UNIFORM_NATS
+
+
+def test_runs_started_at_once_share_no_folder_and_dry_ones_stop_after_the_preflight(workspace: Workspace) -> None:
+    processes = [workspace.start("train.py", *TINY, "dry_run=true") for _ in range(2)]
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert sum("Prepared" in output for output in outputs) == 1
+    folders = workspace.runs()
+    assert len(folders) == 2
+    for folder in folders:
+        assert {path.name for path in folder.iterdir()} == {
+            "config.yaml",
+            "preflight.json",
+            "tokenizer.json",
+            "train.log",
+        }
+
+
+def test_a_pipe_gets_lines_without_control_characters(finished_output: str) -> None:
+    assert not re.findall(r"[^\n\x20-\U0010ffff]", finished_output)
+    assert re.search(r"^step 20/20: loss \d\.\d{3}, [\d,]+ tokens/s, 0 s left$", finished_output, re.MULTILINE)
+
+
+def test_a_terminal_gets_a_bar_with_loss_and_speed(workspace: Workspace) -> None:
+    controller, terminal = pty.openpty()
+    command = workspace.command("train.py", *TINY)
+    process = subprocess.Popen(command, cwd=workspace.folder, env=workspace.environment, stdout=terminal)
+    os.close(terminal)
+    shown = "".join(iter(lambda: read_terminal(controller), ""))
+    os.close(controller)
+    assert process.wait() == 0
+    assert "\x1b[" in shown
+    assert re.search(r"━.*20/20.*loss \d\.\d{3}, [\d,]+ tokens/s", shown), shown
+
+
+def read_terminal(controller: int) -> str:
+    """What comes next; empty at the end, which Linux tells as an error."""
+    try:
+        return os.read(controller, 4096).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def test_the_end_tells_what_was_reached_and_what_to_do_next(finished_output: str, finished_run: Run) -> None:
+    metrics = finished_run.metrics
+    for words in (
+        f"validation loss  {metrics['val/loss_nats']:.4f} nats",
+        f"perplexity       {metrics['val/perplexity']:.2f}",
+        f"bits per byte    {metrics['val/bits_per_byte']:.4f}",
+        f"accuracy         {metrics['val/accuracy']:.4f}",
+        "ROMEO:",
+        "make tensorboard",
+    ):
+        assert words in finished_output
+    folder = finished_run.folder.relative_to(finished_run.folder.parents[2])
+    for command in ("scripts/generate.py ", "scripts/evaluate.py ", "train.py resume="):
+        assert f"{command}{folder}" in finished_output
+
+
+def test_a_text_without_the_letters_of_the_sample_prompt_still_trains(workspace: Workspace) -> None:
+    (workspace.folder / "tiny.txt").write_text("über allen gipfeln ist ruh, in allen wipfeln spürest du " * 40)
+    run = workspace.train(*TINY)
+    assert run.metrics["status"] == "finished"
+    assert "## Step 20" in (run.folder / "samples.md").read_text()
+    assert "callbacks.samples.prompt='ROMEO:'" in (run.folder / "train.log").read_text()

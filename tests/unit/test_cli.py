@@ -1,0 +1,242 @@
+"""What a person reads who typed something wrong, and what a command line does with it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from folio.cli import RESUMABLE_KEYS, check_same_text, explain, load_config, one_line_errors, resumed_config
+from folio.config import ConfigError, RunConfig, plain
+from folio.errors import FolioError
+
+Load = Callable[..., RunConfig]
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+@pytest.fixture
+def load() -> Iterator[Load]:
+    """Compose and check as train.py does: load("seed=2")."""
+
+    def load(*overrides: str) -> RunConfig:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = hydra_compose("train", list(overrides), return_hydra_config=True)
+        # What Hydra's own start sets, and compose does not.
+        for source in cfg.hydra.runtime.config_sources:
+            source.provider = "main" if source.path == str(CONF) else source.provider
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return load_config(cfg)
+
+    yield load
+    HydraConfig.instance().cfg = None
+
+
+@pytest.fixture
+def refuse(load: Load) -> Callable[..., str]:
+    """The one line that the overrides are answered with."""
+
+    def refuse(*overrides: str) -> str:
+        try:
+            load(*overrides)
+        except ConfigError as error:
+            message = str(error)
+        except (HydraException, OmegaConfBaseException) as error:
+            message = explain(error)
+        else:
+            pytest.fail(f"{overrides} was accepted")
+        assert "\n" not in message
+        return message
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("model.n_layer=3", "model.n_layers"),
+        ("model.n_head=3", "model.n_heads"),
+        ("model.dmodel=3", "model.d_model"),
+        ("training.maxsteps=3", "training.max_steps"),
+        ("training.batchsize=3", "training.batch_size"),
+        ("optimizer.lr_rate=3", "optimizer.learning_rate"),
+        ("optimiser.learning_rate=3", "optimizer.learning_rate"),
+        ("max_steps=3", "training.max_steps"),
+        ("+max_steps=3", "training.max_steps"),
+        ("sede=3", "seed"),
+        ("+model.n_layer=3", "model.n_layers"),
+        ("shedule=cosine", "schedule"),
+        ("callbacks.samples.promt=A", "callbacks.samples.prompt"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest(typed: str, meant: str, refuse: Callable[..., str]) -> None:
+    message = refuse(typed)
+    assert message.startswith(typed.lstrip("+").partition("=")[0])
+    assert f"did you mean {meant}?" in message
+
+
+def test_a_key_like_no_other_is_answered_with_how_to_see_them_all(refuse: Callable[..., str]) -> None:
+    assert "--cfg job" in refuse("zzzzzzzz=1")
+
+
+@pytest.mark.parametrize(
+    ("typed", "key"),
+    [
+        (("optimizer=sgd", "+optimizer.eps=1"), "optimizer.eps"),
+        (("schedule=constant", "+schedule.min_learning_rate=1"), "schedule.min_learning_rate"),
+    ],
+)
+def test_a_key_of_another_option_is_told_to_be_one(
+    typed: tuple[str, ...], key: str, refuse: Callable[..., str]
+) -> None:
+    assert refuse(*typed).startswith(f"{key} is a key of another {key.partition('.')[0]}")
+
+
+@pytest.mark.parametrize("group", sorted(path.name for path in CONF.iterdir() if path.is_dir()))
+def test_an_unknown_option_is_answered_with_all_of_its_group(group: str, refuse: Callable[..., str]) -> None:
+    message = refuse(f"{group}=nosuchoption")
+    assert message.startswith(f"{group}=nosuchoption is not one of ")
+    assert all(path.stem in message for path in (CONF / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("model=gpt2-small", "gpt2_small"),
+        ("optimizer=adamW", "adamw"),
+        ("trainer=cuda", None),
+        ("data=text", "text_file"),
+    ],
+)
+def test_an_unknown_option_is_answered_with_the_nearest(
+    typed: str, meant: str | None, refuse: Callable[..., str]
+) -> None:
+    message = refuse(typed)
+    assert message.endswith(f"; did you mean {meant}?") == (meant is not None)
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        ("seed=one", "seed=one must be a valid integer"),
+        ("seed=null", "seed=null must be a valid integer"),
+        ("deterministic=maybe", "deterministic=maybe must be a valid boolean"),
+        ("optimizer.betas=[0.9,2]", "optimizer.betas.1=2 must be less than 1"),
+        ("resume=", "resume= must have at least 1 character"),
+        ("optimizer.name=adamm", "optimizer.name=adamm is not one of adam, adamw, sgd; did you mean adam?"),
+        (
+            "trainer.precision=bf16",
+            "trainer.precision=bf16 is not one of auto, 32-true, mixed, bf16-mixed, 16-mixed; did you mean bf16-mixed?",
+        ),
+        ("positional_encoding.name=lerned", "positional_encoding.name=lerned is not one of learned"),
+    ],
+)
+def test_a_wrong_value_is_answered_with_key_value_and_rule(typed: str, answer: str, refuse: Callable[..., str]) -> None:
+    assert refuse(typed).startswith(answer)
+
+
+def test_of_several_mistakes_the_first_is_told_and_the_others_counted(refuse: Callable[..., str]) -> None:
+    assert refuse("seed=one", "dry_run=2").count("(and ") == 0
+    assert refuse("+a_key=1", "+b_key=2").endswith("(and 1 more such)")
+
+
+@pytest.mark.parametrize("override", ["seed=[1", "a b"])
+def test_what_cannot_be_read_is_shown(override: str, refuse: Callable[..., str]) -> None:
+    assert repr(override) in refuse(override)
+
+
+def test_rules_between_keys_are_checked_when_a_config_is_loaded(refuse: Callable[..., str]) -> None:
+    assert refuse("trainer.devices=2").startswith("trainer.devices=2")
+
+
+@pytest.fixture
+def run_folder(load: Load, tmp_path: Path) -> Path:
+    config = load("model=debug", "schedule=constant", "seed=5", "training.max_steps=20")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain(config)))
+    return tmp_path
+
+
+def test_a_resumed_run_keeps_its_config_and_changes_what_is_typed(load: Load, run_folder: Path) -> None:
+    # 40 steps are fewer than the warm-up of the default config, which is not that of the run.
+    composed = load(f"resume={run_folder}", "training.max_steps=40", "trainer=cpu", "logger=none")
+    resumed = resumed_config(composed, run_folder)
+    original = load("model=debug", "schedule=constant", "seed=5", "training.max_steps=20")
+    expected = plain(original)
+    expected["training"]["max_steps"] = 40
+    expected |= {"trainer": plain(composed)["trainer"], "logger": {"name": "none"}}
+    assert plain(resumed) == expected
+
+
+def test_how_a_run_was_started_is_not_kept_when_it_goes_on(load: Load, run_folder: Path) -> None:
+    dry = resumed_config(load(f"resume={run_folder}", "dry_run=true"), run_folder)
+    assert dry.dry_run
+    (run_folder / "config.yaml").write_text(yaml.safe_dump(plain(dry)))
+    resumed = resumed_config(load("resume=latest"), run_folder)
+    assert (resumed.dry_run, resumed.resume) == (False, None)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seed=2", "model=mini", "++model.dropout=0.1", "optimizer.learning_rate=0.1", "tokenizer=char", "name=x"],
+)
+def test_a_resumed_run_refuses_what_would_make_it_another(override: str, load: Load, run_folder: Path) -> None:
+    composed = load(f"resume={run_folder}", override)
+    with pytest.raises(ConfigError) as caught:
+        resumed_config(composed, run_folder)
+    assert str(caught.value).startswith(f"{override}: a resumed run keeps its experiment")
+
+
+def test_a_resumed_run_is_checked_with_what_was_changed(load: Load, run_folder: Path) -> None:
+    composed = load(f"resume={run_folder}", "training.micro_batch_size=5")
+    with pytest.raises(ConfigError, match=r"training\.micro_batch_size=5"):
+        resumed_config(composed, run_folder)
+
+
+def test_keys_that_may_change_are_keys(load: Load) -> None:
+    values = plain(load())
+    for key in RESUMABLE_KEYS:
+        section, _, rest = key.partition(".")
+        assert rest in values[section] if rest else section in values
+
+
+def test_a_run_goes_on_with_its_own_text_only(tmp_path: Path) -> None:
+    (tmp_path / "preflight.json").write_text('{"text_sha256": "abc"}')
+    check_same_text(tmp_path, "abc")
+    with pytest.raises(ConfigError, match=r"data\.path has changed"):
+        check_same_text(tmp_path, "abd")
+
+
+@pytest.mark.parametrize("error", [FolioError("a key is wrong"), ConfigError("a key is wrong")])
+def test_what_a_user_can_mend_is_one_line_and_status_2(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    @one_line_errors
+    def command() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        command()
+    assert caught.value.code == 2
+    assert capsys.readouterr() == ("", "error: a key is wrong\n")
+
+
+@pytest.mark.parametrize("error", [AssertionError(), ValueError("ours"), KeyError("ours"), KeyboardInterrupt()])
+def test_a_bug_of_ours_keeps_its_traceback(error: BaseException, capsys: pytest.CaptureFixture[str]) -> None:
+    @one_line_errors
+    def command() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        command()
+    assert caught.value is error
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_command_that_succeeds_gives_what_it_returns() -> None:
+    assert one_line_errors(lambda number: number + 1)(1) == 2

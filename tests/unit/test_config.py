@@ -1,0 +1,400 @@
+"""Every shipped YAML makes a run, and no config that cannot run gets past the checks."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from folio.config import (
+    ConfigError,
+    CosineScheduleConfig,
+    RunConfig,
+    check_against_data,
+    check_alone,
+    plain,
+    settle_vocabulary,
+)
+from folio.data.tokenizers import TOKENIZERS, VOCAB_SIZES
+from folio.models import GPT
+
+Compose = Callable[..., RunConfig]
+
+CONF = Path(__file__).parents[2] / "conf"
+OPTIONS = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.glob("*/*.yaml"))
+NEEDED_BESIDE = {Path("data/text_file"): ["data.path=my.txt"]}
+
+VALID: dict[str, Any] = {
+    "name": None,
+    "seed": 1,
+    "deterministic": False,
+    "dry_run": False,
+    "resume": None,
+    "paths": {"data_dir": "data", "output_dir": "outputs"},
+    "data": {"name": "tiny_shakespeare", "path": None, "window_order": "random"},
+    "tokenizer": {"name": "char"},
+    "model": {
+        "name": "small",
+        "vocab_size": None,
+        "context_length": 8,
+        "n_layers": 2,
+        "n_heads": 2,
+        "d_model": 4,
+        "d_ff": None,
+        "dropout": 0.0,
+        "bias": False,
+        "tie_weights": True,
+    },
+    "positional_encoding": {"name": "learned"},
+    "optimizer": {"name": "adamw", "learning_rate": 0.01, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1},
+    "schedule": {"name": "cosine", "warmup_steps": 5, "min_learning_rate": 0.001},
+    "training": {
+        "max_steps": 20,
+        "batch_size": 12,
+        "micro_batch_size": None,
+        "gradient_clip_norm": 1.0,
+        "validate_every_steps": 10,
+        "log_every_steps": 5,
+        "checkpoint_every_steps": 10,
+    },
+    "trainer": {
+        "accelerator": "cpu",
+        "devices": 1,
+        "precision": "32-true",
+        "compile": False,
+        "detect_anomaly": False,
+    },
+    "logger": {"name": "none"},
+    "callbacks": {"samples": {"prompt": "A", "max_new_tokens": 3, "temperature": 1.0, "top_k": None}},
+}
+
+
+def changed(changes: dict[str, Any], values: dict[str, Any] = VALID) -> dict[str, Any]:
+    """VALID with other values at dotted keys."""
+    result = dict(values)
+    for key, value in changes.items():
+        first, _, rest = key.partition(".")
+        result[first] = changed({rest: value}, result[first]) if rest else value
+    return result
+
+
+def config_of(changes: dict[str, Any]) -> RunConfig:
+    return RunConfig.model_validate(changed(changes))
+
+
+def keys_of_errors(values: dict[str, Any]) -> list[str]:
+    with pytest.raises(ValidationError) as caught:
+        RunConfig.model_validate(values)
+    return [".".join(map(str, error["loc"])) for error in caught.value.errors()]
+
+
+def test_there_are_options_to_look_at() -> None:
+    assert {path.parts[0] for path in OPTIONS} >= {"data", "tokenizer", "model", "optimizer", "schedule", "experiment"}
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=str)
+def test_every_shipped_option_composes_passes_the_checks_and_builds(option: Path, compose: Compose) -> None:
+    group, name = option.parts
+    config = compose(f"{group}={name}", *NEEDED_BESIDE.get(option, []))
+    check_alone(config)
+    tokenizer_vocab_size = VOCAB_SIZES.get(config.tokenizer.name, 65)
+    settled = settle_vocabulary(config, tokenizer_vocab_size)
+    assert settled.model.vocab_size is not None
+    with torch.device("meta"):
+        model = GPT(settled.gpt_config(settled.model.vocab_size))
+    assert model.count_parameters() > 0
+
+
+def test_tokenizers_of_the_config_are_those_of_the_code() -> None:
+    options = {path.stem for path in (CONF / "tokenizer").glob("*.yaml")}
+    assert options == set(TOKENIZERS)
+
+
+@pytest.mark.parametrize("option", [path for path in OPTIONS if path.parts[0] in ("model", "optimizer")], ids=str)
+def test_options_of_a_group_are_named_like_their_files(option: Path, compose: Compose) -> None:
+    config = compose("=".join(option.parts))
+    assert getattr(config, option.parts[0]).name == option.name
+
+
+NANOGPT = {
+    # https://github.com/karpathy/nanoGPT: README, "i only have a macbook", and config/train_shakespeare_char.py
+    "nanogpt_shakespeare_char_cpu": {
+        "model.n_layers": 4,
+        "model.n_heads": 4,
+        "model.d_model": 128,
+        "model.context_length": 64,
+        "model.dropout": 0.0,
+        "training.batch_size": 12,
+        "training.max_steps": 2000,
+    },
+    "nanogpt_shakespeare_char": {
+        "model.n_layers": 6,
+        "model.n_heads": 6,
+        "model.d_model": 384,
+        "model.context_length": 256,
+        "model.dropout": 0.2,
+        "training.batch_size": 64,
+        "training.max_steps": 5000,
+    },
+}
+NANOGPT_BOTH = {
+    "tokenizer.name": "char",
+    "data.name": "tiny_shakespeare",
+    "data.window_order": "random",
+    "model.d_ff": None,
+    "model.bias": False,
+    "model.tie_weights": True,
+    "positional_encoding.name": "learned",
+    "optimizer.name": "adamw",
+    "optimizer.learning_rate": 1e-3,
+    "optimizer.betas": [0.9, 0.99],
+    "optimizer.eps": 1e-8,
+    "optimizer.weight_decay": 0.1,
+    "schedule.name": "cosine",
+    "schedule.warmup_steps": 100,
+    "schedule.min_learning_rate": 1e-4,
+    "training.gradient_clip_norm": 1.0,
+    "training.micro_batch_size": None,
+}
+
+
+@pytest.mark.parametrize("experiment", NANOGPT)
+def test_nanogpt_experiments_have_the_published_numbers(experiment: str, compose: Compose) -> None:
+    config = plain(compose(f"experiment={experiment}"))
+    for key, value in (NANOGPT[experiment] | NANOGPT_BOTH).items():
+        section, name = key.split(".")
+        assert config[section][name] == value, key
+
+
+def test_an_experiment_gives_way_to_the_command_line(compose: Compose) -> None:
+    config = compose("experiment=nanogpt_shakespeare_char", "training.max_steps=7", "optimizer=adam", "tokenizer=gpt2")
+    assert (config.training.max_steps, config.optimizer.name, config.tokenizer.name) == (7, "adam", "gpt2")
+
+
+def test_a_large_model_brings_its_recipe_and_gives_way_to_the_command_line(compose: Compose) -> None:
+    assert compose("model=gpt2_small").training.micro_batch_size == 8
+    assert compose("model=gpt2_small", "training.micro_batch_size=4").training.micro_batch_size == 4
+
+
+@pytest.mark.parametrize("model", sorted(path.stem for path in (CONF / "model").glob("*.yaml")))
+@pytest.mark.parametrize("group", ["optimizer", "schedule"])
+def test_every_model_trains_with_every_optimizer_and_schedule(model: str, group: str, compose: Compose) -> None:
+    for path in (CONF / group).glob("*.yaml"):
+        check_alone(compose(f"model={model}", f"{group}={path.stem}"))
+
+
+def test_the_plain_config_survives_yaml() -> None:
+    config = config_of({"optimizer.eps": 1e-15, "optimizer.learning_rate": 1e22, "name": "1e3"})
+    again = RunConfig.model_validate(yaml.safe_load(yaml.safe_dump(plain(config))))
+    assert again == config
+
+
+def test_a_config_cannot_be_changed_after_it_was_checked() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        config_of({}).training.max_steps = 3  # type: ignore[misc]
+
+
+def test_a_run_is_named_after_its_data_and_model_unless_it_has_a_name() -> None:
+    assert config_of({}).run_name == "tiny_shakespeare-small"
+    assert config_of({"name": "mine"}).run_name == "mine"
+
+
+@pytest.mark.parametrize("section", [key for key, value in VALID.items() if isinstance(value, dict)])
+def test_every_section_refuses_a_key_that_it_does_not_know(section: str) -> None:
+    (key,) = keys_of_errors(changed({f"{section}.stranger": 1}))
+    assert key.startswith(section)
+    assert key.endswith(".stranger")
+
+
+@pytest.mark.parametrize("section", sorted(VALID))
+def test_every_key_has_to_be_there(section: str) -> None:
+    assert keys_of_errors({key: value for key, value in VALID.items() if key != section}) == [section]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", "1"),
+        ("seed", 1.0),
+        ("seed", True),
+        ("deterministic", 1),
+        ("deterministic", "true"),
+        ("model.n_layers", 2.0),
+        ("model.bias", 0),
+        ("optimizer.learning_rate", "0.1"),
+        ("optimizer.learning_rate", None),
+        ("optimizer.betas", 0.9),
+        ("data.path", 3),
+        ("callbacks.samples.prompt", None),
+    ],
+)
+def test_a_value_of_another_type_is_refused_and_not_converted(key: str, value: object) -> None:
+    (wrong,) = keys_of_errors(changed({key: value}))
+    assert wrong.startswith(key.partition(".")[0])
+    assert wrong.endswith(key.rpartition(".")[2])
+
+
+@pytest.mark.parametrize("key", ["optimizer.learning_rate", "optimizer.weight_decay", "model.dropout"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_number_is_finite(key: str, value: float) -> None:
+    assert len(keys_of_errors(changed({key: value}))) == 1
+
+
+BELOW_ONE = st.integers(max_value=0)
+NEGATIVE = st.floats(max_value=0, exclude_max=True, allow_infinity=False)
+NOT_POSITIVE = st.floats(max_value=0, allow_infinity=False)
+NOT_A_FRACTION = NEGATIVE | st.floats(min_value=1, allow_infinity=False)
+
+OUT_OF_RANGE = {
+    "seed": st.integers(max_value=-1) | st.integers(min_value=2**32),
+    "optimizer.learning_rate": NOT_POSITIVE,
+    "optimizer.eps": NOT_POSITIVE,
+    "optimizer.weight_decay": NEGATIVE,
+    "optimizer.betas": st.tuples(NOT_A_FRACTION, st.just(0.9)).map(list) | st.just([0.9]) | st.just([0.1, 0.2, 0.3]),
+    "schedule.warmup_steps": st.integers(max_value=-1),
+    "schedule.min_learning_rate": NEGATIVE,
+    "training.max_steps": BELOW_ONE,
+    "training.batch_size": BELOW_ONE,
+    "training.micro_batch_size": BELOW_ONE,
+    "training.gradient_clip_norm": NOT_POSITIVE,
+    "training.validate_every_steps": BELOW_ONE,
+    "training.log_every_steps": BELOW_ONE,
+    "training.checkpoint_every_steps": BELOW_ONE,
+    "trainer.devices": BELOW_ONE,
+    "callbacks.samples.max_new_tokens": st.integers(max_value=-1),
+    "callbacks.samples.temperature": NEGATIVE,
+    "callbacks.samples.top_k": BELOW_ONE,
+}
+
+
+@pytest.mark.parametrize("key", OUT_OF_RANGE)
+@given(data=st.data())
+def test_a_number_out_of_its_range_is_refused(key: str, data: st.DataObject) -> None:
+    (wrong,) = keys_of_errors(changed({key: data.draw(OUT_OF_RANGE[key])}))
+    assert key.rpartition(".")[2] in wrong
+
+
+@given(
+    seed=st.integers(min_value=0, max_value=2**32 - 1),
+    learning_rate=st.floats(min_value=0, exclude_min=True, allow_infinity=False),
+    beta=st.floats(min_value=0, max_value=1, exclude_max=True),
+    steps=st.integers(min_value=1),
+)
+def test_every_number_in_its_range_is_accepted_as_it_is(
+    seed: int, learning_rate: float, beta: float, steps: int
+) -> None:
+    config = config_of(
+        {
+            "seed": seed,
+            "optimizer.learning_rate": learning_rate,
+            "optimizer.betas": [beta, beta],
+            "training.max_steps": steps,
+        }
+    )
+    assert (config.seed, config.optimizer.learning_rate, config.training.max_steps) == (seed, learning_rate, steps)
+    assert plain(config)["optimizer"]["betas"] == [beta, beta]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../up", "a/b", "a b", "-m", "a" * 101, "a\nb"])
+def test_a_run_name_is_no_path(name: str) -> None:
+    assert keys_of_errors(changed({"name": name})) == ["name"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"training.micro_batch_size": 5}, ("training.batch_size=12", "training.micro_batch_size=5", "try 4")),
+        ({"training.micro_batch_size": 24}, ("training.batch_size=12", "training.micro_batch_size=24", "try 12")),
+        (
+            {"schedule.min_learning_rate": 0.02},
+            ("schedule.min_learning_rate=0.02", "optimizer.learning_rate=0.01"),
+        ),
+        ({"schedule.warmup_steps": 20}, ("schedule.warmup_steps=20", "training.max_steps=20")),
+        ({"trainer.devices": 2}, ("trainer.devices=2", "trainer.devices=1")),
+        ({"data.name": "text_file"}, ("data.path=null", "data=text_file")),
+        ({"data.path": "my.txt"}, ("data.path=my.txt", "data=tiny_shakespeare")),
+        ({"model.d_model": 5}, ("model.d_model=5", "model.n_heads=2", "model.d_model=4")),
+        (
+            {"positional_encoding.name": "sinusoidal", "model.d_model": 5, "model.n_heads": 1},
+            ("model.d_model=5", "positional_encoding=sinusoidal", "model.d_model=6"),
+        ),
+        ({"positional_encoding": {"name": "sinusoidal", "base": 1.0}}, ("positional_encoding.base=1.0",)),
+        ({"model.dropout": 1.0}, ("model.dropout=1.0",)),
+        ({"model.n_layers": 0}, ("model.n_layers=0",)),
+        ({"model.context_length": 0}, ("model.context_length=0",)),
+        ({"model.d_ff": 0}, ("model.d_ff=0",)),
+        ({"model.vocab_size": -1}, ("model.vocab_size=-1",)),
+    ],
+    ids=str,
+)
+def test_values_that_do_not_go_together_are_named_in_one_line(changes: dict[str, Any], words: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_alone(config_of(changes))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert not [word for word in words if word not in message], message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"training.micro_batch_size": 4},
+        {"training.micro_batch_size": 12},
+        {"schedule.min_learning_rate": 0.01},
+        {"schedule.min_learning_rate": None, "optimizer.learning_rate": 1e-9},
+        {"schedule.warmup_steps": 19},
+        # The constant schedule may end in its warm-up, and has no lowest rate.
+        {"schedule": {"name": "constant", "warmup_steps": 100}},
+        {"data": {"name": "text_file", "path": "my.txt", "window_order": "shuffled"}},
+        {"model.d_model": 5, "model.n_heads": 1},
+    ],
+    ids=str,
+)
+def test_values_that_go_together_pass(changes: dict[str, Any]) -> None:
+    config = config_of(changes)
+    check_alone(config)
+    assert config == config_of(changes)
+
+
+def test_a_schedule_is_chosen_by_its_name() -> None:
+    assert isinstance(config_of({}).schedule, CosineScheduleConfig)
+    wrong = keys_of_errors(changed({"schedule.name": "constant"}))
+    assert wrong == ["schedule.constant.min_learning_rate"]
+
+
+@pytest.mark.parametrize(("given_size", "settled"), [(None, 65), (65, 65), (100, 100), (128, 128)])
+def test_the_tokenizer_owns_the_vocabulary_which_may_be_padded_to_128(given_size: int | None, settled: int) -> None:
+    config = config_of({"model.vocab_size": given_size})
+    assert settle_vocabulary(config, 65) == config_of({"model.vocab_size": settled})
+
+
+def test_a_vocabulary_of_a_multiple_of_128_is_not_padded_further() -> None:
+    assert settle_vocabulary(config_of({"model.vocab_size": 128}), 128).model.vocab_size == 128
+    with pytest.raises(ConfigError, match="128 at most"):
+        settle_vocabulary(config_of({"model.vocab_size": 129}), 128)
+
+
+@pytest.mark.parametrize("size", [0, 1, 64, 129, 50_304])
+def test_a_vocabulary_that_does_not_match_the_tokenizer_is_refused(size: int) -> None:
+    with pytest.raises(ConfigError, match=rf"^model\.vocab_size={size} .*tokenizer=char .*65 .*128"):
+        settle_vocabulary(config_of({"model.vocab_size": size}), 65)
+
+
+@pytest.mark.parametrize(("n_train", "n_val", "split"), [(8, 100, "train"), (100, 8, "val"), (100, 0, "val")])
+def test_a_split_shorter_than_a_window_is_named(n_train: int, n_val: int, split: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"^model\.context_length=8 .* {split} split of {min(n_train, n_val)} tokens"
+    ):
+        check_against_data(config_of({}), n_train, n_val)
+
+
+def test_a_split_of_one_window_is_enough() -> None:
+    check_against_data(config_of({}), 9, 9)
+    with pytest.raises(ConfigError, match="use at most 7"):
+        check_against_data(config_of({}), 9, 8)
