@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from folio.cli import Which, one_line_errors
+from folio.cli import one_line_errors
 from folio.data.prepare import PreparedData, prepare
 from folio.errors import FolioError
-from folio.runs import find_checkpoint
+from folio.runs import Which, find_checkpoint
 
 
 class Split(StrEnum):

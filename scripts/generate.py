@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from folio.cli import Which, one_line_errors
+from folio.cli import one_line_errors
 from folio.data.tokenizers import load_tokenizer, state_from_json
 from folio.errors import FolioError
-from folio.runs import find_checkpoint
+from folio.runs import Which, find_checkpoint
 from folio.sampling import Sampling
 
 

@@ -3,28 +3,25 @@
 Hydra and OmegaConf are imported here and in the entry points alone; torch and lightning are not.
 """
 
-import difflib
 import functools
 import json
 import os
-import re
 import sys
-import types
 import typing
-from collections.abc import Callable, Iterator
-from enum import StrEnum
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from folio.config import ConfigError, RunConfig, check_alone
 from folio.errors import FolioError
+from folio.explain import explain, explain_invalid, hint
 
 # Hydra would print errors in its own words and several lines; with this it lets them through to one_line_errors.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -44,13 +41,6 @@ RESUMABLE_KEYS = (
     "dry_run",
     "resume",
 )
-
-
-class Which(StrEnum):
-    """Which checkpoint of a run folder."""
-
-    BEST = "best"
-    LAST = "last"
 
 
 P = ParamSpec("P")
@@ -97,7 +87,7 @@ def validate(values: dict[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_explain_first(error, values)) from None
+        raise ConfigError(explain_invalid(error, values, composed_files())) from None
 
 
 def check_choices(config: RunConfig) -> None:
@@ -105,13 +95,22 @@ def check_choices(config: RunConfig) -> None:
     name = config.positional_encoding.name
     options = sorted(path.stem for path in (conf_dir() / "positional_encoding").glob("*.yaml"))
     if name not in options:
-        raise ConfigError(f"positional_encoding.name={name} is not one of {', '.join(options)}{_hint(name, options)}")
+        raise ConfigError(f"positional_encoding.name={name} is not one of {', '.join(options)}{hint(name, options)}")
 
 
 def conf_dir() -> Path:
     """The folder of the YAML files: beside the entry point that Hydra runs."""
     sources = HydraConfig.get().runtime.config_sources
     return Path(next(source.path for source in sources if source.provider == "main"))
+
+
+def composed_files() -> dict[str, Path]:
+    """The YAML files that Hydra chose, by their group; empty where no command line was composed."""
+    if not HydraConfig.initialized():
+        return {}
+    choices = HydraConfig.get().runtime.choices
+    files = {str(group): conf_dir() / f"{group}/{option}.yaml" for group, option in choices.items() if option}
+    return {"": conf_dir() / "train.yaml"} | files
 
 
 def sweep_folder() -> Path | None:
@@ -154,123 +153,3 @@ def check_same_text(folder: Path, text_sha256: str) -> None:
             f"resume={folder}: the text of data.path has changed since the run began; bring the old one back, "
             "or start a new run"
         )
-
-
-def explain(error: Exception) -> str:
-    """One line for what Hydra, OmegaConf or the YAML reader has to say."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = error.missing_cfg_file.rpartition("/")
-        options = list(error.options or [])
-        return f"{group}={option} is not one of {', '.join(options)}{_hint(option, options)}"
-    text = str(error)
-    if unknown := re.search(r"Could not override '([^']+)'", text):
-        return _explain_unknown(unknown[1])
-    if isinstance(error, OverrideParseException):
-        return f"cannot read the override {error.override!r}; write key=value, and quote values with special signs"
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-        mark = error.problem_mark
-        return f"{_shown(mark.name)}, line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
-    if missing := re.search(r"Missing mandatory value: (\S+)", text):
-        return f"{missing[1]} must be given: add {missing[1]}=..."
-    return " ".join(text.split())
-
-
-def _explain_first(error: ValidationError, values: dict[str, Any]) -> str:
-    # A misspelt key first: the right one is missing for no other reason.
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    problem = problems[0]
-    n_more = sum(other["type"] == problem["type"] for other in problems[1:])
-    more = f" (and {n_more} more such)" if n_more else ""
-    path = _path_in(values, problem["loc"])
-    key = ".".join(path)
-    if problem["type"] == "extra_forbidden":
-        return f"{_explain_unknown(key)}{_file_with(path)}{more}"
-    if problem["type"] == "union_tag_invalid":
-        path.append("name")
-        key += ".name"
-    if problem["type"] == "missing":
-        return f"{key} is missing: add {key}=...{more}"
-    value = _lookup(values, path)
-    shown = "null" if value is None else value
-    context = problem.get("ctx", {})
-    literals = re.findall(r"'([^']*)'", str(context.get("expected", context.get("expected_tags", ""))))
-    rule = f"is not one of {', '.join(literals)}" if literals else re.sub(r"^\w+ should", "must", problem["msg"])
-    return f"{key}={shown} {rule}{_hint(str(value), literals)}{more}"
-
-
-def _explain_unknown(key: str) -> str:
-    known = list(_known_keys(RunConfig))
-    leaves = {leaf: full for full in known if (leaf := full.rpartition(".")[2])}
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
-    near = near or [leaves[leaf] for leaf in difflib.get_close_matches(key.rpartition(".")[2], leaves, n=1)]
-    if near == [key]:
-        group = key.partition(".")[0]
-        return f"{key} is a key of another {group}, not of the chosen one; leave it out or choose that {group}"
-    hint = f"; did you mean {near[0]}?" if near else "; `python train.py --cfg job` prints all keys"
-    return f"{key} is not a key of the config{hint}"
-
-
-def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """All dotted keys of a schema, sections included."""
-    for name, field in section.model_fields.items():
-        yield prefix + name
-        for inner in _sections_of(field.annotation):
-            yield from _known_keys(inner, f"{prefix}{name}.")
-
-
-def _sections_of(annotation: Any) -> list[type[BaseModel]]:
-    members = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    return [member for member in members if isinstance(member, type) and issubclass(member, BaseModel)]
-
-
-def _path_in(values: dict[str, Any], location: tuple[int | str, ...]) -> list[str]:
-    """A pydantic location without the tags of unions, which are no keys: ('optimizer', 'adamw', 'eps')."""
-    path: list[str] = []
-    node: Any = values
-    for index, part in enumerate(location):
-        last = index == len(location) - 1
-        if isinstance(node, dict) and (part in node or last):
-            path.append(str(part))
-            node = node.get(part)
-        elif isinstance(node, list):
-            path.append(str(part))
-    return path
-
-
-def _lookup(values: Any, path: list[str]) -> Any:
-    for part in path:
-        values = values[int(part)] if isinstance(values, list) else values.get(part)
-    return values
-
-
-def _file_with(path: list[str]) -> str:
-    """Which of the chosen YAML files holds a key, as a bracketed remark; empty if it came from the command line."""
-    if not HydraConfig.initialized():
-        return ""
-    choices = HydraConfig.get().runtime.choices
-    files = {("",): conf_dir() / "train.yaml"}
-    files |= {(str(g),): conf_dir() / f"{g}/{option}.yaml" for g, option in choices.items() if option}
-    for (group,), file in files.items():
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
-        inner = path[1:] if path[0] == group else path
-        if _holds(content, path) or (inner != path and _holds(content, inner)):
-            return f" (in {_shown(file)})"
-    return ""
-
-
-def _holds(content: Any, path: list[str]) -> bool:
-    for part in path:
-        if not isinstance(content, dict) or part not in content:
-            return False
-        content = content[part]
-    return True
-
-
-def _shown(file: str | Path) -> str:
-    path = Path(file)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _hint(value: str, options: list[str]) -> str:
-    near = difflib.get_close_matches(value.lower(), options, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""

@@ -1,9 +1,17 @@
 """Run folders: where a new one lies, and which one a person means. Imports no torch."""
 
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 
 from folio.errors import FolioError
+
+
+class Which(StrEnum):
+    """Which checkpoint of a run folder."""
+
+    BEST = "best"
+    LAST = "last"
 
 
 def new_run_folder(output_dir: Path, name: str, now: datetime | None = None) -> Path:
@@ -29,7 +37,7 @@ def new_run_folder(output_dir: Path, name: str, now: datetime | None = None) -> 
         ) from None
 
 
-def find_checkpoint(run: str, output_dir: Path, which: str = "best") -> Path:
+def find_checkpoint(run: str, output_dir: Path, which: str = Which.BEST) -> Path:
     """The checkpoint that RUN means: a run folder's `which` one (else its last), a checkpoint file, or `latest`.
 
     Raises: FolioError where there is none.

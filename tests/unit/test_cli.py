@@ -12,9 +12,10 @@ from hydra.errors import HydraException
 from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from folio.cli import RESUMABLE_KEYS, check_same_text, explain, load_config, one_line_errors, resumed_config
+from folio.cli import RESUMABLE_KEYS, check_same_text, load_config, one_line_errors, resumed_config
 from folio.config import ConfigError, RunConfig, plain
 from folio.errors import FolioError
+from folio.explain import explain
 
 Load = Callable[..., RunConfig]
 

@@ -146,22 +146,26 @@ class ProgressBar(Callback):
 class FirstEstimate(Callback):
     """Says after a few steps how long the run will take, while there is still time to change one's mind."""
 
-    AFTER_STEPS = 5
+    N_STEPS = 10
 
-    def __init__(self, pace: Pace, max_steps: int) -> None:
-        self.pace = pace
+    def __init__(self, max_steps: int) -> None:
         self.max_steps = max_steps
+        self._began: tuple[int, float] | None = None
         self._told = False
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.global_step
-        if self._told or step % self.AFTER_STEPS or not ends_step(trainer, batch_idx):
+        if self._told or not ends_step(trainer, batch_idx):
             return
-        self._told = True
-        left = self.pace.remaining_s(step, self.max_steps)
-        log.info(f"about {duration(left)} to finish, validation apart")
+        step, now = trainer.global_step, time.perf_counter()
+        if self._began is None:  # the first step is slower than all others, and does not count
+            self._began = (step, now)
+        elif step == self._began[0] + self.N_STEPS:
+            self._told = True
+            step_s = (now - self._began[1]) / self.N_STEPS
+            left = duration((self.max_steps - step) * step_s)
+            log.info(f"{step_s:.3g} s a step: about {left} to finish, validation apart")
 
 
 class Samples(Callback):

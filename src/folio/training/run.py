@@ -1,30 +1,20 @@
 """One run, from a checked config to metrics.json."""
 
-import csv
 import json
 import logging
 import os
-import platform
 import shlex
-import shutil
-import subprocess
-import sys
 import warnings
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 import yaml
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from torch.utils.tensorboard import FileWriter
-from torch.utils.tensorboard.summary import hparams
+from lightning.pytorch.loggers import Logger
 
-import folio
 from folio.config import RunConfig, plain
 from folio.data.prepare import PreparedData
 from folio.data.tokenizers import state_to_json
@@ -46,8 +36,10 @@ from folio.training.console import console, log, start_log
 from folio.training.datamodule import TokenDataModule
 from folio.training.devices import Device
 from folio.training.lit_module import LanguageModel
+from folio.training.loggers import build_loggers, write_hparams
 from folio.training.pace import Pace, duration
 from folio.training.preflight import preflight
+from folio.training.provenance import git_commit, python_command, versions
 
 PROMPT_TOKENS = 6
 """Of a prompt that is taken from the text."""
@@ -117,7 +109,7 @@ class Run:
         max_steps = self.config.training.max_steps
         return [
             self.curves,
-            FirstEstimate(self.pace, max_steps),
+            FirstEstimate(max_steps),
             ProgressBar(console, self.pace, self.curves, max_steps),
             self.samples,
             self.checkpoints,
@@ -207,31 +199,6 @@ class AtomicCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-class CSVCurves(Logger):
-    """Appends scalars to a CSV file of (step, name, value), a line each and at once.
-
-    Lightning's CSVLogger deletes the lines of the run so far when the run goes on, and writes a hundred steps late.
-    """
-
-    name, version = "csv", ""
-
-    def __init__(self, file: Path) -> None:
-        super().__init__()
-        self.file = file
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        is_new = not self.file.exists()
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self.file.open("a", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            if is_new:
-                writer.writerow(("step", "name", "value"))
-            writer.writerows((step, name, value) for name, value in metrics.items())
-
-    def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """They are in config.yaml."""
-
-
 def build_trainer(config: RunConfig, device: Device, loggers: list[Logger], callbacks: list[Callback]) -> L.Trainer:
     """Lightning's Trainer, with everything off that Folio's own callbacks do."""
     training = config.training
@@ -272,68 +239,6 @@ def sample_prompt(config: RunConfig, data: PreparedData) -> str:
         log.info(f"callbacks.samples.prompt={prompt!r} has characters that the text lacks; samples begin {opening!r}")
         return opening
     return prompt
-
-
-def build_loggers(config: RunConfig, folder: Path) -> list[Logger]:
-    """The loggers that the config names; version="" keeps a resumed run in the same files."""
-    if config.logger.name == "tensorboard":
-        return [TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)]
-    if config.logger.name == "csv":
-        return [CSVCurves(folder / "csv" / "metrics.csv")]
-    return []
-
-
-def write_hparams(folder: Path, config: dict[str, Any], metrics: dict[str, Any]) -> None:
-    """Enter a run in TensorBoard's HParams tab with its final metrics.
-
-    By a writer of its own, since the logger's is closed by now and its log_hyperparams would write the metrics
-    again, as scalars of step 0.
-    """
-    shown = {key: value for key, value in metrics.items() if key.startswith(("val/", "train/")) and value is not None}
-    writer = FileWriter(str(folder))
-    for summary in hparams(flatten(config), shown):
-        writer.add_summary(summary)
-    writer.close()
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Nested config to dotted keys with values that TensorBoard can sort."""
-    flat: dict[str, bool | int | float | str] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
-    return flat
-
-
-def python_command() -> str:
-    """What to type for the interpreter that runs this: `python`, or its path where `python` is another one."""
-    found = shutil.which("python")
-    if found and Path(found).samefile(sys.executable) and Path(found).parent == Path(sys.executable).parent:
-        return "python"
-    executable = Path(sys.executable)
-    return shlex.quote(str(executable.relative_to(Path.cwd()) if executable.is_relative_to(Path.cwd()) else executable))
-
-
-def versions() -> dict[str, str]:
-    """Of what decides the numbers of a run."""
-    return {
-        "folio": folio.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "lightning": L.__version__,
-    }
-
-
-def git_commit() -> str | None:
-    """The commit of the code, with -dirty where files differ from it; None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return None
-    return result.stdout.strip() or None
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
