@@ -5,6 +5,7 @@ Imports no lightning.
 
 import os
 import random
+import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ def save(state: dict[str, Any], path: Path) -> None:
 
 def load(path: Path, device: str | torch.device = "cpu", mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint; only tensors and plain values can come out of it. Raises: FolioError."""
+    if not zipfile.is_zipfile(path):  # what torch.save writes
+        raise FolioError(f"{path} is not a checkpoint that can be read (no zip archive, or cut short); choose another")
     try:
         state = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
     except Exception as error:  # torch raises half a dozen types for damaged and foreign files

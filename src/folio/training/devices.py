@@ -47,7 +47,7 @@ def named_device(name: str) -> torch.device:
     """The torch device of auto, cpu, gpu or mps. Raises: ConfigError."""
     if name not in ACCELERATORS:
         raise ConfigError(f"device={name} is not one of {', '.join(ACCELERATORS)}")
-    return torch_device(find_accelerator(name))
+    return torch_device(find_accelerator(name, option="device"))
 
 
 def torch_device(accelerator: str) -> torch.device:
@@ -55,13 +55,13 @@ def torch_device(accelerator: str) -> torch.device:
     return torch.device("cuda" if accelerator == "gpu" else accelerator)
 
 
-def find_accelerator(asked: str) -> str:
-    """gpu, mps or cpu, as asked for, or the best there is for auto. Raises: ConfigError."""
+def find_accelerator(asked: str, option: str = "trainer") -> str:
+    """gpu, mps or cpu, as `option` asks for, or the best there is for auto. Raises: ConfigError."""
     accelerator = best_accelerator() if asked == "auto" else asked
     if accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError(_missing("gpu", "PyTorch sees no CUDA GPU on this machine"))
+        raise ConfigError(_missing(f"{option}=gpu", "PyTorch sees no CUDA GPU on this machine"))
     if accelerator == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError(_missing("mps", "PyTorch sees no Apple GPU on this machine"))
+        raise ConfigError(_missing(f"{option}=mps", "PyTorch sees no Apple GPU on this machine"))
     return accelerator
 
 
@@ -72,8 +72,9 @@ def best_accelerator() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _missing(accelerator: str, reason: str) -> str:
-    return f"trainer={accelerator}: {reason}; use trainer=cpu, or trainer=auto for the best there is"
+def _missing(asked: str, reason: str) -> str:
+    option = asked.partition("=")[0]
+    return f"{asked}: {reason}; use {option}=cpu, or {option}=auto for the best there is"
 
 
 def _precision(asked: str, accelerator: str) -> str:
