@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 from workspace import TINY_TEXT, Run, Workspace
 
+from folio.data import tiny_shakespeare
+from folio.data.assets import fetch
+from folio.data.rank_files import ENCODINGS
+
 # Kept from being imported by a program of the test's choice, and not as an ImportError, which could be caught.
 SITECUSTOMIZE = """
 import os, sys
@@ -27,7 +31,9 @@ sys.meta_path.insert(0, Forbid())
 @pytest.fixture(scope="session")
 def make_workspace(assets_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Workspace]:
     """Makes workspaces that share one data folder, where the corpus is prepared once."""
-    assets_dir.mkdir(parents=True, exist_ok=True)
+    # Before any test: the first to need a download would see its progress where it expects silence.
+    for asset in (tiny_shakespeare.ASSET, ENCODINGS["gpt2"].rank_file):
+        fetch(asset, assets_dir)
     shared = tmp_path_factory.mktemp("shared")
     (shared / "assets").symlink_to(assets_dir.resolve(), target_is_directory=True)
     (shared / "tiny_shakespeare").mkdir()
