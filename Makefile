@@ -25,7 +25,7 @@ train: setup ## Train on Tiny Shakespeare: about 5 minutes on two CPU cores
 test: setup ## The fast tests
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-slow: setup ## The proofs of minutes
+test-slow: setup ## The proofs of minutes: what the recipes reach
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 check: setup ## Lint and types
