@@ -116,7 +116,9 @@ def composed_files() -> dict[str, Path]:
 def sweep_folder() -> Path | None:
     """The folder that a sweep gives this job; None outside a sweep, where the run makes its own."""
     hydra = HydraConfig.get()
-    return Path(hydra.runtime.output_dir) if hydra.mode is not None and hydra.mode.name == "MULTIRUN" else None
+    if hydra.mode is None or hydra.mode.name != "MULTIRUN":
+        return None
+    return Path(os.path.relpath(hydra.runtime.output_dir))  # as short as the folders of single runs
 
 
 def resumed_config(config: RunConfig, folder: Path) -> RunConfig:
