@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 .PHONY: help setup train test test-slow check format tensorboard bench clean
 
 help: ## List these commands
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  make train ARGS="model=mini trainer=gpu" passes overrides on; python train.py --help explains them'
 
 setup: $(STAMP) ## Create .venv and install what constraints.txt pins

@@ -3,6 +3,7 @@
 Their order in the trainer matters where one needs what another has done; `folio.training.run` gives it.
 """
 
+import math
 import signal
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from folio.config import SamplesConfig, TrainingConfig
 from folio.data.tokenizers import Tokenizer
+from folio.errors import FolioError
 from folio.generation import generate_text
 from folio.sampling import Sampling
 from folio.training.console import log
@@ -63,6 +65,7 @@ class Curves(Callback):
         assert pl_module.gradient_norm is not None
         loss, accuracy = pl_module.train_means.take()
         self.train_loss_nats = loss
+        self._check_finite("training", loss, trainer, pl_module)
         metrics = metrics_of(loss, accuracy, self.train_tokens_per_byte)
         scalars = {
             **{f"train/{name}": value for name, value in metrics.items()},
@@ -82,12 +85,21 @@ class Curves(Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, LanguageModel)
         val = pl_module.val
+        self._check_finite("validation", val["loss_nats"], trainer, pl_module)
         for logger in trainer.loggers:
             logger.log_metrics({f"val/{name}": value for name, value in val.items()}, trainer.global_step)
         log.info(
             f"step {trainer.global_step}: val loss {val['loss_nats']:.4f} nats, perplexity {val['perplexity']:.1f}, "
             f"bits per byte {val['bits_per_byte']:.4f}, accuracy {val['accuracy']:.3f}"
         )
+
+    def _check_finite(self, which: str, loss: float, trainer: L.Trainer, pl_module: LanguageModel) -> None:
+        """Raises: FolioError where the run has diverged; the checkpoints of before stay."""
+        if not math.isfinite(loss):
+            raise FolioError(
+                f"the {which} loss is {loss} at step {trainer.global_step}, with learning rate {self._rate:.3g} and "
+                f"gradient norm {pl_module.gradient_norm:.3g}: the run has diverged; lower optimizer.learning_rate"
+            )
 
 
 class ProgressBar(Callback):

@@ -31,7 +31,8 @@ def token_sums(model: GPT, tokens: Tensor, targets: Tensor) -> Tensor:
     chunks = zip(hidden[counted].split(CHUNK_ROWS), targets.flatten()[counted].split(CHUNK_ROWS), strict=True)
     for rows, wanted in chunks:
         losses, correct, *_ = score_(F.linear(rows, weight).float(), wanted)  # (R,), (R,)
-        sums[:2] += torch.stack((losses.double().sum(), correct.double().sum())).cpu()
+        # float64 on the CPU: Apple's GPU has none.
+        sums[:2] += torch.stack((losses, correct)).cpu().double().sum(dim=1)
     sums[2] = int(counted.sum())
     return sums
 

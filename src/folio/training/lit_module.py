@@ -86,7 +86,7 @@ class LanguageModel(L.LightningModule):
         self._val_step = self.global_step
         for name, value in self.val.items():
             # For callbacks such as EarlyStopping; `folio.training.callbacks` writes the curves.
-            self.log(f"val/{name}", torch.tensor(value, dtype=torch.float64), logger=False)
+            self.log(f"val/{name}", value, logger=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[checkpoints.FOLIO_KEY] = {
