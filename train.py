@@ -5,9 +5,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from folio.cli import check_same_text, load_config, one_line_errors, resumed_config, sweep_folder
+from folio.cli import check_same_text, load_config, one_line_errors, prepared_data, resumed_config, sweep_folder
 from folio.config import check_against_data, settle_vocabulary
-from folio.data.prepare import prepare
 from folio.runs import find_run, new_run_folder
 
 
@@ -19,8 +18,7 @@ def main(cfg: DictConfig) -> float | None:
     resumed = find_run(config.resume, Path(config.paths.output_dir)) if config.resume else None
     if resumed:
         config = resumed_config(config, resumed)
-    text = Path(config.data.path) if config.data.path else None
-    data = prepare(config.data.name, text, config.tokenizer.name, Path(config.paths.data_dir), say=print)
+    data = prepared_data(config)
     if resumed:
         check_same_text(resumed, data.train.info.source_sha256)
     config = settle_vocabulary(config, data.tokenizer.vocab_size)

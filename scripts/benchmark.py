@@ -28,9 +28,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from folio.cli import one_line_errors, validate
+from folio.cli import one_line_errors, prepared_data, validate
 from folio.config import RunConfig, check_alone, settle_vocabulary
-from folio.data.prepare import PreparedData, prepare
+from folio.data.prepare import PreparedData
 from folio.data.windows import gather_windows, random_starts
 from folio.models import GPT, GPTConfig
 from folio.training.devices import resolve_device
@@ -248,7 +248,7 @@ def composed(overrides: list[str]) -> tuple[RunConfig, PreparedData]:
         values = OmegaConf.to_container(hydra.compose("train", overrides))
     config = validate(cast(dict[str, Any], values))
     check_alone(config)
-    data = prepare(config.data.name, None, config.tokenizer.name, Path(config.paths.data_dir), say=print)
+    data = prepared_data(config)
     return settle_vocabulary(config, data.tokenizer.vocab_size), data
 
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from folio.cli import one_line_errors
-from folio.data.prepare import PreparedData, prepare
+from folio.cli import one_line_errors, prepared_data
+from folio.data.prepare import PreparedData
 from folio.errors import FolioError
 from folio.runs import Which, find_checkpoint
 
@@ -68,12 +68,10 @@ def main(
 
 def data_of(trained: Any, data_dir: Path | None) -> PreparedData:
     """The data that the model was trained on. Raises: FolioError where it would not be the same tokens."""
-    config = trained.config
-    text = Path(config.data.path) if config.data.path else None
-    data = prepare(config.data.name, text, config.tokenizer.name, data_dir or Path(config.paths.data_dir), say=print)
+    data = prepared_data(trained.config, data_dir)
     if data.tokenizer.state() != trained.tokenizer.state():
         raise FolioError(
-            f"data.path={config.data.path} gives another tokenizer than the checkpoint's: the text has changed "
+            f"data.path={trained.config.data.path} gives another tokenizer than the checkpoint's: the text has changed "
             "since training; bring back the old text, or train again"
         )
     return data

@@ -1,21 +1,16 @@
 """Prepare the token files of a corpus without training: python scripts/prepare_data.py tokenizer=cl100k_base"""
 
-from pathlib import Path
-
 import hydra
 from omegaconf import DictConfig
 
-from folio.cli import load_config, one_line_errors
-from folio.data.prepare import prepare
+from folio.cli import load_config, one_line_errors, prepared_data
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 @one_line_errors
 def main(cfg: DictConfig) -> None:
     """Takes the words of train.py; `data`, `tokenizer` and `paths` matter here."""
-    config = load_config(cfg)
-    text = Path(config.data.path) if config.data.path else None
-    data = prepare(config.data.name, text, config.tokenizer.name, Path(config.paths.data_dir), say=print)
+    data = prepared_data(load_config(cfg))
     for file in (data.train, data.val):
         info = file.info
         print(f"{file.path}: {info.n_tokens:,} tokens of {info.dtype}, {info.n_bytes:,} bytes of text")

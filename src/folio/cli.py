@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from folio.config import ConfigError, RunConfig, check_alone
+from folio.data.prepare import PreparedData, prepare
 from folio.errors import FolioError
 from folio.explain import explain, explain_invalid, hint
 
@@ -111,6 +112,12 @@ def composed_files() -> dict[str, Path]:
     choices = HydraConfig.get().runtime.choices
     files = {str(group): conf_dir() / f"{group}/{option}.yaml" for group, option in choices.items() if option}
     return {"": conf_dir() / "train.yaml"} | files
+
+
+def prepared_data(config: RunConfig, data_dir: Path | None = None) -> PreparedData:
+    """The corpus that a config names, from `data_dir` in place of its own where one is given. Raises: FolioError."""
+    text = Path(config.data.path) if config.data.path else None
+    return prepare(config.data.name, text, config.tokenizer.name, data_dir or Path(config.paths.data_dir), say=print)
 
 
 def sweep_folder() -> Path | None:
