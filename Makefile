@@ -4,6 +4,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
+TRANSFORMERS := tests/golden/transformers.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-slow check format tensorboard bench clean
@@ -13,10 +14,11 @@ help: ## List these commands
 	@echo '  make train ARGS="model=mini trainer=gpu" passes overrides on; python train.py --help explains them'
 
 setup: $(STAMP) ## Create .venv and install what constraints.txt pins
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt $(TRANSFORMERS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Folio needs Python 3.11 or newer: make setup PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --upgrade --no-deps --target .venv/hugging_face --requirement $(TRANSFORMERS)
 	@touch $(STAMP)
 
 train: setup ## Train on Tiny Shakespeare: about 5 minutes on two CPU cores

@@ -30,11 +30,12 @@ from torch import Tensor
 
 from folio.cli import one_line_errors, prepared_data, validate
 from folio.config import RunConfig, check_alone, settle_vocabulary
+from folio.data.batch import Batch
 from folio.data.prepare import PreparedData
 from folio.data.windows import gather_windows, random_starts
 from folio.models import GPT, GPTConfig
 from folio.training.devices import resolve_device
-from folio.training.objectives import ChunkedCrossEntropy, causal_lm_loss
+from folio.training.objectives import ChunkedCrossEntropy, batch_loss
 from folio.training.optimizers import build_optimizer
 from folio.training.run import Run, build_trainer
 from folio.training.schedules import learning_rate
@@ -221,12 +222,13 @@ def run_bare(config: RunConfig, prepared: PreparedData) -> Steps:
         starts = random_starts(len(tokens) - context, config.seed, step, training.batch_size)
         windows = torch.from_numpy(gather_windows(tokens, starts, context)).to(device.torch_device)
         with device.autocast():
-            loss, _ = causal_lm_loss(model, windows[:, :-1], windows[:, 1:])
+            loss, _ = batch_loss(model, Batch(windows[:, :-1], windows[:, 1:], n_tokens=0))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip_norm or float("inf"))
+        peak, d_model = config.optimizer.learning_rate, config.model.d_model
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config.schedule, config.optimizer.learning_rate, training.max_steps)
+            group["lr"] = learning_rate(step, config.schedule, peak, training.max_steps, d_model)
         optimizer.step()
         ends.append(time.perf_counter())
     return Steps(median_ms(ends), loss.item())
@@ -239,7 +241,7 @@ def median_ms(ends: list[float]) -> float:
 
 def shape_of(config: RunConfig) -> GPTConfig:
     assert config.model.vocab_size is not None
-    return config.gpt_config(config.model.vocab_size)
+    return config.transformer_config(config.model.vocab_size)
 
 
 def composed(overrides: list[str]) -> tuple[RunConfig, PreparedData]:

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from folio.cli import one_line_errors, prepared_data
+from folio.config import RunConfig, check_against_data
 from folio.data.prepare import PreparedData
 from folio.errors import FolioError
-from folio.runs import Which, find_checkpoint
+from folio.runs import find_checkpoint
 
 
 class Split(StrEnum):
@@ -23,7 +24,11 @@ class Split(StrEnum):
 def main(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a checkpoint file, or 'latest'.")],
     split: Annotated[Split, typer.Option(help="Which part of the data.")] = Split.VAL,
-    checkpoint: Annotated[Which, typer.Option(help="Which one of a run folder.")] = Which.BEST,
+    checkpoint: Annotated[str, typer.Option(help="Which one of a run folder: best, last or step=N.")] = "best",
+    context_length: Annotated[
+        int | None,
+        typer.Option(help="Tokens in a window, if not as in training; longer ones show what positions bear."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
     output_dir: Annotated[Path, typer.Option(help="Where 'latest' looks.")] = Path("outputs"),
     data_dir: Annotated[Path | None, typer.Option(help="Prepared data, if not where training had it.")] = None,
@@ -36,34 +41,48 @@ def main(
     path = find_checkpoint(run, output_dir, checkpoint)
 
     # Only now torch, whose import takes seconds.
-    from folio.data.loaders import validation_loader
+    from folio.training.batches import validation
     from folio.training.checkpoint import load_trained
     from folio.training.devices import resolve_device
-    from folio.training.evaluation import evaluate, metrics_from
+    from folio.training.evaluation import in_words, measure
 
     trained = load_trained(path, "cpu")
-    config = trained.config
+    config = trained.config if context_length is None else with_context(trained, context_length)
     device = resolve_device(config.trainer)
     data = data_of(trained, data_dir)
+    check_against_data(config, data.train.info.n_tokens, data.val.info.n_tokens)
     file = data.train if split is Split.TRAIN else data.val
-    loader = validation_loader(file.tokens, config.model.context_length, config.training.sequences_at_once)
     started = time.perf_counter()
     with device.autocast():
-        sums = evaluate(trained.model.to(device.torch_device), loader, device.torch_device)
-    metrics = metrics_from(sums, file.info.n_tokens / file.info.n_bytes)
+        model = trained.model.to(device.torch_device)
+        metrics = measure(model, validation(config, data, file), device.torch_device)
     if as_json:
         print(json.dumps({"checkpoint": str(path), "step": trained.step, "split": split.value, **metrics}))
         return
     print(f"checkpoint       {path}, step {trained.step}")
     print(f"split            {split.value}, {file.info.n_tokens:,} tokens, {time.perf_counter() - started:.1f} s")
-    print(f"loss             {metrics['loss_nats']:.6f} nats")
-    print(f"perplexity       {metrics['perplexity']:.2f}")
-    print(f"bits per byte    {metrics['bits_per_byte']:.4f}")
-    print(f"accuracy         {metrics['accuracy']:.4f}")
-    if split is Split.VAL and trained.val:
+    for name, value in in_words(metrics):
+        print(f"{name:<16} {value}")
+    if split is Split.VAL and trained.val and context_length is None:
         logged = trained.val["loss_nats"]
         difference = abs(metrics["loss_nats"] - logged)
         print(f"training logged  {logged:.6f} nats: {'the same' if difference == 0 else f'{difference:.2e} apart'}")
+
+
+def with_context(trained: Any, context_length: int) -> RunConfig:
+    """The run's config with windows of another length. Raises: FolioError where the model cannot read them."""
+    config, longest = trained.config, trained.config.model.context_length
+    if config.model.family != "decoder":
+        raise FolioError(f"--context-length={context_length}: this is for a decoder; RUN is an {config.model.family}")
+    if context_length < 1:
+        raise FolioError(f"--context-length={context_length} must be 1 or more")
+    if config.positional_encoding.name == "learned" and context_length > longest:
+        raise FolioError(
+            f"--context-length={context_length}: learned positions end at the {longest} that the model was trained "
+            f"with; use at most {longest}, or train with another positional_encoding"
+        )
+    model = config.model.model_copy(update={"context_length": context_length})
+    return config.model_copy(update={"model": model})
 
 
 def data_of(trained: Any, data_dir: Path | None) -> PreparedData:

@@ -1,62 +1,148 @@
 """Write text with a trained model: python scripts/generate.py latest --prompt "ROMEO:" """
 
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
+import yaml
 
 from folio.cli import one_line_errors
-from folio.data.tokenizers import load_tokenizer, state_from_json
+from folio.config import RunConfig
+from folio.data.tokenizers import Tokenizer, load_tokenizer, state_from_json
 from folio.errors import FolioError
-from folio.runs import Which, find_checkpoint
-from folio.sampling import Sampling
+from folio.generation.prompts import check_request, default_prompt, last_position
+from folio.generation.sampling import Sampling
+from folio.models import TransformerConfig
+from folio.models.transformer_config import Family
+from folio.runs import find_checkpoint
+
+TEXTS_AT_ONCE = 32
+"""So that any number of samples fits into memory."""
 
 
 @one_line_errors
 def main(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a checkpoint file, or 'latest'.")],
-    prompt: Annotated[str, typer.Option(help="The text to continue.")] = "\n",
-    max_new_tokens: Annotated[int, typer.Option(help="How many tokens to add.")] = 200,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="The text to continue, or with an encoder to fill at each [MASK]; may be given again."),
+    ] = None,
+    prefix: Annotated[
+        list[str] | None, typer.Option(help="What an encoder-decoder reads and continues; may be given again.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="How many tokens to add; an encoder adds none.")] = 200,
     temperature: Annotated[float, typer.Option(help="Below 1 bolder in the likely, 0 greedy.")] = 0.8,
     top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens only.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest tokens of this mass only.")] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Draw from tokens at least this many times as likely as the likeliest only.")
+    ] = None,
+    repetition_penalty: Annotated[
+        float, typer.Option(help="Above 1 tokens that were there already become less likely.")
+    ] = 1.0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
     seed: Annotated[int | None, typer.Option(help="The same seed writes the same text; random if not given.")] = None,
-    num_samples: Annotated[int, typer.Option(help="How many texts; their seeds count up.")] = 1,
+    num_samples: Annotated[int, typer.Option(help="How many texts of each prompt; their seeds count up.")] = 1,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given again.")] = None,
-    checkpoint: Annotated[Which, typer.Option(help="Which one of a run folder.")] = Which.BEST,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            help="How many tokens to remember, the model's context_length if not given; each one past them costs a "
+            "reading of them all. With any positional encoding but learned it may be longer than the context."
+        ),
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Read all anew for each token: slower.")] = False,
+    checkpoint: Annotated[str, typer.Option(help="Which one of a run folder: best, last or step=N.")] = "best",
     output_dir: Annotated[Path, typer.Option(help="Where 'latest' looks.")] = Path("outputs"),
     device: Annotated[str, typer.Option(help="auto, cpu, gpu or mps.")] = "auto",
 ) -> None:
-    """Continue a prompt with a trained model. Needs nothing but the run folder or checkpoint."""
-    sampling = Sampling(temperature=0.0 if greedy else temperature, top_k=top_k, top_p=top_p)
+    """Continue a prompt, or a prefix, or fill the blanks of a text, as the family of the trained model has it.
+
+    Needs nothing but the run folder or checkpoint. A single text is printed as it is made, several are made together.
+    """
+    sampling = Sampling(
+        repetition_penalty=repetition_penalty,
+        temperature=0.0 if greedy else temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+    )
     check_counts(max_new_tokens, num_samples, seed, stop or [])
     path = find_checkpoint(run, output_dir, checkpoint)
-    check_prompt(prompt, path)
+    beside, config = tokenizer_beside(path), config_beside(path)
+    if beside is not None and config is not None:  # else all is checked once the checkpoint is read
+        for start in starts(config.family, prompt, prefix):
+            check_request(config, beside, *start, stop=stop or [], window=window, longest=last_position(config))
 
     # Only now torch, whose import takes seconds.
-    from folio.generation import generate_text
+    from folio.generation.generate import generate
     from folio.training.checkpoint import load_trained
     from folio.training.devices import named_device
 
     trained = load_trained(path, named_device(device))
+    if beside is not None and beside.state() != trained.tokenizer.state():
+        raise FolioError(
+            f"{tokenizer_file(path)} is not the tokenizer that {path} was trained with; move it away: the checkpoint "
+            "has its own"
+        )
     first_seed = secrets.randbelow(2**31) if seed is None else seed
-    for number in range(num_samples):
-        if num_samples > 1:
-            print(f"--- sample {number + 1} of {num_samples}, seed {first_seed + number}")
-        print(prompt, end="", flush=True)
-        for piece in generate_text(
+    tasks = plan(starts(trained.model.config.family, prompt, prefix), num_samples, first_seed)
+    for first in range(0, len(tasks), TEXTS_AT_ONCE):
+        together = tasks[first : first + TEXTS_AT_ONCE]
+        texts = generate(
             trained.model,
             trained.tokenizer,
-            prompt,
+            [task.start.prompt for task in together],
+            prefixes=[task.start.prefix for task in together],
             max_new_tokens=max_new_tokens,
             sampling=sampling,
-            seed=first_seed + number,
+            seeds=[task.seed for task in together],
             stop=stop or [],
-        ):
-            print(piece, end="", flush=True)
-        print()
+            window=window,
+            use_cache=not no_cache,
+        )
+        for task, pieces in zip(together, texts, strict=True):
+            if task.heading:
+                print(task.heading)
+            for piece in pieces:
+                print(piece, end="", flush=True)
+            print()
+
+
+class Start(NamedTuple):
+    """What a text begins with."""
+
+    prompt: str
+    prefix: str | None
+
+
+class Task(NamedTuple):
+    """One text to be written."""
+
+    start: Start
+    seed: int
+    heading: str
+    """Empty where it is the only one."""
+
+
+def starts(family: Family, prompts: Sequence[str] | None, prefixes: Sequence[str] | None) -> list[Start]:
+    """Each prefix with each prompt."""
+    read: Sequence[str | None] = prefixes or [None]
+    return [Start(prompt, prefix) for prefix in read for prompt in prompts or [default_prompt(family)]]
+
+
+def plan(starts: Sequence[Start], n_samples: int, first_seed: int) -> list[Task]:
+    """Each start as often as there are samples, with the same seeds as alone."""
+    tasks = []
+    for number, start in enumerate(starts, 1):
+        for sample in range(n_samples):
+            words = [f"prompt {number} of {len(starts)}"] if len(starts) > 1 else []
+            words += [f"sample {sample + 1} of {n_samples}"] if n_samples > 1 else []
+            heading = f"--- {', '.join(words)}, seed {first_seed + sample}" if words else ""
+            tasks.append(Task(start, first_seed + sample, heading))
+    return tasks
 
 
 def check_counts(max_new_tokens: int, num_samples: int, seed: int | None, stop: list[str]) -> None:
@@ -71,13 +157,29 @@ def check_counts(max_new_tokens: int, num_samples: int, seed: int | None, stop: 
         raise FolioError("--stop='' would end every text before it begins; give some text")
 
 
-def check_prompt(prompt: str, checkpoint: Path) -> None:
-    """Find out before torch is imported whether the tokenizer lacks characters of the prompt. Raises: FolioError."""
-    if not prompt:
-        raise FolioError("--prompt='' gives no tokens, and a model continues at least one; give some text")
-    beside = checkpoint.parent.parent / "tokenizer.json"
-    if beside.is_file():
-        load_tokenizer(state_from_json(beside.read_bytes())).encode(prompt)
+def tokenizer_file(checkpoint: Path) -> Path:
+    return checkpoint.parent.parent / "tokenizer.json"
+
+
+def tokenizer_beside(checkpoint: Path) -> Tokenizer | None:
+    """That of the run folder, to be had without torch. Raises: FolioError where it is damaged."""
+    file = tokenizer_file(checkpoint)
+    if not file.is_file():
+        return None
+    try:
+        return load_tokenizer(state_from_json(file.read_bytes()))
+    except ValueError:  # of which FolioError is one
+        raise FolioError(f"{file} is no tokenizer of this version; move it away: the checkpoint has its own") from None
+
+
+def config_beside(checkpoint: Path) -> TransformerConfig | None:
+    """The shape of the run's model, to be had without torch; None where no file tells it."""
+    file = checkpoint.parent.parent / "config.yaml"
+    try:
+        config = RunConfig.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+        return config.transformer_config(config.model.vocab_size or 0)
+    except (OSError, ValueError, yaml.YAMLError):  # the checkpoint has its own, which counts
+        return None
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ def main(cfg: DictConfig) -> None:
     data = prepared_data(load_config(cfg))
     for file in (data.train, data.val):
         info = file.info
-        print(f"{file.path}: {info.n_tokens:,} tokens of {info.dtype}, {info.n_bytes:,} bytes of text")
+        unknown = f", {100 * info.share_unknown:.1f} % of them unknown" if info.n_unknown else ""
+        print(f"{file.path}: {info.n_tokens:,} tokens of {info.dtype}{unknown}, {info.n_bytes:,} bytes of text")
 
 
 if __name__ == "__main__":

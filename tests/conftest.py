@@ -1,8 +1,12 @@
 """Fixtures for every test."""
 
+import importlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from omegaconf import OmegaConf
 
 from folio.config import RunConfig
+from folio.data.token_file import FORMAT, TokenFileInfo
 
 # A deadline is a test that times itself, and fails on a busy machine.
 settings.register_profile("folio", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -28,6 +33,14 @@ def assets_dir() -> Path:
     return Path(os.environ.get("FOLIO_ASSETS_DIR", default))
 
 
+@pytest.fixture(scope="session")
+def transformers() -> ModuleType:
+    """Hugging Face's library, which `make setup` keeps apart: tests/golden/transformers.txt says why."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    sys.path.append(str(Path(sys.prefix) / "hugging_face"))
+    return importlib.import_module("transformers")
+
+
 @pytest.fixture
 def data_dir(assets_dir: Path, tmp_path: Path) -> Path:
     """An empty data folder of the test's own that shares the pinned files."""
@@ -35,6 +48,24 @@ def data_dir(assets_dir: Path, tmp_path: Path) -> Path:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "assets").symlink_to(assets_dir.resolve(), target_is_directory=True)
     return tmp_path / "data"
+
+
+@pytest.fixture
+def info_of() -> Callable[..., TokenFileInfo]:
+    """The sidecar of a token file that is not there: info_of(n_tokens=10, n_bytes=40)."""
+    values: dict[str, Any] = {
+        "format": FORMAT,
+        "dtype": "<u2",
+        "vocab_size": 65,
+        "tokenizer": "char",
+        "tokenizer_fingerprint": "",
+        "split": "val",
+        "n_unknown": 0,
+        "spelling_bits": 0.0,
+        "source_sha256": "",
+        "tokens_sha256": "",
+    }
+    return lambda **changes: TokenFileInfo(**(values | changes))
 
 
 @pytest.fixture

@@ -21,8 +21,10 @@ from pydantic import ValidationError
 
 from folio.config import ConfigError, RunConfig, check_alone
 from folio.data.prepare import PreparedData, prepare
+from folio.data.tokenizers import TokenizerChoice
 from folio.errors import FolioError
 from folio.explain import explain, explain_invalid, hint
+from folio.init_from import begin_with_folder, chosen_keys
 
 # Hydra would print errors in its own words and several lines; with this it lets them through to one_line_errors.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -79,6 +81,8 @@ def load_config(cfg: DictConfig) -> RunConfig:
     config = validate(typing.cast(dict[str, Any], values))
     check_choices(config)
     if config.resume is None:  # else the run's own config decides, in resumed_config
+        if config.init_from is not None:
+            config = begin_with_folder(config, chosen_keys(HydraConfig.get().overrides.task, conf_dir()), say=print)
         check_alone(config)
     return config
 
@@ -117,7 +121,8 @@ def composed_files() -> dict[str, Path]:
 def prepared_data(config: RunConfig, data_dir: Path | None = None) -> PreparedData:
     """The corpus that a config names, from `data_dir` in place of its own where one is given. Raises: FolioError."""
     text = Path(config.data.path) if config.data.path else None
-    return prepare(config.data.name, text, config.tokenizer.name, data_dir or Path(config.paths.data_dir), say=print)
+    tokenizer = TokenizerChoice(**config.tokenizer.model_dump())
+    return prepare(config.data.name, text, tokenizer, data_dir or Path(config.paths.data_dir), say=print)
 
 
 def sweep_folder() -> Path | None:

@@ -5,12 +5,14 @@ into a `RunConfig`; everything below the entry points sees only these plain, fro
 """
 
 import re
-from typing import Annotated, Any, Literal
+import typing
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from folio.errors import FolioError
-from folio.models import GPTConfig
+from folio.models import TransformerConfig
+from folio.models.transformer_config import Activation, Conditioning, Family, Init, Norm, NormPosition
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
@@ -45,13 +47,22 @@ class DataConfig(Section):
 
 
 class TokenizerConfig(Section):
-    name: Literal["gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "char"]
+    """Of a tokenizer that leaves nothing to choose."""
+
+    name: Literal["gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "char", "byte"]
+
+
+class WordTokenizerConfig(Section):
+    name: Literal["word"]
+    max_vocab_size: Annotated[int, Field(ge=4)] | None
+    """How many ids there may be, those of the unknown, of joins and of spaces included; null: one for every word."""
 
 
 class ModelConfig(Section):
-    """What `GPTConfig` explains and checks; here only the types."""
+    """What `TransformerConfig` explains and checks; here only the types."""
 
     name: str
+    family: Family
     vocab_size: int | None
     """Left out, it is the tokenizer's; it may be padded up to the next multiple of 128."""
     context_length: int
@@ -62,12 +73,51 @@ class ModelConfig(Section):
     dropout: float
     bias: bool
     tie_weights: bool
+    norm_position: NormPosition
+    norm: Norm
+    activation: Activation
+    qk_norm: bool
+    init: Init
 
 
 class PositionalEncodingConfig(Section):
     name: str
     base: float = 10_000.0
     """Base of the wavelengths of encodings that have some."""
+
+
+class CausalLMConfig(Section):
+    """Every token from those before it; for a decoder."""
+
+    name: Literal["causal_lm"]
+    family: ClassVar[Family] = "decoder"
+
+
+class MaskedLMConfig(Section):
+    """Hidden tokens of a line from those on both sides (Devlin et al. 2019, section 3.1); for an encoder."""
+
+    name: Literal["masked_lm"]
+    family: ClassVar[Family] = "encoder"
+    mask_fraction: Annotated[float, Field(gt=0.0, le=1.0)]
+    """Share of the tokens of a line that are asked for; at least one is."""
+    mask_share: Annotated[float, Field(ge=0.0, le=1.0)]
+    """Of those asked for, how many the mask hides."""
+    random_share: Annotated[float, Field(ge=0.0, le=1.0)]
+    """How many another token takes the place of; the rest is left as it is."""
+
+
+class PrefixLMConfig(Section):
+    """A text from the prefix before it; for an encoder-decoder."""
+
+    name: Literal["prefix_lm"]
+    family: ClassVar[Family] = "encoder_decoder"
+    min_prefix_length: PositiveInt
+    """In tokens; the length of each prefix is drawn between the two."""
+    max_prefix_length: PositiveInt | None
+    """model.context_length when null."""
+
+
+ObjectiveConfig = CausalLMConfig | MaskedLMConfig | PrefixLMConfig
 
 
 class AdamConfig(Section):
@@ -89,6 +139,21 @@ class SGDConfig(Section):
     weight_decay: NonNegative
 
 
+class MuonConfig(Section):
+    """Muon for the matrices inside the blocks, AdamW for all other parameters (Jordan et al. 2024)."""
+
+    name: Literal["muon"]
+    learning_rate: Positive
+    """Of both halves: Muon's updates are scaled to the size of AdamW's."""
+    momentum: Fraction
+    nesterov: bool
+    weight_decay: NonNegative
+    """Of matrices and embeddings; biases and norms are never decayed."""
+    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
+    """Of AdamW, as is eps."""
+    eps: Positive
+
+
 class ConstantScheduleConfig(Section):
     name: Literal["constant"]
     warmup_steps: Annotated[int, Field(ge=0)]
@@ -99,6 +164,18 @@ class CosineScheduleConfig(Section):
     warmup_steps: Annotated[int, Field(ge=0)]
     min_learning_rate: NonNegative | None
     """Where the cosine ends, at training.max_steps; a tenth of optimizer.learning_rate when null."""
+
+
+class NoamScheduleConfig(Section):
+    """The schedule of the Transformer's first paper, which sets the rate itself: optimizer.learning_rate has no part.
+
+    Source: Vaswani et al. 2017, section 5.3.
+    """
+
+    name: Literal["noam"]
+    warmup_steps: PositiveInt
+    scale: Positive
+    """Multiplies the published rate."""
 
 
 class TrainingConfig(Section):
@@ -144,8 +221,16 @@ class SamplesConfig(Section):
     top_k: PositiveInt | None
 
 
+class CheckpointConfig(Section):
+    """What is kept besides best.ckpt and last.ckpt."""
+
+    keep_every_steps: PositiveInt | None
+    """Every n-th step stays as checkpoints/step=<n>.ckpt; null keeps none."""
+
+
 class CallbacksConfig(Section):
     samples: SamplesConfig
+    checkpoint: CheckpointConfig
 
 
 class RunConfig(Section):
@@ -158,13 +243,18 @@ class RunConfig(Section):
     dry_run: bool
     resume: Annotated[str, Field(min_length=1)] | None
     """`latest` or a run folder: go on there with its own config."""
+    init_from: str | None
+    """A folder of Hugging Face's GPT-2 to begin with; it decides the size. See `folio.init_from`."""
     paths: PathsConfig
     data: DataConfig
-    tokenizer: TokenizerConfig
+    tokenizer: Annotated[TokenizerConfig | WordTokenizerConfig, Field(discriminator="name")]
     model: ModelConfig
+    conditioning: Conditioning | None
+    """Of an encoder-decoder: how the decoder reads the encoder."""
     positional_encoding: PositionalEncodingConfig
-    optimizer: Annotated[AdamConfig | SGDConfig, Field(discriminator="name")]
-    schedule: Annotated[ConstantScheduleConfig | CosineScheduleConfig, Field(discriminator="name")]
+    objective: Annotated[ObjectiveConfig, Field(discriminator="name")]
+    optimizer: Annotated[AdamConfig | SGDConfig | MuonConfig, Field(discriminator="name")]
+    schedule: Annotated[ConstantScheduleConfig | CosineScheduleConfig | NoamScheduleConfig, Field(discriminator="name")]
     training: TrainingConfig
     trainer: TrainerConfig
     logger: LoggerConfig
@@ -174,27 +264,35 @@ class RunConfig(Section):
     def run_name(self) -> str:
         return self.name or f"{self.data.name}-{self.model.name}"
 
-    def gpt_config(self, vocab_size: int) -> GPTConfig:
+    def transformer_config(self, vocab_size: int) -> TransformerConfig:
         """The model's own config. Raises: ConfigError where the numbers do not fit together."""
         shape = self.model.model_dump(exclude={"name", "vocab_size"})
         try:
-            return GPTConfig(
+            return TransformerConfig(
                 vocab_size=vocab_size,
                 positional_encoding=self.positional_encoding.name,
                 positional_base=self.positional_encoding.base,
+                conditioning=self.conditioning,
                 **shape,
             )
         except ValueError as error:
             raise ConfigError(_in_config_keys(str(error))) from None
 
+    @property
+    def prefix_lengths(self) -> tuple[int, int]:
+        """The least and the greatest of a prefix LM."""
+        assert isinstance(self.objective, PrefixLMConfig)
+        longest = self.objective.max_prefix_length
+        return self.objective.min_prefix_length, self.model.context_length if longest is None else longest
+
 
 def _in_config_keys(message: str) -> str:
-    """GPTConfig's message with the keys that a person types in place of the names of fields."""
+    """TransformerConfig's message with the keys and the null that a person types."""
     keys = {name: f"model.{name}" for name in ModelConfig.model_fields} | {
-        "positional_encoding": "positional_encoding",
-        "positional_base": "positional_encoding.base",
+        "positional_base": "positional_encoding.base"
     }
-    return re.sub(r"(\w+)=", lambda match: f"{keys[match[1]]}=", message)
+    message = message.replace("=None ", "=null ")
+    return re.sub(r"(\w+)=", lambda match: f"{keys.get(match[1], match[1])}=", message)
 
 
 def check_alone(config: RunConfig) -> None:
@@ -227,7 +325,36 @@ def check_alone(config: RunConfig) -> None:
         raise ConfigError(
             f"data.path={config.data.path} has no effect with data={config.data.name}; add data=text_file"
         )
-    config.gpt_config(vocab_size=config.model.vocab_size or 1)
+    config.transformer_config(vocab_size=config.model.vocab_size or 1)
+    _check_objective(config)
+
+
+def _check_objective(config: RunConfig) -> None:
+    objective, family = config.objective, config.model.family
+    if objective.family != family:
+        fitting = next(kind for kind in typing.get_args(ObjectiveConfig) if kind.family == family)
+        (name,) = typing.get_args(fitting.model_fields["name"].annotation)
+        raise ConfigError(
+            f"objective={objective.name} trains a model of family {objective.family}, and model={config.model.name} is "
+            f"of family {family}; add objective={name}, or choose another model"
+        )
+    if isinstance(objective, MaskedLMConfig) and objective.mask_share + objective.random_share > 1.0:
+        raise ConfigError(
+            f"objective.mask_share={objective.mask_share} and objective.random_share={objective.random_share} must "
+            "not be more than 1 together; BERT has 0.8 and 0.1"
+        )
+    if isinstance(objective, PrefixLMConfig):
+        shortest, longest = config.prefix_lengths
+        if longest > config.model.context_length:
+            raise ConfigError(
+                f"objective.max_prefix_length={longest} must not be above model.context_length="
+                f"{config.model.context_length}, the most that the encoder reads; null makes it that"
+            )
+        if shortest > longest:
+            raise ConfigError(
+                f"objective.min_prefix_length={shortest} must not be above the longest prefix, {longest} tokens; "
+                "lower it"
+            )
 
 
 def _largest_divisor(training: TrainingConfig) -> int:
@@ -238,27 +365,45 @@ def _largest_divisor(training: TrainingConfig) -> int:
 def settle_vocabulary(config: RunConfig, tokenizer_vocab_size: int) -> RunConfig:
     """The config with model.vocab_size filled in by the tokenizer, which owns it.
 
+    The vocabulary of an encoder has one symbol more, the mask, whose id follows the tokenizer's.
+
     Raises: ConfigError where a given size cannot hold the tokenizer's symbols or pads them without need.
     """
     given = config.model.vocab_size
-    padded = -(-tokenizer_vocab_size // 128) * 128
-    if given is not None and not tokenizer_vocab_size <= given <= padded:
+    n_symbols = tokenizer_vocab_size + (config.model.family == "encoder")
+    padded = -(-n_symbols // 128) * 128
+    if given is not None and not n_symbols <= given <= padded:
+        if config.init_from is not None:
+            raise ConfigError(
+                f"tokenizer={config.tokenizer.name} has {n_symbols} symbols, and the model of "
+                f"init_from={config.init_from} has {given}; choose the tokenizer that it was trained with, which for "
+                "OpenAI's GPT-2 is tokenizer=gpt2"
+            )
+        mask = ", the mask included" if n_symbols > tokenizer_vocab_size else ""
         raise ConfigError(
             f"model.vocab_size={given} does not match tokenizer={config.tokenizer.name} with its "
-            f"{tokenizer_vocab_size} symbols; leave model.vocab_size out, or pad to {padded} at most"
+            f"{n_symbols} symbols{mask}; leave model.vocab_size out, or pad to {padded} at most"
         )
-    model = config.model.model_copy(update={"vocab_size": given or tokenizer_vocab_size})
+    model = config.model.model_copy(update={"vocab_size": given or n_symbols})
     return config.model_copy(update={"model": model})
 
 
 def check_against_data(config: RunConfig, n_train_tokens: int, n_val_tokens: int) -> None:
     """Check that a window fits into each split. Raises: ConfigError."""
+    if isinstance(config.objective, MaskedLMConfig):
+        return  # lines are as long as they are
     context = config.model.context_length
+    has_prefix = isinstance(config.objective, PrefixLMConfig)
+    needed, window = context + 1, "context_length + 1"
+    if has_prefix:
+        needed = context + config.prefix_lengths[1]
+        window = f"context_length + the longest prefix = {needed}"
     for split, n_tokens in (("train", n_train_tokens), ("val", n_val_tokens)):
-        if n_tokens < context + 1:
+        if n_tokens < needed:
+            remedy = "lower them" if has_prefix else f"use at most {max(n_tokens - 1, 0)}"
             raise ConfigError(
-                f"model.context_length={context} is longer than the {split} split of {n_tokens} tokens; "
-                f"a window takes context_length + 1 of them: use at most {max(n_tokens - 1, 0)}, or more text"
+                f"model.context_length={context} is too long for the {split} split of {n_tokens} tokens; "
+                f"a window takes {window} of them: {remedy}, or more text"
             )
 
 

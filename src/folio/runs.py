@@ -1,17 +1,10 @@
 """Run folders: where a new one lies, and which one a person means. Imports no torch."""
 
+import re
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
 
 from folio.errors import FolioError
-
-
-class Which(StrEnum):
-    """Which checkpoint of a run folder."""
-
-    BEST = "best"
-    LAST = "last"
 
 
 def new_run_folder(output_dir: Path, name: str, now: datetime | None = None) -> Path:
@@ -37,20 +30,32 @@ def new_run_folder(output_dir: Path, name: str, now: datetime | None = None) -> 
         ) from None
 
 
-def find_checkpoint(run: str, output_dir: Path, which: str = Which.BEST) -> Path:
-    """The checkpoint that RUN means: a run folder's `which` one (else its last), a checkpoint file, or `latest`.
+def find_checkpoint(run: str, output_dir: Path, which: str = "best") -> Path:
+    """The checkpoint that RUN means: a checkpoint file, or of a run folder or `latest` the one named `which`.
 
+    A run that was stopped before its first validation has no best one; its last one stands in for it.
     Raises: FolioError where there is none.
     """
     path = latest_run(output_dir) if run == "latest" else Path(run)
     if path.is_file():
+        if which != "best":
+            raise FolioError(f"--checkpoint={which}: {path} is one checkpoint already; give its run folder instead")
         return path
-    candidates = [path / "checkpoints" / f"{stem}.ckpt" for stem in (which, "last")]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    problem = "has no checkpoint" if path.is_dir() else "does not exist"
-    raise FolioError(f"RUN={run}: {path} {problem}; give a run folder, a checkpoint file, or 'latest'")
+    names = checkpoint_names(path)
+    if not names:
+        problem = "has no checkpoint" if path.is_dir() else "does not exist"
+        raise FolioError(f"RUN={run}: {path} {problem}; give a run folder, a checkpoint file, or 'latest'")
+    name = "last" if which == "best" and "best" not in names else which
+    if name not in names:
+        raise FolioError(f"--checkpoint={which}: {path} has no such checkpoint; it has {', '.join(names)}")
+    return path / "checkpoints" / f"{name}.ckpt"
+
+
+def checkpoint_names(run_folder: Path) -> list[str]:
+    """The checkpoints that a run folder holds: best, last, and those of callbacks.checkpoint.keep_every_steps."""
+    names = {path.stem for path in (run_folder / "checkpoints").glob("*.ckpt")}
+    steps = sorted(int(match[1]) for name in names if (match := re.fullmatch(r"step=([1-9][0-9]*)", name)))
+    return [name for name in ("best", "last") if name in names] + [f"step={step}" for step in steps]
 
 
 def find_run(run: str, output_dir: Path) -> Path:
@@ -68,3 +73,19 @@ def latest_run(output_dir: Path) -> Path:
     if not checkpoints:
         raise FolioError(f"latest: no run with a checkpoint below {output_dir}/; train one, or give its folder")
     return max(checkpoints, key=lambda path: path.stat().st_mtime_ns).parent.parent
+
+
+def find_started_run(run: str, output_dir: Path) -> Path:
+    """The folder of a run that may have no checkpoint yet, as after dry_run=true; `latest` is the one last touched.
+
+    Raises: FolioError where there is none.
+    """
+    if run != "latest":
+        if not (Path(run) / "config.yaml").is_file():
+            raise FolioError(f"RUN={run}: {Path(run) / 'config.yaml'} does not exist; give a run folder or 'latest'")
+        return Path(run)
+    signs = [*output_dir.glob("**/config.yaml"), *output_dir.glob("**/checkpoints/last.ckpt")]
+    if not signs:
+        raise FolioError(f"latest: no run below {output_dir}/; start one, or give its folder")
+    newest = max(signs, key=lambda path: path.stat().st_mtime_ns)
+    return newest.parent if newest.name == "config.yaml" else newest.parent.parent

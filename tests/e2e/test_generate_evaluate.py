@@ -24,7 +24,8 @@ def two_checkpoints(make_workspace: Callable[[], Workspace]) -> tuple[Workspace,
     workspace = make_workspace()
     recipe = ("schedule=constant", "training.validate_every_steps=10", "training.max_steps=20", "model.dropout=0.1")
     # A rate that breaks everything, but not within the first validation interval's warm-up.
-    run = workspace.train(*TINY, *recipe, "schedule.warmup_steps=0", "optimizer=sgd", "optimizer.learning_rate=50")
+    recipe += ("schedule.warmup_steps=0", "optimizer=sgd", "optimizer.learning_rate=50")
+    run = workspace.train(*TINY, *recipe, "callbacks.checkpoint.keep_every_steps=10")
     assert run.metrics["best/step"] == 10, "the test needs a run whose last step is not its best"
     return workspace, run
 
@@ -35,11 +36,12 @@ def test_evaluation_gives_the_bits_that_training_logged_for_each_checkpoint(
     workspace, run = two_checkpoints
     logged = {"best": run.metrics["best/val/loss_nats"], "last": run.metrics["val/loss_nats"]}
     assert logged["best"] < logged["last"]
+    logged |= {"step=10": logged["best"], "step=20": logged["last"]}
     for name, loss in logged.items():
         command = (EVALUATE, str(run.folder), "--checkpoint", name, "--split", "val", "--json")
         measured = json.loads(workspace.must(*command, **no_lightning))
         assert measured["loss_nats"] == loss
-        assert measured["step"] == {"best": 10, "last": 20}[name]
+        assert measured["step"] == {"best": 10, "step=10": 10, "last": 20, "step=20": 20}[name]
     assert measured.items() >= {key: run.metrics[f"val/{key}"] for key in ("perplexity", "accuracy")}.items()
     assert measured["bits_per_byte"] == run.metrics["val/bits_per_byte"]
 
@@ -99,6 +101,37 @@ def test_a_seed_repeats_the_text_and_samples_have_seeds_of_their_own(home: Works
     assert texts.keys() == {5, 6, 7}
     assert len(set(texts.values())) == 3
     assert home.must(*command, "--seed", "6") == texts[6]
+
+
+def test_prompts_of_a_batch_are_continued_as_each_alone(home: Workspace, finished_run: Run) -> None:
+    """Also past the 8 tokens of the context, with other ways to draw, and without a cache."""
+    command = (GENERATE, str(finished_run.folder), "--max-new-tokens", "20", "--seed", "5")
+    command += ("--min-p", "0.05", "--repetition-penalty", "1.3")
+    prompts = ("--prompt", "A rose", "--prompt", "By any other name: ")
+    said = home.must(*command, *prompts, "--num-samples", "2")
+    parts = re.split(r"--- prompt (\d) of 2, sample (\d) of 2, seed (\d)\n", said)
+    headings = list(zip(parts[1::4], parts[2::4], parts[3::4], strict=True))
+    assert headings == [("1", "1", "5"), ("1", "2", "6"), ("2", "1", "5"), ("2", "2", "6")]
+    assert home.must(*command, *prompts[:2]) == parts[4]
+    assert home.must(*command, *prompts[2:], "--seed", "6", "--no-cache") == parts[16]
+
+
+def test_any_kept_checkpoint_writes(two_checkpoints: tuple[Workspace, Run]) -> None:
+    workspace, run = two_checkpoints
+    command = (GENERATE, str(run.folder), "--prompt", "ROMEO:", "--seed", "1", "--max-new-tokens", "20")
+    texts = {name: workspace.must(*command, "--checkpoint", name) for name in ("best", "step=10", "step=20", "last")}
+    assert texts["best"] == texts["step=10"] != texts["step=20"] == texts["last"]
+
+
+def test_a_tokenizer_that_is_not_the_checkpoints_is_named(finished_run: Run, workspace: Workspace) -> None:
+    copy = workspace.folder / "copy"
+    shutil.copytree(finished_run.folder, copy)
+    state = json.loads((copy / "tokenizer.json").read_text())
+    (copy / "tokenizer.json").write_text(json.dumps(state | {"characters": state["characters"][:-1]}))
+    line = workspace.run(GENERATE, "copy", "--prompt", "A").error_line()
+    assert "copy/tokenizer.json is not the tokenizer that copy/checkpoints/best.ckpt was trained with" in line
+    (copy / "tokenizer.json").write_text("{")
+    assert "copy/tokenizer.json" in workspace.run(GENERATE, "copy", "--prompt", "A").error_line()
 
 
 def test_greedy_text_needs_no_seed(home: Workspace, finished_run: Run) -> None:

@@ -25,8 +25,9 @@ def make(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A checkout with an environment that make takes for installed."""
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
-        shutil.copy(ROOT / name, tmp_path)
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "tests/golden/transformers.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / ".installed").touch()
     return tmp_path
@@ -52,7 +53,7 @@ def test_a_second_setup_does_nothing(clone: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in clone.rglob("*")} == before
 
 
-@pytest.mark.parametrize("file", ["pyproject.toml", "constraints.txt"])
+@pytest.mark.parametrize("file", ["pyproject.toml", "constraints.txt", "tests/golden/transformers.txt"])
 def test_setup_is_done_again_when_what_it_installs_has_changed(file: str, clone: Path) -> None:
     stamp = (clone / ".venv" / ".installed").stat().st_mtime_ns
     os.utime(clone / file, ns=(stamp + 10**9, stamp + 10**9))

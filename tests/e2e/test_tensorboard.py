@@ -38,6 +38,18 @@ def test_samples_are_shown_as_text(events: EventAccumulator) -> None:
     assert b"ROMEO:" in sample.tensor_proto.string_val[0]
 
 
+def test_pictures_show_the_start_and_the_end(events: EventAccumulator) -> None:
+    steps = {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"]}
+    assert steps == {
+        "pictures/schedule": [0],
+        "pictures/positional_encoding": [0, 20],  # learned, so that training has changed it
+        "pictures/attention": [20],
+    }
+    for tag in steps:
+        for image in events.Images(tag):
+            assert image.encoded_image_string.startswith(b"\x89PNG")
+
+
 def hparams_session(events: EventAccumulator) -> HParamsPluginData:
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     return HParamsPluginData.FromString(content)

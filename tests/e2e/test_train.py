@@ -16,6 +16,8 @@ import torch
 import yaml
 from workspace import ROOT, TINY, TINY_TEXT, Run, Workspace
 
+from folio.training.checkpoint import FORMAT
+
 METRICS = {
     "status",
     "val/loss_nats",
@@ -119,7 +121,7 @@ def test_preflight_figures_are_those_of_the_run(finished_run: Run) -> None:
 def test_a_checkpoint_is_plain_data_that_stands_alone(name: str, finished_run: Run) -> None:
     state = finished_run.checkpoint(name)  # with weights_only=True
     folio = state["folio"]
-    assert folio["format"] == 1
+    assert folio["format"] == FORMAT
     assert folio["config"] == yaml.safe_load((finished_run.folder / "config.yaml").read_text())
     assert folio["tokenizer"]["name"] == "char"
     assert len(folio["tokenizer"]["characters"]) == 65

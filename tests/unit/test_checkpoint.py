@@ -14,7 +14,7 @@ import torch
 from folio.config import RunConfig, plain
 from folio.data.tokenizers import CharTokenizer
 from folio.errors import FolioError
-from folio.models import GPT
+from folio.models import GPT, build_model
 from folio.training import checkpoint
 from folio.training.checkpoint import FORMAT, Contents, load, load_trained, rng_state, save, set_rng_state
 
@@ -29,7 +29,7 @@ def config(compose: Callable[..., RunConfig]) -> RunConfig:
 @pytest.fixture
 def model(config: RunConfig) -> GPT:
     torch.manual_seed(0)
-    return GPT(config.gpt_config(TOKENIZER.vocab_size)).eval()
+    return GPT(config.transformer_config(TOKENIZER.vocab_size)).eval()
 
 
 @pytest.fixture
@@ -59,6 +59,45 @@ def test_a_checkpoint_alone_gives_back_model_tokenizer_and_config(saved: Path, m
     assert trained.config == config
     assert trained.step == 7
     assert trained.val == {"loss_nats": 1.5}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("model=encoder_small", "objective=masked_lm"),
+        ("model=encoder_decoder_small", "objective=prefix_lm", "conditioning=cross_attention"),
+        ("model.family=encoder_decoder", "objective=prefix_lm", "conditioning=hidden_cache"),
+        (
+            "model.norm_position=post",
+            "model.norm=rms_norm",
+            "model.activation=swiglu",
+            "model.qk_norm=true",
+            "model.init=xavier",
+            "positional_encoding=rotary",
+            "model.tie_weights=false",
+        ),
+    ],
+    ids=" ".join,
+)
+def test_a_checkpoint_alone_gives_back_a_model_of_any_kind(
+    overrides: tuple[str, ...], compose: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    config = compose("tokenizer=char", "model.d_model=8", "model.n_heads=2", "model.n_layers=2", *overrides)
+    model = build_model(config.transformer_config(TOKENIZER.vocab_size + 1)).eval()
+    contents = Contents(plain(config), model.config, TOKENIZER)
+    state = {
+        "state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()},
+        "global_step": 7,
+        "folio": {**contents.to_plain(), "rng": rng_state(), "val": {}},
+    }
+    save(state, tmp_path / "last.ckpt")
+    trained = load_trained(tmp_path / "last.ckpt", "cpu")
+    assert type(trained.model) is type(model)
+    assert trained.model.config == model.config
+    assert trained.config == config
+    tokens = torch.from_numpy(TOKENIZER.encode("gabcdef")).long()[None]
+    inputs = (tokens, tokens[:, :3]) if config.model.family == "encoder_decoder" else (tokens,)
+    assert torch.equal(trained.model(*inputs), model(*inputs))
 
 
 def test_a_checkpoint_is_read_by_torchs_safe_loader(saved: Path, state: dict[str, Any]) -> None:

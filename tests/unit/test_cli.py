@@ -93,6 +93,7 @@ def test_a_key_like_no_other_is_answered_with_how_to_see_them_all(refuse: Callab
     [
         (("optimizer=sgd", "+optimizer.eps=1"), "optimizer.eps"),
         (("schedule=constant", "+schedule.min_learning_rate=1"), "schedule.min_learning_rate"),
+        (("tokenizer=gpt2", "tokenizer.max_vocab_size=5"), "tokenizer.max_vocab_size"),
     ],
 )
 def test_a_key_of_another_option_is_told_to_be_one(
@@ -132,12 +133,12 @@ def test_an_unknown_option_is_answered_with_the_nearest(
         ("deterministic=maybe", "deterministic=maybe must be a valid boolean"),
         ("optimizer.betas=[0.9,2]", "optimizer.betas.1=2 must be less than 1"),
         ("resume=", "resume= must have at least 1 character"),
-        ("optimizer.name=adamm", "optimizer.name=adamm is not one of adam, adamw, sgd; did you mean adam?"),
+        ("optimizer.name=adamm", "optimizer.name=adamm is not one of adam, adamw, sgd, muon; did you mean adam?"),
         (
             "trainer.precision=bf16",
             "trainer.precision=bf16 is not one of auto, 32-true, mixed, bf16-mixed, 16-mixed; did you mean bf16-mixed?",
         ),
-        ("positional_encoding.name=lerned", "positional_encoding.name=lerned is not one of learned"),
+        ("positional_encoding.name=lerned", "positional_encoding.name=lerned is not one of alibi, learned,"),
     ],
 )
 def test_a_wrong_value_is_answered_with_key_value_and_rule(typed: str, answer: str, refuse: Callable[..., str]) -> None:

@@ -21,13 +21,21 @@ from folio.config import (
     settle_vocabulary,
 )
 from folio.data.tokenizers import TOKENIZERS, VOCAB_SIZES
-from folio.models import GPT
+from folio.models import build_model
 
 Compose = Callable[..., RunConfig]
 
 CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.glob("*/*.yaml"))
-NEEDED_BESIDE = {Path("data/text_file"): ["data.path=my.txt"]}
+NEEDED_BESIDE = {
+    Path("data/text_file"): ["data.path=my.txt"],
+    Path("model/encoder_small"): ["objective=masked_lm"],
+    Path("model/encoder_decoder_small"): ["objective=prefix_lm"],
+    Path("experiment/finetune_gpt2"): ["init_from=gpt2"],
+    Path("objective/masked_lm"): ["model=encoder_small"],
+    Path("objective/prefix_lm"): ["model=encoder_decoder_small"],
+}
+MODELS = sorted(path for path in OPTIONS if path.parts[0] == "model")
 
 VALID: dict[str, Any] = {
     "name": None,
@@ -35,11 +43,13 @@ VALID: dict[str, Any] = {
     "deterministic": False,
     "dry_run": False,
     "resume": None,
+    "init_from": None,
     "paths": {"data_dir": "data", "output_dir": "outputs"},
     "data": {"name": "tiny_shakespeare", "path": None, "window_order": "random"},
     "tokenizer": {"name": "char"},
     "model": {
         "name": "small",
+        "family": "decoder",
         "vocab_size": None,
         "context_length": 8,
         "n_layers": 2,
@@ -49,8 +59,15 @@ VALID: dict[str, Any] = {
         "dropout": 0.0,
         "bias": False,
         "tie_weights": True,
+        "norm_position": "pre",
+        "norm": "layer_norm",
+        "activation": "gelu_tanh",
+        "qk_norm": False,
+        "init": "gpt2",
     },
+    "conditioning": None,
     "positional_encoding": {"name": "learned"},
+    "objective": {"name": "causal_lm"},
     "optimizer": {"name": "adamw", "learning_rate": 0.01, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1},
     "schedule": {"name": "cosine", "warmup_steps": 5, "min_learning_rate": 0.001},
     "training": {
@@ -70,7 +87,19 @@ VALID: dict[str, Any] = {
         "detect_anomaly": False,
     },
     "logger": {"name": "none"},
-    "callbacks": {"samples": {"prompt": "A", "max_new_tokens": 3, "temperature": 1.0, "top_k": None}},
+    "callbacks": {
+        "samples": {"prompt": "A", "max_new_tokens": 3, "temperature": 1.0, "top_k": None},
+        "checkpoint": {"keep_every_steps": None},
+    },
+}
+
+MASKED_LM = {"name": "masked_lm", "mask_fraction": 0.15, "mask_share": 0.8, "random_share": 0.1}
+PREFIX_LM = {"name": "prefix_lm", "min_prefix_length": 1, "max_prefix_length": None}
+ENCODER: dict[str, Any] = {"model.family": "encoder", "objective": MASKED_LM}
+ENCODER_DECODER: dict[str, Any] = {
+    "model.family": "encoder_decoder",
+    "conditioning": "hidden_cache",
+    "objective": PREFIX_LM,
 }
 
 
@@ -94,7 +123,10 @@ def keys_of_errors(values: dict[str, Any]) -> list[str]:
 
 
 def test_there_are_options_to_look_at() -> None:
-    assert {path.parts[0] for path in OPTIONS} >= {"data", "tokenizer", "model", "optimizer", "schedule", "experiment"}
+    groups = {"data", "tokenizer", "model", "objective", "optimizer", "schedule", "experiment"}
+    assert {path.parts[0] for path in OPTIONS} >= groups
+    assert OPTIONS.count(Path("model/gpt2_small")) == 1
+    assert set(NEEDED_BESIDE) <= set(OPTIONS)
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=str)
@@ -106,8 +138,8 @@ def test_every_shipped_option_composes_passes_the_checks_and_builds(option: Path
     settled = settle_vocabulary(config, tokenizer_vocab_size)
     assert settled.model.vocab_size is not None
     with torch.device("meta"):
-        model = GPT(settled.gpt_config(settled.model.vocab_size))
-    assert model.count_parameters() > 0
+        model = build_model(settled.transformer_config(settled.model.vocab_size))
+    assert model.n_parameters > 0
 
 
 def test_tokenizers_of_the_config_are_those_of_the_code() -> None:
@@ -115,7 +147,10 @@ def test_tokenizers_of_the_config_are_those_of_the_code() -> None:
     assert options == set(TOKENIZERS)
 
 
-@pytest.mark.parametrize("option", [path for path in OPTIONS if path.parts[0] in ("model", "optimizer")], ids=str)
+NAMED_GROUPS = ("model", "objective", "optimizer", "schedule", "positional_encoding")
+
+
+@pytest.mark.parametrize("option", [path for path in OPTIONS if path.parts[0] in NAMED_GROUPS], ids=str)
 def test_options_of_a_group_are_named_like_their_files(option: Path, compose: Compose) -> None:
     config = compose("=".join(option.parts))
     assert getattr(config, option.parts[0]).name == option.name
@@ -181,11 +216,32 @@ def test_a_large_model_brings_its_recipe_and_gives_way_to_the_command_line(compo
     assert compose("model=gpt2_small", "training.micro_batch_size=4").training.micro_batch_size == 4
 
 
-@pytest.mark.parametrize("model", sorted(path.stem for path in (CONF / "model").glob("*.yaml")))
+@pytest.mark.parametrize("model", MODELS, ids=str)
 @pytest.mark.parametrize("group", ["optimizer", "schedule"])
-def test_every_model_trains_with_every_optimizer_and_schedule(model: str, group: str, compose: Compose) -> None:
+def test_every_model_trains_with_every_optimizer_and_schedule(model: Path, group: str, compose: Compose) -> None:
     for path in (CONF / group).glob("*.yaml"):
-        check_alone(compose(f"model={model}", f"{group}={path.stem}"))
+        check_alone(compose("=".join(model.parts), *NEEDED_BESIDE.get(model, []), f"{group}={path.stem}"))
+
+
+@pytest.mark.parametrize("conditioning", ["hidden_cache", "cross_attention"])
+def test_the_encoder_decoder_takes_either_conditioning(conditioning: str, compose: Compose) -> None:
+    config = compose("model=encoder_decoder_small", "objective=prefix_lm", f"conditioning={conditioning}")
+    check_alone(config)
+    assert config.transformer_config(65).conditioning == conditioning
+
+
+@pytest.mark.parametrize(
+    ("family", "more"),
+    [
+        ("encoder", ["objective=masked_lm"]),
+        ("encoder_decoder", ["objective=prefix_lm", "conditioning=cross_attention"]),
+    ],
+)
+@pytest.mark.parametrize("model", ["debug", "gpt2_small"])
+def test_every_size_comes_in_every_family(model: str, family: str, more: list[str], compose: Compose) -> None:
+    config = compose(f"model={model}", f"model.family={family}", *more)
+    check_alone(config)
+    assert config.transformer_config(65).family == family
 
 
 def test_the_plain_config_survives_yaml() -> None:
@@ -231,6 +287,9 @@ def test_every_key_has_to_be_there(section: str) -> None:
         ("optimizer.betas", 0.9),
         ("data.path", 3),
         ("callbacks.samples.prompt", None),
+        ("model.qk_norm", "false"),
+        ("model.activation", None),
+        ("conditioning", False),
     ],
 )
 def test_a_value_of_another_type_is_refused_and_not_converted(key: str, value: object) -> None:
@@ -269,6 +328,7 @@ OUT_OF_RANGE = {
     "callbacks.samples.max_new_tokens": st.integers(max_value=-1),
     "callbacks.samples.temperature": NEGATIVE,
     "callbacks.samples.top_k": BELOW_ONE,
+    "callbacks.checkpoint.keep_every_steps": BELOW_ONE,
 }
 
 
@@ -277,6 +337,87 @@ OUT_OF_RANGE = {
 def test_a_number_out_of_its_range_is_refused(key: str, data: st.DataObject) -> None:
     (wrong,) = keys_of_errors(changed({key: data.draw(OUT_OF_RANGE[key])}))
     assert key.rpartition(".")[2] in wrong
+
+
+NOAM = {"name": "noam", "warmup_steps": 5, "scale": 1.0}
+MUON = {
+    "name": "muon",
+    "learning_rate": 0.01,
+    "momentum": 0.95,
+    "nesterov": True,
+    "weight_decay": 0.1,
+    "betas": [0.9, 0.95],
+    "eps": 1e-8,
+}
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "key", "value"),
+    [
+        ("schedule", NOAM, "warmup_steps", 0),
+        ("schedule", NOAM, "scale", 0.0),
+        ("schedule", NOAM, "scale", -1.0),
+        ("schedule", NOAM, "scale", float("inf")),
+        ("schedule", NOAM, "min_learning_rate", None),
+        ("optimizer", MUON, "learning_rate", 0.0),
+        ("optimizer", MUON, "momentum", 1.0),
+        ("optimizer", MUON, "weight_decay", -0.1),
+        ("optimizer", MUON, "betas", [0.9]),
+        ("optimizer", MUON, "eps", 0.0),
+        ("optimizer", MUON, "ns_steps", 5),
+    ],
+)
+def test_noam_and_muon_refuse_what_they_cannot_use(
+    section: str, values: dict[str, Any], key: str, value: object
+) -> None:
+    config_of({section: values})
+    (wrong,) = keys_of_errors(changed({section: {**values, key: value}}))
+    assert wrong == f"{section}.{values['name']}.{key}"
+
+
+@pytest.mark.parametrize(
+    ("values", "key", "value"),
+    [
+        (MASKED_LM, "mask_fraction", 0.0),
+        (MASKED_LM, "mask_fraction", 1.1),
+        (MASKED_LM, "mask_fraction", float("nan")),
+        (MASKED_LM, "mask_share", -0.1),
+        (MASKED_LM, "mask_share", 1.1),
+        (MASKED_LM, "random_share", -0.1),
+        (MASKED_LM, "random_share", 1.1),
+        (MASKED_LM, "min_prefix_length", 1),
+        (PREFIX_LM, "min_prefix_length", 0),
+        (PREFIX_LM, "min_prefix_length", None),
+        (PREFIX_LM, "max_prefix_length", 0),
+        (PREFIX_LM, "max_prefix_length", 2.0),
+        (PREFIX_LM, "mask_fraction", 0.15),
+    ],
+)
+def test_an_objective_refuses_what_it_cannot_use(values: dict[str, Any], key: str, value: object) -> None:
+    config_of({"objective": values})
+    (wrong,) = keys_of_errors(changed({"objective": {**values, key: value}}))
+    assert wrong == f"objective.{values['name']}.{key}"
+
+
+@pytest.mark.parametrize("key", ["family", "norm_position", "norm", "activation", "init"])
+def test_a_choice_of_the_model_is_one_of_a_list(key: str) -> None:
+    assert keys_of_errors(changed({f"model.{key}": "unheard_of"})) == [f"model.{key}"]
+
+
+@pytest.mark.parametrize("size", [None, 4, 8192])
+def test_a_word_vocabulary_has_a_size_or_none(size: int | None) -> None:
+    config = config_of({"tokenizer": {"name": "word", "max_vocab_size": size}})
+    assert plain(config)["tokenizer"] == {"name": "word", "max_vocab_size": size}
+
+
+@pytest.mark.parametrize("size", [3, 0, -1, 8192.0, "8192", True])
+def test_a_word_vocabulary_too_small_or_no_number_is_refused(size: object) -> None:
+    wrong = keys_of_errors(changed({"tokenizer": {"name": "word", "max_vocab_size": size}}))
+    assert wrong == ["tokenizer.word.max_vocab_size"]
+
+
+def test_only_a_word_vocabulary_has_a_size() -> None:
+    assert keys_of_errors(changed({"tokenizer.max_vocab_size": 5})) == ["tokenizer.char.max_vocab_size"]
 
 
 @given(
@@ -329,6 +470,34 @@ def test_a_run_name_is_no_path(name: str) -> None:
         ({"model.context_length": 0}, ("model.context_length=0",)),
         ({"model.d_ff": 0}, ("model.d_ff=0",)),
         ({"model.vocab_size": -1}, ("model.vocab_size=-1",)),
+        ({"model.family": "encoder"}, ("objective=causal_lm", "model=small", "encoder", "objective=masked_lm")),
+        (
+            {"model.family": "encoder_decoder", "conditioning": "hidden_cache"},
+            ("objective=causal_lm", "model=small", "encoder_decoder", "objective=prefix_lm"),
+        ),
+        ({"objective": MASKED_LM}, ("objective=masked_lm", "model=small", "decoder", "objective=causal_lm")),
+        ({"objective": PREFIX_LM}, ("objective=prefix_lm", "model=small", "decoder", "objective=causal_lm")),
+        (ENCODER | {"objective": PREFIX_LM}, ("objective=prefix_lm", "family encoder;", "objective=masked_lm")),
+        (ENCODER_DECODER | {"objective": MASKED_LM}, ("objective=masked_lm", "objective=prefix_lm")),
+        ({"conditioning": "hidden_cache"}, ("conditioning=hidden_cache", "model.family=decoder", "leave it out")),
+        (ENCODER | {"conditioning": "cross_attention"}, ("conditioning=cross_attention", "model.family=encoder")),
+        (ENCODER_DECODER | {"conditioning": None}, ("conditioning=null", "hidden_cache or cross_attention")),
+        (
+            ENCODER | {"objective": {**MASKED_LM, "mask_share": 0.9, "random_share": 0.2}},
+            ("objective.mask_share=0.9", "objective.random_share=0.2", "not be more than 1", "0.8 and 0.1"),
+        ),
+        (
+            ENCODER_DECODER | {"objective": {**PREFIX_LM, "max_prefix_length": 9}},
+            ("objective.max_prefix_length=9", "model.context_length=8", "null makes it that"),
+        ),
+        (
+            ENCODER_DECODER | {"objective": {**PREFIX_LM, "min_prefix_length": 9}},
+            ("objective.min_prefix_length=9", "8 tokens", "lower it"),
+        ),
+        (
+            ENCODER_DECODER | {"objective": {**PREFIX_LM, "min_prefix_length": 5, "max_prefix_length": 4}},
+            ("objective.min_prefix_length=5", "4 tokens", "lower it"),
+        ),
     ],
     ids=str,
 )
@@ -351,8 +520,14 @@ def test_values_that_do_not_go_together_are_named_in_one_line(changes: dict[str,
         {"schedule.warmup_steps": 19},
         # The constant schedule may end in its warm-up, and has no lowest rate.
         {"schedule": {"name": "constant", "warmup_steps": 100}},
+        {"schedule": {"name": "noam", "warmup_steps": 4000, "scale": 1.0}},
         {"data": {"name": "text_file", "path": "my.txt", "window_order": "shuffled"}},
         {"model.d_model": 5, "model.n_heads": 1},
+        ENCODER,
+        ENCODER | {"objective": {**MASKED_LM, "mask_fraction": 1.0, "mask_share": 1.0, "random_share": 0.0}},
+        ENCODER_DECODER,
+        ENCODER_DECODER | {"conditioning": "cross_attention"},
+        ENCODER_DECODER | {"objective": {**PREFIX_LM, "min_prefix_length": 8, "max_prefix_length": 8}},
     ],
     ids=str,
 )
@@ -372,6 +547,26 @@ def test_a_schedule_is_chosen_by_its_name() -> None:
 def test_the_tokenizer_owns_the_vocabulary_which_may_be_padded_to_128(given_size: int | None, settled: int) -> None:
     config = config_of({"model.vocab_size": given_size})
     assert settle_vocabulary(config, 65) == config_of({"model.vocab_size": settled})
+
+
+@pytest.mark.parametrize(("given_size", "settled"), [(None, 66), (66, 66), (128, 128)])
+def test_the_vocabulary_of_an_encoder_has_one_symbol_more_for_the_mask(given_size: int | None, settled: int) -> None:
+    config = config_of(ENCODER | {"model.vocab_size": given_size})
+    assert settle_vocabulary(config, 65).model.vocab_size == settled
+    with pytest.raises(
+        ConfigError, match=r"^model\.vocab_size=65 .*tokenizer=char .*66 symbols, the mask included; .*128"
+    ):
+        settle_vocabulary(config_of(ENCODER | {"model.vocab_size": 65}), 65)
+
+
+def test_an_encoder_decoder_needs_no_symbol_besides_the_tokenizers() -> None:
+    assert settle_vocabulary(config_of(ENCODER_DECODER), 65).model.vocab_size == 65
+
+
+def test_the_longest_prefix_is_the_context_unless_it_is_given() -> None:
+    assert config_of(ENCODER_DECODER).prefix_lengths == (1, 8)
+    given = {**PREFIX_LM, "min_prefix_length": 2, "max_prefix_length": 5}
+    assert config_of(ENCODER_DECODER | {"objective": given}).prefix_lengths == (2, 5)
 
 
 def test_a_vocabulary_of_a_multiple_of_128_is_not_padded_further() -> None:
@@ -398,3 +593,14 @@ def test_a_split_of_one_window_is_enough() -> None:
     check_against_data(config_of({}), 9, 9)
     with pytest.raises(ConfigError, match="use at most 7"):
         check_against_data(config_of({}), 9, 8)
+
+
+def test_a_prefix_takes_its_part_of_a_split() -> None:
+    config = config_of(ENCODER_DECODER | {"objective": {**PREFIX_LM, "max_prefix_length": 5}})
+    check_against_data(config, 13, 13)
+    with pytest.raises(ConfigError, match=r"^model\.context_length=8 .* val split of 12 tokens.*longest prefix = 13"):
+        check_against_data(config, 13, 12)
+
+
+def test_lines_fit_into_any_split() -> None:
+    check_against_data(config_of(ENCODER), 3, 1)

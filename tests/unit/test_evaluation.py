@@ -1,30 +1,55 @@
-"""The loss of a split is the mean over its targets, each counted once, whatever the batches."""
+"""The loss of a split is the mean over its targets, each counted once, whatever the batches and the objective."""
 
 import math
 import random
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from folio.data.batch import IGNORE_INDEX, Batch
+from folio.data.lines import Lines
 from folio.data.loaders import validation_loader
-from folio.data.windows import IGNORE_INDEX
-from folio.models import GPT, GPTConfig
+from folio.data.masking import MaskedValidationLines, Masking
+from folio.data.prefixes import PrefixValidationWindows
+from folio.data.token_file import TokenFileInfo
+from folio.data.windows import ValidationWindows
+from folio.models import GPT, Encoder, EncoderDecoder, Model, TransformerConfig, build_model
 from folio.training import evaluation
-from folio.training.evaluation import evaluate, metrics_from, perplexity, token_sums
+from folio.training.batches import Validation
+from folio.training.evaluation import (
+    describe,
+    evaluate,
+    in_words,
+    measure,
+    metrics_from,
+    metrics_of,
+    perplexity,
+    token_sums,
+)
+from folio.training.objectives import batch_loss
 
 VOCAB_SIZE, CONTEXT = 17, 8
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def model() -> GPT:
+def lively(**changes: Any) -> Model:
+    """In float64, with dropout that a forgotten eval() would show, and weights drawn large."""
     torch.manual_seed(0)
-    config = GPTConfig(vocab_size=VOCAB_SIZE, context_length=CONTEXT, n_layers=2, n_heads=2, d_model=8, dropout=0.5)
-    model = GPT(config).double().eval()
+    sizes = {"vocab_size": VOCAB_SIZE, "context_length": CONTEXT, "n_layers": 2, "n_heads": 2, "d_model": 8}
+    model = build_model(TransformerConfig(**sizes, dropout=0.5, **changes)).double().eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+@pytest.fixture
+def model() -> GPT:
+    model = lively()
+    assert isinstance(model, GPT)
     return model
 
 
@@ -34,12 +59,42 @@ def split() -> np.ndarray:
     return np.random.default_rng(0).integers(0, VOCAB_SIZE, 47).astype(np.uint16)
 
 
-def sums_one_by_one(model: GPT, tokens: Tensor, targets: Tensor) -> list[float]:
+def windows_of(split: np.ndarray, batch_size: int) -> Iterable[Batch]:
+    return validation_loader(ValidationWindows(split, CONTEXT), batch_size)
+
+
+def lines_of(split: np.ndarray, batch_size: int) -> Iterable[Batch]:
+    masking = Masking(mask_id=VOCAB_SIZE - 1, n_symbols=VOCAB_SIZE - 1, mask_fraction=0.3)
+    return validation_loader(MaskedValidationLines(Lines(split, np.array([3]), CONTEXT), masking), batch_size)
+
+
+def prefixed_of(split: np.ndarray, batch_size: int, shuffled: bool = False) -> Iterable[Batch]:
+    windows = PrefixValidationWindows(split, CONTEXT, min_prefix_length=1, max_prefix_length=CONTEXT, shuffled=shuffled)
+    return validation_loader(windows, batch_size)
+
+
+KINDS: dict[str, tuple[dict[str, Any], Callable[[np.ndarray, int], Iterable[Batch]]]] = {
+    # objective: (the model, the batches of a split)
+    "causal_lm": ({}, windows_of),
+    "masked_lm": ({"family": "encoder"}, lines_of),
+    "prefix_lm by hidden_cache": ({"family": "encoder_decoder", "conditioning": "hidden_cache"}, prefixed_of),
+    "prefix_lm by cross_attention": ({"family": "encoder_decoder", "conditioning": "cross_attention"}, prefixed_of),
+}
+
+
+def logits_of(model: Model, batch: Batch) -> Tensor:
+    """(B, T, V), by the call that a user of the model would write."""
+    if isinstance(model, EncoderDecoder):
+        return model(batch.tokens, batch.prefix, batch.prefix_lengths)
+    return model(batch.tokens, batch.lengths) if isinstance(model, Encoder) else model(batch.tokens)
+
+
+def sums_one_by_one(model: Model, batch: Batch) -> list[float]:
     """As anyone would write it: for each target its probability and whether it was the likeliest."""
     nats, correct, n_tokens = 0.0, 0, 0
-    probabilities = model(tokens).softmax(dim=-1)
-    for row, column in np.ndindex(*targets.shape):
-        target = int(targets[row, column])
+    probabilities = logits_of(model, batch).softmax(dim=-1)
+    for row, column in np.ndindex(*batch.targets.shape):
+        target = int(batch.targets[row, column])
         if target != IGNORE_INDEX:
             nats -= math.log(probabilities[row, column, target].item())
             correct += int(probabilities[row, column].argmax()) == target
@@ -47,38 +102,64 @@ def sums_one_by_one(model: GPT, tokens: Tensor, targets: Tensor) -> list[float]:
     return [nats, correct, n_tokens]
 
 
+def random_batch() -> Batch:
+    tokens, targets = torch.randint(VOCAB_SIZE, (2, 3, CONTEXT))
+    return Batch(tokens, targets, n_tokens=tokens.numel())
+
+
 @pytest.mark.parametrize("chunk_rows", [5, 256])
 def test_sums_are_those_of_a_plain_loop(chunk_rows: int, model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation, "CHUNK_ROWS", chunk_rows)
-    tokens, targets = torch.randint(VOCAB_SIZE, (2, 3, CONTEXT))
-    targets[0] = model(tokens)[0].argmax(dim=-1)  # some that are right
-    assert token_sums(model, tokens, targets).tolist() == pytest.approx(sums_one_by_one(model, tokens, targets))
+    batch = random_batch()
+    batch.targets[0] = model(batch.tokens)[0].argmax(dim=-1)  # some that are right
+    assert token_sums(model, batch).tolist() == pytest.approx(sums_one_by_one(model, batch))
 
 
 def test_ignored_targets_do_not_count(model: GPT) -> None:
-    tokens, targets = torch.randint(VOCAB_SIZE, (2, 3, CONTEXT))
-    targets[1, 2:] = IGNORE_INDEX
-    targets[2, :5] = IGNORE_INDEX
-    sums = token_sums(model, tokens, targets)
+    batch = random_batch()
+    batch.targets[1, 2:] = IGNORE_INDEX
+    batch.targets[2, :5] = IGNORE_INDEX
+    sums = token_sums(model, batch)
     assert sums[2] == 3 * CONTEXT - (CONTEXT - 2) - 5
-    assert sums.tolist() == pytest.approx(sums_one_by_one(model, tokens, targets))
+    assert sums.tolist() == pytest.approx(sums_one_by_one(model, batch))
 
 
-def test_the_loss_of_a_split_does_not_depend_on_the_batch_size(model: GPT, split: np.ndarray) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_objective_is_measured_with_what_its_model_reads(kind: str, split: np.ndarray) -> None:
+    changes, batches_of = KINDS[kind]
+    model = lively(**changes)
+    for batch in batches_of(split, 4):
+        assert token_sums(model, batch).tolist() == pytest.approx(sums_one_by_one(model, batch))
+
+
+def test_validation_counts_what_training_makes_small(split: np.ndarray) -> None:
+    """Of a masked LM, whose batches hold targets that are not counted in training either."""
+    model = lively(family="encoder")
+    (batch,) = lines_of(split, 100)
+    nats, correct, n_tokens = token_sums(model, batch).tolist()
+    assert [part.item() for part in batch_loss(model, batch)] == pytest.approx([nats / n_tokens, correct / n_tokens])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_of_a_split_does_not_depend_on_the_batch_size(kind: str, split: np.ndarray) -> None:
+    changes, batches_of = KINDS[kind]
+    model = lively(**changes)
     one_by_one, *others = [
-        evaluate(model, validation_loader(split, CONTEXT, batch_size), CPU).tolist() for batch_size in (1, 2, 5, 100)
+        evaluate(model, batches_of(split, batch_size), CPU).tolist() for batch_size in (1, 2, 5, 100)
     ]
-    assert one_by_one[2] == len(split) - 1
+    if kind != "masked_lm":
+        assert one_by_one[2] == len(split) - (1 if kind == "causal_lm" else CONTEXT)
     for sums in others:
         assert sums == pytest.approx(one_by_one, rel=1e-9)
 
 
 def test_evaluation_turns_dropout_off(model: GPT, split: np.ndarray) -> None:
-    expected = evaluate(model, validation_loader(split, CONTEXT, 2), CPU)
-    assert torch.equal(evaluate(model.train(), validation_loader(split, CONTEXT, 2), CPU), expected)
+    expected = evaluate(model, windows_of(split, 2), CPU)
+    assert torch.equal(evaluate(model.train(), windows_of(split, 2), CPU), expected)
 
 
-def test_evaluation_draws_from_no_generator_of_training(model: GPT, split: np.ndarray) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_evaluation_draws_from_no_generator_of_training(kind: str, split: np.ndarray) -> None:
     def next_draws() -> list[float]:
         return [torch.rand(()).item(), random.random(), float(np.random.rand())]
 
@@ -87,25 +168,60 @@ def test_evaluation_draws_from_no_generator_of_training(model: GPT, split: np.nd
         random.seed(3)
         np.random.seed(3)
 
+    changes, batches_of = KINDS[kind]
+    model = lively(**changes)
     seed_all()
     expected = next_draws()
     seed_all()
-    evaluate(model, validation_loader(split, CONTEXT, 2), CPU)
+    evaluate(model, batches_of(split, 2), CPU)
     assert next_draws() == expected
 
 
 def test_evaluation_leaves_no_gradients(model: GPT, split: np.ndarray) -> None:
-    sums = evaluate(model, validation_loader(split, CONTEXT, 2), CPU)
+    sums = evaluate(model, windows_of(split, 2), CPU)
     assert not sums.requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_metrics_by_hand() -> None:
+def test_a_masked_lm_is_measured_beside_its_baseline_and_without_bits_per_byte(split: np.ndarray) -> None:
+    model, baseline = lively(family="encoder"), {"unigram_loss_nats": 2.5, "unigram_accuracy": 0.1}
+    metrics = measure(model, Validation(None, lines_of(split, 4), None, baseline), CPU)
+    assert metrics.keys() == {"loss_nats", "perplexity", "accuracy", *baseline}
+    assert metrics.items() >= baseline.items()
+    (batch,) = lines_of(split, 100)
+    nats, correct, n_tokens = sums_one_by_one(model, batch)
+    assert (metrics["loss_nats"], metrics["accuracy"]) == pytest.approx((nats / n_tokens, correct / n_tokens))
+
+
+@pytest.mark.parametrize("conditioning", ["hidden_cache", "cross_attention"])
+def test_a_prefix_lm_is_measured_with_its_own_prefixes_and_with_those_of_others(
+    conditioning: str, split: np.ndarray, info_of: Callable[..., TokenFileInfo]
+) -> None:
+    model, info = lively(family="encoder_decoder", conditioning=conditioning), info_of(n_tokens=47, n_bytes=94)
+    right, shuffled = (prefixed_of(split, 2, shuffled) for shuffled in (False, True))
+    metrics = measure(model, Validation(info, right, shuffled, {}), CPU)
+    assert metrics.keys() == {"loss_nats", "perplexity", "bits_per_byte", "accuracy", "shuffled_prefix_loss_nats"}
+    for name, is_shuffled in (("loss_nats", False), ("shuffled_prefix_loss_nats", True)):
+        (batch,) = prefixed_of(split, 100, is_shuffled)
+        nats, _, n_tokens = sums_one_by_one(model, batch)
+        assert metrics[name] == pytest.approx(nats / n_tokens)
+    assert metrics["shuffled_prefix_loss_nats"] != metrics["loss_nats"]
+
+
+def test_metrics_by_hand(info_of: Callable[..., TokenFileInfo]) -> None:
     # 10 tokens of 3 bits each, 4 of them right, 40 bytes of text: 30 bits over 40 bytes.
     sums = torch.tensor([10 * 3 * math.log(2), 4, 10], dtype=torch.float64)
-    assert metrics_from(sums, tokens_per_byte=10 / 40) == pytest.approx(
-        {"loss_nats": 3 * math.log(2), "perplexity": 8.0, "bits_per_byte": 0.75, "accuracy": 0.4}
-    )
+    expected = {"loss_nats": 3 * math.log(2), "perplexity": 8.0, "bits_per_byte": 0.75, "accuracy": 0.4}
+    assert metrics_from(sums, info_of(n_tokens=10, n_bytes=40)) == pytest.approx(expected)
+
+
+def test_what_unknown_tokens_hide_counts_in_bits_per_byte(info_of: Callable[..., TokenFileInfo]) -> None:
+    info = info_of(n_tokens=10, n_bytes=40, n_unknown=2, spelling_bits=50.0)
+    assert metrics_of(3 * math.log(2), 0.4, info)["bits_per_byte"] == pytest.approx((30 + 50) / 40)
+
+
+def test_without_a_token_file_there_are_no_bits_per_byte() -> None:
+    assert metrics_of(0.0, 1.0, None) == {"loss_nats": 0.0, "perplexity": 1.0, "accuracy": 1.0}
 
 
 def test_a_guess_among_all_symbols_has_the_perplexity_of_their_number() -> None:
@@ -114,3 +230,32 @@ def test_a_guess_among_all_symbols_has_the_perplexity_of_their_number() -> None:
 
 def test_a_perplexity_past_the_largest_float_is_infinite() -> None:
     assert perplexity(1e4) == math.inf
+
+
+CAUSAL = {"loss_nats": 1.5, "perplexity": 4.4817, "bits_per_byte": 2.25, "accuracy": 0.4}
+
+
+def test_a_line_of_progress_has_the_figures_and_what_to_compare_them_with() -> None:
+    assert describe(CAUSAL) == "val loss 1.5000 nats, perplexity 4.5, bits per byte 2.2500, accuracy 0.400"
+    masked = {"loss_nats": 1.5, "perplexity": 4.4817, "accuracy": 0.4}
+    baseline = {"unigram_loss_nats": 3.25, "unigram_accuracy": 0.125}
+    assert describe(masked | baseline) == (
+        "val loss 1.5000 nats, perplexity 4.5, accuracy 0.400, unigram accuracy 0.125, unigram loss nats 3.250"
+    )
+    assert describe(CAUSAL | {"shuffled_prefix_loss_nats": 2.0}).endswith(
+        "accuracy 0.400, shuffled prefix loss nats 2.000"
+    )
+
+
+def test_figures_are_told_in_words_where_there_are_some() -> None:
+    assert in_words(CAUSAL) == [
+        ("loss", "1.500000 nats"),
+        ("perplexity", "4.48"),
+        ("bits per byte", "2.2500"),
+        ("accuracy", "0.4000"),
+    ]
+    logged = {"val/loss_nats": 1.5, "val/shuffled_prefix_loss_nats": 2.0, "loss_nats": 7.0, "train/accuracy": 0.3}
+    assert in_words(logged, "val/") == [
+        ("validation loss", "1.500000 nats"),
+        ("shuffled prefix", "2.000000 nats, with the prefixes of other windows"),
+    ]

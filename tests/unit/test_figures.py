@@ -1,44 +1,227 @@
-"""The pictures of a run show what its TensorBoard events hold."""
+"""Pictures show what they are given, with every label whole and legible."""
 
-from pathlib import Path
+from collections.abc import Callable
+from itertools import pairwise
 
+import numpy as np
 import pytest
-from torch.utils.tensorboard import SummaryWriter
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation, Text
+from matplotlib.transforms import Bbox
 
 from folio.errors import FolioError
-from folio.figures import loss_figure, read_curves
+from folio.figures.attention import MOST_MAPS, attention_figure, printable
+from folio.figures.curves import Curve
+from folio.figures.plots import loss_figure, pixels, positional_figure, schedule_figure, spread
 
-SCALARS = {
-    "train/loss_nats": {10: 6.0, 20: 5.5},
-    "val/loss_nats": {20: 5.75},
-    "train/learning_rate": {10: 0.5, 20: 0.25},
+CURVES = {
+    "train/loss_nats": Curve([10, 20], [6.0, 5.5]),
+    "val/loss_nats": Curve([20], [5.75]),
+    "train/learning_rate": Curve([10, 20], [0.5, 0.25]),
+}
+WORDS = ["The", " quick", "\n", "ROMEO", ":", " ", "$x$", " uncharacteristically", "\xe4\xb8", "é", "", "g"]
+SWEEP = "model=gpt2_small,optimizer.learning_rate=0.0006,schedule.warmup_steps=2000,training.batch_size=480,seed=1"
+
+
+def causal_weights(n_layers: int, n_heads: int, n_tokens: int) -> np.ndarray:
+    weights = np.tril(np.random.default_rng(0).random((n_layers, n_heads, n_tokens, n_tokens)) + 0.01)
+    normalised: np.ndarray = weights / weights.sum(axis=-1, keepdims=True)
+    return normalised
+
+
+def labels(n: int) -> list[str]:
+    return [WORDS[index % len(WORDS)] for index in range(n)]
+
+
+def attention(n_layers: int, n_heads: int, n_tokens: int, title: str = "a run: attention") -> Figure:
+    tokens = labels(n_tokens)
+    return attention_figure(causal_weights(n_layers, n_heads, n_tokens), tokens, tokens, title)
+
+
+def crossed(n_rows: int, n_columns: int) -> Figure:
+    return attention_figure(np.full((2, 3, n_rows, n_columns), 0.5), labels(n_rows), labels(n_columns), "prefixes")
+
+
+def texts_of(figure: Figure) -> list[Text]:
+    """Those that are drawn, with the room that they take; the figure has been drawn."""
+    found = figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_visible() and artist.get_text() != "")
+    # A tick outside the limits keeps its text, and is not drawn.
+    ticks = {
+        text
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())
+        for text in (tick.label1, tick.label2)
+        if not min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
+    }
+    return [text for text in found if isinstance(text, Text) and text not in ticks]
+
+
+def extent(text: Text) -> Bbox:
+    return Text.get_window_extent(text) if isinstance(text, Annotation) else text.get_window_extent()
+
+
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "loss": lambda: loss_figure(CURVES, "a run"),
+    "loss of a sweep": lambda: loss_figure(CURVES, SWEEP),
+    "schedule": lambda: schedule_figure([0.001, 0.003, 0.002, 0.000123456], "a run"),
+    "schedule that rises to its end": lambda: schedule_figure([0.001, 0.002, 0.003], "a run"),
+    "schedule of one step": lambda: schedule_figure([0.001], "a run"),
+    "schedule of many steps": lambda: schedule_figure(np.linspace(3e-4, 3e-5, 600_000).tolist(), "a run"),
+    "learned": lambda: positional_figure(np.random.default_rng(0).normal(size=(64, 32)), "learned", "a run"),
+    "sinusoidal": lambda: positional_figure(np.sin(np.arange(1024 * 768)).reshape(1024, 768), "sinusoidal", SWEEP),
+    "rotary": lambda: positional_figure(np.cos(np.arange(64 * 16)).reshape(64, 16), "rotary", "a run"),
+    "alibi": lambda: positional_figure(-np.outer(np.arange(512.0), [0.5, 0.25]), "alibi", "a run"),
+    "attention 1 x 1 of 1 token": lambda: attention(1, 1, 1, SWEEP),
+    "attention 1 x 1": lambda: attention(1, 1, 6),
+    "attention 4 x 4 of 6 tokens": lambda: attention(4, 4, 6),
+    "attention 4 x 4 of 20 tokens": lambda: attention(4, 4, 20),
+    "attention 12 x 12 of 24 tokens": lambda: attention(12, 12, 24),
+    "attention of 1 row": lambda: crossed(1, 24),
+    "attention to 1 column": lambda: crossed(24, 1),
 }
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A run folder with the three scalars that the figure needs; all values are exact in float32."""
-    with SummaryWriter(str(tmp_path / "tensorboard")) as writer:
-        for tag, points in SCALARS.items():
-            for step, value in points.items():
-                writer.add_scalar(tag, value, step)
-    return tmp_path
+@pytest.mark.parametrize("name", FIGURES)
+def test_nothing_is_cut(name: str) -> None:
+    figure = FIGURES[name]()
+    image = pixels(figure)
+    assert image.std() > 0
+    for text in texts_of(figure):
+        box = extent(text)
+        inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= image.shape[1] and box.y1 <= image.shape[0]
+        assert inside, f"{text.get_text()!r} at {box}"
 
 
-def test_curves_are_read_with_all_their_points(run: Path) -> None:
-    curves = read_curves(run)
-    assert {tag: dict(zip(curve.steps, curve.values, strict=True)) for tag, curve in curves.items()} == SCALARS
+@pytest.mark.parametrize("name", [name for name in FIGURES if name.startswith("attention")])
+def test_no_label_covers_its_neighbour(name: str) -> None:
+    figure = FIGURES[name]()
+    pixels(figure)
+    titles = [axes.title for axes in figure.axes if axes.get_title()]
+    for neighbours in (*([*axes.get_yticklabels()] for axes in figure.axes), titles):
+        for one, next_one in pairwise(neighbours):
+            assert not one.get_window_extent().overlaps(next_one.get_window_extent()), one.get_text()
 
 
-def test_the_figure_draws_both_losses_and_the_rate_and_names_its_axes(run: Path) -> None:
-    loss_axes, rate_axes = loss_figure(read_curves(run), title="a run").axes
-    assert [list(line.get_ydata()) for line in loss_axes.lines] == [[6.0, 5.5], [5.75]]
-    assert [list(line.get_ydata()) for line in rate_axes.lines] == [[0.5, 0.25]]
+def test_the_loss_figure_draws_both_losses_and_the_rate_and_names_its_axes() -> None:
+    loss_axes, rate_axes = loss_figure(CURVES, title="a run").axes
+    assert {line.get_label(): list(np.asarray(line.get_ydata())) for line in loss_axes.lines[:2]} == {
+        "training, mean since the last point": [6.0, 5.5],
+        "validation, whole split": [5.75],
+    }
+    assert [list(np.asarray(line.get_ydata())) for line in rate_axes.lines] == [[0.5, 0.25]]
     assert loss_axes.get_title() == "a run"
     assert loss_axes.get_ylabel() == "loss (nats per token)"
     assert rate_axes.get_xlabel() == "optimizer step"
 
 
-def test_a_run_without_events_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(FolioError, match="logger=tensorboard"):
-        read_curves(tmp_path)
+@pytest.mark.parametrize("tag", ["train/loss_nats", "val/loss_nats"])
+def test_a_run_that_was_stopped_early_shows_the_loss_that_it_has(tag: str) -> None:
+    loss_axes, _ = loss_figure({tag: Curve([10, 20], [6.0, 5.5])}, title="a run").axes
+    assert list(np.asarray(loss_axes.lines[0].get_ydata())) == [6.0, 5.5]
+
+
+def test_a_run_without_any_loss_is_refused() -> None:
+    with pytest.raises(FolioError, match="no loss is logged yet"):
+        loss_figure({"train/learning_rate": Curve([1], [0.5])}, title="a run")
+
+
+def test_the_schedule_counts_steps_from_one_and_names_its_peak_and_its_end() -> None:
+    (axes,) = schedule_figure([0.001, 0.003, 0.002, 0.0001], "a run").axes
+    assert list(np.asarray(axes.lines[0].get_xdata())) == [1, 2, 3, 4]
+    assert list(np.asarray(axes.lines[0].get_ydata())) == [0.001, 0.003, 0.002, 0.0001]
+    assert [text.get_text() for text in axes.texts] == ["0.003 at step 2", "0.0001\nat step 4"]
+
+
+def test_a_rate_that_never_falls_is_named_once() -> None:
+    (axes,) = schedule_figure([0.001, 0.003, 0.003], "a run").axes
+    assert [text.get_text() for text in axes.texts] == ["0.003 at step 2"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "column", "row", "value"),
+    [
+        ("learned", "dimension", "position", "value"),
+        ("rotary", "pair of dimensions", "position", "cosine of the angle"),
+        ("alibi", "head", "distance", "added to the score"),
+        ("one's own", "column", "position", "value"),
+    ],
+)
+def test_positions_are_a_heat_map_over_curves_with_labels_that_suit_the_encoding(
+    encoding: str, column: str, row: str, value: str
+) -> None:
+    table = np.random.default_rng(0).normal(size=(20, 31))
+    figure = positional_figure(table, encoding, "a run")
+    map_axes, curve_axes, _ = figure.axes
+    np.testing.assert_array_equal(map_axes.images[0].get_array(), table.T)
+    assert map_axes.get_ylabel() == column
+    assert (curve_axes.get_xlabel(), curve_axes.get_ylabel()) == (row, value)
+    shown = [str(line.get_label()) for line in curve_axes.lines]
+    assert (shown[0], shown[-1]) == ("0", "30")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == shown
+    for line in curve_axes.lines:
+        np.testing.assert_array_equal(line.get_ydata(), table[:, int(str(line.get_label()))])
+
+
+def test_attention_has_a_map_for_each_layer_and_head_and_one_colour_bar() -> None:
+    weights = causal_weights(2, 3, 5)
+    *maps, bar = attention_figure(weights, list("abcde"), list("vwxyz"), "a run").axes
+    assert [axes.get_title() for axes in maps] == [
+        f"layer {layer}, head {head}" for layer in (0, 1) for head in range(3)
+    ]
+    for axes, expected in zip(maps, weights.reshape(6, 5, 5), strict=True):
+        image = axes.images[0].get_array()
+        assert isinstance(image, np.ma.MaskedArray)
+        np.testing.assert_array_equal(image.filled(0.0), expected)
+        np.testing.assert_array_equal(image.mask, expected == 0.0)  # what is not seen is left white
+        assert axes.images[0].get_clim() == (0.0, 1.0)
+    assert bar.get_ylim() == (0.0, 1.0)
+
+
+def test_tokens_stand_at_the_left_and_at_the_bottom_alone() -> None:
+    *maps, _ = attention_figure(causal_weights(2, 2, 2), ["a", " b"], ["\n", "$"], "a run").axes
+    rows = [[label.get_text() for label in axes.get_yticklabels()] for axes in maps]
+    columns = [[label.get_text() for label in axes.get_xticklabels()] for axes in maps]
+    assert rows == [["a", "␣b"], [], ["a", "␣b"], []]
+    assert columns == [[], [], ["↵", r"\$"], ["↵", r"\$"]]
+
+
+def test_layers_and_heads_can_be_chosen() -> None:
+    *maps, _ = attention_figure(causal_weights(12, 4, 2), list("ab"), list("ab"), "a", layers=[11, 0], heads=[2]).axes
+    assert [axes.get_title() for axes in maps] == ["layer 11, head 2", "layer 0, head 2"]
+
+
+def test_of_a_large_model_as_many_are_drawn_as_are_legible_from_its_first_layer_to_its_last() -> None:
+    *maps, _ = attention_figure(causal_weights(48, 1, 1), ["a"], ["a"], "a run").axes
+    assert len(maps) == MOST_MAPS
+    assert (maps[0].get_title(), maps[-1].get_title()) == ("layer 0, head 0", "layer 47, head 0")
+
+
+def test_a_line_parts_the_prefix_from_the_text() -> None:
+    axes, _ = attention_figure(np.ones((1, 1, 2, 5)) / 5, list("ab"), list("xyzab"), "a run", divider=3).axes
+    assert list(np.asarray(axes.lines[0].get_xdata())) == [2.5, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("label", "shown"),
+    [
+        (" the", "␣the"),
+        ("\n\n", "↵↵"),
+        ("\t", "⇥"),
+        ("", "∅"),
+        ("é", "é"),
+        ("中", "U+4E2D"),
+        ("\x00", "U+0000"),
+        ("$a$", r"\$a\$"),
+        ("incomprehensible", "incomprehensi…"),
+    ],
+)
+def test_labels_show_what_cannot_be_seen(label: str, shown: str) -> None:
+    assert printable(label) == shown
+
+
+@pytest.mark.parametrize(
+    ("n", "at_most", "numbers"), [(1, 6, [0]), (4, 6, [0, 1, 2, 3]), (11, 6, [0, 2, 4, 6, 8, 10]), (100, 2, [0, 99])]
+)
+def test_a_few_numbers_are_spread_from_the_first_to_the_last(n: int, at_most: int, numbers: list[int]) -> None:
+    assert spread(n, at_most) == numbers

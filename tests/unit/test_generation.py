@@ -1,214 +1,339 @@
-"""The next token is drawn as the options say, and text comes out whole."""
+"""A model of each family writes text, alone or in a batch, with or without a cache, and the text comes out whole."""
 
-import math
 from collections.abc import Iterator, Sequence
+from functools import cache as memoized
 from itertools import islice
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import CONDITIONINGS, OTHER_CHOICES, TINY, build
 from torch import Tensor
 
-from folio.data.tokenizers import CharTokenizer
+from folio.data.byte_tokenizer import ByteTokenizer
+from folio.data.char_tokenizer import CharTokenizer
+from folio.data.word_tokenizer import WordTokenizer
 from folio.errors import FolioError
-from folio.generation import decode_stream, generate_text, generate_tokens, token_probabilities, until_stop
-from folio.models import GPT, GPTConfig
-from folio.sampling import Sampling
+from folio.generation.generate import Reader, generate, generate_text, generate_tokens, read_prefixes, until_stop
+from folio.generation.sampling import Sampling
+from folio.models import GPT, EncoderDecoder
+from folio.models.positional import POSITIONAL_ENCODINGS
 
-CHARACTERS = "".join(map(chr, range(ord("0"), ord("0") + 60)))
-CONTEXT = 12
+CONTEXT = TINY.context_length
+N_SYMBOLS = 57
+TOKENIZER = CharTokenizer("".join(map(chr, range(ord("0"), ord("0") + N_SYMBOLS))))
+"""The models have rows for four ids more."""
+
 GREEDY = Sampling(temperature=0.0)
+SAMPLINGS = {
+    "greedy": Sampling(temperature=0.0, repetition_penalty=2.0),  # or some models would say one thing again and again
+    "sampled": Sampling(temperature=0.8, repetition_penalty=1.2, top_k=40, top_p=0.95, min_p=0.01),
+}
+FAMILIES = ("decoder", *CONDITIONINGS)
+WITHOUT_END = sorted(POSITIONAL_ENCODINGS.keys() - {"learned"})
 
-# Eighths, so that no difference between them is rounded away.
-logits_strategy = st.lists(st.integers(-160, 160).map(lambda n: n / 8), min_size=1, max_size=40)
-
-
-class ByteTokenizer:
-    """One id for each byte, so that most characters span several."""
-
-    name = "bytes"
-    vocab_size = 256
-
-    def decode_bytes(self, ids: Sequence[int]) -> bytes:
-        return bytes(ids)
+each_family = pytest.mark.parametrize("family", FAMILIES)
+each_encoding = pytest.mark.parametrize("encoding", POSITIONAL_ENCODINGS)
+each_sampling = pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
 
 
-@pytest.fixture
-def tokenizer() -> CharTokenizer:
-    return CharTokenizer(CHARACTERS)
+@memoized
+def model_of(family: str, encoding: str = "learned", norm_position: str = "pre") -> GPT | EncoderDecoder:
+    """Not to be changed by a test."""
+    changes: dict[str, Any] = OTHER_CHOICES if norm_position == "post" else {}
+    changes = {"positional_encoding": encoding, "n_layers": 2, "tie_weights": False, **changes}
+    return build(GPT, **changes) if family == "decoder" else build(EncoderDecoder, conditioning=family, **changes)
 
 
-@pytest.fixture
-def model() -> GPT:
-    """With rows for 4 ids that no character has, and weights large enough for a lively text."""
-    torch.manual_seed(0)
-    model = GPT(GPTConfig(vocab_size=64, context_length=CONTEXT, n_layers=2, n_heads=2, d_model=16, tie_weights=False))
-    for parameter in model.parameters():
-        if parameter.ndim == 2:
-            torch.nn.init.normal_(parameter, std=0.5)
-    return model.eval()
+def given_to(family: str, *texts: str) -> dict[str, Any]:
+    """These texts as prompts of a decoder; as prefixes, with prompts of their first characters, of the others."""
+    if family == "decoder":
+        return {"prompts": texts}
+    return {"prompts": [text[: number % 3] for number, text in enumerate(texts)], "prefixes": texts}
 
 
-def text_of(model: GPT, tokenizer: CharTokenizer, sampling: Sampling, seed: int = 0, stop: Sequence[str] = ()) -> str:
-    pieces = generate_text(model, tokenizer, "ABBA", max_new_tokens=40, sampling=sampling, seed=seed, stop=stop)
-    return "".join(pieces)
+def texts_of(model: GPT | EncoderDecoder, **options: Any) -> list[str]:
+    defaults = {"max_new_tokens": 2 * CONTEXT, "sampling": GREEDY, "seeds": range(len(options["prompts"]))}
+    return ["".join(pieces) for pieces in generate(model, TOKENIZER, **(defaults | options))]
 
 
-def probabilities_of(logits: Sequence[float], **options: float) -> Tensor:
-    return token_probabilities(torch.tensor(logits), Sampling(**options))
+def text_of(model: GPT | EncoderDecoder, sampling: Sampling = GREEDY, seed: int = 0, **options: Any) -> str:
+    """What the model writes after ABBA."""
+    (text,) = texts_of(model, prompts=["ABBA"], sampling=sampling, seeds=[seed], **options)
+    return text.removeprefix("ABBA")
 
 
-def kept(logits: Sequence[float], **options: float) -> list[int]:
-    return probabilities_of(logits, **options).nonzero().flatten().tolist()
+def tokens_of(model: GPT | EncoderDecoder, prompts: Sequence[Sequence[int]], **options: Any) -> list[list[int]]:
+    defaults = {"max_new_tokens": 5, "sampling": GREEDY, "seeds": [0] * len(prompts), "n_symbols": N_SYMBOLS}
+    return list(generate_tokens(model, prompts, **(defaults | options)))
+
+
+@torch.no_grad()
+def logits_by_definition(model: GPT | EncoderDecoder, text: list[int], prefix: list[int], window: int) -> Tensor:
+    """(V,): of what follows a text, by the model's `forward` alone."""
+    tokens = torch.tensor([text[-window:]])
+    return (model(tokens, torch.tensor([prefix])) if isinstance(model, EncoderDecoder) else model(tokens))[0, -1]
+
+
+@pytest.mark.parametrize("n_new", [None, 3 * CONTEXT], ids=["without a cache", "with a cache"])
+@pytest.mark.parametrize("norm_position", ["pre", "post"])
+@each_encoding
+@each_family
+def test_logits_are_those_of_the_last_tokens_read_anew(
+    family: str, encoding: str, norm_position: str, n_new: int | None
+) -> None:
+    """From a prompt of each length, past the context, where the window slides."""
+    model = model_of(family, encoding, norm_position)
+    texts, prefixes = [[1, 2, 3], [4] * 9, [5]], [[7, 8], [9, 10, 11, 12], [3]]
+    with torch.inference_mode():
+        source = read_prefixes(model, prefixes) if isinstance(model, EncoderDecoder) else None
+        reader = Reader(model, texts, source, CONTEXT, n_new)
+        for step in range(CONTEXT + 8):
+            logits = reader.logits()
+            for row, (text, prefix) in enumerate(zip(texts, prefixes, strict=True)):
+                torch.testing.assert_close(logits[row], logits_by_definition(model, text, prefix, CONTEXT))
+            new = [(7 * step + row) % N_SYMBOLS for row in range(3)]
+            reader.append(new)
+            texts = [[*text, token] for text, token in zip(texts, new, strict=True)]
+
+
+@each_sampling
+@pytest.mark.parametrize("norm_position", ["pre", "post"])
+@each_encoding
+@each_family
+def test_a_cache_changes_no_text_and_a_batch_none_of_its_texts(
+    family: str, encoding: str, norm_position: str, sampling: Sampling
+) -> None:
+    """Nor where prompts are shorter than the context, as long and longer."""
+    model = model_of(family, encoding, norm_position)
+    lengths = (4, 1, CONTEXT) if family != "decoder" else (4, 1, 3 * CONTEXT, CONTEXT)
+    all_given = given_to(family, *("0A9b"[row] * length for row, length in enumerate(lengths)))
+    together = texts_of(model, **all_given, sampling=sampling)
+    assert texts_of(model, **all_given, sampling=sampling, use_cache=False) == together
+    for row, text in enumerate(together):
+        alone = {key: values[row : row + 1] for key, values in all_given.items()}
+        assert texts_of(model, **alone, sampling=sampling, seeds=[row]) == [text]
+    assert len(set("".join(together))) > 5  # a model that says one thing would show nothing
+
+
+@settings(max_examples=20)
+@given(
+    lengths=st.lists(st.integers(1, CONTEXT + 3), min_size=1, max_size=5),
+    window=st.integers(1, CONTEXT),
+    family=st.sampled_from(FAMILIES),
+    encoding=st.sampled_from(sorted(POSITIONAL_ENCODINGS)),
+)
+def test_texts_of_any_lengths_and_windows_are_written_as_each_alone(
+    lengths: list[int], window: int, family: str, encoding: str
+) -> None:
+    model = model_of(family, encoding)
+    if family != "decoder":
+        lengths = [min(length, CONTEXT) for length in lengths]
+    all_given = given_to(family, *(chr(ord("A") + row) * length for row, length in enumerate(lengths)))
+    together = texts_of(model, **all_given, window=window, max_new_tokens=6)
+    for row, text in enumerate(together):
+        alone = {key: values[row : row + 1] for key, values in all_given.items()}
+        assert texts_of(model, **alone, window=window, max_new_tokens=6, use_cache=False) == [text]
 
 
 @pytest.mark.parametrize("prompt_length", [1, CONTEXT, 3 * CONTEXT])
-def test_greedy_takes_the_likeliest_token_of_a_window_that_slides(prompt_length: int, model: GPT) -> None:
-    expected = [5] * prompt_length
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_greedy_takes_the_likeliest_token_of_a_window_that_slides(prompt_length: int, use_cache: bool) -> None:
+    model, expected = model_of("decoder"), [5] * prompt_length
     for _ in range(2 * CONTEXT):
-        window = torch.tensor([expected[-CONTEXT:]])
-        expected.append(int(model(window)[0, -1].argmax()))
-    tokens = generate_tokens(model, [5] * prompt_length, 2 * CONTEXT, GREEDY, torch.Generator(), n_symbols=64)
-    assert list(tokens) == expected[prompt_length:]
-    assert len(set(expected)) > 5  # a model that says one thing would show nothing
+        expected.append(int(logits_by_definition(model, expected, [], CONTEXT)[:N_SYMBOLS].argmax()))
+    tokens = tokens_of(model, [[5] * prompt_length], max_new_tokens=2 * CONTEXT, use_cache=use_cache)
+    assert [token for (token,) in tokens] == expected[prompt_length:]
 
 
-def test_the_same_seed_writes_the_same_text_and_another_another(model: GPT, tokenizer: CharTokenizer) -> None:
-    sampling = Sampling(temperature=0.8)
-    first = text_of(model, tokenizer, sampling, seed=1)
-    assert len(first) == 40
-    assert text_of(model, tokenizer, sampling, seed=1) == first
-    assert text_of(model, tokenizer, sampling, seed=2) != first
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_an_encoder_decoder_goes_on_from_the_last_token_of_its_prefix(conditioning: str) -> None:
+    model, prefix = model_of(conditioning), [5, 9, 3]
+    text = [3, 8, 8]  # the prompt follows that token
+    for _ in range(5):
+        text.append(int(logits_by_definition(model, text, prefix, CONTEXT)[:N_SYMBOLS].argmax()))
+    assert [token for (token,) in tokens_of(model, [[8, 8]], prefixes=[prefix])] == text[3:]
 
 
-def test_generation_leaves_the_global_generator_as_it_was(model: GPT, tokenizer: CharTokenizer) -> None:
+@each_family
+@pytest.mark.parametrize("encoding", WITHOUT_END)
+def test_a_window_may_be_longer_than_the_context_where_positions_have_no_end(family: str, encoding: str) -> None:
+    model, prefix = model_of(family, encoding), [5, 9, 3]
+    expected = [3]
+    for _ in range(CONTEXT + 8):
+        expected.append(int(logits_by_definition(model, expected, prefix, 3 * CONTEXT)[:N_SYMBOLS].argmax()))
+    prompts = {"prompts": [[3]]} if family == "decoder" else {"prompts": [[]], "prefixes": [prefix]}
+    for use_cache in (True, False):
+        options = {"window": 3 * CONTEXT, "max_new_tokens": CONTEXT + 8, "use_cache": use_cache}
+        assert [token for (token,) in tokens_of(model, **prompts, **options)] == expected[1:]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_within_the_window_a_cached_token_is_all_that_is_read(family: str) -> None:
+    model, n_read = model_of(family, "rotary"), []
+    stack = model.decoder if isinstance(model, EncoderDecoder) else model
+    hook = stack.blocks[0].register_forward_hook(lambda block, inputs, output: n_read.append(output.size(1)))
+    texts_of(model, **given_to(family, "ABBA"), max_new_tokens=6, window=6)
+    hook.remove()
+    # The prompt, or the last token of the prefix behind its 4 states; from the seventh token on the window slides.
+    expected = {
+        "decoder": [4, 1, 1, 6, 6, 6],
+        "hidden_cache": [4 + 1, 1, 1, 1, 1, 1],
+        "cross_attention": [1, 1, 1, 1, 1, 1],
+    }
+    assert n_read == expected[family]
+
+
+def test_the_same_seed_writes_the_same_text_and_another_another() -> None:
+    model, sampling = model_of("decoder"), Sampling(temperature=0.8)
+    first = text_of(model, sampling, seed=1)
+    assert len(first) == 2 * CONTEXT
+    assert text_of(model, sampling, seed=1) == first
+    assert text_of(model, sampling, seed=2) != first
+
+
+def test_generation_leaves_the_global_generator_as_it_was() -> None:
     before = torch.get_rng_state()
-    text_of(model, tokenizer, Sampling())
+    text_of(model_of("decoder"), Sampling())
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_text_comes_while_it_is_made(model: GPT, tokenizer: CharTokenizer) -> None:
-    endless = generate_text(model, tokenizer, "A", max_new_tokens=10**12, sampling=GREEDY, seed=0)
+def test_text_comes_while_it_is_made() -> None:
+    endless = generate_text(
+        model_of("decoder"), TOKENIZER, "A", max_new_tokens=10**12, sampling=GREEDY, seed=0, stop=["never there"]
+    )
     assert len(list(islice(endless, 3))) == 3
 
 
-def test_ids_of_a_padded_vocabulary_are_never_drawn(model: GPT, tokenizer: CharTokenizer) -> None:
+def test_what_was_given_comes_before_the_model_has_read_it() -> None:
+    model = build(EncoderDecoder, conditioning="hidden_cache")
+    model.register_forward_pre_hook(lambda *_: pytest.fail("read"))
+    model.decoder.blocks[0].register_forward_pre_hook(lambda *_: pytest.fail("read"))
+    pieces = generate_text(model, TOKENIZER, "C", prefix="AB", max_new_tokens=1, sampling=GREEDY, seed=0)
+    assert next(pieces) == "ABC"
+
+
+def test_ids_of_a_padded_vocabulary_are_never_drawn() -> None:
+    model = build(GPT, tie_weights=False)
     with torch.no_grad():
-        model.output.weight[60:] *= 20  # the likeliest of all, wherever one of the four logits is positive
-    unlimited = generate_tokens(model, [1], 40, GREEDY, torch.Generator(), n_symbols=64)
-    assert max(unlimited) >= 60
-    for sampling in (GREEDY, Sampling(), Sampling(top_k=60), Sampling(top_p=0.99)):
-        assert set(text_of(model, tokenizer, sampling)) <= set(CHARACTERS)
+        model.output.weight[N_SYMBOLS:] *= 20  # the likeliest of all, wherever one of the four logits is positive
+    assert max(tokens_of(model, [[1]], max_new_tokens=40, n_symbols=TINY.vocab_size)) >= [N_SYMBOLS]
+    for sampling in (GREEDY, Sampling(), Sampling(top_k=60), Sampling(top_p=0.99), Sampling(min_p=1e-6)):
+        assert max(tokens_of(model, [[1]], max_new_tokens=40, sampling=sampling)) < [N_SYMBOLS]
 
 
-def test_a_prompt_without_tokens_is_refused(model: GPT, tokenizer: CharTokenizer) -> None:
-    with pytest.raises(FolioError, match="prompt='' gives no tokens"):
-        generate_text(model, tokenizer, "", max_new_tokens=1, sampling=GREEDY, seed=0)
+def test_a_batch_of_none_is_no_texts() -> None:
+    assert texts_of(model_of("decoder"), prompts=[]) == []
 
 
-def test_top_k_of_one_is_greedy(model: GPT, tokenizer: CharTokenizer) -> None:
-    assert text_of(model, tokenizer, Sampling(top_k=1)) == text_of(model, tokenizer, GREEDY)
+def test_top_k_of_one_is_greedy() -> None:
+    assert text_of(model_of("decoder"), Sampling(top_k=1)) == text_of(model_of("decoder"), GREEDY)
 
 
-def test_draws_follow_the_probabilities(model: GPT) -> None:
-    sampling = Sampling(temperature=0.7)
-    generator = torch.Generator().manual_seed(0)
+def test_draws_follow_the_probabilities() -> None:
     n_draws = 1000
-    drawn = torch.tensor(
-        [next(generate_tokens(model, [1, 2], 1, sampling, generator, n_symbols=64)) for _ in range(n_draws)]
-    )
-    expected = (model(torch.tensor([[1, 2]]))[0, -1] / 0.7).softmax(dim=0)
-    observed = drawn.bincount(minlength=64) / n_draws
+    model = build(GPT, tie_weights=False)
+    with torch.no_grad():
+        model.output.weight *= 0.2  # so that more than one token is likely
+    options = {"max_new_tokens": 1, "sampling": Sampling(temperature=0.7), "seeds": range(n_draws)}
+    ((*drawn,),) = tokens_of(model, [[1, 2]] * n_draws, **options)
+    expected = (logits_by_definition(model, [1, 2], [], CONTEXT)[:N_SYMBOLS] / 0.7).softmax(dim=0)
+    observed = torch.tensor(drawn).bincount(minlength=N_SYMBOLS) / n_draws
     # A frequency has a standard error below 0.016.
     assert (observed - expected).abs().max() < 0.07
+    assert expected.max() < 0.9
 
 
-def test_temperature_sharpens_and_flattens() -> None:
-    logits = [math.log(0.8), math.log(0.2)]
-    assert probabilities_of(logits, temperature=1.0).tolist() == pytest.approx([0.8, 0.2])
-    assert probabilities_of(logits, temperature=0.5).tolist() == pytest.approx([0.64 / 0.68, 0.04 / 0.68])
-    assert probabilities_of(logits, temperature=2.0).tolist() == pytest.approx([2 / 3, 1 / 3])
+def test_a_text_goes_on_from_the_last_word_of_what_was_given() -> None:
+    tokenizer = WordTokenizer(["a", "b", ","])
+    n_symbols = tokenizer.vocab_size
+    prompt = tokenizer.encode("a, b").tolist()
+    for family, start in (("decoder", {"prompt": "a, b"}), ("hidden_cache", {"prompt": "", "prefix": "a, b"})):
+        model = model_of(family)
+        pieces = generate_text(model, tokenizer, **start, max_new_tokens=30, sampling=Sampling(), seed=0)
+        prompts = {"prompts": [prompt]} if family == "decoder" else {"prompts": [[]], "prefixes": [prompt]}
+        tokens = tokens_of(model, **prompts, max_new_tokens=30, sampling=Sampling(), n_symbols=n_symbols)
+        assert "".join(pieces) == tokenizer.decode(prompt + [token for (token,) in tokens])
 
 
-@given(logits=logits_strategy, exponent=st.integers(-320, -3))
-def test_a_temperature_towards_zero_is_greedy(logits: list[float], exponent: int) -> None:
-    probabilities = probabilities_of(logits, temperature=10.0**exponent)
-    best = torch.tensor(logits) == max(logits)
-    torch.testing.assert_close(probabilities, best / best.sum())
+def test_characters_of_several_tokens_come_out_whole_from_each_row() -> None:
+    model = build(GPT, vocab_size=256)
+    pieces = generate(
+        model, ByteTokenizer(), ["é", "€€"], max_new_tokens=40, sampling=Sampling(temperature=3.0), seeds=[1, 2]
+    )
+    for row, text in enumerate(pieces):
+        prompt = [*"é€€".encode()][2 * row : 2 + 6 * row]
+        tokens = tokens_of(
+            model, [prompt], max_new_tokens=40, sampling=Sampling(temperature=3.0), seeds=[row + 1], n_symbols=256
+        )
+        assert "".join(text) == bytes([*prompt, *(token for (token,) in tokens)]).decode(errors="replace")
 
 
-@given(logits=logits_strategy, k=st.integers(1, 50))
-def test_top_k_keeps_the_k_likeliest(logits: list[float], k: int) -> None:
-    chosen = kept(logits, top_k=k)
-    assert len(chosen) == min(k, len(logits))
-    left_out = [value for index, value in enumerate(logits) if index not in chosen]
-    assert min(logits[index] for index in chosen) >= max(left_out, default=-math.inf)
+def test_generation_ends_before_a_stop_string() -> None:
+    text = text_of(model_of("decoder"), Sampling(), seed=3)
+    stop = text[10:13]
+    assert text_of(model_of("decoder"), Sampling(), seed=3, stop=[stop]) == text[: text.index(stop)]
 
 
-def test_top_k_keeps_exactly_k_of_equals() -> None:
-    assert len(kept([1.0] * 10, top_k=3)) == 3
+@each_family
+def test_each_row_ends_by_its_own_stop_string(family: str) -> None:
+    model, all_given = model_of(family), given_to(family, "ABBA", "CD", "E")
+    whole = texts_of(model, **all_given, sampling=Sampling())
+    prefixes = all_given.get("prefixes", ["", "", ""])
+    starts = [prefix + prompt for prefix, prompt in zip(prefixes, all_given["prompts"], strict=True)]
+    new = [text.removeprefix(start) for text, start in zip(whole, starts, strict=True)]
+    stop = [new[0][3:6], new[1][20:23]]
+    expected = [start + "".join(until_stop([text], stop)) for text, start in zip(new, starts, strict=True)]
+    assert texts_of(model, **all_given, sampling=Sampling(), stop=stop) == expected
+    assert len({len(text) for text in expected}) == 3
 
 
-@pytest.mark.parametrize(("top_p", "n_kept"), [(0.01, 1), (0.5, 1), (0.51, 2), (0.7, 2), (0.8, 3), (0.9, 4)])
-def test_top_p_keeps_the_likeliest_that_reach_p_by_hand(top_p: float, n_kept: int) -> None:
-    logits = torch.tensor([0.25, 0.5, 0.125, 0.125]).log().tolist()
-    assert len(kept(logits, top_p=top_p)) == n_kept
-    assert 1 in kept(logits, top_p=top_p)
+def test_a_stop_string_in_the_prompt_ends_nothing() -> None:
+    assert len(text_of(model_of("decoder"), stop=["ABBA"])) > 0
 
 
-@given(logits=logits_strategy, top_p=st.floats(0.0, 1.0, exclude_min=True))
-def test_top_p_keeps_the_smallest_set_that_reaches_p(logits: list[float], top_p: float) -> None:
-    masses = probabilities_of(logits, top_p=top_p)
-    chosen = masses[masses > 0]
-    assert chosen.numel() >= 1
-    assert chosen.sum() >= top_p - 1e-5
-    assert chosen.sum() - chosen.min() < top_p + 1e-5
-
-
-def test_top_p_counts_what_top_k_has_left() -> None:
-    logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log().tolist()
-    assert kept(logits, top_p=0.5) == [0, 1]
-    assert kept(logits, top_p=0.5, top_k=2) == [0]  # 0.4 is 0.57 of what is left
+def test_a_batch_is_written_no_further_than_its_longest_text() -> None:
+    model, n_steps = build(GPT), []
+    model.final_norm.register_forward_hook(lambda *_: n_steps.append(1))
+    first, second = generate(
+        model, TOKENIZER, ["A", "B"], max_new_tokens=1000, sampling=Sampling(), seeds=[1, 2], stop=list("aeiouAEIOU")
+    )
+    n_chosen = [len("".join(pieces)) for pieces in (first, second)]  # the prompt's character stands for the stop
+    assert len(n_steps) == max(n_chosen) < 1000
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("family", "request_", "message"),
     [
-        ({"temperature": -0.1}, "temperature=-0.1 must be 0"),
-        ({"temperature": math.nan}, "temperature=nan must be 0"),
-        ({"temperature": math.inf}, "temperature=inf must be 0"),
-        ({"top_k": 0}, "top-k=0 must be 1 or more"),
-        ({"top_k": -5}, "top-k=-5 must be 1 or more"),
-        ({"top_p": 0.0}, "top-p=0.0 must be above 0 and at most 1"),
-        ({"top_p": 1.5}, "top-p=1.5 must be above 0 and at most 1"),
-        ({"top_p": math.nan}, "top-p=nan must be above 0 and at most 1"),
+        ("decoder", {"prompt": ""}, "prompt='' gives no tokens"),
+        ("decoder", {"prompt": "A", "prefix": "B"}, "prefix='B' is for an encoder-decoder"),
+        ("decoder", {"prompt": "A", "window": 17}, "window=17 is longer than the 16 positions"),
+        ("decoder", {"prompt": "A", "window": 0}, "window=0 must be 1 or more"),
+        ("hidden_cache", {"prompt": "A"}, "continues a prefix, and there is none"),
+        ("hidden_cache", {"prompt": "A", "prefix": ""}, "prefix='' gives no tokens"),
+        ("cross_attention", {"prompt": "", "prefix": "A" * 17}, "a prefix of 17 tokens is longer than .*=16"),
+        ("cross_attention", {"prompt": "", "prefix": "A", "window": 17}, "window=17 is longer than the 16"),
     ],
-    ids=str,
 )
-def test_sampling_refuses_what_makes_no_sense(options: dict[str, float], message: str) -> None:
+def test_what_a_model_cannot_write_from_is_refused_before_the_first_piece(
+    family: str, request_: dict[str, Any], message: str
+) -> None:
     with pytest.raises(FolioError, match=message):
-        Sampling(**options)
+        generate_text(model_of(family), TOKENIZER, **request_, max_new_tokens=1, sampling=GREEDY, seed=0)
 
 
-def test_a_character_waits_for_the_last_of_its_bytes() -> None:
-    pieces = list(decode_stream("a\N{ROSE}é!".encode(), ByteTokenizer()))
-    assert pieces == ["a", "\N{ROSE}", "é", "!"]
+def test_one_bad_prompt_refuses_the_batch() -> None:
+    with pytest.raises(FolioError, match="prompt='' gives no tokens"):
+        texts_of(model_of("decoder"), prompts=["A", ""])
 
 
-def test_a_character_cut_off_at_the_end_is_shown_as_such() -> None:
-    assert list(decode_stream("a\N{ROSE}".encode()[:-1], ByteTokenizer())) == ["a", "\N{REPLACEMENT CHARACTER}"]
-
-
-@given(st.binary())
-def test_streamed_text_is_what_decoding_at_once_gives(data: bytes) -> None:
-    assert "".join(decode_stream(data, ByteTokenizer())) == data.decode(errors="replace")
-
-
-def test_generation_ends_before_a_stop_string(model: GPT, tokenizer: CharTokenizer) -> None:
-    text = text_of(model, tokenizer, Sampling(), seed=3)
-    stop = text[10:13]
-    assert text_of(model, tokenizer, Sampling(), seed=3, stop=[stop]) == text[: text.index(stop)]
+@pytest.mark.parametrize("encoding", WITHOUT_END)
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_a_prefix_may_be_longer_than_the_context_where_positions_have_no_end(encoding: str, conditioning: str) -> None:
+    (text,) = texts_of(model_of(conditioning, encoding), prompts=[""], prefixes=["A" * 40])
+    assert len(text) == 40 + 2 * CONTEXT
 
 
 @st.composite

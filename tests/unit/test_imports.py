@@ -14,7 +14,16 @@ SOURCES = sorted((SRC / "folio").rglob("*.py"))
 ENTRY_POINTS = [ROOT / "train.py", *sorted((ROOT / "scripts").glob("*.py"))]
 
 # Evaluating and generating go without Lightning, whose import takes seconds.
-LIGHTNING_FILES = {"callbacks.py", "datamodule.py", "lit_module.py", "loggers.py", "pace.py", "provenance.py", "run.py"}
+LIGHTNING_FILES = {
+    "callbacks.py",
+    "datamodule.py",
+    "lit_module.py",
+    "loggers.py",
+    "pace.py",
+    "pictures.py",
+    "provenance.py",
+    "run.py",
+}
 
 
 def name_of(path: Path) -> str:
@@ -50,7 +59,7 @@ def importers_of(*packages: str) -> set[Path]:
 def test_there_are_files_to_look_at() -> None:
     assert SRC / "folio" / "models" / "gpt.py" in SOURCES
     assert ROOT / "scripts" / "generate.py" in ENTRY_POINTS
-    assert importers_of("folio.models.gpt_config")
+    assert importers_of("folio.models.transformer_config")
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
@@ -83,6 +92,12 @@ def test_lightning_is_for_the_training_loop_alone() -> None:
     assert importers == {SRC / "folio" / "training" / name for name in LIGHTNING_FILES}
 
 
+def test_hugging_faces_library_is_for_tests_alone() -> None:
+    assert not importers_of("transformers", "huggingface_hub", "tokenizers")
+    models = SRC / "folio" / "models"
+    assert importers_of("safetensors") == {models / "pretrained.py", models / "gpt2_format.py"}
+
+
 def loaded_after(code: str, *packages: str) -> list[str]:
     """Which of the packages a fresh Python holds after running the code."""
     check = f"import sys\n{code}\nprint(*(name for name in {packages!r} if name in sys.modules))"
@@ -96,7 +111,7 @@ def importing(path: Path, *, at_start_only: bool) -> str:
     return "\n".join(f"import {module}" for module in sorted(modules))
 
 
-@pytest.mark.parametrize("script", ["generate", "evaluate"])
+@pytest.mark.parametrize("script", ["generate", "evaluate", "export"])
 def test_a_script_that_uses_a_model_never_loads_lightning(script: str) -> None:
     code = importing(ROOT / "scripts" / f"{script}.py", at_start_only=False)
     assert loaded_after(code, "torch", "lightning", "pytorch_lightning") == ["torch"]
@@ -104,14 +119,17 @@ def test_a_script_that_uses_a_model_never_loads_lightning(script: str) -> None:
 
 def test_mistakes_are_answered_before_torch_is_loaded() -> None:
     """What every entry point imports before it has checked its arguments."""
-    paths = [ROOT / "train.py", *(ROOT / "scripts" / f"{name}.py" for name in ("generate", "evaluate", "prepare_data"))]
+    paths = [
+        ROOT / "train.py",
+        *(ROOT / "scripts" / f"{name}.py" for name in ("generate", "evaluate", "export", "figures", "prepare_data")),
+    ]
     code = "\n".join(importing(path, at_start_only=True) for path in paths)
     assert loaded_after(code, "folio.config", "torch", "lightning") == ["folio.config"]
 
 
 def test_the_config_of_a_model_is_checked_without_torch() -> None:
-    assert loaded_after("from folio.models import GPTConfig", "folio.models.gpt_config", "torch") == [
-        "folio.models.gpt_config"
+    assert loaded_after("from folio.models import GPTConfig", "folio.models.transformer_config", "torch") == [
+        "folio.models.transformer_config"
     ]
 
 

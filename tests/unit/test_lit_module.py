@@ -2,28 +2,67 @@
 
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from folio.config import RunConfig, plain
+from folio.data.batch import IGNORE_INDEX, Batch
 from folio.data.tokenizers import CharTokenizer
-from folio.models import GPT
+from folio.models import build_model
 from folio.training.checkpoint import Contents
+from folio.training.evaluation import metrics_from, token_sums
 from folio.training.lit_module import LanguageModel, RunningMeans
+from folio.training.objectives import batch_loss
+
+ENCODER = ("model.family=encoder", "objective=masked_lm")
+ENCODER_DECODER = ("model.family=encoder_decoder", "objective=prefix_lm", "conditioning=hidden_cache")
 
 
 @pytest.fixture
 def build(compose: Callable[..., RunConfig]) -> Callable[..., LanguageModel]:
-    def built(*overrides: str) -> LanguageModel:
+    def built(*overrides: str, **changes: Any) -> LanguageModel:
         config = compose("model=debug", *overrides)
-        model = GPT(config.gpt_config(7))
+        torch.manual_seed(0)
+        model = build_model(config.transformer_config(7))
         contents = Contents(plain(config), model.config, CharTokenizer("abcdefg"))
-        return LanguageModel(
-            model=model, config=config, contents=contents, val_tokens_per_byte=1.0, fused_optimizer=False
-        )
+        given = {"val_info": None, "fused_optimizer": False, **changes}
+        return LanguageModel(model=model, config=config, contents=contents, **given)
 
     return built
+
+
+def random_batch(n_rows: int, seed: int = 0) -> Batch:
+    tokens, targets = torch.randint(7, (2, n_rows, 6), generator=torch.Generator().manual_seed(seed))
+    return Batch(tokens, targets, n_tokens=tokens.numel())
+
+
+def prefixed_batch(n_rows: int, seed: int = 0) -> Batch:
+    batch = random_batch(n_rows, seed)
+    return batch._replace(prefix=batch.targets.flip(1), prefix_lengths=torch.arange(1, n_rows + 1))
+
+
+def masked_batch(n_rows: int) -> Batch:
+    """The first row is asked for all of its tokens, the others for one each."""
+    batch = random_batch(n_rows)
+    batch.targets[1:, 1:] = IGNORE_INDEX
+    return batch._replace(lengths=torch.full((n_rows,), 6))
+
+
+def validate(module: LanguageModel, *loaders: list[Batch]) -> dict[str, float]:
+    """The hooks of a validation in Lightning's order. Returns what is logged for other callbacks."""
+    logged: dict[str, float] = {}
+    module.trainer = SimpleNamespace(global_step=3)
+    module.log = lambda name, value, logger: logged.update({name: value})  # type: ignore[method-assign, misc]
+    module.eval()
+    module.on_validation_epoch_start()
+    for index, loader in enumerate(loaders):
+        for batch_index, batch in enumerate(loader):
+            more = (index,) if len(loaders) > 1 else ()  # Lightning numbers loaders only where there are several
+            module.validation_step(batch, batch_index, *more)
+    module.on_validation_epoch_end()
+    return logged
 
 
 def gradient_norm_after_clipping(module: LanguageModel) -> float:
@@ -58,6 +97,62 @@ def test_all_groups_step_at_the_rate_of_the_schedule(
     optimizer = module.configure_optimizers()
     module.on_before_optimizer_step(optimizer)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate, rate])
+
+
+def test_noam_sets_the_rate_from_the_width_of_the_model(build: Callable[..., LanguageModel]) -> None:
+    module = build("schedule=noam", "schedule.warmup_steps=4", "optimizer.learning_rate=7", "optimizer=muon")
+    module.trainer = SimpleNamespace(global_step=15)
+    optimizer = module.configure_optimizers()
+    module.on_before_optimizer_step(optimizer)
+    rate = module.config.model.d_model**-0.5 / 4  # step 16
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate] * 3)
+
+
+def test_a_validation_is_the_mean_over_all_targets_of_all_its_batches(build: Callable[..., LanguageModel]) -> None:
+    module, batches = build(), [random_batch(4, seed=1), random_batch(1, seed=2)]
+    logged = validate(module, batches)
+    assert module.val == metrics_from(sum(token_sums(module.model, batch) for batch in batches), None)
+    assert logged == {f"val/{name}": value for name, value in module.val.items()}
+    again = validate(module, batches)
+    assert again == logged, "a second validation counts nothing of the first"
+
+
+def test_the_second_loader_is_the_one_with_the_prefixes_of_others(build: Callable[..., LanguageModel]) -> None:
+    module, own, others = build(*ENCODER_DECODER), prefixed_batch(4), prefixed_batch(4)
+    others = others._replace(prefix=others.prefix.roll(1, dims=0))
+    validate(module, [own], [others])
+    right, shuffled = (metrics_from(token_sums(module.model, batch), None) for batch in (own, others))
+    assert module.val == {**right, "shuffled_prefix_loss_nats": shuffled["loss_nats"]}
+    assert right["loss_nats"] != shuffled["loss_nats"]
+
+
+def test_a_baseline_is_logged_with_each_validation(build: Callable[..., LanguageModel]) -> None:
+    baseline = {"unigram_loss_nats": 2.5, "unigram_accuracy": 0.1}
+    module = build(*ENCODER, baseline=baseline)
+    logged = validate(module, [masked_batch(3)])
+    assert logged.keys() == {f"val/{name}" for name in ("loss_nats", "perplexity", "accuracy", *baseline)}
+    assert module.val.items() >= baseline.items()
+
+
+def test_micro_batches_with_their_weights_take_the_step_of_the_whole_batch(
+    build: Callable[..., LanguageModel],
+) -> None:
+    """Of 8 targets 6 lie in the first row: without weights the others would count for thrice as much."""
+    module, whole = build(*ENCODER), masked_batch(3)
+
+    def part(rows: slice, n_targets: int) -> Batch:
+        tensors = {name: getattr(whole, name)[rows] for name in ("tokens", "targets", "lengths")}
+        return whole._replace(**tensors, weight=n_targets * 2 / 8)
+
+    module.training_step(whole).backward()
+    gradients = [parameter.grad for parameter in module.model.parameters()]
+    means = module.train_means.take()
+    module.zero_grad()
+    for batch in (part(slice(0, 1), 6), part(slice(1, 3), 2)):
+        (module.training_step(batch) / 2).backward()  # Lightning divides by the number of micro batches
+    torch.testing.assert_close([parameter.grad for parameter in module.model.parameters()], gradients)
+    assert module.train_means.take() == pytest.approx(means)
+    assert means == pytest.approx([value.item() for value in batch_loss(module.model, whole)])
 
 
 def test_running_means_are_over_what_came_since_the_last_look() -> None:

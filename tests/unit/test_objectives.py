@@ -1,4 +1,8 @@
-"""The chunked loss is the plain one, and is taken where it is the faster."""
+"""The loss is the mean over the targets whatever the objective, and the chunked one is the plain one."""
+
+import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -7,12 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from folio.models import GPT, GPTConfig
+from folio.data.batch import IGNORE_INDEX, Batch
+from folio.models import GPT, Model, TransformerConfig, build_model
 from folio.training import objectives
-from folio.training.objectives import ChunkedCrossEntropy, causal_lm_loss
+from folio.training.objectives import ChunkedCrossEntropy, batch_loss
 
 VOCAB_SIZE, WIDTH = 13, 6
-TINY = GPTConfig(vocab_size=VOCAB_SIZE, context_length=8, n_layers=1, n_heads=2, d_model=WIDTH)
+TINY = TransformerConfig(vocab_size=VOCAB_SIZE, context_length=8, n_layers=1, n_heads=2, d_model=WIDTH)
+KINDS: dict[str, dict[str, Any]] = {
+    "causal_lm": {},
+    "masked_lm": {"family": "encoder"},
+    "prefix_lm by hidden_cache": {"family": "encoder_decoder", "conditioning": "hidden_cache"},
+    "prefix_lm by cross_attention": {"family": "encoder_decoder", "conditioning": "cross_attention"},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -63,46 +74,101 @@ def test_the_chunked_accuracy_is_the_share_of_rows_whose_target_is_largest() -> 
     assert not accuracy.requires_grad
 
 
-def losses_of(model: GPT, tokens: Tensor, targets: Tensor) -> tuple[str, float, float, list[Tensor]]:
+def problem_of(kind: str, **changes: Any) -> tuple[Model, Batch]:
+    """A model of float64, whose weights are drawn large, and a batch such as its objective makes."""
+    generator = torch.Generator().manual_seed(0)
+    model = build_model(replace(TINY, **KINDS[kind], **changes)).double().eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5, generator=generator)
+    tokens, targets, prefix = torch.randint(VOCAB_SIZE, (3, 3, 7), generator=generator)
+    batch = Batch(tokens, targets, n_tokens=21)
+    if kind == "masked_lm":
+        asked = torch.tensor([[1, 0, 0, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 0, 1, 1]]).bool()
+        return model, batch._replace(
+            targets=targets.masked_fill(~asked, IGNORE_INDEX), lengths=torch.tensor([5, 2, 7]), weight=3.0
+        )
+    if kind.startswith("prefix_lm"):
+        return model, batch._replace(prefix=prefix, prefix_lengths=torch.tensor([7, 1, 4]))
+    return model, batch
+
+
+def logits_of(model: Model, batch: Batch) -> Tensor:
+    """(B, T, V), by the call that a user of the model would write."""
+    if batch.prefix is not None:
+        return model(batch.tokens, batch.prefix, batch.prefix_lengths)
+    return model(batch.tokens) if batch.lengths is None else model(batch.tokens, batch.lengths)
+
+
+def losses_of(model: Model, batch: Batch) -> tuple[str, float, float, list[Tensor]]:
     """Which way was taken, loss, accuracy and gradients."""
     model.zero_grad()
-    loss, accuracy = causal_lm_loss(model, tokens, targets)
+    loss, accuracy = batch_loss(model, batch)
     assert loss.grad_fn is not None
     loss.backward()
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     return loss.grad_fn.name(), loss.item(), accuracy.item(), gradients
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tie_weights", [True, False])
 def test_both_ways_give_the_same_loss_accuracy_and_gradients(
-    tie_weights: bool, monkeypatch: pytest.MonkeyPatch
+    tie_weights: bool, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch.manual_seed(0)
-    model = GPT(GPTConfig(**{**vars(TINY), "tie_weights": tie_weights}))
-    tokens, targets = torch.randint(VOCAB_SIZE, (2, 3, 7))
+    model, batch = problem_of(kind, tie_weights=tie_weights)
     results = []
     for threshold in (VOCAB_SIZE, VOCAB_SIZE + 1):
         monkeypatch.setattr(objectives, "MIN_CHUNKED_VOCABULARY", threshold)
-        results.append(losses_of(model, tokens, targets))
+        results.append(losses_of(model, batch))
     (chunked_name, *chunked), (plain_name, *plain) = results
     assert "ChunkedCrossEntropy" in chunked_name
     assert "ChunkedCrossEntropy" not in plain_name
+    # In float32 because the plain way makes its logits that.
     torch.testing.assert_close(chunked, plain, rtol=1e-5, atol=1e-6)
 
 
-def test_the_loss_is_the_mean_over_all_tokens_of_the_batch() -> None:
-    torch.manual_seed(0)
-    model = GPT(TINY)
-    tokens, targets = torch.randint(VOCAB_SIZE, (2, 3, 7))
-    expected = -model(tokens).log_softmax(dim=-1).gather(2, targets[..., None]).mean()
-    torch.testing.assert_close(causal_lm_loss(model, tokens, targets)[0], expected)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("threshold", [1, 10_000])
+def test_loss_and_accuracy_are_means_over_the_targets_one_by_one(
+    threshold: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As anyone would write it: for each target its probability and whether it was the likeliest."""
+    monkeypatch.setattr(objectives, "MIN_CHUNKED_VOCABULARY", threshold)
+    model, batch = problem_of(kind)
+    logits = logits_of(model, batch)
+    counted = batch.targets != IGNORE_INDEX
+    batch.targets[0, 0] = logits[0, 0].argmax()  # one that is right
+    nats, correct = [], []
+    for row, column in counted.nonzero().tolist():
+        target = int(batch.targets[row, column])
+        nats.append(-math.log(logits[row, column].softmax(dim=0)[target].item()))
+        correct.append(int(logits[row, column].argmax()) == target)
+    loss, accuracy = batch_loss(model, batch)
+    assert len(nats) == (9 if kind == "masked_lm" else 21)
+    assert loss.item() == pytest.approx(sum(nats) / len(nats), rel=1e-6)
+    assert accuracy.item() == pytest.approx(sum(correct) / len(correct))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_is_the_cross_entropy_of_the_models_own_logits(kind: str) -> None:
+    model, batch = problem_of(kind)
+    expected = F.cross_entropy(logits_of(model, batch).flatten(end_dim=1), batch.targets.flatten())
+    torch.testing.assert_close(batch_loss(model, batch)[0].double(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_masked_lm_learns_from_what_it_is_asked_for_alone() -> None:
+    model, batch = problem_of("masked_lm")
+    hidden = model.token_embedding.weight.new_zeros(3, 7, WIDTH).requires_grad_()
+    model.hidden = lambda tokens, lengths: hidden  # type: ignore[method-assign]
+    batch_loss(model, batch)[0].backward()
+    assert hidden.grad is not None
+    assert torch.equal(hidden.grad.abs().sum(dim=-1) > 0, batch.targets != IGNORE_INDEX)
 
 
 def test_under_autocast_the_loss_is_taken_plainly_and_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objectives, "MIN_CHUNKED_VOCABULARY", 1)
     model = GPT(TINY)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss, _ = causal_lm_loss(model, *torch.zeros(2, 1, 4, dtype=torch.int64))
+        loss, _ = batch_loss(model, Batch(*torch.zeros(2, 1, 4, dtype=torch.int64), n_tokens=4))
     assert loss.grad_fn is not None
     assert "ChunkedCrossEntropy" not in loss.grad_fn.name()
     assert loss.dtype == torch.float32

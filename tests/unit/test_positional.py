@@ -1,73 +1,260 @@
 """Positional encodings say where a token stands, as their papers define it."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from folio.models import GPT, GPTConfig
-from folio.models.positional import LearnedPositions, SinusoidalPositions, sinusoidal_table
+from folio.models.attention import SelfAttention, View
+from folio.models.positional import (
+    POSITIONAL_ENCODINGS,
+    ALiBiPositions,
+    LearnedPositions,
+    PositionalEncoding,
+    RotaryPositions,
+    SinusoidalPositions,
+    alibi_slopes,
+    build_positional_encoding,
+    rotate,
+    sinusoids,
+)
 
-SHAPE = GPTConfig(vocab_size=11, context_length=8, n_layers=1, n_heads=2, d_model=4, positional_encoding="sinusoidal")
+SHAPE = GPTConfig(vocab_size=11, context_length=8, n_layers=1, n_heads=2, d_model=4)
+POSITIONS = torch.arange(4)
+
+each_encoding = pytest.mark.parametrize("encoding", POSITIONAL_ENCODINGS)
 
 
-def test_the_table_has_the_values_of_the_paper_computed_by_hand() -> None:
+def random_vectors(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+# Sinusoidal
+
+
+def test_sinusoids_have_the_values_of_the_paper_computed_by_hand() -> None:
     expected = [
         [0.0, 1.0, 0.0, 1.0],
         [0.8414710, 0.5403023, 0.0099998, 0.9999500],  # sin 1, cos 1, sin 0.01, cos 0.01
         [0.9092974, -0.4161468, 0.0199987, 0.9998000],
         [0.1411200, -0.9899925, 0.0299955, 0.9995500],
     ]
-    torch.testing.assert_close(sinusoidal_table(4, 4), torch.tensor(expected), rtol=0, atol=1e-7)
+    torch.testing.assert_close(sinusoids(POSITIONS, 4), torch.tensor(expected), rtol=0, atol=1e-7)
 
 
-@given(position=st.integers(0, 400), pair=st.integers(0, 7), base=st.floats(2.0, 1e6))
-def test_the_table_follows_the_formula_for_any_base(position: int, pair: int, base: float) -> None:
+@given(position=st.integers(-400, 400), pair=st.integers(0, 7), base=st.floats(2.0, 1e6))
+def test_sinusoids_follow_the_formula_for_any_base(position: int, pair: int, base: float) -> None:
     angle = position * base ** (-2 * pair / 16)
-    row = sinusoidal_table(position + 1, 16, base)[position]
+    row = sinusoids(torch.tensor([position]), 16, base)[0]
     assert row[2 * pair].item() == pytest.approx(math.sin(angle), abs=1e-6)
     assert row[2 * pair + 1].item() == pytest.approx(math.cos(angle), abs=1e-6)
 
 
 def test_late_positions_keep_their_digits() -> None:
     position = 1_000_003
-    table = sinusoidal_table(position + 1, 4)
-    assert table[position, 2].item() == pytest.approx(math.sin(position / 100), abs=1e-6)
+    assert sinusoids(torch.tensor(position), 4)[2].item() == pytest.approx(math.sin(position / 100), abs=1e-6)
 
 
 def test_a_shift_is_the_same_rotation_everywhere() -> None:
     """Why the paper chose it: the encoding of p + k is a linear function of that of p."""
-    table = sinusoidal_table(64, 16).view(64, 8, 2)
-    pairs = torch.view_as_complex(table)
+    pairs = torch.view_as_complex(sinusoids(torch.arange(64), 16).view(64, 8, 2))
     ratios = pairs[5:] / pairs[:-5]
     torch.testing.assert_close(ratios, ratios[:1].expand_as(ratios), rtol=0, atol=1e-5)
 
 
 def test_sinusoidal_positions_are_added_to_tokens_scaled_by_the_root_of_d_model() -> None:
-    hidden = torch.ones(2, 3, 4)
-    expected = 2.0 * hidden + sinusoidal_table(3, 4)
-    torch.testing.assert_close(SinusoidalPositions(SHAPE)(hidden), expected)
+    moved = SinusoidalPositions(SHAPE).embed(torch.ones(2, 4, 4), POSITIONS)
+    torch.testing.assert_close(moved, 2.0 * torch.ones(2, 4, 4) + sinusoids(POSITIONS, 4))
 
 
-def test_sinusoidal_positions_are_neither_trained_nor_saved() -> None:
-    model = GPT(SHAPE)
-    assert "positional_encoding.table" in dict(model.named_buffers())
-    assert list(model.positional_encoding.parameters()) == []
-    assert not any("positional_encoding" in key for key in model.state_dict())
-
-
-def test_the_base_of_the_config_reaches_the_table() -> None:
-    config = GPTConfig(**{**vars(SHAPE), "positional_base": 100.0})
-    assert torch.equal(GPT(config).get_buffer("positional_encoding.table"), sinusoidal_table(8, 4, base=100.0))
+# Learned
 
 
 def test_learned_positions_are_added_and_trained_as_far_as_the_sequence_reaches() -> None:
     positions = LearnedPositions(SHAPE)
     hidden = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
-    moved = positions(hidden)
+    moved = positions.embed(hidden, torch.arange(3))
     torch.testing.assert_close(moved, hidden + positions.embedding.weight[:3])
     moved.sum().backward()
     assert positions.embedding.weight.grad is not None
     assert positions.embedding.weight.grad[:, 0].tolist() == [2.0] * 3 + [0.0] * 5
+
+
+# Rotary
+
+
+def rotated_as_in_the_paper(vectors: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
+    """RoFormer, equation 34, over complex numbers: dimensions 2i and 2i + 1 are one, turned by the angle m theta_i."""
+    width = vectors.size(-1)
+    thetas = torch.tensor([base ** (-2 * i / width) for i in range(width // 2)], dtype=torch.float64)
+    turns = torch.polar(torch.ones((), dtype=torch.float64), positions.double()[:, None] * thetas)
+    pairs = torch.view_as_complex(vectors.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns).flatten(start_dim=-2)
+
+
+def to_halves(vectors: Tensor) -> Tensor:
+    """The documented order: the paper's pairs (2i, 2i + 1) stand at i and i + K/2."""
+    return torch.cat((vectors[..., 0::2], vectors[..., 1::2]), dim=-1)
+
+
+@given(base=st.sampled_from([50.0, 10_000.0, 500_000.0]), start=st.integers(-100, 3000), seed=st.integers(0, 5))
+def test_rotary_turns_as_the_papers_formula_up_to_the_order_of_dimensions(base: float, start: int, seed: int) -> None:
+    encoding = RotaryPositions(replace(SHAPE, d_model=16, positional_base=base))
+    vectors, positions = random_vectors(2, 2, 5, 8, seed=seed), torch.arange(start, start + 5)
+    turned = rotate(to_halves(vectors), encoding.rotation(positions))
+    torch.testing.assert_close(turned, to_halves(rotated_as_in_the_paper(vectors, positions, base)), rtol=0, atol=1e-6)
+
+
+def test_rotary_reaches_the_scores_of_attention() -> None:
+    torch.manual_seed(0)
+    config = replace(SHAPE, d_model=16, n_heads=1)
+    attention, hidden = SelfAttention(config).double(), random_vectors(1, 6, 16)
+    q, k, _ = attention.qkv_projection(hidden).chunk(3, dim=-1)
+    order = to_halves(torch.arange(16)).argsort()  # from halves to the paper's pairs
+    positions = torch.arange(6)
+    q, k = (rotated_as_in_the_paper(part[..., order].contiguous(), positions) for part in (q, k))
+    scores = attention.look(hidden, View(rotation=RotaryPositions(config).rotation(positions))).scores
+    torch.testing.assert_close(scores[:, 0], q @ k.transpose(-2, -1), rtol=0, atol=1e-6)
+
+
+@given(query=st.integers(0, 200), key=st.integers(0, 200), shift=st.integers(-200, 2000))
+def test_rotary_products_depend_on_the_distance_alone(query: int, key: int, shift: int) -> None:
+    encoding = RotaryPositions(replace(SHAPE, d_model=32))
+    q, k = random_vectors(2, 1, 1, 1, 16)
+
+    def product(query: int, key: int) -> float:
+        turned_q = rotate(q, encoding.rotation(torch.tensor([query])))
+        turned_k = rotate(k, encoding.rotation(torch.tensor([key])))
+        return (turned_q * turned_k).sum().item()
+
+    assert product(query + shift, key + shift) == pytest.approx(product(query, key), abs=1e-5)
+
+
+def test_rotary_keeps_lengths_and_leaves_position_0_as_it_is() -> None:
+    encoding, vectors = RotaryPositions(replace(SHAPE, d_model=16)), random_vectors(2, 2, 30, 8)
+    turned = rotate(vectors, encoding.rotation(torch.arange(30)))
+    torch.testing.assert_close(turned.norm(dim=-1), vectors.norm(dim=-1))
+    assert torch.equal(turned[:, :, 0], vectors[:, :, 0])
+    assert not torch.isclose(turned[:, :, 1:], vectors[:, :, 1:]).all(dim=-1).any()
+
+
+def test_rows_that_begin_at_different_places_are_turned_each_on_its_own() -> None:
+    encoding, vectors = RotaryPositions(replace(SHAPE, d_model=16)), random_vectors(2, 2, 3, 8)
+    starts = torch.tensor([[4, 5, 6], [0, 1, 2]])
+    together = rotate(vectors, encoding.rotation(starts))
+    for row in range(2):
+        assert torch.equal(together[row], rotate(vectors[row], encoding.rotation(starts[row])))
+
+
+# ALiBi
+
+
+def test_alibi_slopes_of_8_heads_are_the_papers() -> None:
+    assert alibi_slopes(8) == [1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64, 1 / 128, 1 / 256]
+
+
+def test_alibi_slopes_of_12_heads_are_those_of_8_and_every_second_of_16() -> None:
+    assert alibi_slopes(12) == pytest.approx([*alibi_slopes(8), 2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5])
+
+
+def slopes_of_the_authors(n: int) -> list[float]:
+    """As in ofirpress/attention_with_linear_biases, fairseq/models/transformer.py."""
+    if math.log2(n).is_integer():
+        start = 2 ** (-(2 ** -(math.log2(n) - 3)))
+        return [start * start**i for i in range(n)]
+    closest = 2 ** math.floor(math.log2(n))
+    return slopes_of_the_authors(closest) + slopes_of_the_authors(2 * closest)[0::2][: n - closest]
+
+
+@given(n_heads=st.integers(1, 200))
+def test_alibi_slopes_are_those_of_the_authors_recipe(n_heads: int) -> None:
+    slopes = alibi_slopes(n_heads)
+    assert slopes == pytest.approx(slopes_of_the_authors(n_heads))
+    assert len(set(slopes)) == n_heads
+
+
+def test_alibi_takes_slope_times_distance_from_a_score() -> None:
+    bias = ALiBiPositions(SHAPE).bias(torch.tensor([2, 3]), POSITIONS)  # slopes of 2 heads: 1/16 and 1/256
+    distances = torch.tensor([[2.0, 1.0, 0.0, 1.0], [3.0, 2.0, 1.0, 0.0]])
+    assert torch.equal(bias, torch.stack((-distances / 16, -distances / 256)))
+
+
+def test_alibi_depends_on_the_distance_alone() -> None:
+    encoding = ALiBiPositions(SHAPE)
+    assert torch.equal(encoding.bias(POSITIONS, POSITIONS), encoding.bias(POSITIONS + 70, POSITIONS + 70))
+
+
+def test_alibi_of_rows_that_begin_at_different_places_is_each_rows_own() -> None:
+    encoding, rows = ALiBiPositions(SHAPE), torch.tensor([[0, 0, 0, 1], [0, 1, 2, 3]])
+    together = encoding.bias(rows[:, 2:], rows)
+    assert together.shape == (2, 2, 2, 4)
+    for row in range(2):
+        assert torch.equal(together[row], encoding.bias(rows[row, 2:], rows[row]))
+
+
+# All
+
+
+def test_no_encoding_adds_nothing_anywhere() -> None:
+    encoding, hidden = build_positional_encoding(replace(SHAPE, positional_encoding="none")), torch.ones(1, 4, 4)
+    assert encoding.embed(hidden, POSITIONS) is hidden
+    assert encoding.rotation(POSITIONS) is None
+    assert encoding.bias(POSITIONS, POSITIONS) is None
+    assert encoding.table(4) is None
+
+
+@each_encoding
+def test_an_encoding_enters_at_one_place(encoding: str) -> None:
+    module = build_positional_encoding(replace(SHAPE, positional_encoding=encoding))
+    hidden = torch.ones(1, 4, 4)
+    enters = {
+        "embed": module.embed(hidden, POSITIONS) is not hidden,
+        "rotation": module.rotation(POSITIONS) is not None,
+        "bias": module.bias(POSITIONS, POSITIONS) is not None,
+    }
+    places = {"learned": "embed", "sinusoidal": "embed", "rotary": "rotation", "alibi": "bias", "none": None}
+    assert {name for name, does in enters.items() if does} == {places[encoding]} - {None}
+
+
+@each_encoding
+def test_only_learned_positions_are_trained_saved_or_at_an_end(encoding: str) -> None:
+    model = GPT(replace(SHAPE, positional_encoding=encoding))
+    is_learned = encoding == "learned"
+    assert bool(list(model.positional_encoding.parameters())) is is_learned
+    assert any("positional_encoding" in key for key in model.state_dict()) is is_learned
+    assert (model.positional_encoding.longest == SHAPE.context_length) is is_learned
+
+
+@pytest.mark.parametrize("base", [100.0, 10_000.0])
+def test_the_base_of_the_config_reaches_sinusoidal_and_rotary(base: float) -> None:
+    config = replace(SHAPE, d_model=8, positional_base=base)
+    table = GPT(replace(config, positional_encoding="sinusoidal")).positional_encoding.table(3)
+    assert torch.equal(table, sinusoids(torch.arange(3), 8, base))
+    rotation = GPT(replace(config, positional_encoding="rotary")).positional_encoding.rotation(torch.tensor([3]))
+    torch.testing.assert_close(rotation.cos, torch.tensor([[math.cos(3), math.cos(3 / base**0.5)]]))
+    torch.testing.assert_close(rotation.sin, torch.tensor([[math.sin(3), math.sin(3 / base**0.5)]]))
+
+
+def test_the_table_to_look_at_is_what_the_model_uses() -> None:
+    learned, rotary, alibi = LearnedPositions(SHAPE), RotaryPositions(replace(SHAPE, d_model=8)), ALiBiPositions(SHAPE)
+    assert torch.equal(learned.table(4), learned.embedding.weight[:4])
+    assert torch.equal(SinusoidalPositions(SHAPE).table(4), sinusoids(POSITIONS, 4))
+    assert torch.equal(rotary.table(4), rotary.rotation(POSITIONS).cos)
+    assert torch.equal(alibi.table(4), alibi.bias(torch.tensor([0]), POSITIONS)[:, 0].T)
+
+
+def test_a_new_encoding_is_a_class_and_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the head of positional.py tells a reader who wants to add one."""
+
+    class TokenCounts(PositionalEncoding):
+        def embed(self, hidden: Tensor, positions: Tensor) -> Tensor:
+            return hidden + positions[:, None]
+
+    monkeypatch.setitem(POSITIONAL_ENCODINGS, "counts", TokenCounts)
+    model = GPT(replace(SHAPE, positional_encoding="counts"))
+    assert model(torch.zeros(1, 8, dtype=torch.int64)).shape == (1, 8, 11)

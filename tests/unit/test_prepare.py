@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from folio import files
 from folio.data import prepare as module
 from folio.data.prepare import PreparedData, check_text_file, prepare
+from folio.data.tokenizers import TokenizerChoice
 from folio.errors import FolioError
 
 TEXT = "The quality of mercy is not strain'd,\r\nIt droppeth as the gentle rain from heaven.\n" * 20
@@ -29,8 +30,9 @@ def text_file(tmp_path: Path) -> Path:
 class Preparation:
     """Prepares one text with one tokenizer in one folder, and keeps what was said last."""
 
-    def __init__(self, path: Path | None, tokenizer: str, data_dir: Path) -> None:
-        self.arguments = ("text_file" if path else "tiny_shakespeare", path, tokenizer, data_dir)
+    def __init__(self, path: Path | None, tokenizer: str, data_dir: Path, max_vocab_size: int | None = None) -> None:
+        choice = TokenizerChoice(tokenizer, max_vocab_size)
+        self.arguments = ("text_file" if path else "tiny_shakespeare", path, choice, data_dir)
         self.said: list[str] = []
 
     def __call__(self) -> PreparedData:
@@ -49,6 +51,49 @@ def test_the_splits_are_the_text_byte_for_byte(mercy: Preparation) -> None:
     train, val = (data.tokenizer.decode(file.tokens.tolist()) for file in (data.train, data.val))
     assert (train, val) == (TEXT[:cut], TEXT[cut:])
     assert data.train.info.n_bytes + data.val.info.n_bytes == len(TEXT)
+
+
+def test_words_are_learned_from_the_training_split_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a b " * 9 + "c d ")
+    words = Preparation(tmp_path / "a.txt", "word", tmp_path / "data")
+    data = words()
+    assert data.tokenizer.state()["units"] == ["a", "b"]
+    assert data.tokenizer.decode(data.val.tokens.tolist()) == "<unk> <unk> "
+    assert (data.train.info.n_unknown, data.train.info.spelling_bits) == (0, 0.0)
+    assert data.val.info.n_unknown == 2
+    assert data.val.info.spelling_bits == data.tokenizer.unknown("c d ").spelling_bits > 0
+    assert words.said[2] == "word: 5 symbols; unknown are 0.0 % of the training and 66.7 % of the validation tokens"
+
+
+def test_tokenizers_that_know_everything_say_nothing_of_the_unknown(text_file: Path, tmp_path: Path) -> None:
+    for tokenizer in ("byte", "char"):
+        preparation = Preparation(text_file, tokenizer, tmp_path / "data")
+        info = preparation().val.info
+        assert (info.n_unknown, info.spelling_bits) == (0, 0.0)
+        assert len(preparation.said) == 2
+
+
+def test_vocabularies_of_two_sizes_lie_side_by_side(text_file: Path, tmp_path: Path) -> None:
+    prepared = [Preparation(text_file, "word", tmp_path / "data", size)() for size in (None, 8, 9)]
+    assert [data.folder.name for data in prepared] == ["word", "word-8", "word-9"]
+    assert [data.tokenizer.vocab_size for data in prepared[1:]] == [8, 9]
+
+
+def test_a_vocabulary_larger_than_told_is_not_used_again(text_file: Path, tmp_path: Path) -> None:
+    nine, eight = (Preparation(text_file, "word", tmp_path / "data", size) for size in (9, 8))
+    folder = nine().folder
+    folder.rename(folder.with_name("word-8"))
+    assert eight().tokenizer.vocab_size == 8
+    assert "another tokenizer" in eight.said[0]
+
+
+def make_older(folder: Path) -> None:
+    """As the first version of Folio left it."""
+    for split in ("train", "val"):
+        sidecar = folder / f"{split}.json"
+        fields = json.loads(sidecar.read_text())
+        del fields["n_unknown"], fields["spelling_bits"]
+        sidecar.write_text(json.dumps(fields | {"format": 1}))
 
 
 def test_bytes_and_characters_are_told_apart(tmp_path: Path) -> None:
@@ -97,6 +142,7 @@ def swap_tokenizer(folder: Path) -> None:
         (lambda folder: (folder / "val.json").unlink(), "val.bin has no sidecar"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json is missing"),
         (swap_tokenizer, "another tokenizer"),
+        (make_older, "train.json that is not of format 2"),
     ],
 )
 def test_what_changed_is_said_and_prepared_again(
@@ -138,9 +184,10 @@ def test_a_crash_between_any_two_files_is_noticed(
 
 def test_two_processes_prepare_once(text_file: Path, tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from folio.data.prepare import prepare\n"
+        "import sys; from pathlib import Path\n"
+        "from folio.data.prepare import prepare; from folio.data.tokenizers import TokenizerChoice\n"
         "sys.stdin.read()\n"
-        "data = prepare('text_file', Path(sys.argv[1]), 'char', Path(sys.argv[2]), print)\n"
+        "data = prepare('text_file', Path(sys.argv[1]), TokenizerChoice('char'), Path(sys.argv[2]), print)\n"
         "print(data.train.info.tokens_sha256)"
     )
     command = [sys.executable, "-c", program, str(text_file), str(tmp_path / "data")]
@@ -188,11 +235,9 @@ def test_a_text_too_short_for_two_splits_is_refused(text: str, split: str, tmp_p
         Preparation(tmp_path / "short.txt", "char", tmp_path / "data")()
 
 
-def test_unknown_names_are_refused(text_file: Path, tmp_path: Path) -> None:
-    with pytest.raises(FolioError, match="did you mean gpt2"):
-        prepare("tiny_shakespeare", None, "gtp2", tmp_path, print)
+def test_an_unknown_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FolioError, match="choose one of tiny_shakespeare, text_file"):
-        prepare("wikipedia", None, "char", tmp_path, print)
+        prepare("wikipedia", None, TokenizerChoice("char"), tmp_path, print)
 
 
 def test_a_data_folder_that_cannot_be_made_is_named_with_its_key(text_file: Path, tmp_path: Path) -> None:

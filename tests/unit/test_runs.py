@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from folio.errors import FolioError
-from folio.runs import find_checkpoint, find_run, new_run_folder
+from folio.runs import checkpoint_names, find_checkpoint, find_run, find_started_run, new_run_folder
 
 NOON = datetime(2025, 3, 1, 12, 0, 5)
 
@@ -67,6 +67,42 @@ def test_a_run_stopped_before_its_first_validation_means_its_last_checkpoint(tmp
     assert find_checkpoint(str(run), tmp_path).name == "last.ckpt"
 
 
+def test_a_kept_checkpoint_is_found_by_its_step(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "checkpoints/last.ckpt", "checkpoints/step=20.ckpt", "checkpoints/step=100.ckpt")
+    assert find_checkpoint(str(run), tmp_path, "step=20") == run / "checkpoints" / "step=20.ckpt"
+    assert find_checkpoint("latest", tmp_path, "step=100") == run / "checkpoints" / "step=100.ckpt"
+
+
+def test_checkpoints_are_listed_in_the_order_of_their_steps_and_strangers_are_not(tmp_path: Path) -> None:
+    names = ("step=1000", "last", "step=200", "best", "mine", "step=007", ".step=5.ckpt.123.tmp")
+    run = make_run(tmp_path / "run", *(f"checkpoints/{name}.ckpt" for name in names))
+    assert checkpoint_names(run) == ["best", "last", "step=200", "step=1000"]
+
+
+@pytest.mark.parametrize("which", ["step=300", "step=0100", "step=", "newest", "last.ckpt", "../checkpoints/last", ""])
+def test_a_checkpoint_that_is_not_there_is_one_line_with_those_that_are(which: str, tmp_path: Path) -> None:
+    names = ("best", "last", "step=100", "step=200")
+    run = make_run(tmp_path / "run", *(f"checkpoints/{name}.ckpt" for name in names))
+    with pytest.raises(FolioError) as caught:
+        find_checkpoint(str(run), tmp_path, which)
+    told = f"--checkpoint={which}: {run} has no such checkpoint; it has best, last, step=100, step=200"
+    assert str(caught.value) == told
+
+
+def test_nothing_but_a_missing_best_is_replaced_by_the_last(tmp_path: Path) -> None:
+    with pytest.raises(FolioError, match=r"it has last$"):
+        find_checkpoint(str(make_run(tmp_path / "begun", "checkpoints/last.ckpt")), tmp_path, "step=10")
+    with pytest.raises(FolioError, match=r"it has best$"):
+        find_checkpoint(str(make_run(tmp_path / "killed", "checkpoints/best.ckpt")), tmp_path, "last")
+
+
+def test_a_checkpoint_of_a_checkpoint_file_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "shared.ckpt"
+    file.touch()
+    with pytest.raises(FolioError, match=r"^--checkpoint=last: .*shared\.ckpt is one checkpoint already"):
+        find_checkpoint(str(file), tmp_path, "last")
+
+
 def test_a_checkpoint_file_means_itself(tmp_path: Path) -> None:
     file = tmp_path / "shared.ckpt"
     file.touch()
@@ -96,3 +132,22 @@ def test_a_run_that_cannot_go_on_is_one_line_naming_what_it_lacks(missing: str, 
     run = make_run(tmp_path / "run", *files)
     with pytest.raises(FolioError, match=f"^resume=.*{missing} does not exist; give a run folder or 'latest'"):
         find_run(str(run), tmp_path)
+
+
+def test_a_run_has_started_with_its_config_and_the_latest_was_touched_last(tmp_path: Path) -> None:
+    dry = make_run(tmp_path / "dry", "config.yaml")
+    trained = make_run(tmp_path / "trained", "config.yaml", "checkpoints/last.ckpt")
+    assert find_started_run(str(dry), tmp_path) == dry
+    for folder, file, second in ((dry, "config.yaml", 2), (trained, "config.yaml", 1)):
+        os.utime(folder / file, (second, second))
+    os.utime(trained / "checkpoints" / "last.ckpt", (1, 1))
+    assert find_started_run("latest", tmp_path) == dry
+    os.utime(trained / "checkpoints" / "last.ckpt", (3, 3))
+    assert find_started_run("latest", tmp_path) == trained
+
+
+def test_a_run_that_has_not_started_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(FolioError, match=r"^RUN=nowhere: nowhere/config.yaml does not exist; give a run folder"):
+        find_started_run("nowhere", tmp_path)
+    with pytest.raises(FolioError, match=r"^latest: no run below .*; start one, or give its folder$"):
+        find_started_run("latest", tmp_path)

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from folio.config import ConstantScheduleConfig, CosineScheduleConfig
+from folio.config import ConstantScheduleConfig, CosineScheduleConfig, NoamScheduleConfig
 from folio.training.schedules import learning_rate
 
-PEAK, MAX_STEPS = 1e-3, 14
+PEAK, MAX_STEPS, D_MODEL = 1e-3, 14, 128
 COSINE = CosineScheduleConfig(name="cosine", warmup_steps=4, min_learning_rate=1e-4)
 
 
@@ -24,17 +24,17 @@ COSINE = CosineScheduleConfig(name="cosine", warmup_steps=4, min_learning_rate=1
     ],
 )
 def test_warmup_and_cosine_have_the_rates_computed_by_hand(step: int, rate: float) -> None:
-    assert learning_rate(step, COSINE, PEAK, MAX_STEPS) == pytest.approx(rate, rel=1e-7)
+    assert learning_rate(step, COSINE, PEAK, MAX_STEPS, D_MODEL) == pytest.approx(rate, rel=1e-7)
 
 
 def test_without_warmup_the_first_step_has_the_peak() -> None:
     schedule = CosineScheduleConfig(name="cosine", warmup_steps=0, min_learning_rate=0.0)
-    assert learning_rate(0, schedule, PEAK, MAX_STEPS) == PEAK
+    assert learning_rate(0, schedule, PEAK, MAX_STEPS, D_MODEL) == PEAK
 
 
 def test_constant_stays_at_the_peak_after_its_warmup() -> None:
     schedule = ConstantScheduleConfig(name="constant", warmup_steps=3)
-    rates = [learning_rate(step, schedule, PEAK, MAX_STEPS) for step in range(20)]
+    rates = [learning_rate(step, schedule, PEAK, MAX_STEPS, D_MODEL) for step in range(20)]
     assert rates[:3] == pytest.approx([2.5e-4, 5e-4, 7.5e-4])
     assert rates[3:] == [PEAK] * 17
 
@@ -51,10 +51,46 @@ def test_the_rate_rises_to_the_peak_then_falls_to_the_lowest(
     lowest = peak * lowest_share
     schedule = CosineScheduleConfig(name="cosine", warmup_steps=warmup_steps, min_learning_rate=lowest)
     max_steps = warmup_steps + n_cosine_steps
-    rates = [learning_rate(step, schedule, peak, max_steps) for step in range(max_steps + 1)]
+    rates = [learning_rate(step, schedule, peak, max_steps, D_MODEL) for step in range(max_steps + 1)]
     rising, falling = rates[: warmup_steps + 1], rates[warmup_steps:]
     assert rising == sorted(set(rising))
     assert falling == sorted(falling, reverse=True)
     assert rates[0] > 0
     assert max(rates) == rates[warmup_steps] == pytest.approx(peak)
     assert rates[-1] == pytest.approx(lowest, abs=1e-12)
+
+
+def noam(step: int, peak: float = PEAK, warmup_steps: int = 4000, scale: float = 1.0, d_model: int = 128) -> float:
+    schedule = NoamScheduleConfig(name="noam", warmup_steps=warmup_steps, scale=scale)
+    return learning_rate(step, schedule, peak, MAX_STEPS, d_model)
+
+
+@pytest.mark.parametrize(
+    ("number", "rate"),
+    [
+        (1, 3.4938562e-7),  # 128^-0.5 x 4000^-1.5 = 0.088388348 x 3.9528471e-6
+        (3999, 1.39719310e-3),
+        (4000, 1.39754249e-3),  # the highest: (128 x 4000)^-0.5 = 512000^-0.5
+        (4001, 1.39736783e-3),
+        (16_000, 6.98771243e-4),  # half of it at four times the step
+        (100_000, 0.000279508497),  # golden
+    ],
+)
+def test_noam_has_the_rates_of_the_paper_computed_by_hand(number: int, rate: float) -> None:
+    assert noam(number - 1) == pytest.approx(rate, rel=1e-7)
+
+
+@given(step=st.integers(0, 10_000), warmup_steps=st.integers(1, 5_000), scale=st.floats(0.01, 10.0))
+def test_noam_scales_with_its_scale_and_the_width_and_never_with_the_peak(
+    step: int, warmup_steps: int, scale: float
+) -> None:
+    plain = noam(step, warmup_steps=warmup_steps)
+    assert noam(step, peak=0.5, warmup_steps=warmup_steps) == plain
+    assert noam(step, warmup_steps=warmup_steps, scale=scale) == pytest.approx(scale * plain)
+    assert noam(step, warmup_steps=warmup_steps, d_model=512) == pytest.approx(plain / 2)
+
+
+@given(warmup_steps=st.integers(1, 100))
+def test_noam_is_highest_where_its_warmup_ends(warmup_steps: int) -> None:
+    rates = [noam(step, warmup_steps=warmup_steps) for step in range(2 * warmup_steps)]
+    assert rates.index(max(rates)) == warmup_steps - 1

@@ -1,7 +1,9 @@
 """A token file gives back what was written, or says what is wrong with it."""
 
 import json
+import math
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,9 @@ def write(path: Path, tokens: Any, vocab_size: int = 100, **changes: Any) -> Tok
         "tokenizer": "char",
         "tokenizer_fingerprint": "f" * 64,
         "split": "train",
+        "n_unknown": 1,
         "n_bytes": 3,
+        "spelling_bits": 6.0,
         "source_sha256": "0" * 64,
     }
     return write_token_file(path, np.asarray(tokens), vocab_size=vocab_size, **(fields | changes))
@@ -38,6 +42,12 @@ def test_tokens_come_back_read_only_with_what_they_are(path: Path) -> None:
     assert file.tokens.tolist() == [5, 0, 99, 7]
     assert not file.tokens.flags.writeable
     assert (file.info.n_tokens, file.info.n_bytes, file.info.tokenizer) == (4, 3, "char")
+
+
+def test_bits_per_byte_are_those_of_the_tokens_and_of_the_spelling(info_of: Callable[..., TokenFileInfo]) -> None:
+    info = info_of(n_tokens=8, n_unknown=2, n_bytes=40, spelling_bits=16.0)
+    assert info.bits_per_byte(3 * math.log(2)) == pytest.approx((8 * 3 + 16) / 40)
+    assert info.share_unknown == 0.25
 
 
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(2, "<u2"), (65_536, "<u2"), (65_537, "<u4"), (100_277, "<u4")])
@@ -109,6 +119,13 @@ def change_sidecar(**changes: Any) -> Any:
         (change_sidecar(n_tokens="4"), "not of format"),
         (change_sidecar(n_tokens=-4), "not of format"),
         (change_sidecar(surprise=1), "not of format"),
+        (change_sidecar(n_unknown=-1), "not of format"),
+        (change_sidecar(n_unknown=5), "not of format"),
+        (change_sidecar(n_bytes=0), "not of format"),
+        (change_sidecar(spelling_bits=-0.5), "not of format"),
+        (change_sidecar(spelling_bits=math.inf), "not of format"),
+        (change_sidecar(spelling_bits=math.nan), "not of format"),
+        (change_sidecar(spelling_bits=6), "not of format"),
         (lambda path: path.with_suffix(".json").write_text("[]"), "not of format"),
     ],
 )

@@ -1,7 +1,9 @@
 """Text survives the way to ids and back, and a tokenizer survives the way through a checkpoint."""
 
+import base64
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from folio.data import tokenizers
+from folio.data.assets import fetch
+from folio.data.byte_tokenizer import ByteTokenizer
+from folio.data.char_tokenizer import CharTokenizer
+from folio.data.rank_files import ENCODINGS
+from folio.data.tokenizer_base import Unknown
 from folio.data.tokenizers import (
     TOKENIZERS,
     VOCAB_SIZES,
-    CharTokenizer,
     Tokenizer,
+    TokenizerChoice,
     build_tokenizer,
     load_tokenizer,
     state_from_json,
@@ -28,12 +35,12 @@ TEXT = "O Romeo, Romeo!\r\n\tWherefore art thou 15 \N{ROSE} naïve?   <|endoftex
 
 @pytest.fixture(scope="session", params=TOKENIZERS)
 def tokenizer(request: pytest.FixtureRequest, assets_dir: Path) -> Tokenizer:
-    return build_tokenizer(request.param, TEXT, assets_dir)
+    return build_tokenizer(TokenizerChoice(request.param), TEXT, "", assets_dir)
 
 
 @pytest.fixture(scope="session")
 def cl100k(assets_dir: Path) -> Tokenizer:
-    return build_tokenizer("cl100k_base", "", assets_dir)
+    return build_tokenizer(TokenizerChoice("cl100k_base"), "", "", assets_dir)
 
 
 def test_text_comes_back_from_its_ids(tokenizer: Tokenizer) -> None:
@@ -43,7 +50,7 @@ def test_text_comes_back_from_its_ids(tokenizer: Tokenizer) -> None:
     assert ids.min() >= 0
     assert ids.max() < tokenizer.vocab_size
     assert tokenizer.decode(ids.tolist()) == TEXT
-    assert tokenizer.decode_bytes(ids.tolist()) == TEXT.encode()
+    assert tokenizer.unknown(TEXT) == Unknown(n_tokens=0, spelling_bits=0.0)
 
 
 def test_nothing_is_no_ids_and_no_text(tokenizer: Tokenizer) -> None:
@@ -52,12 +59,12 @@ def test_nothing_is_no_ids_and_no_text(tokenizer: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("name", VOCAB_SIZES)
-def test_any_unicode_comes_back_from_a_byte_pair_encoding(name: str, assets_dir: Path) -> None:
-    tokenizer = build_tokenizer(name, "", assets_dir)
+def test_any_unicode_comes_back_from_an_encoding_of_bytes(name: str, assets_dir: Path) -> None:
+    tokenizer = build_tokenizer(TokenizerChoice(name), "", "", assets_dir)
 
     @given(st.text())
     def round_trip(text: str) -> None:
-        assert tokenizer.decode_bytes(tokenizer.encode(text).tolist()) == text.encode()
+        assert tokenizer.decode(tokenizer.encode(text).tolist()) == text
 
     round_trip()
 
@@ -70,16 +77,24 @@ def test_any_unicode_comes_back_from_its_own_characters(text: str) -> None:
 
 
 def test_characters_are_numbered_in_the_order_of_their_code_points(assets_dir: Path) -> None:
-    tokenizer = build_tokenizer("char", "cabbage", assets_dir)
+    tokenizer = build_tokenizer(TokenizerChoice("char"), "cabbage", "", assets_dir)
     assert tokenizer.vocab_size == 5
     assert tokenizer.encode("abceg").tolist() == [0, 1, 2, 3, 4]
 
 
 def test_characters_without_an_id_are_named_with_their_first_place(assets_dir: Path) -> None:
-    tokenizer = build_tokenizer("char", "abc", assets_dir)
+    tokenizer = build_tokenizer(TokenizerChoice("char"), "abc", "", assets_dir)
     with pytest.raises(FolioError, match=r"'é' \(U\+00E9\) at position 2, '\\n' \(U\+000A\) at position 4") as caught:
         tokenizer.encode("abéé\nc")
     assert "\n" not in str(caught.value)
+
+
+def test_characters_are_those_of_both_splits(assets_dir: Path) -> None:
+    assert build_tokenizer(TokenizerChoice("char"), "ca", "ba", assets_dir).state()["characters"] == "abc"
+
+
+def test_bytes_are_their_own_ids() -> None:
+    assert ByteTokenizer().encode("a\N{ROSE}\n").tolist() == [97, 0xF0, 0x9F, 0x8C, 0xB9, 10]
 
 
 def test_half_a_surrogate_pair_is_refused(tokenizer: Tokenizer) -> None:
@@ -104,14 +119,67 @@ def test_an_id_in_a_gap_of_the_vocabulary_does_not_stop_generation(cl100k: Token
     assert cl100k.decode([a, 100_256, b]) == cl100k.decode([a]) + "\N{REPLACEMENT CHARACTER}" + "b"
 
 
+def test_ids_that_hold_a_line_feed_are_listed(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.newline_ids()
+    assert ids.dtype == np.int64
+    assert ids.tolist() == sorted(set(ids.tolist()))
+    (in_text,) = [token for token in tokenizer.encode(TEXT).tolist() if "\n" in tokenizer.decode([token])]
+    assert in_text in ids
+    assert all("\n" in tokenizer.decode([token]) for token in ids.tolist())
+
+
+def test_bytes_characters_and_words_have_one_line_feed_and_byte_pairs_many(assets_dir: Path) -> None:
+    counts = {
+        name: len(build_tokenizer(TokenizerChoice(name), TEXT, "", assets_dir).newline_ids())
+        for name in ("byte", "char", "word", "gpt2")
+    }
+    assert counts == {"byte": 1, "char": 1, "word": 1, "gpt2": sum(b"\n" in token for token in gpt2_tokens(assets_dir))}
+    assert CharTokenizer("ab").newline_ids().shape == (0,)
+
+
+def gpt2_tokens(assets_dir: Path) -> list[bytes]:
+    """From the lines of the rank file: a token in base64 and its rank."""
+    lines = fetch(ENCODINGS["gpt2"].rank_file, assets_dir).read_bytes().splitlines()
+    return [base64.b64decode(line.split()[0]) for line in lines]
+
+
+def test_streamed_text_is_what_decoding_at_once_gives(tokenizer: Tokenizer) -> None:
+    @given(prompt=st.integers(0, len(TEXT)), ids=st.lists(st.integers(0, tokenizer.vocab_size - 1)))
+    def goes_on(prompt: int, ids: list[int]) -> None:
+        after = tokenizer.encode(TEXT[:prompt]).tolist()
+        whole = tokenizer.decode(after + ids)
+        assert "".join(tokenizer.decode_stream(iter(ids), after)) == whole[len(tokenizer.decode(after)) :]
+
+    goes_on()
+
+
+def test_a_character_waits_for_the_last_of_its_bytes() -> None:
+    assert list(ByteTokenizer().decode_stream("a\N{ROSE}é!".encode())) == ["a", "\N{ROSE}", "é", "!"]
+
+
+def test_a_character_cut_off_at_the_end_is_shown_as_such() -> None:
+    pieces = ByteTokenizer().decode_stream("a\N{ROSE}".encode()[:-1])
+    assert list(pieces) == ["a", "\N{REPLACEMENT CHARACTER}"]
+
+
+def test_text_streams_while_the_ids_are_made(tokenizer: Tokenizer) -> None:
+    def ids() -> Iterator[int]:
+        yield from tokenizer.encode("Romeo").tolist()
+        pytest.fail("the text of the first ids was held back")
+
+    assert TEXT[2:].startswith(next(tokenizer.decode_stream(ids())))
+
+
 @pytest.mark.parametrize("wrong", [-1, 10**6])
 def test_an_id_outside_the_vocabulary_is_refused(tokenizer: Tokenizer, wrong: int) -> None:
     with pytest.raises(FolioError, match=f"token id {wrong} is outside the vocabulary"):
         tokenizer.decode([0, wrong])
+    with pytest.raises(FolioError, match=f"token id {wrong} is outside the vocabulary"):
+        list(tokenizer.decode_stream([wrong]))
 
 
 def test_text_that_tiktoken_cannot_split_is_an_error_and_no_panic(assets_dir: Path) -> None:
-    tokenizer = build_tokenizer("gpt2", "", assets_dir)
+    tokenizer = build_tokenizer(TokenizerChoice("gpt2"), "", "", assets_dir)
     with pytest.raises(FolioError, match="run of hundreds of thousands of spaces"):
         tokenizer.encode(" " * 1_000_000 + "a")
 
@@ -143,7 +211,7 @@ def test_the_environment_is_left_as_it_was(
     monkeypatch.delenv("TIKTOKEN_CACHE_DIR", raising=False)
     if before is not None:
         monkeypatch.setenv("TIKTOKEN_CACHE_DIR", before)
-    build_tokenizer("gpt2", "", assets_dir).encode("a")
+    build_tokenizer(TokenizerChoice("gpt2"), "", "", assets_dir).encode("a")
     assert os.environ.get("TIKTOKEN_CACHE_DIR") == before
 
 
@@ -155,11 +223,27 @@ def test_the_environment_is_left_as_it_was(
         {"name": "gpt2"},
         {"name": "gpt2", "rank_file": "text"},
         {"name": "gpt2", "rank_file": b"damaged"},
+        {"name": "byte", "rank_file": b""},
         {"name": "char", "characters": ""},
         {"name": "char", "characters": "ba"},
         {"name": "char", "characters": "aa"},
         {"name": "char", "characters": "ab", "more": 1},
         {"name": 3, "characters": "ab"},
+        {"name": "word"},
+        {"name": "word", "units": "ab"},
+        {"name": "word", "units": ["a", "b"], "more": 1},
+        {"name": "word", "units": ["a", "b", "a"]},
+        {"name": "word", "units": ["a", 3]},
+        {"name": "word", "units": ["a", ["b"]]},
+        {"name": "word", "units": ["a", None]},
+        {"name": "word", "units": ["a", ""]},
+        {"name": "word", "units": ["a", " "]},
+        {"name": "word", "units": ["a b"]},
+        {"name": "word", "units": ["'tis"]},
+        {"name": "word", "units": ["<unk>"]},
+        {"name": "word", "units": ["\n\n"]},
+        {"name": "word", "units": ["a\n"]},
+        {"name": "word", "units": ["\udc80"]},
     ],
 )
 def test_a_damaged_state_is_refused(state: dict[str, object]) -> None:
@@ -173,13 +257,13 @@ def test_damaged_json_is_a_value_error(data: bytes) -> None:
         state_from_json(data)
 
 
-def test_an_unknown_name_is_answered_with_the_nearest(assets_dir: Path) -> None:
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(FolioError, match="did you mean gpt2"):
-        build_tokenizer("gtp2", "", assets_dir)
+        TokenizerChoice("gtp2")
     with pytest.raises(FolioError, match="choose one of gpt2"):
-        build_tokenizer("xyz", "", assets_dir)
+        TokenizerChoice("xyz")
 
 
 def test_characters_of_an_empty_text_are_refused(assets_dir: Path) -> None:
     with pytest.raises(FolioError, match="at least one"):
-        build_tokenizer("char", "", assets_dir)
+        build_tokenizer(TokenizerChoice("char"), "", "", assets_dir)

@@ -9,15 +9,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.fabric.utilities import move_data_to_device
 from torch.utils.data import DataLoader
 
+from folio.data.batch import IGNORE_INDEX, Batch
+from folio.data.loaders import token_loader, validation_loader
+from folio.data.random_words import Stream, random_words
 from folio.data.windows import (
-    IGNORE_INDEX,
     WINDOW_ORDERS,
+    Draw,
     Permutation,
     TrainingBatches,
     TrainingWindows,
     ValidationWindows,
+    gather_runs,
     gather_windows,
     n_window_starts,
     random_starts,
@@ -27,6 +32,19 @@ from folio.data.windows import (
 from folio.errors import FolioError
 
 seeds = st.integers(0, 2**64 - 1)
+
+
+@given(seeds, st.integers(0, 2**64 - 1), st.integers(0, 30), st.integers(0, 30))
+def test_fewer_random_words_are_the_first_of_more(seed: int, index: int, n_words: int, n_more: int) -> None:
+    words = random_words(seed, index, n_words + n_more, Stream.MASKS)
+    assert random_words(seed, index, n_words, Stream.MASKS).tolist() == words[:n_words].tolist()
+
+
+def test_streams_share_no_words() -> None:
+    words = np.stack([random_words(seed=1, index=2, n_words=10_000, stream=stream) for stream in Stream])
+    assert len(np.unique(words)) == words.size
+    # Correlations of independent values have a standard error of 1 / sqrt(10_000).
+    assert abs(np.corrcoef(words.astype(np.float64)) - np.eye(len(Stream))).max() < 0.05
 
 
 @given(st.integers(1, 3000), seeds, st.integers(0, 2**40))
@@ -119,16 +137,17 @@ def test_the_batch_of_a_step_depends_on_neither_ranks_nor_micro_batches(
                 window_order, 500, seed, batch_size, micro_batch_size, step, step + 2, rank, world_size
             )
             rows += list(islice(batches, n_micro))
-        assert {len(row) for row in rows} == {micro_batch_size}
-        whole = WINDOW_ORDERS[window_order](500, seed, step, batch_size)
-        assert np.concatenate(rows).tolist() == whole.tolist()
+        whole = WINDOW_ORDERS[window_order](500, seed, step, batch_size).tolist()
+        assert {len(draw.indices) for draw in rows} == {micro_batch_size}
+        assert np.concatenate([draw.indices for draw in rows]).tolist() == whole
+        assert all(draw.step == step and draw.batch_indices.tolist() == whole for draw in rows)
 
 
 def test_a_run_that_goes_on_sees_the_rest_of_the_batches_and_the_same_length() -> None:
     whole = TrainingBatches("shuffled", 100, 0, 12, 4, first_step=0, n_steps=5)
     rest = TrainingBatches("shuffled", 100, 0, 12, 4, first_step=3, n_steps=5)
     assert len(whole) == len(rest) == len(list(whole)) == 15
-    assert [batch.tolist() for batch in rest] == [batch.tolist() for batch in whole][9:]
+    assert [draw.indices.tolist() for draw in rest] == [draw.indices.tolist() for draw in whole][9:]
 
 
 @given(st.integers(1, 40), st.integers(1, 300))
@@ -136,11 +155,13 @@ def test_sequential_windows_count_each_target_once(context_length: int, n_more: 
     n_tokens = context_length + n_more
     tokens = np.arange(n_tokens)
     windows = ValidationWindows(tokens, context_length)
-    inputs, targets = windows.__getitems__(range(len(windows)))
+    batch = windows.__getitems__(range(len(windows)))
+    inputs, targets = batch.tokens, batch.targets
     counted = targets != IGNORE_INDEX
     assert targets[counted].tolist() == tokens[1:].tolist()
     assert torch.equal(inputs[counted] + 1, targets[counted])
     assert len(windows) == math.ceil((n_tokens - 1) / context_length)
+    assert batch.n_tokens == inputs.numel()
 
 
 def test_the_last_sequential_window_is_moved_back_to_stay_full() -> None:
@@ -169,12 +190,22 @@ def test_windows_are_the_tokens_and_the_tokens_after_them(dtype: str) -> None:
         [100, 101, 102, 103, 104],
         [195, 196, 197, 198, 199],
     ]
-    tokens, targets = TrainingWindows(corpus, 4).__getitems__(np.array([7, 95]))
+    batch = TrainingWindows(corpus, 4).__getitems__(Draw(0, np.array([3, 7, 95, 1]), slice(1, 3)))
+    tokens, targets = batch.tokens, batch.targets
+    assert tokens[:, 0].tolist() == [107, 195]
     assert tokens.dtype == targets.dtype == torch.int64
     assert tokens.shape == (2, 4)
     assert tokens.is_contiguous()
     assert targets.is_contiguous()
     assert torch.equal(targets, tokens + 1)
+    assert batch[2:] == (8, None, None, None, 1.0)
+
+
+def test_runs_are_padded_with_zeros_to_the_longest() -> None:
+    corpus = np.arange(100, 110, dtype="<u2")
+    runs = gather_runs(corpus, np.array([0, 9, 4]), np.array([2, 1, 3]))
+    assert runs.tolist() == [[100, 101, 0], [109, 0, 0], [104, 105, 106]]
+    assert runs.dtype == np.int64
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
@@ -183,9 +214,30 @@ def test_a_loader_gives_the_same_batches_with_any_number_of_workers(n_workers: i
     windows = TrainingWindows(corpus, 8)
     batches = TrainingBatches("random", len(windows), 5, 4, 2, first_step=1, n_steps=3)
     loader = DataLoader(windows, batch_sampler=batches, collate_fn=pass_through, num_workers=n_workers)
-    seen = [tokens[:, 0].tolist() for tokens, _ in loader]
-    assert seen == [starts.tolist() for starts in batches]
+    seen = [batch.tokens[:, 0].tolist() for batch in loader]
+    assert seen == [draw.indices.tolist() for draw in batches]
     assert len(loader) == 6
+
+
+def test_the_loaders_hand_over_what_the_dataset_makes() -> None:
+    corpus = np.arange(1000, dtype="<u2")
+    batches = TrainingBatches("shuffled", 992, 5, 4, 2, first_step=1, n_steps=3)
+    loader = token_loader(TrainingWindows(corpus, 8), batches)
+    assert [batch.tokens[:, 0].tolist() for batch in loader] == [draw.indices.tolist() for draw in batches]
+    loader = validation_loader(ValidationWindows(corpus, 8), batch_size=60)
+    assert [len(batch.tokens) for batch in loader] == [60, 60, 5]
+    assert torch.cat([batch.tokens[:, 0] for batch in loader])[:-1].tolist() == list(range(0, 992, 8))
+
+
+def test_a_batch_survives_the_move_to_a_device() -> None:
+    batch = Batch(torch.zeros(2, 3), torch.ones(2, 3), n_tokens=5, lengths=torch.tensor([3, 2]), weight=0.5)
+    moved = move_data_to_device(batch, torch.device("meta"))
+    assert isinstance(moved, Batch)
+    assert moved.tokens.is_meta
+    assert moved.targets.is_meta
+    assert moved.lengths is not None
+    assert moved.lengths.is_meta
+    assert (moved.n_tokens, moved.prefix, moved.prefix_lengths, moved.weight) == (5, None, None, 0.5)
 
 
 def pass_through(batch: object) -> object:

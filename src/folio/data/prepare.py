@@ -17,8 +17,8 @@ from folio.data.assets import fetch
 from folio.data.token_file import TokenFile, TokenFileError, write_token_file
 from folio.data.tokenizers import (
     Tokenizer,
+    TokenizerChoice,
     build_tokenizer,
-    check_tokenizer_name,
     load_tokenizer,
     state_from_json,
     state_to_json,
@@ -45,18 +45,19 @@ class _NotReusableError(Exception):
     """The folder cannot be used as it is; the message says why."""
 
 
-def prepare(source: str, path: Path | None, tokenizer: str, data_dir: Path, say: Callable[[str], None]) -> PreparedData:
+def prepare(
+    source: str, path: Path | None, tokenizer: TokenizerChoice, data_dir: Path, say: Callable[[str], None]
+) -> PreparedData:
     """Open the prepared corpus, or prepare it first.
 
     `source` is one of SOURCES; `path` is the text of `text_file`. Whether something has to be done, and why,
     goes to `say`, a line at a time. Several processes may call this at once: one works, the others wait.
     The text is held in memory while it is prepared, several times its size.
 
-    Raises: FolioError for an unknown name, an unusable text, a file that cannot be had or written.
+    Raises: FolioError for an unknown source, an unusable text, a file that cannot be had or written.
     """
-    check_tokenizer_name(tokenizer)
     _check_source(source, path)
-    folder = _prepared_folder(source, path, tokenizer, data_dir)
+    folder = _corpus_folder(source, path, data_dir) / tokenizer.folder_name
     try:
         # Without the lock at first, so that a data folder that may only be read serves as well.
         with suppress(_NotReusableError):
@@ -128,19 +129,19 @@ def _check_source(source: str, path: Path | None) -> None:
         assert path is None, "only text_file has a path"
 
 
-def _prepared_folder(source: str, path: Path | None, tokenizer: str, data_dir: Path) -> Path:
+def _corpus_folder(source: str, path: Path | None, data_dir: Path) -> Path:
     if path is None:
-        return data_dir / source / tokenizer
+        return data_dir / source
     # The digest keeps two files of one name apart; the stem is for people, cut because a name has a limit.
     digest = hashlib.sha256(os.path.abspath(path).encode("utf-8", "surrogateescape")).hexdigest()
-    return data_dir / source / f"{path.stem[:40]}-{digest[:8]}" / tokenizer
+    return data_dir / source / f"{path.stem[:40]}-{digest[:8]}"
 
 
 def _source_sha256(path: Path | None) -> str:
     return tiny_shakespeare.ASSET.sha256 if path is None else sha256_of(path)
 
 
-def _open(folder: Path, source_sha256: str, tokenizer: str) -> PreparedData:
+def _open(folder: Path, source_sha256: str, tokenizer: TokenizerChoice) -> PreparedData:
     """The folder as it is. Raises _NotReusableError unless all of it is whole, of this text and tokenizer."""
     try:
         state = (folder / "tokenizer.json").read_bytes()
@@ -156,7 +157,7 @@ def _open(folder: Path, source_sha256: str, tokenizer: str) -> PreparedData:
         if file.info.source_sha256 != source_sha256:
             raise _NotReusableError("the text has changed since")
         made_as = (file.info.tokenizer, file.info.tokenizer_fingerprint, file.info.split)
-        if made_as != (tokenizer, _fingerprint(state), split):
+        if made_as != (tokenizer.name, _fingerprint(state), split) or not tokenizer.allows(loaded):
             raise _NotReusableError(f"{file.path} was made with another tokenizer or for another split")
     return PreparedData(train, val, loaded, folder)
 
@@ -166,7 +167,7 @@ def _fingerprint(state: bytes) -> str:
 
 
 def _prepare_locked(
-    path: Path | None, tokenizer: str, folder: Path, assets_dir: Path, say: Callable[[str], None]
+    path: Path | None, tokenizer: TokenizerChoice, folder: Path, assets_dir: Path, say: Callable[[str], None]
 ) -> PreparedData:
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -179,12 +180,21 @@ def _prepare_locked(
         data = (fetch(tiny_shakespeare.ASSET, assets_dir) if path is None else path).read_bytes()
         _write(data, tokenizer, folder, assets_dir)
         prepared = _open(folder, hashlib.sha256(data).hexdigest(), tokenizer)
-    n_train, n_val = prepared.train.info.n_tokens, prepared.val.info.n_tokens
-    say(f"Prepared {n_train:,} training and {n_val:,} validation tokens in {folder}")
+    _report(prepared, say)
     return prepared
 
 
-def _write(data: bytes, name: str, folder: Path, assets_dir: Path) -> None:
+def _report(prepared: PreparedData, say: Callable[[str], None]) -> None:
+    train, val = prepared.train.info, prepared.val.info
+    say(f"Prepared {train.n_tokens:,} training and {val.n_tokens:,} validation tokens in {prepared.folder}")
+    if train.n_unknown or val.n_unknown:
+        say(
+            f"{train.tokenizer}: {train.vocab_size:,} symbols; unknown are {100 * train.share_unknown:.1f} % of the "
+            f"training and {100 * val.share_unknown:.1f} % of the validation tokens"
+        )
+
+
+def _write(data: bytes, choice: TokenizerChoice, folder: Path, assets_dir: Path) -> None:
     """Encode both splits and write them.
 
     Bytes are decoded as they are: CRLF stays CRLF, and a byte order mark stays a character of the text.
@@ -195,17 +205,20 @@ def _write(data: bytes, name: str, folder: Path, assets_dir: Path) -> None:
     for split, part in splits.items():
         if not part:
             raise FolioError(f"the {split} split of a {len(text)} character text is empty; use a longer text")
-    tokenizer = build_tokenizer(name, text, assets_dir)
+    tokenizer = build_tokenizer(choice, splits["train"], splits["val"], assets_dir)
     state = state_to_json(tokenizer.state())
     write_atomically(folder / "tokenizer.json", state)
     for split, part in splits.items():
+        unknown = tokenizer.unknown(part)
         write_token_file(
             folder / f"{split}.bin",
             tokenizer.encode(part),
             vocab_size=tokenizer.vocab_size,
-            tokenizer=name,
+            tokenizer=tokenizer.name,
             tokenizer_fingerprint=_fingerprint(state),
             split=split,
+            n_unknown=unknown.n_tokens,
             n_bytes=len(part.encode("utf-8")),
+            spelling_bits=unknown.spelling_bits,
             source_sha256=hashlib.sha256(data).hexdigest(),
         )

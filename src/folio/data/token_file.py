@@ -6,6 +6,7 @@ into memory, so that a corpus may be larger than RAM.
 
 import hashlib
 import json
+import math
 import mmap
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from folio.errors import FolioError
 from folio.files import sha256_of, write_atomically
 
-FORMAT = 1
+FORMAT = 2
 LARGEST_UINT16_VOCABULARY = 2**16
 
 # Checking the hash reads the whole file. Up to here that takes a fraction of a second; far above it would
@@ -35,7 +36,11 @@ class TokenFileError(FolioError):
 
 @dataclass(frozen=True)
 class TokenFileInfo:
-    """The sidecar. `n_bytes` counts the UTF-8 bytes of the text that became these tokens."""
+    """The sidecar. `n_bytes` counts the UTF-8 bytes of the text that became these tokens.
+
+    `n_unknown` of the tokens hide what they stand for, and `spelling_bits` is what it takes to spell that out;
+    both are 0 unless the tokenizer has a token for the unknown.
+    """
 
     format: int
     dtype: str
@@ -44,9 +49,23 @@ class TokenFileInfo:
     tokenizer_fingerprint: str
     split: str
     n_tokens: int
+    n_unknown: int
     n_bytes: int
+    spelling_bits: float
     source_sha256: str
     tokens_sha256: str
+
+    @property
+    def share_unknown(self) -> float:
+        return self.n_unknown / self.n_tokens
+
+    def bits_per_byte(self, loss_nats: float) -> float:
+        """Bits in which a model with this mean loss per token writes down the split, for each byte of its text.
+
+        This makes tokenizers comparable: a token that spans more text may cost more, and an unknown one costs its
+        spelling besides.
+        """
+        return (loss_nats / math.log(2) * self.n_tokens + self.spelling_bits) / self.n_bytes
 
 
 class MappedTokens(np.memmap):
@@ -108,7 +127,9 @@ def write_token_file(
     tokenizer: str,
     tokenizer_fingerprint: str,
     split: str,
+    n_unknown: int,
     n_bytes: int,
+    spelling_bits: float,
     source_sha256: str,
 ) -> TokenFileInfo:
     """Write `tokens`, shape (N,) integers, and then the sidecar, which makes the pair valid.
@@ -132,7 +153,9 @@ def write_token_file(
         tokenizer_fingerprint=tokenizer_fingerprint,
         split=split,
         n_tokens=tokens.size,
+        n_unknown=n_unknown,
         n_bytes=n_bytes,
+        spelling_bits=spelling_bits,
         source_sha256=source_sha256,
         tokens_sha256=hashlib.sha256(data).hexdigest(),
     )
@@ -162,5 +185,8 @@ def _is_sidecar(fields: Any) -> bool:
         and all(type(fields[key]) is kind for key, kind in types.items())
         and fields["format"] == FORMAT
         and fields["dtype"] == token_dtype(fields["vocab_size"])
+        and 0 <= fields["n_unknown"] <= fields["n_tokens"]
         and fields["n_tokens"] > 0
+        and fields["n_bytes"] > 0
+        and 0.0 <= fields["spelling_bits"] < math.inf
     )

@@ -1,5 +1,7 @@
 """Which windows of the token file make up which batch, as pure functions of (seed, step).
 
+The order is one of indices, so it serves whatever is numbered: starts of windows here, lines in `masking`.
+
 There is no loader state to save, memory does not grow with the corpus, and any number of workers, devices or
 accumulated micro batches sees the same global batches: a run that goes on computes the step it is at.
 
@@ -17,10 +19,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from folio.data.batch import IGNORE_INDEX, Batch
+from folio.data.random_words import Stream, random_words, uniform_integers
 from folio.errors import FolioError
-
-IGNORE_INDEX = -100
-"""The target that torch's cross entropy leaves out, by its default."""
 
 
 def n_window_starts(n_tokens: int, context_length: int) -> int:
@@ -34,21 +35,9 @@ def n_window_starts(n_tokens: int, context_length: int) -> int:
     return n_tokens - context_length
 
 
-def _random_words(seed: int, index: int, n_words: int) -> np.ndarray:
-    """(n_words,) uint64 that depend on nothing but the arguments.
-
-    Raw Philox words, because numpy keeps the streams of bit generators the same between versions, but not
-    those of `Generator.integers` (NEP 19).
-    """
-    return np.random.Philox(key=np.array([seed, index], dtype=np.uint64)).random_raw(n_words)
-
-
 def random_starts(n_starts: int, seed: int, step: int, batch_size: int) -> np.ndarray:
-    """(B,) int64, independent and uniform in [0, n_starts), as nanoGPT's get_batch draws them.
-
-    The remainder favours low starts by less than n_starts / 2**64, which no corpus can show.
-    """
-    return (_random_words(seed, step, batch_size) % np.uint64(n_starts)).astype(np.int64)
+    """(B,) int64, independent and uniform in [0, n_starts), as nanoGPT's get_batch draws them."""
+    return uniform_integers(random_words(seed, step, batch_size, Stream.WINDOW_ORDER), n_starts)
 
 
 def shuffled_starts(n_starts: int, seed: int, step: int, batch_size: int) -> np.ndarray:
@@ -84,7 +73,7 @@ class Permutation:
         self.n = n
         self._a = np.uint64(math.isqrt(n - 1) + 1)
         self._b = np.uint64(-(-n // int(self._a)))
-        self._keys = _random_words(seed, epoch, self.N_ROUNDS)
+        self._keys = random_words(seed, epoch, self.N_ROUNDS, Stream.WINDOW_ORDER)
 
     def __call__(self, places: np.ndarray) -> np.ndarray:
         assert places.size == 0 or (places.min() >= 0 and places.max() < self.n)
@@ -118,6 +107,10 @@ class SequentialWindows:
     starts: np.ndarray
     first_counted: np.ndarray
 
+    def counted(self, targets: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """The targets (B, T) of the windows `rows` (B,), with IGNORE_INDEX for those counted before."""
+        return np.where(np.arange(targets.shape[1]) >= self.first_counted[rows, None], targets, IGNORE_INDEX)
+
 
 def sequential_windows(n_tokens: int, context_length: int) -> SequentialWindows:
     """Windows in which every token but the first is counted as a target exactly once.
@@ -142,10 +135,40 @@ def gather_windows(tokens: np.ndarray, starts: np.ndarray, context_length: int) 
     return windows
 
 
-class TrainingWindows(Dataset[tuple[Tensor, Tensor]]):
+def gather_runs(tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """(B, T) int64: the run of tokens at each start, padded with zeros to the longest; `lengths` (B,) are positive."""
+    columns = np.arange(lengths.max())
+    # Padding repeats the last position, so that no other page of a mapped file is read.
+    positions = starts[:, None] + np.minimum(columns, lengths[:, None] - 1)
+    runs: np.ndarray = np.where(columns < lengths[:, None], np.asarray(tokens)[positions], 0).astype(np.int64)
+    return runs
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """A contiguous tensor, so that a loss may use `view`."""
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """One micro batch as a part of its step: a dataset may need to know the whole of which it makes a part.
+
+    `batch_indices` (B_global,) int64 are the indices of the global batch, of which `rows` are this micro batch's.
+    """
+
+    step: int
+    batch_indices: np.ndarray
+    rows: slice
+
+    @property
+    def indices(self) -> np.ndarray:
+        """(B,) int64, of this micro batch alone."""
+        return self.batch_indices[self.rows]
+
+
+class TrainingWindows(Dataset[Batch]):
     """The windows at any start; `TrainingBatches` says which, and the loader hands over a batch at a time.
 
-    Shapes: starts (B,) -> tokens (B, T), targets (B, T), both int64.
     Raises: FolioError if the split is shorter than one window.
     """
 
@@ -157,15 +180,15 @@ class TrainingWindows(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return self._n_starts
 
-    def __getitems__(self, starts: np.ndarray) -> tuple[Tensor, Tensor]:
-        windows = gather_windows(self._tokens, starts, self._context_length)
-        return _tensor(windows[:, :-1]), _tensor(windows[:, 1:])
+    def __getitems__(self, draw: Draw) -> Batch:
+        windows = gather_windows(self._tokens, draw.indices, self._context_length)
+        tokens = as_tensor(windows[:, :-1])
+        return Batch(tokens, as_tensor(windows[:, 1:]), n_tokens=tokens.numel())
 
 
-class ValidationWindows(Dataset[tuple[Tensor, Tensor]]):
+class ValidationWindows(Dataset[Batch]):
     """A whole split in fixed order, each target once; targets that a window repeats are IGNORE_INDEX.
 
-    Shapes: indices of windows (B,) -> tokens (B, T), targets (B, T), both int64.
     Raises: FolioError if the split is shorter than one window.
     """
 
@@ -177,24 +200,21 @@ class ValidationWindows(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self._windows.starts)
 
-    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
         rows = np.asarray(indices, dtype=np.int64)
         windows = gather_windows(self._tokens, self._windows.starts[rows], self._context_length)
-        counted = np.arange(self._context_length) >= self._windows.first_counted[rows, None]
-        return _tensor(windows[:, :-1]), _tensor(np.where(counted, windows[:, 1:], IGNORE_INDEX))
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    """A contiguous tensor, so that a loss may use `view`."""
-    return torch.from_numpy(np.ascontiguousarray(array))
+        tokens = as_tensor(windows[:, :-1])
+        return Batch(tokens, as_tensor(self._windows.counted(windows[:, 1:], rows)), n_tokens=tokens.numel())
 
 
 @dataclass(frozen=True)
-class TrainingBatches(Sampler[np.ndarray]):
-    """The starts of each micro batch of one rank, for a loader's `batch_sampler`.
+class TrainingBatches(Sampler[Draw]):
+    """The draw of each micro batch of one rank, for a loader's `batch_sampler`.
 
     The global batch of a step depends on neither `micro_batch_size` nor `world_size`: each rank takes its own
     rows of it, in order, and cuts them into micro batches.
+
+    `n_starts` is the number of indices to choose from: the length of the dataset.
 
     Iteration begins at `first_step`, yet the length counts from step 0, since a Lightning loop that goes on
     counts the batches of the whole run.
@@ -218,8 +238,11 @@ class TrainingBatches(Sampler[np.ndarray]):
     def __len__(self) -> int:
         return self.n_steps * (self.batch_size // (self.micro_batch_size * self.world_size))
 
-    def __iter__(self) -> Iterator[np.ndarray]:
+    def __iter__(self) -> Iterator[Draw]:
         choose_starts = WINDOW_ORDERS[self.window_order]
+        n_own = self.batch_size // self.world_size
+        own = range(self.rank * n_own, (self.rank + 1) * n_own, self.micro_batch_size)
         for step in range(self.first_step, self.n_steps):
-            starts = choose_starts(self.n_starts, self.seed, step, self.batch_size)
-            yield from starts.reshape(self.world_size, -1, self.micro_batch_size)[self.rank]
+            indices = choose_starts(self.n_starts, self.seed, step, self.batch_size)
+            for first in own:
+                yield Draw(step, indices, slice(first, first + self.micro_batch_size))

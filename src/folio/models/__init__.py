@@ -3,28 +3,45 @@
     from folio.models import GPT, GPTConfig
     logits = GPT(GPTConfig(vocab_size=65, context_length=64, n_layers=4, n_heads=4, d_model=128))(tokens)
 
+`GPT` is the decoder, `Encoder` sees both sides, `EncoderDecoder` reads a prefix with one and continues it with the
+other; all are made of the same blocks and the same attention.
+
 Legend of the shapes in comments and docstrings, here and everywhere in Folio:
 
-    B batch    T time (tokens)    D d_model    H heads    K d_head = D / H    F d_ff    V vocabulary
+    B batch    T time (tokens)    S source length: what is attended to    D d_model    H heads    K d_head = D / H
+    F d_ff    V vocabulary
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from folio.models.gpt_config import GPTConfig
+from folio.models.transformer_config import TransformerConfig
 
 if TYPE_CHECKING:
+    from folio.models.encoder import Encoder
+    from folio.models.encoder_decoder import EncoderDecoder
+    from folio.models.families import Model, build_model
     from folio.models.gpt import GPT
 
-__all__ = ["GPT", "GPTConfig"]
+GPTConfig = TransformerConfig
+"""The name that GPT's users look for; its defaults are GPT-2's choices."""
+
+__all__ = ["GPT", "Encoder", "EncoderDecoder", "GPTConfig", "Model", "TransformerConfig", "build_model"]
+
+_MODULES = {
+    "GPT": "gpt",
+    "Encoder": "encoder",
+    "EncoderDecoder": "encoder_decoder",
+    "Model": "families",
+    "build_model": "families",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import the model, and with it torch, when it is first asked for.
+    """Import a model, and with it torch, when it is first asked for.
 
-    A config is checked by `GPTConfig` alone, so that a mistake is answered before torch's import of seconds.
+    A config is checked by `TransformerConfig` alone, so that a mistake is answered before torch's import of seconds.
     """
-    if name == "GPT":
-        from folio.models.gpt import GPT
-
-        return GPT
+    if name in _MODULES:
+        return getattr(import_module(f"folio.models.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

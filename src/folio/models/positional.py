@@ -1,69 +1,190 @@
-"""Positional encodings, each a module that adds "where" to "what": (B, T, D) -> (B, T, D).
+"""Positional encodings: how a model knows where a token stands.
 
-To add one: write a class here with the same constructor and `forward`, enter it in `POSITIONAL_ENCODINGS`,
-and put `conf/positional_encoding/<name>.yaml` beside the others.
+There are three places at which a position can enter, each a method of `PositionalEncoding` that does nothing until it
+is overridden: the embeddings (`embed`), queries and keys (`rotation`), and the scores of attention (`bias`).
+
+To add one: write a class here that overrides one of them, enter it in `POSITIONAL_ENCODINGS`, and put
+`conf/positional_encoding/<name>.yaml` beside the others.
+
+Positions are int64 tensors (T,), or (B, T) where the rows of a batch begin at different places; they may be negative.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from folio.models.gpt_config import GPTConfig
+from folio.models.transformer_config import TransformerConfig
 
 
-class LearnedPositions(nn.Module):
+class Rotation(NamedTuple):
+    """Cosines and sines of the angles by which pairs of dimensions turn: (T, K/2), or (B, 1, T, K/2)."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+class PositionalEncoding(nn.Module):
+    """No position at all, and what every encoding builds on."""
+
+    longest: int | None = None
+    """The most positions that it knows; None where its formula has no end."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+
+    def embed(self, hidden: Tensor, positions: Tensor) -> Tensor:
+        """Token embeddings (B, T, D) -> (B, T, D) with their positions in them."""
+        return hidden
+
+    def rotation(self, positions: Tensor) -> Rotation | None:
+        """By what queries and keys at these positions are turned in every layer."""
+        return None
+
+    def bias(self, query_positions: Tensor, key_positions: Tensor) -> Tensor | None:
+        """(H, T, S), or (B, H, T, S): added to the scaled scores of every layer."""
+        return None
+
+    def table(self, n_positions: int) -> Tensor | None:
+        """What stands for each of the first positions, (n_positions, columns), to be looked at; None for nothing."""
+        return None
+
+
+class LearnedPositions(PositionalEncoding):
     """One trained vector per position, as in GPT-2; knows no position past context_length.
 
     Source: Radford et al. 2019; Gehring et al. 2017, section 3.1.
     """
 
-    def __init__(self, config: GPTConfig) -> None:
-        super().__init__()
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
+        self.longest = config.context_length
         self.embedding = nn.Embedding(config.context_length, config.d_model)
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def embed(self, hidden: Tensor, positions: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        return hidden + self.embedding.weight[: hidden.size(1)]
+        return hidden + self.embedding(positions)
+
+    def table(self, n_positions: int) -> Tensor:
+        """The trained vectors, (n_positions, D)."""
+        return self.embedding.weight[:n_positions]
 
 
-class SinusoidalPositions(nn.Module):
-    """Fixed sines and cosines of geometrically growing wavelengths: nothing to train.
+class SinusoidalPositions(PositionalEncoding):
+    """Fixed sines and cosines of geometrically growing wavelengths: nothing to train, and no last position.
 
     Source: Vaswani et al. 2017, section 3.5 for the table, 3.4 for the factor sqrt(d_model) on the tokens,
     without which its unit amplitude would drown embeddings that start small.
     """
 
-    table: Tensor
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
+        self.d_model, self.base = config.d_model, config.positional_base
 
-    def __init__(self, config: GPTConfig) -> None:
-        super().__init__()
-        table = sinusoidal_table(config.context_length, config.d_model, config.positional_base)
-        self.register_buffer("table", table, persistent=False)
-
-    def forward(self, hidden: Tensor) -> Tensor:
+    def embed(self, hidden: Tensor, positions: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        return hidden * hidden.size(-1) ** 0.5 + self.table[: hidden.size(1)]
+        return hidden * self.d_model**0.5 + sinusoids(positions, self.d_model, self.base).to(hidden.dtype)
+
+    def table(self, n_positions: int) -> Tensor:
+        """The paper's table, (n_positions, D)."""
+        return sinusoids(torch.arange(n_positions), self.d_model, self.base)
 
 
-def sinusoidal_table(n_positions: int, d_model: int, base: float = 10_000.0) -> Tensor:
-    """Encodings of positions 0 .. n_positions - 1, shape (n_positions, D).
+class RotaryPositions(PositionalEncoding):
+    """Queries and keys turn with their position, so that their product depends on the distance alone.
 
-    table[p, 2i] = sin(p / base^(2i / D)) and table[p, 2i + 1] = cos of the same angle.
-    Source: Vaswani et al. 2017, section 3.5. Angles are taken in float64: in float32 those of late positions
-    lose their last digits.
+    Source: Su et al. 2021 (RoFormer), section 3.4.2, equation 34. A pair is made of dimensions i and i + K/2, as in
+    GPT-NeoX and LLaMA, where the paper takes neighbours: the same function up to the order of the dimensions.
     """
-    positions = torch.arange(n_positions, dtype=torch.float64)[:, None]
-    exponents = torch.arange(0, d_model, 2, dtype=torch.float64) / d_model
-    angles = positions / base**exponents  # (n_positions, D/2)
-    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(start_dim=1).float()
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
+        self.d_head, self.base = config.d_head, config.positional_base
+
+    def rotation(self, positions: Tensor) -> Rotation:
+        """(T,) -> two of (T, K/2); (B, T) -> two of (B, 1, T, K/2), for all heads."""
+        turned = angles(positions, self.d_head, self.base)
+        if positions.ndim == 2:
+            turned = turned.unsqueeze(1)
+        return Rotation(turned.cos().float(), turned.sin().float())
+
+    def table(self, n_positions: int) -> Tensor:
+        """The cosines of the angles, (n_positions, K/2)."""
+        return self.rotation(torch.arange(n_positions)).cos
 
 
-POSITIONAL_ENCODINGS: dict[str, type[nn.Module]] = {
+class ALiBiPositions(PositionalEncoding):
+    """Scores fall linearly with the distance, at a slope of each head's own: nothing to train.
+
+    Source: Press et al. 2022 (ALiBi), section 3. Between positions that see both sides the distance is absolute.
+    """
+
+    slopes: Tensor
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
+        # Kept on the CPU's numbers rather than on the meta device, where a model is counted without memory.
+        self.register_buffer("slopes", torch.tensor(alibi_slopes(config.n_heads)), persistent=False)
+
+    def bias(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
+        """-slope * |query - key|: (H, T, S) from (T,) and (S,); (B, H, T, S) from (B, T) and (B, S)."""
+        distances = (query_positions[..., :, None] - key_positions[..., None, :]).abs()  # (T, S) or (B, T, S)
+        return -self.slopes[:, None, None] * distances.unsqueeze(-3)
+
+    def table(self, n_positions: int) -> Tensor:
+        """What is added to the score of a key at each distance, (n_positions, H)."""
+        return -self.slopes * torch.arange(n_positions, device=self.slopes.device)[:, None]
+
+
+def alibi_slopes(n_heads: int) -> list[float]:
+    """The geometric sequence 2^(-8/H), 2^(-16/H) ... 2^-8 (Press et al. 2022, section 3).
+
+    Where H is no power of two, as in the authors' code: the slopes of the next lower power, then every second one of
+    the next higher.
+    """
+    power = 2 ** (n_heads.bit_length() - 1)
+    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
+    between = [2 ** (-8 * (i + 1) / (2 * power)) for i in range(0, 2 * power, 2)]
+    return slopes + between[: n_heads - power]
+
+
+def angles(positions: Tensor, width: int, base: float) -> Tensor:
+    """positions / base^(2i / width) for each pair i of `width` dimensions: (..., T) -> (..., T, width / 2).
+
+    In float64, where the device has it: in float32 the angles of late positions lose their last digits.
+    """
+    dtype = torch.float32 if positions.device.type == "mps" else torch.float64
+    exponents = torch.arange(0, width, 2, dtype=dtype, device=positions.device) / width
+    return positions.to(dtype)[..., None] / base**exponents
+
+
+def sinusoids(positions: Tensor, d_model: int, base: float = 10_000.0) -> Tensor:
+    """(..., T) -> (..., T, D): [2i] = sin(p / base^(2i / D)) and [2i + 1] = cos of the same angle.
+
+    Source: Vaswani et al. 2017, section 3.5.
+    """
+    turned = angles(positions, d_model, base)
+    return torch.stack((turned.sin(), turned.cos()), dim=-1).flatten(start_dim=-2).float()
+
+
+def rotate(vectors: Tensor, rotation: Rotation) -> Tensor:
+    """Turn pairs of dimensions: queries or keys (B, H, T, K) -> (B, H, T, K)."""
+    first, second = vectors.chunk(2, dim=-1)  # (B, H, T, K/2)
+    cos, sin = rotation
+    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return turned.type_as(vectors)  # the angles are float32, also where autocast made the vectors smaller
+
+
+POSITIONAL_ENCODINGS: dict[str, type[PositionalEncoding]] = {
     "learned": LearnedPositions,
     "sinusoidal": SinusoidalPositions,
+    "rotary": RotaryPositions,
+    "alibi": ALiBiPositions,
+    "none": PositionalEncoding,
 }
 
 
-def build_positional_encoding(config: GPTConfig) -> nn.Module:
+def build_positional_encoding(config: TransformerConfig) -> PositionalEncoding:
     """The module that config.positional_encoding names. Raises: ValueError naming the known ones."""
     if config.positional_encoding not in POSITIONAL_ENCODINGS:
         known = ", ".join(POSITIONAL_ENCODINGS)

@@ -6,23 +6,26 @@ Their order in the trainer matters where one needs what another has done; `folio
 import math
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from folio.config import SamplesConfig, TrainingConfig
+from folio.data.token_file import TokenFileInfo
 from folio.data.tokenizers import Tokenizer
 from folio.errors import FolioError
-from folio.generation import generate_text
-from folio.sampling import Sampling
+from folio.generation.generate import generate_text
+from folio.generation.sampling import Sampling
 from folio.training.console import log
-from folio.training.evaluation import metrics_of
+from folio.training.evaluation import describe, metrics_of
 from folio.training.lit_module import LanguageModel
 from folio.training.pace import Pace, duration
 
@@ -40,10 +43,10 @@ def ends_step(trainer: L.Trainer, batch_index: int) -> bool:
 class Curves(Callback):
     """Writes the scalars of training every log_every_steps, and those of validation when there are some."""
 
-    def __init__(self, pace: Pace, training: TrainingConfig, train_tokens_per_byte: float) -> None:
+    def __init__(self, pace: Pace, training: TrainingConfig, train_info: TokenFileInfo | None) -> None:
         self.pace = pace
         self.training = training
-        self.train_tokens_per_byte = train_tokens_per_byte
+        self.train_info = train_info
         self.train_loss_nats: float | None = None
         """Mean since the scalars before."""
         self._rate = 0.0
@@ -66,12 +69,12 @@ class Curves(Callback):
         loss, accuracy = pl_module.train_means.take()
         self.train_loss_nats = loss
         self._check_finite("training", loss, trainer, pl_module)
-        metrics = metrics_of(loss, accuracy, self.train_tokens_per_byte)
+        metrics = metrics_of(loss, accuracy, self.train_info)
         scalars = {
             **{f"train/{name}": value for name, value in metrics.items()},
             "train/learning_rate": self._rate,
             "train/gradient_norm": pl_module.gradient_norm.item(),
-            "train/tokens_per_s": self.pace.tokens_per_s(step),
+            "train/tokens_per_s": self.pace.tokens_per_s(),
         }
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step)
@@ -88,17 +91,15 @@ class Curves(Callback):
         self._check_finite("validation", val["loss_nats"], trainer, pl_module)
         for logger in trainer.loggers:
             logger.log_metrics({f"val/{name}": value for name, value in val.items()}, trainer.global_step)
-        log.info(
-            f"step {trainer.global_step}: val loss {val['loss_nats']:.4f} nats, perplexity {val['perplexity']:.1f}, "
-            f"bits per byte {val['bits_per_byte']:.4f}, accuracy {val['accuracy']:.3f}"
-        )
+        log.info(f"step {trainer.global_step}: {describe(val)}")
 
     def _check_finite(self, which: str, loss: float, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         """Raises: FolioError where the run has diverged; the checkpoints of before stay."""
         if not math.isfinite(loss):
+            key = "schedule.scale" if pl_module.config.schedule.name == "noam" else "optimizer.learning_rate"
             raise FolioError(
                 f"the {which} loss is {loss} at step {trainer.global_step}, with learning rate {self._rate:.3g} and "
-                f"gradient norm {pl_module.gradient_norm:.3g}: the run has diverged; lower optimizer.learning_rate"
+                f"gradient norm {pl_module.gradient_norm:.3g}: the run has diverged; lower {key}"
             )
 
 
@@ -135,7 +136,7 @@ class ProgressBar(Callback):
 
     def _show(self, step: int) -> None:
         loss = "" if self.curves.train_loss_nats is None else f"loss {self.curves.train_loss_nats:.3f}, "
-        speed, left = self.pace.mean_tokens_per_s(step), self.pace.remaining_s(step, self.max_steps)
+        speed, left = self.pace.mean_tokens_per_s(), self.pace.remaining_s(step, self.max_steps)
         line = f"{loss}{speed:,.0f} tokens/s, {duration(left)} left"
         if self._bar is None:
             log.info(f"step {step}/{self.max_steps}: {line}")
@@ -191,20 +192,36 @@ class Samples(Callback):
         self.sampling = Sampling(temperature=config.temperature, top_k=config.top_k)
         self.latest = ""
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Raises: FolioError where the model cannot write from the prompt, before the first step."""
+        if self.config.max_new_tokens:
+            try:
+                self._pieces(pl_module)
+            except FolioError as error:
+                raise FolioError(f"callbacks.samples.prompt: {error}") from None
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.config.max_new_tokens == 0:
             return
+        # Compiled blocks would be compiled again for the lengths of generation.
+        with torch.compiler.set_stance("force_eager"):
+            self.latest = "".join(self._pieces(pl_module))
+        self._write(trainer)
+
+    def _pieces(self, pl_module: L.LightningModule) -> Iterator[str]:
+        """Of the text, to be written as they are asked for. An encoder-decoder has the prompt as its prefix."""
         assert isinstance(pl_module, LanguageModel)
-        pieces = generate_text(
-            pl_module.model,  # in eval mode: Lightning has not ended validation yet
+        model = pl_module.model  # in eval mode at the end of validation: Lightning has not ended it yet
+        has_prefix = model.config.family == "encoder_decoder"
+        return generate_text(
+            model,
             self.tokenizer,
-            self.config.prompt,
+            "" if has_prefix else self.config.prompt,
+            prefix=self.config.prompt if has_prefix else None,
             max_new_tokens=self.config.max_new_tokens,
             sampling=self.sampling,
             seed=self.seed,
         )
-        self.latest = self.config.prompt + "".join(pieces)
-        self._write(trainer)
 
     def _write(self, trainer: L.Trainer) -> None:
         # Indented, so that whatever the model writes stays text in Markdown.
@@ -219,13 +236,15 @@ class Samples(Callback):
 class Checkpoints(Callback):
     """Keeps `last.ckpt`, where the run can go on, and `best.ckpt`, with the lowest validation loss.
 
+    With keep_every_steps it keeps `step=<n>.ckpt` of every n-th step as well.
     Lightning's ModelCheckpoint would save before the validation of the same step; a run that goes on from
     there would leave that validation out. Here a step is saved once everything that belongs to it is done.
     """
 
-    def __init__(self, folder: Path, training: TrainingConfig) -> None:
+    def __init__(self, folder: Path, training: TrainingConfig, keep_every_steps: int | None = None) -> None:
         self.folder = folder
         self.training = training
+        self.keep_every_steps = keep_every_steps
         self.best_loss_nats = float("inf")
         self.best_step: int | None = None
 
@@ -233,8 +252,8 @@ class Checkpoints(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if ends_step(trainer, batch_idx) and self._is_due(step) and not self._validates(step):
-            self.save(trainer)
+        if ends_step(trainer, batch_idx) and not self._validates(step):
+            self._save_due(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, LanguageModel)
@@ -242,6 +261,13 @@ class Checkpoints(Callback):
         if loss < self.best_loss_nats:
             self.best_loss_nats, self.best_step = loss, step
             trainer.save_checkpoint(self.folder / "best.ckpt")
+        self._save_due(trainer)
+
+    def _save_due(self, trainer: L.Trainer) -> None:
+        """What this step calls for, once its validation, where it has one, is done."""
+        step = trainer.global_step
+        if self.keep_every_steps is not None and step % self.keep_every_steps == 0:
+            trainer.save_checkpoint(self.folder / f"step={step}.ckpt")
         if self._is_due(step):
             self.save(trainer)
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from folio.config import RunConfig
 from folio.data.tokenizers import Tokenizer, load_tokenizer
 from folio.errors import FolioError
-from folio.models import GPT, GPTConfig
+from folio.models import Model, TransformerConfig, build_model
 
-FORMAT = 1
+FORMAT = 2
 """Grows when an older Folio could no longer read what a newer one writes."""
 
 FOLIO_KEY = "folio"
@@ -62,7 +63,7 @@ class Contents:
 
     config: dict[str, Any]
     """The run's whole config, plain."""
-    model: GPTConfig
+    model: TransformerConfig
     tokenizer: Tokenizer
 
     def to_plain(self) -> dict[str, Any]:
@@ -78,7 +79,7 @@ class Contents:
 class Trained:
     """A model as a checkpoint holds it, in eval mode, with its tokenizer."""
 
-    model: GPT
+    model: Model
     tokenizer: Tokenizer
     config: RunConfig
     step: int
@@ -90,8 +91,16 @@ def load_trained(path: Path, device: str | torch.device) -> Trained:
     """Rebuild model and tokenizer from a checkpoint alone. Raises: FolioError."""
     state = load(path, device, mmap=True)
     folio = state[FOLIO_KEY]
+    try:
+        config = RunConfig.model_validate(folio["config"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise FolioError(
+            f"{path} holds the config of another Folio ({key}: {first['msg']}); use the version that wrote it"
+        ) from None
     with torch.device(device):
-        model = GPT(GPTConfig(**folio["model"]))
+        model = build_model(TransformerConfig(**folio["model"]))
     weights = {
         key.removeprefix(MODEL_PREFIX): tensor
         for key, tensor in state["state_dict"].items()
@@ -101,7 +110,7 @@ def load_trained(path: Path, device: str | torch.device) -> Trained:
     return Trained(
         model=model.eval(),
         tokenizer=load_tokenizer(folio["tokenizer"]),
-        config=RunConfig.model_validate(folio["config"]),
+        config=config,
         step=state["global_step"],
         val=folio["val"],
     )

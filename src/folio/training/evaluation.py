@@ -4,31 +4,41 @@ Imports no lightning.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from folio.data.windows import IGNORE_INDEX
-from folio.models import GPT
-from folio.training.objectives import CHUNK_ROWS, score_
+from folio.data.batch import IGNORE_INDEX, Batch
+from folio.data.token_file import TokenFileInfo
+from folio.models import Model
+from folio.training.batches import Validation
+from folio.training.objectives import CHUNK_ROWS, hidden_states, score_
 
 Metrics = dict[str, float]
 
+SHUFFLED_PREFIX = "shuffled_prefix_loss_nats"
+"""The loss of an encoder-decoder that is given the prefixes of other windows: what its own are worth to it."""
+
+EXTRA = ("unigram_accuracy", "unigram_loss_nats", SHUFFLED_PREFIX)
+"""What a validation gives to compare its figures with."""
+
 
 @torch.no_grad()
-def token_sums(model: GPT, tokens: Tensor, targets: Tensor) -> Tensor:
-    """Sums over the counted targets of a batch: tokens, targets (B, T) -> (3,) float64.
+def token_sums(model: Model, batch: Batch) -> Tensor:
+    """Sums over the counted targets of a batch: (3,) float64.
 
     They are: nats, correct greedy predictions, number of targets. Sums, because a mean of means would weigh
     the tokens of a batch with few targets more; float64, because they run over a whole split.
     """
-    hidden, weight = model.hidden(tokens).flatten(end_dim=1), model.output.weight  # (B*T, D), (V, D)
-    counted = targets.flatten() != IGNORE_INDEX
+    hidden, weight = hidden_states(model, batch).flatten(end_dim=1), model.output.weight  # (B*T, D), (V, D)
+    targets = batch.targets.flatten()
+    counted = targets != IGNORE_INDEX
     sums = torch.zeros(3, dtype=torch.float64)
     # In chunks: the logits of a whole batch over a large vocabulary would be the peak of the run's memory.
-    chunks = zip(hidden[counted].split(CHUNK_ROWS), targets.flatten()[counted].split(CHUNK_ROWS), strict=True)
+    chunks = zip(hidden[counted].split(CHUNK_ROWS), targets[counted].split(CHUNK_ROWS), strict=True)
     for rows, wanted in chunks:
         losses, correct, *_ = score_(F.linear(rows, weight).float(), wanted)  # (R,), (R,)
         # float64 on the CPU: Apple's GPU has none.
@@ -37,22 +47,21 @@ def token_sums(model: GPT, tokens: Tensor, targets: Tensor) -> Tensor:
     return sums
 
 
-def metrics_from(sums: Tensor, tokens_per_byte: float) -> Metrics:
+def metrics_from(sums: Tensor, info: TokenFileInfo | None) -> Metrics:
     """`metrics_of` the means that `token_sums` gives."""
     nats, correct, n_tokens = sums.tolist()
-    return metrics_of(nats / n_tokens, correct / n_tokens, tokens_per_byte)
+    return metrics_of(nats / n_tokens, correct / n_tokens, info)
 
 
-def metrics_of(loss_nats: float, accuracy: float, tokens_per_byte: float) -> Metrics:
-    """Nats per token, perplexity, bits per byte and accuracy.
+def metrics_of(loss_nats: float, accuracy: float, info: TokenFileInfo | None) -> Metrics:
+    """Nats per token, perplexity, bits per byte of the split that `info` describes, and accuracy.
 
-    Bits per byte, loss / ln 2 x tokens / bytes of the split, makes tokenizers comparable: a token that spans more
-    text may cost more.
+    `info` is None where bits per byte have no meaning, because the model does not predict every token in turn.
     """
     return {
         "loss_nats": loss_nats,
         "perplexity": perplexity(loss_nats),
-        "bits_per_byte": loss_nats / math.log(2) * tokens_per_byte,
+        **({} if info is None else {"bits_per_byte": info.bits_per_byte(loss_nats)}),
         "accuracy": accuracy,
     }
 
@@ -65,10 +74,43 @@ def perplexity(loss_nats: float) -> float:
         return math.inf
 
 
-def evaluate(model: GPT, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Tensor:
+def describe(metrics: Metrics) -> str:
+    """What a line of progress says of a validation."""
+    bits = f", bits per byte {metrics['bits_per_byte']:.4f}" if "bits_per_byte" in metrics else ""
+    others = "".join(f", {name.replace('_', ' ')} {metrics[name]:.3f}" for name in sorted(metrics) if name in EXTRA)
+    return (
+        f"val loss {metrics['loss_nats']:.4f} nats, perplexity {metrics['perplexity']:.1f}{bits}, "
+        f"accuracy {metrics['accuracy']:.3f}{others}"
+    )
+
+
+def in_words(metrics: Mapping[str, Any], prefix: str = "", split: str = "") -> list[tuple[str, str]]:
+    """Names and values for people, of those that the objective has; the keys of `metrics` begin with `prefix`."""
+    rows = {
+        "loss_nats": ("validation loss" if prefix == "val/" else "loss", "{:.6f} nats"),
+        SHUFFLED_PREFIX: ("shuffled prefix", "{:.6f} nats, with the prefixes of other windows"),
+        "unigram_loss_nats": ("unigram loss", "{:.6f} nats, without reading anything"),
+        "perplexity": ("perplexity", "{:.2f}"),
+        "bits_per_byte": ("bits per byte", "{:.4f}"),
+        "accuracy": ("accuracy", "{:.4f}"),
+        "unigram_accuracy": ("unigram accuracy", "{:.4f}"),
+    }
+    found = [(row, metrics[prefix + name]) for name, row in rows.items() if prefix + name in metrics]
+    return [(title, form.format(value)) for (title, form), value in found]
+
+
+def measure(model: Model, validation: Validation, device: torch.device) -> Metrics:
+    """What training logs of a validation, with the same numbers: the sums run over the same batches."""
+    metrics = metrics_from(evaluate(model, validation.loader, device), validation.info) | validation.baseline
+    if validation.shuffled_prefix is not None:
+        metrics[SHUFFLED_PREFIX] = metrics_from(evaluate(model, validation.shuffled_prefix, device), None)["loss_nats"]
+    return metrics
+
+
+def evaluate(model: Model, batches: Iterable[Batch], device: torch.device) -> Tensor:
     """`token_sums` over all batches, with dropout off."""
     model.eval()
     sums = torch.zeros(3, dtype=torch.float64)
-    for tokens, targets in batches:
-        sums += token_sums(model, tokens.to(device), targets.to(device))
+    for batch in batches:
+        sums += token_sums(model, batch.to(device))
     return sums

@@ -7,51 +7,57 @@ import torch
 from torch import Tensor
 
 from folio.config import RunConfig
-from folio.data.loaders import Batch
-from folio.models import GPT
+from folio.data.batch import Batch
+from folio.data.token_file import TokenFileInfo
+from folio.models import Model
+from folio.models.blocks import Block
 from folio.training import checkpoint as checkpoints
-from folio.training.evaluation import Metrics, metrics_from, token_sums
-from folio.training.objectives import causal_lm_loss
+from folio.training.evaluation import SHUFFLED_PREFIX, Metrics, metrics_from, token_sums
+from folio.training.objectives import batch_loss
 from folio.training.optimizers import build_optimizer
 from folio.training.schedules import learning_rate
 
 
 class LanguageModel(L.LightningModule):
-    """Trains a GPT on (tokens, targets). Callbacks read `train_means`, `gradient_norm`, `learning_rate` and `val`."""
+    """Trains a model on batches. Callbacks read `train_means`, `gradient_norm`, `learning_rate` and `val`."""
 
     def __init__(
         self,
         *,
-        model: GPT,
+        model: Model,
         config: RunConfig,
         contents: checkpoints.Contents,
-        val_tokens_per_byte: float,
+        val_info: TokenFileInfo | None,
         fused_optimizer: bool,
+        baseline: Metrics | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.config = config
         self.contents = contents
-        self.val_tokens_per_byte = val_tokens_per_byte
+        self.val_info = val_info
         self.fused_optimizer = fused_optimizer
+        self.baseline = baseline or {}
         self.train_means = RunningMeans()
         self.gradient_norm: Tensor | None = None
         self.val: Metrics = {}
         self._val_step = -1
-        self._val_sums = torch.zeros(3, dtype=torch.float64)
+        self._val_sums: dict[int, Tensor] = {}
         self._rng_state: dict[str, Any] | None = None
 
     @property
     def learning_rate(self) -> float:
         """The rate of the optimizer step that comes next."""
-        peak = self.config.optimizer.learning_rate
-        return learning_rate(self.global_step, self.config.schedule, peak, self.config.training.max_steps)
+        config = self.config
+        peak, max_steps = config.optimizer.learning_rate, config.training.max_steps
+        return learning_rate(self.global_step, config.schedule, peak, max_steps, config.model.d_model)
 
     def on_fit_start(self) -> None:
         # Regions, not the whole: all blocks share one graph, so compiling takes as long as for one of them.
         if self.config.trainer.compile:
-            for block in self.model.blocks:
-                block.compile()
+            for module in self.model.modules():
+                if isinstance(module, Block):
+                    module.compile()
 
     def on_train_start(self) -> None:
         # After everything that a start draws at random, so that a resumed run goes on with the same numbers.
@@ -59,9 +65,9 @@ class LanguageModel(L.LightningModule):
             checkpoints.set_rng_state(self._rng_state)
 
     def training_step(self, batch: Batch) -> Tensor:
-        loss, accuracy = causal_lm_loss(self.model, *batch)
-        self.train_means.add(loss, accuracy)
-        return loss
+        loss, accuracy = batch_loss(self.model, batch)
+        self.train_means.add(loss * batch.weight, accuracy * batch.weight)
+        return loss * batch.weight
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return build_optimizer(self.model, self.config.optimizer, self.fused_optimizer)
@@ -76,13 +82,16 @@ class LanguageModel(L.LightningModule):
         self.gradient_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), largest)
 
     def on_validation_epoch_start(self) -> None:
-        self._val_sums.zero_()
+        self._val_sums = {}
 
-    def validation_step(self, batch: Batch) -> None:
-        self._val_sums += token_sums(self.model, *batch)
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        sums = token_sums(self.model, batch)
+        self._val_sums[dataloader_idx] = self._val_sums.get(dataloader_idx, 0.0) + sums
 
     def on_validation_epoch_end(self) -> None:
-        self.val = metrics_from(self._val_sums, self.val_tokens_per_byte)
+        self.val = metrics_from(self._val_sums[0], self.val_info) | self.baseline
+        if 1 in self._val_sums:  # folio.training.batches.Validation.loaders
+            self.val[SHUFFLED_PREFIX] = metrics_from(self._val_sums[1], None)["loss_nats"]
         self._val_step = self.global_step
         for name, value in self.val.items():
             # For callbacks such as EarlyStopping; `folio.training.callbacks` writes the curves.

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from folio.models import GPT
+from folio.data.batch import IGNORE_INDEX, Batch
+from folio.models import Encoder, EncoderDecoder, Model
 
 CHUNK_ROWS = 256
 """Rows of logits that the chunked loss holds at once: large enough to fill a matrix product, small enough that
@@ -16,21 +17,34 @@ MIN_CHUNKED_VOCABULARY = 4096
 """Below this the logits are small, and building them whole is faster."""
 
 
-def causal_lm_loss(model: GPT, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean cross entropy in nats of the next token, and the share of targets that were the likeliest token.
+def hidden_states(model: Model, batch: Batch) -> Tensor:
+    """What the output layer reads at each of batch.tokens: (B, T, D)."""
+    if isinstance(model, EncoderDecoder):
+        assert batch.prefix is not None
+        return model.hidden(batch.tokens, batch.prefix, batch.prefix_lengths)
+    if isinstance(model, Encoder):
+        return model.hidden(batch.tokens, batch.lengths)
+    return model.hidden(batch.tokens)
 
-    Every target counts: training windows have none to ignore. Shapes: tokens, targets (B, T) -> two scalars, of
-    which the first can be differentiated.
+
+def batch_loss(model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Mean cross entropy in nats of the targets, and the share of them that were the likeliest token.
+
+    The same for all objectives: which tokens are hidden and which are asked for was decided in the batch. Returns two
+    scalars, of which the first can be differentiated.
     """
-    hidden = model.hidden(tokens).flatten(end_dim=1)  # (B*T, D)
-    weight, flat_targets = model.output.weight, targets.flatten()
+    hidden, targets = hidden_states(model, batch).flatten(end_dim=1), batch.targets.flatten()  # (B*T, D), (B*T,)
+    if batch.lengths is not None:  # a masked LM asks for few of the tokens; the others ask for all
+        counted = targets != IGNORE_INDEX
+        hidden, targets = hidden[counted], targets[counted]
+    weight = model.output.weight
     # On a GPU the plain way is fast; under autocast the products would not be in the dtype that is asked for.
     on_plain_cpu = hidden.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
     if on_plain_cpu and weight.size(0) >= MIN_CHUNKED_VOCABULARY:
-        return ChunkedCrossEntropy.apply(hidden, weight, flat_targets)
+        return ChunkedCrossEntropy.apply(hidden, weight, targets)
     logits = F.linear(hidden, weight).float()  # (B*T, V)
-    accuracy = (logits.detach().argmax(dim=1) == flat_targets).float().mean()
-    return F.cross_entropy(logits, flat_targets), accuracy
+    accuracy = (logits.detach().argmax(dim=1) == targets).float().mean()
+    return F.cross_entropy(logits, targets), accuracy
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):

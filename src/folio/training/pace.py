@@ -10,14 +10,15 @@ from lightning.pytorch.callbacks import Callback
 class Pace(Callback):
     """Counts tokens and seconds over all parts of a run; other callbacks read it. Validation has its own time."""
 
-    def __init__(self, tokens_per_step: int) -> None:
-        self.tokens_per_step = tokens_per_step
+    def __init__(self) -> None:
+        self.n_tokens = 0
+        """That training has read, over all parts of the run; padding is none of them."""
         self.elapsed_before_s = 0.0
         self._validated_s = 0.0
         self._validation_started: float | None = None
         self._first_step = 0
         self._started = time.perf_counter()
-        self._mark = (0, 0.0)
+        self._mark = (0, 0.0)  # tokens and seconds at the last call of tokens_per_s
 
     @property
     def elapsed_s(self) -> float:
@@ -34,14 +35,14 @@ class Pace(Callback):
     def training_s(self) -> float:
         return self.elapsed_s - self.validation_s
 
-    def tokens_per_s(self, step: int) -> float:
+    def tokens_per_s(self) -> float:
         """Training speed since the last call, validation left out."""
-        (last_step, last_s), self._mark = self._mark, (step, self.training_s)
-        return (step - last_step) * self.tokens_per_step / max(self.training_s - last_s, 1e-9)
+        (last_tokens, last_s), self._mark = self._mark, (self.n_tokens, self.training_s)
+        return (self.n_tokens - last_tokens) / max(self.training_s - last_s, 1e-9)
 
-    def mean_tokens_per_s(self, step: int) -> float:
+    def mean_tokens_per_s(self) -> float:
         """Training speed over the whole run, validation left out."""
-        return step * self.tokens_per_step / max(self.training_s, 1e-9)
+        return self.n_tokens / max(self.training_s, 1e-9)
 
     def remaining_s(self, step: int, max_steps: int) -> float:
         """Time to the end at the pace of this part of the run, with its share of validation."""
@@ -51,7 +52,13 @@ class Pace(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._started = time.perf_counter()
         self._first_step = trainer.global_step
-        self._mark = (trainer.global_step, self.training_s)
+        self._mark = (self.n_tokens, self.training_s)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # Before the step, whose end others read the pace at.
+        self.n_tokens += batch.n_tokens
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._validation_started = time.perf_counter()
@@ -61,11 +68,12 @@ class Pace(Callback):
         self._validation_started = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"elapsed_s": self.elapsed_s, "validation_s": self.validation_s}
+        return {"elapsed_s": self.elapsed_s, "validation_s": self.validation_s, "n_tokens": self.n_tokens}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.elapsed_before_s = state_dict["elapsed_s"]
         self._validated_s = state_dict["validation_s"]
+        self.n_tokens = state_dict["n_tokens"]
 
 
 def duration(seconds: float) -> str:

@@ -6,10 +6,12 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from folio.config import RunConfig
+from folio.config import NoamScheduleConfig, RunConfig
 from folio.data.prepare import PreparedData
-from folio.models import GPT, GPTConfig
+from folio.models import TransformerConfig, build_model
+from folio.training.batches import tokens_per_step
 from folio.training.devices import Device
+from folio.training.schedules import noam
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,11 @@ class Preflight:
     n_trainable_parameters: int
     n_parameters_without_embeddings: int
     tokens_per_step: int
+    """That are read; on average, where sequences differ in length."""
     steps: int
     epochs: float
     """Times that as many tokens are seen as the training split holds."""
+    objective: str
     optimizer: str
     seed: int
 
@@ -49,6 +53,7 @@ class Preflight:
             "model": self.model,
             "parameters": f"{self.n_parameters:,} ({self.n_trainable_parameters:,} trainable, "
             f"{self.n_parameters_without_embeddings:,} without embeddings)",
+            "objective": self.objective,
             "optimizer": self.optimizer,
             "steps": f"{self.steps:,} of {self.tokens_per_step:,} tokens = {self.epochs:.2f} epochs",
             "seed": str(self.seed),
@@ -61,12 +66,14 @@ class Preflight:
         return asdict(self)
 
 
-def preflight(config: RunConfig, shape: GPTConfig, data: PreparedData, device: Device, folder: Path) -> Preflight:
+def preflight(
+    config: RunConfig, shape: TransformerConfig, data: PreparedData, device: Device, folder: Path
+) -> Preflight:
     """The figures of a run. The model is built without memory for its weights, so any size is quick."""
     with torch.device("meta"):
-        model = GPT(shape)
+        model = build_model(shape)
     training, n_train = config.training, data.train.info.n_tokens
-    tokens_per_step = training.batch_size * shape.context_length
+    n_tokens = tokens_per_step(config, data)
     return Preflight(
         run_folder=str(folder),
         device=device.name,
@@ -77,15 +84,37 @@ def preflight(config: RunConfig, shape: GPTConfig, data: PreparedData, device: D
         val_tokens=data.val.info.n_tokens,
         tokenizer=config.tokenizer.name,
         vocab_size=shape.vocab_size,
-        model=f"{config.model.name}: {shape.n_layers} layers, {shape.n_heads} heads, d_model {shape.d_model}, "
-        f"context {shape.context_length}, {shape.positional_encoding} positions",
-        n_parameters=model.count_parameters(),
-        n_trainable_parameters=model.count_parameters(trainable_only=True),
-        n_parameters_without_embeddings=model.count_parameters(embeddings=False),
-        tokens_per_step=tokens_per_step,
+        model=model_in_words(config.model.name, shape),
+        n_parameters=model.n_parameters,
+        n_trainable_parameters=model.n_trainable_parameters,
+        n_parameters_without_embeddings=model.n_parameters_without_embeddings,
+        tokens_per_step=round(n_tokens),
         steps=training.max_steps,
-        epochs=training.max_steps * tokens_per_step / n_train,
-        optimizer=f"{config.optimizer.name}, learning rate {config.optimizer.learning_rate:g}, "
-        f"schedule {config.schedule.name}",
+        epochs=training.max_steps * n_tokens / n_train,
+        objective=config.objective.name,
+        optimizer=optimizer_in_words(config),
         seed=config.seed,
+    )
+
+
+def model_in_words(name: str, shape: TransformerConfig) -> str:
+    """Size, positions, and which of the families where it is not the decoder."""
+    family = "" if shape.family == "decoder" else f"{shape.family.replace('_', '-')}, "
+    conditioning = f", {shape.conditioning}" if shape.conditioning else ""
+    return (
+        f"{name}: {family}{shape.n_layers} layers, {shape.n_heads} heads, d_model {shape.d_model}, "
+        f"context {shape.context_length}, {shape.positional_encoding} positions{conditioning}"
+    )
+
+
+def optimizer_in_words(config: RunConfig) -> str:
+    """The optimizer, its schedule, and the highest rate that the two come to."""
+    optimizer, schedule = config.optimizer, config.schedule
+    if not isinstance(schedule, NoamScheduleConfig):
+        return f"{optimizer.name}, learning rate {optimizer.learning_rate:g}, schedule {schedule.name}"
+    step = min(schedule.warmup_steps, config.training.max_steps)
+    highest = noam(step - 1, schedule.warmup_steps, schedule.scale, config.model.d_model)
+    return (
+        f"{optimizer.name}, schedule {schedule.name}, highest learning rate {highest:.3g} at step {step}; "
+        "optimizer.learning_rate has no part in it"
     )

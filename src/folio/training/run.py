@@ -15,13 +15,17 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
-from folio.config import RunConfig, plain
+from folio.config import ConfigError, RunConfig, plain
 from folio.data.prepare import PreparedData
 from folio.data.tokenizers import state_to_json
 from folio.errors import FolioError
 from folio.files import write_atomically
-from folio.models import GPT, GPTConfig
+from folio.generation.prompts import MASK
+from folio.models import Model, TransformerConfig, build_model
+from folio.models.gpt2_format import GPT2FormatError
+from folio.models.pretrained import load_gpt2
 from folio.training import checkpoint as checkpoints
+from folio.training.batches import coding_info, validation
 from folio.training.callbacks import (
     Checkpoints,
     Curves,
@@ -35,9 +39,11 @@ from folio.training.callbacks import (
 from folio.training.console import console, log, start_log
 from folio.training.datamodule import TokenDataModule
 from folio.training.devices import Device
+from folio.training.evaluation import in_words
 from folio.training.lit_module import LanguageModel
 from folio.training.loggers import build_loggers, write_hparams
 from folio.training.pace import Pace, duration
+from folio.training.pictures import Pictures
 from folio.training.preflight import preflight
 from folio.training.provenance import git_commit, python_command, versions
 
@@ -52,7 +58,7 @@ def run(config: RunConfig, data: PreparedData, device: Device, folder: Path, res
     Raises: SystemExit with 128 + n where signal n stopped the run.
     """
     assert config.model.vocab_size is not None
-    shape = config.gpt_config(config.model.vocab_size)
+    shape = config.transformer_config(config.model.vocab_size)
     figures = preflight(config, shape, data, device, folder)
     console.print(figures.table())
     _write_json(folder / "preflight.json", asdict(figures))
@@ -64,7 +70,7 @@ def run(config: RunConfig, data: PreparedData, device: Device, folder: Path, res
         log.info("dry_run=true: stopping before the first step")
         return None
     log.info(f"{'resuming' if resumed else 'training'} in {folder} on {device.name}")
-    return Run(config, shape, data, device, folder, figures.n_parameters).fit(resumed)
+    return Run(config, shape, data, device, folder, figures.n_parameters, resumed).fit()
 
 
 class Run:
@@ -73,38 +79,41 @@ class Run:
     def __init__(
         self,
         config: RunConfig,
-        shape: GPTConfig,
+        shape: TransformerConfig,
         data: PreparedData,
         device: Device,
         folder: Path,
         n_parameters: int,
+        resumed: bool = False,
     ) -> None:
         self.config = config
         self.device = device
         self.folder = folder
         self.n_parameters = n_parameters
+        self.resumed = resumed
         self.loggers = build_loggers(config, folder)
-        self.datamodule = TokenDataModule(config, data)
+        measured = validation(config, data, data.val)
+        self.datamodule = TokenDataModule(config, data, measured)
         L.seed_everything(config.seed, verbose=False)
-        train, val = data.train.info, data.val.info
         self.module = LanguageModel(
-            model=GPT(shape),
+            model=first_model(config, shape, resumed),
             config=config,
             contents=checkpoints.Contents(plain(config), shape, data.tokenizer),
-            val_tokens_per_byte=val.n_tokens / val.n_bytes,
+            val_info=measured.info,
             fused_optimizer=device.supports_fused_optimizer,
+            baseline=measured.baseline,
         )
         training = config.training
-        self.pace = Pace(training.batch_size * shape.context_length)
-        self.curves = Curves(self.pace, training, train.n_tokens / train.n_bytes)
+        self.pace = Pace()
+        self.curves = Curves(self.pace, training, coding_info(config, data.train))
         samples = config.callbacks.samples.model_copy(update={"prompt": sample_prompt(config, data)})
         self.samples = Samples(samples, data.tokenizer, config.seed, folder / "samples.md")
-        self.checkpoints = Checkpoints(folder / "checkpoints", training)
+        self.checkpoints = Checkpoints(folder / "checkpoints", training, config.callbacks.checkpoint.keep_every_steps)
 
     def callbacks(self) -> list[Callback]:
         """In the order of their hooks: what measures, what saves, what may stop the run.
 
-        Pace comes last, because samples and checkpoints are no training time.
+        Pace comes last, because samples, checkpoints and pictures are no training time.
         """
         max_steps = self.config.training.max_steps
         return [
@@ -113,15 +122,16 @@ class Run:
             ProgressBar(console, self.pace, self.curves, max_steps),
             self.samples,
             self.checkpoints,
+            Pictures(self.samples, max_steps),
             ValidateAtEnd(max_steps),
             StopOnSignal(self.checkpoints),
             self.pace,
         ]
 
-    def fit(self, resumed: bool) -> float:
+    def fit(self) -> float:
         """Train to the end, or until a signal."""
         trainer = build_trainer(self.config, self.device, self.loggers, self.callbacks())
-        checkpoint = self.checkpoints.folder / "last.ckpt" if resumed else None
+        checkpoint = self.checkpoints.folder / "last.ckpt" if self.resumed else None
         try:
             trainer.fit(self.module, self.datamodule, ckpt_path=checkpoint)
         except Interrupted as stop:
@@ -148,10 +158,10 @@ class Run:
             "best/val/loss_nats": self.checkpoints.best_loss_nats if best is not None else None,
             "best/step": best,
             "n_parameters": self.n_parameters,
-            "n_tokens_seen": step * self.pace.tokens_per_step,
+            "n_tokens_seen": self.pace.n_tokens,
             "step": step,
             "elapsed_s": self.pace.elapsed_s,
-            "train/tokens_per_s": self.pace.mean_tokens_per_s(step),
+            "train/tokens_per_s": self.pace.mean_tokens_per_s(),
             "best_checkpoint": "checkpoints/best.ckpt" if best is not None else None,
             "seed": self.config.seed,
             "device": self.device.name,
@@ -160,24 +170,23 @@ class Run:
         }
 
     def _report(self, metrics: dict[str, Any]) -> None:
-        log.info(
-            f"""
-validation loss  {metrics["val/loss_nats"]:.4f} nats
-perplexity       {metrics["val/perplexity"]:.2f}
-bits per byte    {metrics["val/bits_per_byte"]:.4f}
-accuracy         {metrics["val/accuracy"]:.4f}
-tokens/s         {metrics["train/tokens_per_s"]:,.0f}
-time             {duration(metrics["elapsed_s"])}
-best             {metrics["best/val/loss_nats"]:.4f} nats at step {metrics["best/step"]}"""
-        )
+        best = f"{metrics['best/val/loss_nats']:.4f} nats at step {metrics['best/step']}"
+        rows = [
+            *in_words(metrics, "val/", "validation"),
+            ("tokens/s", f"{metrics['train/tokens_per_s']:,.0f}"),
+            ("time", duration(metrics["elapsed_s"])),
+            ("best", best),
+        ]
+        log.info("\n" + "\n".join(f"{name:<16} {value}" for name, value in rows))
         if self.samples.latest:
             log.info(f"\n{self.samples.latest}")
         folder, python = shlex.quote(str(self.folder)), python_command()
+        option = "--prefix" if self.config.model.family == "encoder_decoder" else "--prompt"
         log.info(
             f"""
 run folder       {folder}
 look at it       make tensorboard
-generate         {python} scripts/generate.py {folder} --prompt {shlex.quote(self.samples.config.prompt)}
+generate         {python} scripts/generate.py {folder} {option} {shlex.quote(self.samples.config.prompt)}
 measure again    {python} scripts/evaluate.py {folder}
 resume           {self._resume_command()} training.max_steps={2 * self.config.training.max_steps}"""
         )
@@ -197,6 +206,18 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
+
+
+def first_model(config: RunConfig, shape: TransformerConfig, resumed: bool) -> Model:
+    """With new weights, or those of init_from; a resumed run finds its own in the checkpoint. Raises: ConfigError."""
+    if config.init_from is None or resumed:
+        return build_model(shape)
+    try:
+        model = load_gpt2(Path(config.init_from), context_length=shape.context_length, dropout=shape.dropout)
+    except GPT2FormatError as error:
+        raise ConfigError(f"init_from={config.init_from}: {error}") from None
+    assert model.config == shape
+    return model
 
 
 def build_trainer(config: RunConfig, device: Device, loggers: list[Logger], callbacks: list[Callback]) -> L.Trainer:
@@ -233,9 +254,10 @@ def sample_prompt(config: RunConfig, data: PreparedData) -> str:
     one of the prompt's. ROMEO: need not be sayable in one's own text, and a run must not end for that."""
     prompt = config.callbacks.samples.prompt
     try:
-        data.tokenizer.encode(prompt)
+        data.tokenizer.encode(prompt.replace(MASK, ""))
     except FolioError:
         opening = data.tokenizer.decode(data.val.tokens[:PROMPT_TOKENS].tolist())
+        opening += MASK if config.model.family == "encoder" else ""
         log.info(f"callbacks.samples.prompt={prompt!r} has characters that the text lacks; samples begin {opening!r}")
         return opening
     return prompt

@@ -2,13 +2,15 @@
 
 import math
 
-from folio.config import ConstantScheduleConfig, CosineScheduleConfig
+from folio.config import ConstantScheduleConfig, CosineScheduleConfig, NoamScheduleConfig, RunConfig
 
-ScheduleConfig = ConstantScheduleConfig | CosineScheduleConfig
+ScheduleConfig = ConstantScheduleConfig | CosineScheduleConfig | NoamScheduleConfig
 
 
-def learning_rate(step: int, schedule: ScheduleConfig, peak: float, max_steps: int) -> float:
-    """The rate of the optimizer step that is number `step`, counted from 0."""
+def learning_rate(step: int, schedule: ScheduleConfig, peak: float, max_steps: int, d_model: int) -> float:
+    """The rate of the optimizer step that is number `step`, counted from 0. Noam's has no use for `peak`."""
+    if isinstance(schedule, NoamScheduleConfig):
+        return noam(step, schedule.warmup_steps, schedule.scale, d_model)
     if step < schedule.warmup_steps:
         return warmup(step, schedule.warmup_steps, peak)
     if isinstance(schedule, ConstantScheduleConfig):
@@ -26,3 +28,18 @@ def warmup(step: int, warmup_steps: int, peak: float) -> float:
 def cosine(progress: float, peak: float, lowest: float) -> float:
     """Half a cosine from peak (progress 0) to lowest (progress 1). Source: Loshchilov and Hutter 2017, eq. 5."""
     return lowest + (peak - lowest) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def noam(step: int, warmup_steps: int, scale: float, d_model: int) -> float:
+    """Linear for warmup_steps, then down with the root of the step; lower for wider models.
+
+    Source: Vaswani et al. 2017, section 5.3, equation 3, whose steps count from 1.
+    """
+    number = step + 1
+    return scale * d_model**-0.5 * min(number**-0.5, number * warmup_steps**-1.5)
+
+
+def learning_rates(config: RunConfig) -> list[float]:
+    """The rates of all optimizer steps of a run, in their order."""
+    peak, max_steps, d_model = config.optimizer.learning_rate, config.training.max_steps, config.model.d_model
+    return [learning_rate(step, config.schedule, peak, max_steps, d_model) for step in range(max_steps)]

@@ -1,0 +1,65 @@
+"""Give a trained model to others: python scripts/export.py latest my_gpt2 writes what transformers loads as GPT-2."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from folio.cli import one_line_errors
+from folio.errors import FolioError
+from folio.models.gpt2_format import END_OF_TEXT, GPT2FormatError, check_target, gpt2_config_json
+from folio.runs import find_checkpoint
+
+
+@one_line_errors
+def main(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a checkpoint file, or 'latest'.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder for config.json and model.safetensors.")],
+    checkpoint: Annotated[str, typer.Option(help="Which one of a run folder: best, last or step=N.")] = "best",
+    force: Annotated[bool, typer.Option("--force", help="Replace both files where DIR has them.")] = False,
+    output_dir: Annotated[Path, typer.Option(help="Where 'latest' looks.")] = Path("outputs"),
+) -> None:
+    """Write a trained model in Hugging Face's format of GPT-2, with equal logits."""
+    path = find_checkpoint(run, output_dir, checkpoint)
+    try:
+        check_target(folder, force)
+    except GPT2FormatError as error:
+        raise FolioError(f"DIR={folder}: {error}") from None
+
+    # Only now torch, whose import takes seconds.
+    from folio.models import GPT
+    from folio.models.pretrained import save_gpt2
+    from folio.training.checkpoint import load_trained
+
+    trained = load_trained(path, "cpu")
+    try:
+        gpt2_config_json(trained.model.config)
+        assert isinstance(trained.model, GPT)
+        save_gpt2(trained.model, folder, overwrite=force)
+    except GPT2FormatError as error:
+        raise FolioError(f"{path}: {error}") from None
+    except OSError as error:
+        raise FolioError(f"DIR={folder}: cannot write there ({error.strerror}); name another place") from None
+    print(
+        f"""\
+checkpoint       {path}, step {trained.step}
+written          {folder}/config.json, {folder}/model.safetensors: {trained.model.n_parameters:,} parameters
+tokenizer        {tokenizer_in_words(trained.tokenizer.name, path)}
+load it with
+
+    from transformers import GPT2LMHeadModel
+    model = GPT2LMHeadModel.from_pretrained({str(folder)!r})"""
+    )
+
+
+def tokenizer_in_words(name: str, checkpoint: Path) -> str:
+    """How others get the one that the model was trained with: it is not written."""
+    if name in ("gpt2", "r50k_base"):
+        return f"GPT-2's, not written: GPT2Tokenizer.from_pretrained('gpt2'); a text ends with {END_OF_TEXT}"
+    if name in ("p50k_base", "p50k_edit", "cl100k_base"):
+        return f"{name}, not written: tiktoken.get_encoding({name!r})"
+    return f"{name}, not written: tokenizer.json of the run folder has its symbols"
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,128 @@
+"""Prefix language modelling: an encoder reads what comes before a window, and a decoder goes on with the text.
+
+Source: Raffel et al. 2020, "T5", section 3.2.3, where a prefix language model is told a part of a text and asked
+for the rest; here with an encoder for the part.
+
+With P = max_prefix_length and T = context_length, a window at start a spans P + T tokens. Its continuation is
+x[a+P : a+P+T], and its prefix the s tokens before that, x[a+P-s : a+P]. The decoder reads x[a+P-1 : a+P-1+T]: what it
+reads first is the last token of the prefix, so no token has to be added that marks the beginning.
+
+Shapes: B windows in a batch, S tokens in the longest of its prefixes.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from folio.data.batch import Batch
+from folio.data.random_words import Stream, random_words, uniform_integers
+from folio.data.windows import Draw, as_tensor, gather_runs, gather_windows, sequential_windows
+from folio.errors import FolioError
+
+
+def n_prefix_window_starts(n_tokens: int, context_length: int, max_prefix_length: int) -> int:
+    """How many places a window can start at. Raises FolioError if the split is shorter than one window."""
+    n_needed = max_prefix_length + context_length
+    if n_tokens < n_needed:
+        raise FolioError(
+            f"a split of {n_tokens} tokens is shorter than one window of objective.max_prefix_length="
+            f"{max_prefix_length} + model.context_length={context_length} tokens; use a longer text, or lower them "
+            f"by {n_needed - n_tokens} together"
+        )
+    return n_tokens - n_needed + 1
+
+
+class PrefixTrainingWindows(Dataset[Batch]):
+    """The windows at any start, their prefixes of a length that is uniform from the least to the greatest.
+
+    The lengths are a function of (seed, step) and a row's place in the global batch.
+
+    Raises: FolioError if the split is shorter than one window.
+    """
+
+    def __init__(
+        self, tokens: np.ndarray, context_length: int, *, seed: int, min_prefix_length: int, max_prefix_length: int
+    ) -> None:
+        assert 1 <= min_prefix_length <= max_prefix_length
+        self._tokens = tokens
+        self._context_length = context_length
+        self._seed = seed
+        self._min_prefix_length = min_prefix_length
+        self._max_prefix_length = max_prefix_length
+        self._n_starts = n_prefix_window_starts(len(tokens), context_length, max_prefix_length)
+
+    def __len__(self) -> int:
+        return self._n_starts
+
+    def __getitems__(self, draw: Draw) -> Batch:
+        words = random_words(self._seed, draw.step, len(draw.batch_indices), Stream.PREFIX_LENGTHS)[draw.rows]
+        lengths = _prefix_lengths(words, self._min_prefix_length, self._max_prefix_length)
+        prefix_ends = draw.indices + self._max_prefix_length
+        windows = gather_windows(self._tokens, prefix_ends - 1, self._context_length)
+        return _batch(
+            windows[:, :-1], windows[:, 1:], gather_runs(self._tokens, prefix_ends - lengths, lengths), lengths
+        )
+
+
+class PrefixValidationWindows(Dataset[Batch]):
+    """A whole split in order: every token from the greatest prefix on is a target exactly once.
+
+    The last window is moved back so that it is full, and targets that it repeats are IGNORE_INDEX. The length of a
+    prefix is a function of its window's number alone.
+
+    With `shuffled`, each window gets the prefix of the window half a split away, length and all, which tells what
+    the right prefix is worth. A split of a single window has no other prefix: it keeps its own.
+    In a split of few windows another prefix may overlap the continuation; from 3P + 4T tokens on none does.
+
+    Raises: FolioError if the split is shorter than one window.
+    """
+
+    def __init__(
+        self,
+        tokens: np.ndarray,
+        context_length: int,
+        *,
+        min_prefix_length: int,
+        max_prefix_length: int,
+        shuffled: bool = False,
+    ) -> None:
+        assert 1 <= min_prefix_length <= max_prefix_length
+        n_prefix_window_starts(len(tokens), context_length, max_prefix_length)
+        self._tokens = tokens
+        self._context_length = context_length
+        # The first target is the token after the longest prefix, and a window counts all its tokens but the first.
+        first_read = max_prefix_length - 1
+        self._windows = sequential_windows(len(tokens) - first_read, context_length)
+        self._starts = self._windows.starts + first_read
+        n_windows = len(self._starts)
+        words = random_words(0, 0, n_windows, Stream.VALIDATION_PREFIX_LENGTHS)
+        lengths = _prefix_lengths(words, min_prefix_length, max_prefix_length)
+        source = (np.arange(n_windows) + (n_windows // 2 if shuffled else 0)) % n_windows
+        self._prefix_starts = (self._starts + 1 - lengths)[source]
+        self._prefix_lengths = lengths[source]
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        rows = np.asarray(indices, dtype=np.int64)
+        windows = gather_windows(self._tokens, self._starts[rows], self._context_length)
+        lengths = self._prefix_lengths[rows]
+        prefix = gather_runs(self._tokens, self._prefix_starts[rows], lengths)
+        return _batch(windows[:, :-1], self._windows.counted(windows[:, 1:], rows), prefix, lengths)
+
+
+def _prefix_lengths(words: np.ndarray, least: int, greatest: int) -> np.ndarray:
+    """int64, uniform from least to greatest, both included; one for each word."""
+    return least + uniform_integers(words, greatest - least + 1)
+
+
+def _batch(tokens: np.ndarray, targets: np.ndarray, prefix: np.ndarray, prefix_lengths: np.ndarray) -> Batch:
+    return Batch(
+        as_tensor(tokens),
+        as_tensor(targets),
+        n_tokens=tokens.size + int(prefix_lengths.sum()),
+        prefix=as_tensor(prefix),
+        prefix_lengths=as_tensor(prefix_lengths),
+    )

@@ -1,0 +1,1 @@
+"""Text from a trained model. `generate` is the way in; `sampling` and `prompts` need no torch."""

@@ -1,0 +1,369 @@
+"""Who sees whom, what can be looked at, and that looking changes nothing."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_models import CONDITIONINGS, OTHER_CHOICES, TINY, build, lively, random_tokens
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from folio.models import GPT, Encoder, EncoderDecoder, attention
+from folio.models.attention import (
+    AttentionMap,
+    CrossAttention,
+    SelfAttention,
+    Source,
+    View,
+    attend,
+    attention_map,
+    causal_view,
+    two_sided_view,
+)
+from folio.models.masks import causal_mask, combine_masks, padding_mask
+from folio.models.positional import POSITIONAL_ENCODINGS, build_positional_encoding
+
+D = TINY.d_model
+
+each_encoding = pytest.mark.parametrize("encoding", POSITIONAL_ENCODINGS)
+each_choice = pytest.mark.parametrize("choices", [{}, OTHER_CHOICES], ids=["defaults", "others"])
+
+KINDS = {"decoder": GPT, "encoder": Encoder}
+MASKS = {"nothing": (False, False), "causal": (True, False), "padding": (False, True), "both": (True, True)}
+
+
+def random_heads(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def rows(*lines: str) -> Tensor:
+    """A mask as a picture: rows("x..", "xx.")."""
+    return torch.tensor([[symbol == "x" for symbol in line] for line in lines])
+
+
+# Masks
+
+
+def test_causal_mask_lets_a_position_see_itself_and_those_before_it() -> None:
+    assert torch.equal(causal_mask(4, 4), rows("x...", "xx..", "xxx.", "xxxx"))
+
+
+def test_causal_mask_of_new_queries_puts_them_at_the_end_of_the_keys() -> None:
+    assert torch.equal(causal_mask(2, 5), rows("xxxx.", "xxxxx"))
+
+
+def test_causal_mask_opens_the_prefix_to_all() -> None:
+    assert torch.equal(causal_mask(4, 4, n_open=2), rows("xx..", "xx..", "xxx.", "xxxx"))
+
+
+def test_padding_mask_hides_what_follows_the_tokens_of_a_row() -> None:
+    assert torch.equal(padding_mask(torch.tensor([1, 4, 3]), 4), rows("x...", "xxxx", "xxx."))
+
+
+@pytest.mark.parametrize("lengths", [[0, 2], [2, 5], [-1, 2]], ids=str)
+def test_lengths_that_cannot_be_are_refused_in_one_line(lengths: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"^lengths=.* must be at least 1 and at most the 4 tokens of a row$"):
+        padding_mask(torch.tensor(lengths), 4)
+
+
+def test_no_mask_combines_to_none() -> None:
+    assert combine_masks() is None
+    assert combine_masks(None, None) is None
+
+
+@pytest.mark.parametrize("given_masks", MASKS.values(), ids=MASKS)
+def test_any_of_the_masks_may_be_given_or_none(given_masks: tuple[bool, bool]) -> None:
+    """Against a softmax over lists, key by key."""
+    is_causal, is_padded = given_masks
+    q, k, v = random_heads(3, 2, 1, 4, 8).unbind()
+    lengths = [4, 2]
+    mask = combine_masks(
+        causal_mask(4, 4) if is_causal else None,
+        padding_mask(torch.tensor(lengths), 4)[:, None, None, :] if is_padded else None,
+    )
+    mixed = attend(q, k, v, View(mask=mask))
+    for row, length in enumerate(lengths):
+        for t in range(4):
+            seen = [s for s in range(4) if not (is_causal and s > t) and not (is_padded and s >= length)]
+            powers = [math.exp(q[row, 0, t].dot(k[row, 0, s]).item() / math.sqrt(8)) for s in seen]
+            expected = sum(power / sum(powers) * v[row, 0, s] for power, s in zip(powers, seen, strict=True))
+            torch.testing.assert_close(mixed[row, 0, t], expected)
+
+
+@given(data=st.data(), n_queries=st.integers(1, 4), n_keys=st.integers(1, 4))
+def test_masks_combine_to_what_all_let_be_seen_and_never_to_nothing(
+    data: st.DataObject, n_queries: int, n_keys: int
+) -> None:
+    bits = st.lists(st.booleans(), min_size=n_queries * n_keys, max_size=n_queries * n_keys)
+    first, second = (torch.tensor(data.draw(bits)).view(n_queries, n_keys) for _ in range(2))
+    combined = combine_masks(first, None, second)
+    for row in range(n_queries):
+        both = first[row] & second[row]
+        assert torch.equal(combined[row], both if both.any() else rows("x" + "." * (n_keys - 1))[0])
+
+
+def test_a_row_with_every_key_masked_gives_no_nan_forward_or_backward() -> None:
+    q, k, v = random_heads(3, 1, 1, 3, 4).requires_grad_().unbind()
+    view = View(mask=combine_masks(rows("...", "x..", "..."), rows("xxx", "xxx", "...")))
+    mixed = attend(q, k, v, view)
+    weights = attention_map(q, k, view).weights
+    assert mixed.isfinite().all()
+    assert weights.sum(dim=-1).tolist() == [[[1.0, 1.0, 1.0]]]
+    for gradient in torch.autograd.grad((mixed.sum() + weights.square().sum()), (q, k, v)):
+        assert gradient.isfinite().all()
+
+
+@each_encoding
+def test_padding_in_front_of_a_row_gives_no_nan_in_any_layer(encoding: str) -> None:
+    """The first positions of a left-padded row see no key at all, in the causal and the padding mask together."""
+    model = build(GPT, positional_encoding=encoding)
+    hidden = model.hidden(random_tokens(2, 6), n_padding=torch.tensor([5, 0]))
+    assert hidden.isfinite().all()
+    hidden.sum().backward()
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+# Maps of attention
+
+
+def test_scores_are_the_products_and_weights_their_softmax_over_what_is_seen() -> None:
+    q, k = random_heads(2, 1, 2, 3, 4).unbind()
+    scores, weights = attention_map(q, k, View(is_causal=True))
+    for head in range(2):
+        for t in range(3):
+            products = [q[0, head, t].dot(k[0, head, s]).item() for s in range(3)]
+            assert scores[0, head, t].tolist() == pytest.approx(products)
+            powers = [math.exp(product / 2) if s <= t else 0.0 for s, product in enumerate(products)]
+            assert weights[0, head, t].tolist() == pytest.approx([power / sum(powers) for power in powers])
+
+
+def test_alibi_is_in_the_weights_and_not_in_the_scores() -> None:
+    q, k = random_heads(2, 1, 4, 3, 4).unbind()
+    positions = torch.arange(3)
+    bias = build_positional_encoding(replace(TINY, positional_encoding="alibi")).bias(positions, positions)
+    scores, weights = attention_map(q, k, two_sided_view(None, bias=bias))
+    torch.testing.assert_close(scores, q @ k.transpose(-2, -1))
+    torch.testing.assert_close(weights, (scores / 2 + bias).softmax(dim=-1))
+
+
+def assert_causal_rows(weights: Tensor) -> None:
+    """(B, H, T, T): rows sum to 1, the future is exactly 0, and all before it is seen."""
+    torch.testing.assert_close(weights.sum(dim=-1), torch.ones_like(weights[..., 0]))
+    is_future = ~causal_mask(weights.size(2), weights.size(3))
+    assert (weights[:, :, is_future] == 0).all()
+    assert (weights[:, :, ~is_future] > 0).all()
+
+
+@each_choice
+@each_encoding
+def test_weights_of_a_decoder_sum_to_1_and_are_0_for_the_future(encoding: str, choices: dict[str, Any]) -> None:
+    maps = build(GPT, positional_encoding=encoding, **choices).attention_maps(random_tokens(2, 7))
+    assert len(maps) == TINY.n_layers
+    for scores, weights in maps:
+        assert scores.shape == weights.shape == (2, TINY.n_heads, 7, 7)
+        assert scores.isfinite().all()
+        assert_causal_rows(weights)
+
+
+@each_encoding
+def test_weights_of_an_encoder_sum_to_1_and_reach_both_sides(encoding: str) -> None:
+    maps = build(Encoder, positional_encoding=encoding).attention_maps(random_tokens(2, 7))
+    assert [tuple(weights.shape) for _, weights in maps] == [(2, TINY.n_heads, 7, 7)] * TINY.n_layers
+    for _, weights in maps:
+        torch.testing.assert_close(weights.sum(dim=-1), torch.ones_like(weights[..., 0]))
+        assert (weights > 0).all()
+
+
+@each_encoding
+def test_weights_of_cross_attention_reach_the_whole_prefix(encoding: str) -> None:
+    model = build(EncoderDecoder, conditioning="cross_attention", positional_encoding=encoding)
+    maps = model.attention_maps(random_tokens(2, 4), random_tokens(2, 6, seed=1))
+    assert [tuple(weights.shape) for _, weights in maps] == [(2, TINY.n_heads, 4, 6)] * TINY.n_layers
+    for _, weights in maps:
+        torch.testing.assert_close(weights.sum(dim=-1), torch.ones_like(weights[..., 0]))
+        assert (weights > 0).all()
+
+
+@each_encoding
+def test_weights_over_a_hidden_cache_reach_the_whole_prefix_and_no_future(encoding: str) -> None:
+    model = build(EncoderDecoder, conditioning="hidden_cache", positional_encoding=encoding)
+    maps = model.attention_maps(random_tokens(2, 4), random_tokens(2, 6, seed=1))
+    assert [tuple(weights.shape) for _, weights in maps] == [(2, TINY.n_heads, 4, 6 + 4)] * TINY.n_layers
+    for _, weights in maps:
+        torch.testing.assert_close(weights.sum(dim=-1), torch.ones_like(weights[..., 0]))
+        is_seen = torch.cat((torch.ones(4, 6, dtype=torch.bool), causal_mask(4, 4)), dim=1)
+        assert (weights[:, :, ~is_seen] == 0).all()
+        assert (weights[:, :, is_seen] > 0).all()
+
+
+@each_choice
+def test_a_layer_mixes_its_values_by_the_weights_that_it_shows(choices: dict[str, Any]) -> None:
+    config = replace(TINY, **choices)
+    layer, hidden = lively(SelfAttention(config)), random_heads(2, 5, D)
+    view = View(is_causal=True)
+    values = attention.split_heads(layer.qkv_projection(hidden).chunk(3, dim=-1)[2], TINY.n_heads)
+    mixed = attention.merge_heads(layer.look(hidden, view).weights @ values)
+    torch.testing.assert_close(layer(hidden, view), layer.out_projection(mixed))
+
+
+@each_choice
+def test_a_cross_layer_mixes_its_values_by_the_weights_that_it_shows(choices: dict[str, Any]) -> None:
+    layer, hidden = lively(CrossAttention(replace(TINY, **choices))), random_heads(2, 5, D)
+    source = Source(random_heads(2, 3, D, seed=1), padding_mask(torch.tensor([3, 1]), 3))
+    values = attention.split_heads(layer.kv_projection(source.states).chunk(2, dim=-1)[1], TINY.n_heads)
+    weights = layer.look(hidden, source).weights
+    assert (weights[1, :, :, 1:] == 0).all()
+    torch.testing.assert_close(layer(hidden, source), layer.out_projection(attention.merge_heads(weights @ values)))
+
+
+def every_output(encoding: str, choices: dict[str, Any]) -> list[Tensor]:
+    """Of all families, with and without padding."""
+    options = {"positional_encoding": encoding, "n_layers": 2, **choices}
+    tokens, prefix, lengths = random_tokens(2, 5), random_tokens(2, 4, seed=1), torch.tensor([4, 2])
+    decoder = build(GPT, **options)
+    outputs = [decoder(tokens), decoder.hidden(tokens, n_padding=torch.tensor([0, 3]))]
+    encoder = build(Encoder, **options)
+    outputs += [encoder(tokens), encoder(prefix, lengths)]
+    for conditioning in CONDITIONINGS:
+        both = build(EncoderDecoder, conditioning=conditioning, **options)
+        outputs += [both(tokens, prefix), both(tokens, prefix, lengths)]
+    return outputs
+
+
+@each_choice
+@each_encoding
+def test_whole_models_give_the_same_by_weights_times_values(
+    encoding: str, choices: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = every_output(encoding, choices)
+    monkeypatch.setattr(attention, "attend", lambda q, k, v, view, dropout: attention_map(q, k, view).weights @ v)
+    torch.testing.assert_close(every_output(encoding, choices), fast)
+
+
+@pytest.mark.parametrize("family", ["decoder", "encoder", *CONDITIONINGS])
+def test_the_map_of_a_layer_is_of_what_that_layer_reads(family: str) -> None:
+    """Each block shown what it was given in a forward pass."""
+    tokens, prefix = random_tokens(2, 5), random_tokens(2, 4, seed=1)
+    model = build(EncoderDecoder, conditioning=family) if family in CONDITIONINGS else build(KINDS[family])
+    inputs = (tokens, prefix) if family in CONDITIONINGS else (tokens,)
+    blocks, reads = model.decoder.blocks if family in CONDITIONINGS else model.blocks, []
+    hooks = [
+        block.register_forward_pre_hook(lambda block, *given: reads.append((block, *given)), with_kwargs=True)
+        for block in blocks
+    ]
+    model(*inputs)
+    for hook in hooks:
+        hook.remove()
+    expected = [block.look(*given, source=options["source"]) for block, given, options in reads]
+    maps = model.attention_maps(*inputs)
+    assert len(maps) == len(expected) == TINY.n_layers
+    for ours, theirs in zip(maps, expected, strict=True):
+        torch.testing.assert_close(ours, AttentionMap(*(part[:, :, -5:] for part in theirs)))
+
+
+class SoftmaxIsForbidden(TorchDispatchMode):
+    """Sees every operation that reaches torch's kernels."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert "softmax" not in str(func), "attention weights were built"
+        return func(*args, **(kwargs or {}))
+
+
+@each_encoding
+def test_the_fast_path_never_builds_weights(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any) -> None:
+        raise AssertionError("a forward pass looked at its attention")
+
+    monkeypatch.setattr(attention, "attention_map", refuse)
+    with SoftmaxIsForbidden():
+        every_output(encoding, {})
+
+
+def test_the_watch_on_the_fast_path_sees_a_softmax() -> None:
+    with pytest.raises(AssertionError, match="weights were built"), SoftmaxIsForbidden():
+        build(GPT).attention_maps(random_tokens(1, 3))
+
+
+# Why scores are scaled
+
+
+def test_products_of_512_terms_have_variance_512_and_scaled_ones_1() -> None:
+    q, k = (random_heads(1, 1, 256, 512, seed=seed) for seed in (0, 1))
+    scores, weights = attention_map(q, k, View())
+    assert q.var().item() == pytest.approx(1, rel=0.02)
+    assert scores.var().item() == pytest.approx(512, rel=0.05)
+    # A softmax only shifts the scaled scores of a row.
+    assert weights.log().var(dim=-1).mean().item() == pytest.approx(1, rel=0.05)
+
+
+def test_unscaled_products_would_choose_one_key_and_learn_nothing_of_the_others() -> None:
+    q, k = (random_heads(1, 1, 256, 512, seed=seed) for seed in (0, 1))
+    scores, weights = attention_map(q, k, View())
+    unscaled = scores.softmax(dim=-1)
+    assert unscaled.amax(dim=-1).mean() > 0.8
+    assert weights.amax(dim=-1).mean() < 0.1
+    # The derivative of a weight by its own score is w (1 - w).
+    assert (unscaled * (1 - unscaled)).sum(dim=-1).mean() < 0.25
+    assert (weights * (1 - weights)).sum(dim=-1).mean() > 0.95
+
+
+# Query-key normalisation
+
+
+def enlarge(layer: SelfAttention | CrossAttention, part: str) -> None:
+    """Make its queries or keys ten times as long."""
+    if isinstance(layer, SelfAttention):
+        projection, rows_of_part = layer.qkv_projection, slice(0, D) if part == "queries" else slice(D, 2 * D)
+    else:
+        projection, rows_of_part = layer.q_projection if part == "queries" else layer.kv_projection, slice(0, D)
+    with torch.no_grad():
+        for parameter in projection.parameters():
+            parameter[rows_of_part] *= 10
+
+
+@pytest.mark.parametrize("part", ["queries", "keys"])
+@pytest.mark.parametrize("kind", [SelfAttention, CrossAttention])
+@pytest.mark.parametrize("qk_norm", [True, False])
+def test_with_qk_norm_the_length_of_queries_and_keys_does_not_matter(qk_norm: bool, kind: type, part: str) -> None:
+    layer, hidden = lively(kind(replace(TINY, qk_norm=qk_norm))), random_heads(2, 5, D)
+    beside = View(is_causal=True) if kind is SelfAttention else Source(random_heads(2, 3, D, seed=1), None)
+    before = layer.look(hidden, beside).weights
+    enlarge(layer, part)
+    assert torch.allclose(before, layer.look(hidden, beside).weights, rtol=1e-3) is qk_norm
+
+
+def test_qk_norm_is_an_rms_norm_of_each_head_before_the_rotation() -> None:
+    layer, hidden = lively(SelfAttention(replace(TINY, qk_norm=True))), random_heads(1, 5, D)
+    rotation = build_positional_encoding(replace(TINY, positional_encoding="rotary")).rotation(torch.arange(5))
+    assert layer.q_norm.weight.shape == layer.k_norm.weight.shape == (TINY.d_head,)
+    q, k, _ = (attention.split_heads(part, TINY.n_heads) for part in layer.qkv_projection(hidden).chunk(3, dim=-1))
+    q, k = (part / (part.square().mean(dim=-1, keepdim=True) + 1e-5).sqrt() for part in (q, k))
+    q, k = attention.rotate(q * layer.q_norm.weight, rotation), attention.rotate(k * layer.k_norm.weight, rotation)
+    torch.testing.assert_close(layer.look(hidden, View(rotation=rotation)).scores, q @ k.transpose(-2, -1))
+
+
+# Views
+
+
+def test_a_view_without_padding_or_bias_takes_the_kernels_own_causality() -> None:
+    """What makes training fast: a mask of T x T numbers is read by the kernel, a flag is not."""
+    assert causal_view(5, 5, torch.device("cpu")) == View(is_causal=True)
+    assert causal_view(1, 5, torch.device("cpu")) == View()
+    assert causal_view(1, 5, torch.device("cpu"), n_open=3) == View()
+    assert two_sided_view(None) == View()
+
+
+def test_new_tokens_after_a_cache_see_it_and_those_before_them() -> None:
+    assert torch.equal(causal_view(2, 4, torch.device("cpu")).mask, rows("xxx.", "xxxx"))
+
+
+def test_a_bias_is_minus_infinity_where_a_key_is_not_seen() -> None:
+    bias = torch.arange(9.0).view(1, 3, 3)
+    mask = causal_view(3, 3, torch.device("cpu"), key_mask=rows(".xx"), bias=bias).mask
+    hidden = -math.inf
+    # The first row sees nothing, and so its first key.
+    assert mask.tolist() == [[[[0.0, hidden, hidden], [hidden, 4.0, hidden], [hidden, 7.0, 8.0]]]]

@@ -1,0 +1,154 @@
+"""A folder of GPT-2 decides the model, and what somebody chose otherwise is refused rather than put aside."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from folio.config import ConfigError, RunConfig, check_alone, settle_vocabulary
+from folio.init_from import begin_with_folder, chosen_keys
+from folio.models import GPT, GPTConfig
+from folio.models.pretrained import save_gpt2
+
+CONF = Path(__file__).parents[2] / "conf"
+THEIRS = GPTConfig(vocab_size=65, context_length=80, n_layers=3, n_heads=2, d_model=12, activation="relu")
+
+Begin = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_gpt2(GPT(THEIRS), tmp_path / "my gpt2")
+    return tmp_path / "my gpt2"
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def begin(folder: Path, said: list[str], compose: Callable[..., RunConfig]) -> Begin:
+    """The config of train.py init_from=<folder> with further overrides."""
+
+    def begin(*overrides: str) -> RunConfig:
+        config = compose(*overrides).model_copy(update={"init_from": str(folder)})
+        return begin_with_folder(config, chosen_keys(overrides, CONF), said.append)
+
+    return begin
+
+
+def refusal(begin: Begin, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        begin(*overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_folder_decides_the_model_and_one_line_says_so(begin: Begin, folder: Path, said: list[str]) -> None:
+    config = begin()
+    check_alone(config)
+    model = config.model
+    assert (model.vocab_size, model.n_layers, model.n_heads, model.d_model, model.d_ff) == (65, 3, 2, 12, None)
+    assert (model.bias, model.tie_weights, model.activation) == (True, True, "relu")
+    assert said == [
+        f"init_from={folder}: 3 layers, 2 heads, d_model 12, 65 symbols; "
+        "context 64 of 80 positions (model.context_length), dropout 0 (model.dropout)"
+    ]
+
+
+def test_a_run_is_named_after_the_folder(begin: Begin) -> None:
+    assert begin().run_name == "tiny_shakespeare-my-gpt2"
+
+
+@pytest.mark.parametrize(("name", "named"), [("-ä-", "pretrained"), ("gpt2 (mine)", "gpt2-mine"), ("x" * 90, "x" * 40)])
+def test_a_folder_with_an_odd_name_still_names_a_run(
+    name: str, named: str, tmp_path: Path, compose: Callable[..., RunConfig]
+) -> None:
+    save_gpt2(GPT(THEIRS), tmp_path / name)
+    config = compose().model_copy(update={"init_from": str(tmp_path / name)})
+    assert begin_with_folder(config, {}, lambda line: None).model.name == named
+
+
+def test_context_and_dropout_are_the_configs(begin: Begin) -> None:
+    model = begin("model.context_length=16", "model.dropout=0.3").model
+    assert (model.context_length, model.dropout) == (16, 0.3)
+
+
+def test_the_context_that_nobody_chose_is_never_longer_than_the_folders(
+    tmp_path: Path, compose: Callable[..., RunConfig]
+) -> None:
+    save_gpt2(GPT(GPTConfig(vocab_size=65, context_length=5, n_layers=1, n_heads=1, d_model=2)), tmp_path / "short")
+    config = compose().model_copy(update={"init_from": str(tmp_path / "short")})
+    assert begin_with_folder(config, {}, lambda line: None).model.context_length == 5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("model.n_layers=4",), ("model.n_layers=4 contradicts init_from=", "has 3")),
+        (("++model.n_layers=4",), ("model.n_layers=4 contradicts",)),
+        (("model.d_model=128",), ("model.d_model=128", "has 12")),
+        (("model.bias=false",), ("model.bias=false", "has true")),
+        (("model.tie_weights=false",), ("model.tie_weights=false", "has true")),
+        (("model.activation=gelu_tanh",), ("model.activation=gelu_tanh", "has relu")),
+        (("model.vocab_size=128",), ("model.vocab_size=128", "has 65")),
+        (("model.d_ff=99",), ("model.d_ff=99", "has null")),
+        (("model=nano",), ("model.n_layers=4 of model=nano",)),
+        (("model=gpt2_small",), ("model.n_layers=12 of model=gpt2_small",)),
+        (("experiment=composer_gpt",), ("model.n_layers=6 of experiment=composer_gpt",)),
+        (("experiment=nanogpt_shakespeare_char_cpu",), ("of experiment=nanogpt_shakespeare_char_cpu",)),
+        (("model.context_length=81",), ("model.context_length=81", "80 positions", "model.context_length=80")),
+        (("experiment=finetune_gpt2",), ("model.context_length=256 of experiment=finetune_gpt2", "80 positions")),
+        (("positional_encoding=rotary",), ("positional_encoding=rotary", "learned", "leave it out")),
+        (("model.norm=rms_norm",), ("model.norm=rms_norm", "layer_norm")),
+        (("model.norm_position=post",), ("model.norm_position=post", "pre")),
+        (("model.qk_norm=true",), ("model.qk_norm=true", "false")),
+        (("model.family=encoder",), ("model.family=encoder", "decoder")),
+        (("model.init=xavier",), ("model.init=xavier", "gpt2")),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) and "=" in value[0] else "",
+)
+def test_what_somebody_chose_against_the_folder_is_refused(
+    overrides: tuple[str, ...], words: tuple[str, ...], begin: Begin
+) -> None:
+    message = refusal(begin, *overrides)
+    assert not [word for word in words if word not in message], message
+    assert "init_from=" in message
+
+
+def test_what_somebody_chose_with_the_folder_is_accepted(begin: Begin) -> None:
+    chosen = ("n_layers=3", "d_ff=48", "activation=relu", "bias=true", "vocab_size=null", "context_length=80")
+    assert begin(*(f"model.{one}" for one in chosen)).model == begin("model.context_length=80").model
+
+
+def test_the_recipe_asks_for_a_folder(compose: Callable[..., RunConfig]) -> None:
+    config = compose("experiment=finetune_gpt2")
+    with pytest.raises(ConfigError, match=r"^init_from must be given: add init_from=<"):
+        begin_with_folder(config, {}, lambda line: None)
+
+
+def test_the_recipe_crops_gpt2_and_trains_gently(tmp_path: Path, compose: Callable[..., RunConfig]) -> None:
+    gpt2 = GPTConfig(vocab_size=50_257, context_length=1024, n_layers=1, n_heads=1, d_model=2)
+    save_gpt2(GPT(gpt2), tmp_path / "gpt2")
+    config = compose("experiment=finetune_gpt2", f"init_from={tmp_path / 'gpt2'}")
+    config = begin_with_folder(config, chosen_keys(["experiment=finetune_gpt2"], CONF), lambda line: None)
+    check_alone(config)
+    assert settle_vocabulary(config, 50_257).model == config.model
+    assert (config.model.context_length, config.model.dropout, config.tokenizer.name) == (256, 0.1, "gpt2")
+    assert config.optimizer.learning_rate <= 5e-5
+
+
+def test_a_tokenizer_of_another_size_is_refused_with_both_names(begin: Begin) -> None:
+    config = begin("tokenizer=gpt2")
+    with pytest.raises(ConfigError) as caught:
+        settle_vocabulary(config, 50_257)
+    message = str(caught.value)
+    for word in ("tokenizer=gpt2 has 50257 symbols", f"init_from={config.init_from} has 65", "tokenizer=gpt2"):
+        assert word in message
+    assert settle_vocabulary(config, 65).model.vocab_size == 65
+
+
+def test_a_broken_folder_is_named_with_what_is_wrong(begin: Begin, folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    assert refusal(begin).startswith(f"init_from={folder}: {folder} has none of model.safetensors")

@@ -1,0 +1,158 @@
+"""Weights begin as the papers say, and a new model knows nothing."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_models import FAMILY_OF
+from torch import Tensor, nn
+
+from folio.models import GPT, Encoder, EncoderDecoder, TransformerConfig, build_model
+from folio.models.positional import POSITIONAL_ENCODINGS
+
+WIDE = TransformerConfig(vocab_size=500, context_length=100, n_layers=3, n_heads=4, d_model=128)
+"""Wide enough for deviations to be measured: no weight has fewer than 100 x 128 numbers, whose standard error is
+0.7 %."""
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "decoder": {},
+    "encoder": {"family": "encoder"},
+    "hidden_cache": {"family": "encoder_decoder", "conditioning": "hidden_cache"},
+    "cross_attention": {"family": "encoder_decoder", "conditioning": "cross_attention"},
+}
+
+each_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+each_init = pytest.mark.parametrize("init", ["gpt2", "xavier"])
+
+
+def new_model(seed: int = 0, **changes: Any) -> GPT | Encoder | EncoderDecoder:
+    torch.manual_seed(seed)
+    return build_model(replace(WIDE, **changes))
+
+
+def test_each_family_is_built_by_its_name() -> None:
+    for kind, name in FAMILY_OF.items():
+        conditioning = "hidden_cache" if name == "encoder_decoder" else None
+        assert type(new_model(family=name, conditioning=conditioning, n_layers=1)) is kind
+
+
+@each_init
+@each_family
+def test_norms_begin_with_1_and_biases_with_0(family: dict[str, Any], init: str) -> None:
+    for name, parameter in new_model(init=init, qk_norm=True, **family).named_parameters():
+        if name.endswith("bias"):
+            assert (parameter == 0).all(), name
+        elif "norm" in name:
+            assert (parameter == 1).all(), name
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Matrices; norms and biases are left out."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.ndim == 2}
+
+
+@pytest.mark.parametrize("tie_weights", [True, False])
+@each_family
+def test_gpt2_weights_have_gpt2s_deviations(family: dict[str, Any], tie_weights: bool) -> None:
+    model = new_model(tie_weights=tie_weights, **family)
+    for name, weight in weights_of(model).items():
+        # Of a decoder that crosses, three branches a block write into the residual stream.
+        crosses = family.get("conditioning") == "cross_attention" and name.startswith("decoder.")
+        n_branches = (3 if crosses else 2) * WIDE.n_layers
+        std = 0.02 / math.sqrt(n_branches) if "out_projection" in name else 0.02
+        assert weight.std().item() == pytest.approx(std, rel=0.03), name
+        assert abs(weight.mean().item()) < 0.05 * std, name
+
+
+def test_the_branches_that_write_into_the_residual_stream_are_all_the_small_ones() -> None:
+    small = {
+        name for name, weight in weights_of(new_model(**FAMILIES["cross_attention"])).items() if weight.std() < 0.015
+    }
+    assert small == {
+        *(
+            f"encoder.blocks.{i}.{part}.out_projection.weight"
+            for i in range(3)
+            for part in ("attention", "feed_forward")
+        ),
+        *(
+            f"decoder.blocks.{i}.{part}.out_projection.weight"
+            for i in range(3)
+            for part in ("attention", "cross_attention", "feed_forward")
+        ),
+    }
+
+
+FUSED = {"qkv_projection": 3, "kv_projection": 2}
+
+
+@pytest.mark.parametrize("activation", ["gelu_tanh", "swiglu"])
+@each_family
+def test_xavier_weights_are_uniform_within_the_papers_bound_part_by_part(
+    family: dict[str, Any], activation: str
+) -> None:
+    model = new_model(init="xavier", activation=activation, **family)
+    fused = FUSED | ({"in_projection": 2} if activation == "swiglu" else {})
+    for name, weight in weights_of(model).items():
+        if "embedding" in name:
+            continue
+        for part in weight.chunk(fused.get(name.split(".")[-2], 1)):
+            n_outputs, n_inputs = part.shape
+            bound = math.sqrt(6 / (n_inputs + n_outputs))
+            assert 0.99 * bound < part.abs().max().item() <= bound, name
+            assert part.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.03), name
+            assert part.requires_grad
+            assert abs(part.mean().item()) < 0.03 * bound, name
+
+
+@pytest.mark.parametrize("tie_weights", [True, False])
+@each_family
+def test_xavier_leaves_embeddings_and_the_output_as_gpt2_has_them(family: dict[str, Any], tie_weights: bool) -> None:
+    weights = weights_of(new_model(init="xavier", tie_weights=tie_weights, **family))
+    tables = {name: weight for name, weight in weights.items() if "embedding" in name or name == "output.weight"}
+    assert ("output.weight" in tables) is not tie_weights
+    for name, weight in tables.items():
+        assert weight.std().item() == pytest.approx(0.02, rel=0.03), name
+
+
+def initial_loss(model: GPT | Encoder | EncoderDecoder) -> Tensor:
+    """Of random targets."""
+    tokens, targets, prefix = torch.randint(WIDE.vocab_size, (3, 8, 16), generator=torch.Generator().manual_seed(1))
+    logits = model(tokens, prefix) if isinstance(model, EncoderDecoder) else model(tokens)
+    return F.cross_entropy(logits.flatten(end_dim=1), targets.flatten())
+
+
+@pytest.mark.parametrize("norm_position", ["pre", "post"])
+@each_init
+@each_family
+def test_the_initial_loss_is_that_of_a_guess(family: dict[str, Any], init: str, norm_position: str) -> None:
+    model = new_model(d_model=32, init=init, norm_position=norm_position, **family)
+    assert initial_loss(model).item() == pytest.approx(math.log(WIDE.vocab_size), abs=0.1)
+
+
+@pytest.mark.parametrize("encoding", POSITIONAL_ENCODINGS)
+def test_the_initial_loss_is_that_of_a_guess_with_each_encoding(encoding: str) -> None:
+    model = new_model(d_model=32, positional_encoding=encoding)
+    assert initial_loss(model).item() == pytest.approx(math.log(WIDE.vocab_size), abs=0.1)
+
+
+@each_init
+@each_family
+def test_every_weight_of_a_new_model_learns(family: dict[str, Any], init: str) -> None:
+    model = new_model(d_model=32, init=init, activation="swiglu", **family)
+    initial_loss(model).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.is_leaf, name
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@each_init
+def test_the_seed_decides_the_weights(init: str) -> None:
+    first, again, other = (new_model(seed, init=init, n_layers=1).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(
+        first["blocks.0.attention.qkv_projection.weight"], other["blocks.0.attention.qkv_projection.weight"]
+    )

@@ -1,0 +1,74 @@
+"""What is looked at inside a model is what is there, and looking changes nothing."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import CONDITIONINGS, TINY, build
+
+from folio.figures.inspection import attention_weights, is_trained, positional_tables
+from folio.figures.labelled_prompt import LabelledPrompt
+from folio.models import GPT, Encoder, EncoderDecoder, Model
+
+
+def prompt_of(tokens: list[int], prefix: list[int] | None = None) -> LabelledPrompt:
+    return LabelledPrompt(tokens, prefix or [], [], [], 0, "")
+
+
+def every_family() -> list[tuple[Model, LabelledPrompt, int]]:
+    """Each with a prompt of four tokens, and how many columns these attend to."""
+    return [
+        (build(GPT), prompt_of([1, 2, 3, 4]), 4),
+        (build(Encoder), prompt_of([1, 2, 3, 4]), 4),
+        (build(EncoderDecoder, conditioning="cross_attention"), prompt_of([7, 2, 3, 4], [5, 6, 7]), 3),
+        (build(EncoderDecoder, conditioning="hidden_cache"), prompt_of([7, 2, 3, 4], [5, 6, 7]), 7),
+    ]
+
+
+@pytest.mark.parametrize(("model", "prompt", "n_columns"), every_family())
+def test_attention_is_a_share_of_every_column_for_each_layer_head_and_row(
+    model: Model, prompt: LabelledPrompt, n_columns: int
+) -> None:
+    weights = attention_weights(model, prompt)
+    assert weights.shape == (TINY.n_layers, TINY.n_heads, 4, n_columns)
+    np.testing.assert_allclose(weights.sum(axis=-1), 1.0, rtol=1e-6)
+
+
+def test_a_decoder_gives_no_weight_to_what_comes_later() -> None:
+    weights = attention_weights(build(GPT), prompt_of([1, 2, 3, 4]))
+    assert (weights[..., ~np.tri(4, dtype=bool)] == 0.0).all()
+
+
+@pytest.mark.parametrize(("model", "prompt", "n_columns"), every_family())
+def test_looking_draws_nothing_from_the_generator_of_training(
+    model: Model, prompt: LabelledPrompt, n_columns: int
+) -> None:
+    before = torch.get_rng_state()
+    attention_weights(model, prompt)
+    positional_tables(model)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("name", "n_columns", "trained"),
+    [("learned", 32, True), ("sinusoidal", 32, False), ("rotary", 4, False), ("alibi", 4, False)],
+)
+def test_each_encoding_has_a_table_of_all_positions(name: str, n_columns: int, trained: bool) -> None:
+    model = build(GPT, positional_encoding=name)
+    tables = positional_tables(model)
+    assert {part: table.shape for part, table in tables.items()} == {"": (TINY.context_length, n_columns)}
+    assert is_trained(model) is trained
+
+
+def test_without_positions_there_is_nothing_to_look_at() -> None:
+    assert positional_tables(build(GPT, positional_encoding="none")) == {}
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+@pytest.mark.parametrize(("name", "parts"), [("learned", {"encoder", "decoder"}), ("rotary", {""})])
+def test_an_encoder_decoder_has_two_tables_where_it_has_trained_two(
+    conditioning: str, name: str, parts: set[str]
+) -> None:
+    choices: dict[str, Any] = {"conditioning": conditioning, "positional_encoding": name}
+    assert set(positional_tables(build(EncoderDecoder, **choices))) == parts

@@ -1,0 +1,191 @@
+"""Muon and AdamW make one optimizer: each parameter has one of the two rules, and a checkpoint holds both."""
+
+import io
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from folio.config import MuonConfig
+from folio.models import GPT, GPTConfig
+from folio.training.muon import MuonWithAdamW, block_matrices
+from folio.training.optimizers import build_optimizer
+
+LEARNING_RATE, DECAY, BETAS, EPS, MOMENTUM = 0.05, 0.3, (0.8, 0.95), 1e-3, 0.9
+TINY = GPTConfig(vocab_size=13, context_length=8, n_layers=2, n_heads=2, d_model=6)
+CONFIG = MuonConfig(
+    name="muon",
+    learning_rate=LEARNING_RATE,
+    momentum=MOMENTUM,
+    nesterov=True,
+    weight_decay=DECAY,
+    betas=list(BETAS),
+    eps=EPS,
+)
+
+
+def model_of(seed: int, **changes: object) -> GPT:
+    torch.manual_seed(seed)
+    return GPT(GPTConfig(**{**vars(TINY), **changes}))
+
+
+def loss_of(model: nn.Module, step: int) -> Tensor:
+    tokens = torch.randint(13, (4, 8), generator=torch.Generator().manual_seed(step))
+    return model(tokens).square().mean() + model(tokens).logsumexp(-1).mean()
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+    """Steps whose gradients follow from their numbers, as a run's do."""
+    for step in steps:
+        optimizer.zero_grad()
+        loss_of(model, step).backward()
+        optimizer.step()
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    """Bit for bit."""
+    return all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("tie_weights", [True, False])
+def test_muon_has_the_matrices_of_the_blocks_and_nothing_else(tie_weights: bool) -> None:
+    model = model_of(0, tie_weights=tie_weights, bias=True)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    layers = ("attention.qkv_projection", "attention.out_projection")
+    layers += ("feed_forward.in_projection", "feed_forward.out_projection")
+    expected = {f"blocks.{block}.{layer}.weight" for block in range(2) for layer in layers}
+    assert {names[id(matrix)] for matrix in block_matrices(model)} == expected
+
+
+def test_each_parameter_is_in_one_group_and_only_matrices_decay() -> None:
+    model = model_of(0)
+    muon, embeddings, vectors = build_optimizer(model, CONFIG, fused=False).param_groups
+    assert [group["weight_decay"] for group in (muon, embeddings, vectors)] == [DECAY, DECAY, 0.0]
+    assert {parameter.ndim for parameter in vectors["params"]} == {1}
+    assert any(parameter is model.token_embedding.weight for parameter in embeddings["params"])
+    grouped = [id(parameter) for group in (muon, embeddings, vectors) for parameter in group["params"]]
+    assert sorted(grouped) == sorted(map(id, model.parameters()))
+
+
+def test_frozen_parameters_are_in_no_group() -> None:
+    model = model_of(0)
+    model.blocks[0].requires_grad_(False)
+    model.token_embedding.requires_grad_(False)
+    optimizer = build_optimizer(model, CONFIG, fused=False)
+    assert all(parameter.requires_grad for group in optimizer.param_groups for parameter in group["params"])
+    assert len(optimizer.param_groups[0]["params"]) == 4
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+def test_steps_are_those_of_torchs_muon_on_the_matrices_and_of_its_adamw_on_the_rest(fused: bool) -> None:
+    model, twin = model_of(0), model_of(0)
+    ours = build_optimizer(model, CONFIG, fused)
+    matrices = [parameter for name, parameter in twin.blocks.named_parameters() if parameter.ndim == 2]
+    others = [parameter for parameter in twin.parameters() if all(parameter is not matrix for matrix in matrices)]
+    muon = torch.optim.Muon(
+        matrices, lr=LEARNING_RATE, weight_decay=DECAY, momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw"
+    )
+    settings = {"lr": LEARNING_RATE, "betas": BETAS, "eps": EPS, "fused": fused}
+    decaying = torch.optim.AdamW([p for p in others if p.ndim == 2], weight_decay=DECAY, **settings)
+    vectors = torch.optim.AdamW([p for p in others if p.ndim == 1], weight_decay=0.0, **settings)
+    for step in range(3):
+        train(model, ours, range(step, step + 1))
+        twin.zero_grad()
+        loss_of(twin, step).backward()
+        for half in (muon, decaying, vectors):
+            half.step()
+        assert same(model, twin)
+
+
+def test_a_step_moves_a_matrix_by_the_root_mean_square_of_an_adamw_step() -> None:
+    """0.2 times the learning rate (Liu et al. 2025, section 2.2), whatever the gradient's size and the shape.
+
+    Five Newton-Schulz steps leave singular values between about 0.7 and 1.2.
+    """
+    model = model_of(0)
+    before = [matrix.detach().clone() for matrix in block_matrices(model)]
+    optimizer = build_optimizer(model, CONFIG.model_copy(update={"weight_decay": 0.0}), fused=False)
+    train(model, optimizer, range(1))
+    for old, new in zip(before, block_matrices(model), strict=True):
+        assert (new - old).square().mean().sqrt().item() == pytest.approx(0.2 * LEARNING_RATE, rel=0.35)
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+def test_steps_before_and_after_a_checkpoint_end_in_the_bits_of_steps_without_one(fused: bool) -> None:
+    straight, before, after = (model_of(seed) for seed in (0, 0, 1))
+    train(straight, build_optimizer(straight, CONFIG, fused), range(8))
+
+    first = build_optimizer(before, CONFIG, fused)
+    train(before, first, range(4))
+    file = io.BytesIO()
+    torch.save({"model": before.state_dict(), "optimizer": first.state_dict()}, file)
+    file.seek(0)
+
+    saved = torch.load(file, weights_only=True)
+    after.load_state_dict(saved["model"])
+    second = build_optimizer(after, CONFIG, fused)
+    second.load_state_dict(saved["optimizer"])
+    train(after, second, range(4, 8))
+    assert same(after, straight)
+    assert not same(before, straight)
+
+
+def test_a_checkpoint_holds_the_state_of_every_parameter_once() -> None:
+    model = model_of(0)
+    optimizer = build_optimizer(model, CONFIG, fused=False)
+    train(model, optimizer, range(1))
+    state = optimizer.state_dict()
+    n_matrices, n_parameters = len(block_matrices(model)), len(list(model.parameters()))
+    held = [set(state["state"][index]) for index in range(n_parameters)]
+    assert held[:n_matrices] == [{"momentum_buffer"}] * n_matrices
+    assert held[n_matrices:] == [{"step", "exp_avg", "exp_avg_sq"}] * (n_parameters - n_matrices)
+    assert len(state["state"]) == n_parameters
+
+
+@pytest.mark.parametrize("loaded", [False, True], ids=["new", "loaded"])
+def test_the_rate_that_training_sets_reaches_every_parameter(loaded: bool) -> None:
+    model = model_of(0)
+    optimizer = build_optimizer(model, CONFIG, fused=False)
+    train(model, optimizer, range(1))
+    if loaded:
+        optimizer.load_state_dict(optimizer.state_dict())
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    train(model, optimizer, range(1, 2))
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+def test_a_closure_is_called_once_with_gradients_on_and_before_the_update() -> None:
+    model, twin = model_of(0), model_of(0)
+    optimizer, calls = build_optimizer(model, CONFIG, fused=False), 0
+
+    def closure() -> float:
+        nonlocal calls
+        calls += 1
+        optimizer.zero_grad()
+        loss = loss_of(model, step=0)
+        loss.backward()
+        return loss.item()
+
+    returned = optimizer.step(closure)
+    assert (calls, returned) == (1, loss_of(twin, step=0).item())
+    train(twin, build_optimizer(twin, CONFIG, fused=False), range(1))
+    assert same(model, twin)
+
+
+def test_zero_grad_forgets_all_gradients() -> None:
+    model = model_of(0)
+    optimizer = build_optimizer(model, CONFIG, fused=False)
+    loss_of(model, step=0).backward()
+    optimizer.zero_grad()
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "empty", [lambda model: ([], [{"params": list(model.parameters())}]), lambda model: (block_matrices(model), [])]
+)
+def test_a_half_without_parameters_is_refused(empty: Callable[[GPT], tuple[list, list]]) -> None:
+    with pytest.raises(ValueError, match="empty parameter list"):
+        MuonWithAdamW(*empty(model_of(0)), CONFIG, fused=False)

@@ -1,0 +1,119 @@
+"""The same functions of the same weights, by torch's own transformer layers: another team's code to compare with."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from folio.models.transformer import Transformer
+
+NAMES = (
+    ("cross_attention_norm", "norm2"),
+    ("cross_attention.out_projection", "multihead_attn.out_proj"),
+    ("cross_attention.", "multihead_attn."),
+    ("attention.qkv_projection.", "self_attn.in_proj_"),
+    ("attention.out_projection", "self_attn.out_proj"),
+    ("feed_forward.in_projection", "linear1"),
+    ("feed_forward.out_projection", "linear2"),
+    ("attention_norm", "norm1"),
+)
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+}
+
+
+class TorchStack(nn.Module):
+    """A transformer with learned positions and layer norms; `symbols` (V, D) is the token embedding."""
+
+    def __init__(self, stack: Transformer, symbols: nn.Parameter) -> None:
+        super().__init__()
+        config = stack.config
+        assert (config.positional_encoding, config.norm) == ("learned", "layer_norm")
+        self.symbols = symbols
+        self.positions = nn.Parameter(stack.positional_encoding.embedding.weight.detach().clone())
+        self.is_crossed = stack.blocks[0].cross_attention is not None
+        make_layer = nn.TransformerDecoderLayer if self.is_crossed else nn.TransformerEncoderLayer
+        self.layers = nn.ModuleList(
+            make_layer(
+                config.d_model,
+                config.n_heads,
+                config.feed_forward_width,
+                dropout=0.0,
+                activation=ACTIVATIONS[config.activation],
+                batch_first=True,
+                norm_first=config.norm_position == "pre",
+                bias=config.bias,
+                dtype=torch.float64,
+            )
+            for _ in range(config.n_layers)
+        )
+        for block, layer in zip(stack.blocks, self.layers, strict=True):
+            layer.load_state_dict(self.in_torchs_names(block.state_dict()))
+        self.norm: nn.Module = nn.Identity()
+        if config.norm_position == "pre":
+            self.norm = nn.LayerNorm(config.d_model, bias=config.bias, dtype=torch.float64)
+            self.norm.load_state_dict(stack.final_norm.state_dict())
+
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        causal: bool,
+        padding: Tensor | None = None,
+        states: Tensor | None = None,
+        states_padding: Tensor | None = None,
+    ) -> Tensor:
+        """(B, T) -> (B, T, D); masks are True where torch shall not look."""
+        time = tokens.size(1)
+        future = ~torch.ones(time, time, dtype=torch.bool).tril() if causal else None
+        hidden = self.symbols[tokens] + self.positions[:time]
+        for layer in self.layers:
+            if self.is_crossed:
+                hidden = layer(hidden, states, tgt_mask=future, memory_key_padding_mask=states_padding)
+            else:
+                hidden = layer(hidden, future, src_key_padding_mask=padding)
+        return self.norm(hidden)
+
+    def in_torchs_names(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those of a block as those of torch's layer, which keeps q, k and v of a cross-attention in one."""
+        renamed = {}
+        for name, value in tensors.items():
+            for ours, theirs in (*NAMES, ("feed_forward_norm", "norm3" if self.is_crossed else "norm2")):
+                name = name.replace(ours, theirs)
+            renamed[name] = value
+        for kind in ("weight", "bias"):
+            parts = [f"multihead_attn.{part}_projection.{kind}" for part in ("q", "kv")]
+            if parts[0] in renamed:
+                renamed[f"multihead_attn.in_proj_{kind}"] = torch.cat([renamed.pop(part) for part in parts])
+        return renamed
+
+    def assert_gradients_of(self, stack: Transformer) -> None:
+        """The stack's gradients are those here, for every weight."""
+        ours, theirs = (
+            {"positions": stack.positional_encoding.embedding.weight.grad},
+            {"positions": self.positions.grad},
+        )
+        ours |= gradients_of(stack.final_norm, "norm")
+        theirs |= gradients_of(self.norm, "norm")
+        for index, (block, layer) in enumerate(zip(stack.blocks, self.layers, strict=True)):
+            ours |= {f"{index}.{name}": value for name, value in self.in_torchs_names(gradients_of(block)).items()}
+            theirs |= gradients_of(layer, str(index))
+        assert None not in ours.values()
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(stack.token_embedding.weight.grad, self.symbols.grad, rtol=1e-9, atol=1e-9)
+
+
+def gradients_of(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
+    """By the names of the parameters."""
+    start = f"{prefix}." if prefix else ""
+    return {start + name: parameter.grad for name, parameter in module.named_parameters()}
+
+
+def symbols_of(stack: Transformer) -> nn.Parameter:
+    """A copy of the token embedding that learns apart."""
+    return nn.Parameter(stack.token_embedding.weight.detach().clone())
