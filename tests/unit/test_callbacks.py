@@ -390,7 +390,7 @@ def test_the_last_step_stops_the_run_and_no_step_before(module: LanguageModel) -
 @pytest.fixture
 def stop_on_signal(module: LanguageModel, tmp_path: Path, lines: list[str]) -> Iterator[StopOnSignal]:
     """Listening, as in the middle of a run."""
-    callback = StopOnSignal(Checkpoints(tmp_path, training()))
+    callback = StopOnSignal(Checkpoints(tmp_path, training(validate_every_steps=3)))
     callback.on_train_start(fake_trainer(), module)
     yield callback
     callback.teardown(fake_trainer(), module, "fit")
@@ -410,6 +410,19 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(
         stop_on_signal.on_train_batch_end(trainer, module, None, None, 7)
     assert trainer.saved == [(4, "last.ckpt")]
     assert stopped.value.exit_code == exit_code
+
+
+def test_a_step_that_validates_is_saved_after_its_validation(
+    stop_on_signal: StopOnSignal, module: LanguageModel
+) -> None:
+    """A run that goes on from there would not make up for it."""
+    trainer = fake_trainer(global_step=3)
+    signal.raise_signal(signal.SIGTERM)
+    stop_on_signal.on_train_batch_end(trainer, module, None, None, 2)
+    assert trainer.saved == []
+    with pytest.raises(Interrupted):
+        stop_on_signal.on_validation_end(trainer, module)
+    assert trainer.saved == [(3, "last.ckpt")]
 
 
 def test_a_second_signal_stops_at_once(stop_on_signal: StopOnSignal) -> None:

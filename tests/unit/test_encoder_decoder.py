@@ -147,7 +147,10 @@ def test_torchs_own_encoder_and_decoder_give_the_same_logits_and_gradients(
     prefix, tokens = prefix_and_tokens(3)
     lengths = torch.tensor([N_STATES, 1, 3])
     padding = ~padding_mask(lengths, N_STATES)
-    states = encoder(prefix, causal=False, padding=padding)
+    # Every prefix ends at the last position that the encoder knows; where its padding stands is of no importance.
+    positions = model.config.context_length - lengths[:, None] + torch.arange(N_STATES)
+    positions = positions.clamp(max=model.config.context_length - 1)
+    states = encoder(prefix, causal=False, positions=positions, padding=padding)
     expected = decoder(tokens, causal=True, states=states, states_padding=padding) @ symbols.T
     logits = model(tokens, prefix, lengths)
     torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)

@@ -64,14 +64,15 @@ class TorchStack(nn.Module):
         tokens: Tensor,
         *,
         causal: bool,
+        positions: Tensor | None = None,
         padding: Tensor | None = None,
         states: Tensor | None = None,
         states_padding: Tensor | None = None,
     ) -> Tensor:
-        """(B, T) -> (B, T, D); masks are True where torch shall not look."""
+        """(B, T) -> (B, T, D), at positions 0 .. T - 1 or those given; masks are True where torch shall not look."""
         time = tokens.size(1)
         future = ~torch.ones(time, time, dtype=torch.bool).tril() if causal else None
-        hidden = self.symbols[tokens] + self.positions[:time]
+        hidden = self.symbols[tokens] + self.positions[torch.arange(time) if positions is None else positions]
         for layer in self.layers:
             if self.is_crossed:
                 hidden = layer(hidden, states, tgt_mask=future, memory_key_padding_mask=states_padding)

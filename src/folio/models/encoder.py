@@ -10,10 +10,16 @@ from folio.models.transformer import Transformer, output_layer
 from folio.models.transformer_config import TransformerConfig
 
 
-def prepare_two_sided(stack: Transformer, tokens: Tensor, lengths: Tensor | None) -> tuple[Tensor, View, Tensor | None]:
-    """Embeddings (B, S, D), the view in which all tokens see each other, and the mask (B, S) of those."""
+def prepare_two_sided(
+    stack: Transformer, tokens: Tensor, lengths: Tensor | None, positions: Tensor | None = None
+) -> tuple[Tensor, View, Tensor | None]:
+    """Embeddings (B, S, D), the view in which all tokens see each other, and the mask (B, S) of those.
+
+    Positions (S,) or (B, S) count from 0 where none are given.
+    """
     stack.check_length(tokens.size(1))
-    positions = torch.arange(tokens.size(1), device=tokens.device)
+    if positions is None:
+        positions = torch.arange(tokens.size(1), device=tokens.device)
     mask = None if lengths is None else padding_mask(lengths, tokens.size(1))
     encoding = stack.positional_encoding
     view = two_sided_view(mask, rotation=encoding.rotation(positions), bias=encoding.bias(positions, positions))

@@ -22,8 +22,8 @@ class EncoderDecoder(CountsParameters):
                           decoder: its self-attention finds them where it finds the text before (a prefix LM, Raffel et
                           al. 2020, section 3.2.1, whose prefix has been through an encoder)
 
-    Encoder and decoder share the token embedding. Positions of the decoder count from 0; the states stand before it,
-    at -lengths[b] .. -1.
+    Encoder and decoder share the token embedding. Positions of the decoder count from 0, and its attention finds the
+    states before it, at -lengths[b] .. -1; those of the encoder end at context_length - 1, whatever the length.
 
     Shapes: tokens (B, T), prefix (B, S) padded at the end, lengths (B,) or None where no prefix is padded.
     Raises: ValueError where a sequence is longer than context_length and the positional encoding ends there, or a
@@ -49,7 +49,12 @@ class EncoderDecoder(CountsParameters):
 
     def encode(self, prefix: Tensor, lengths: Tensor | None = None) -> Source:
         """(B, S) -> states (B, S, D) and their mask, which `decode` reads as often as it likes."""
-        hidden, view, mask = prepare_two_sided(self.encoder, prefix, lengths)
+        # Every prefix ends at the same position, however long it is: what matters is how far before the continuation
+        # a token stands, and learned positions could not tell if they counted from where the prefix happens to begin.
+        n_tokens, last = prefix.size(1), self.config.context_length - 1
+        positions = torch.arange(n_tokens, device=prefix.device) + last + 1
+        positions = positions - (n_tokens if lengths is None else lengths[:, None])
+        hidden, view, mask = prepare_two_sided(self.encoder, prefix, lengths, positions.clamp(max=last))
         return Source(self.encoder.run_blocks(hidden, view), mask)
 
     def decode(

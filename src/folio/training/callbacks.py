@@ -252,7 +252,7 @@ class Checkpoints(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if ends_step(trainer, batch_idx) and not self._validates(step):
+        if ends_step(trainer, batch_idx) and not self.validates(step):
             self._save_due(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -277,7 +277,7 @@ class Checkpoints(Callback):
     def _is_due(self, step: int) -> bool:
         return step % self.training.checkpoint_every_steps == 0 or step == self.training.max_steps
 
-    def _validates(self, step: int) -> bool:
+    def validates(self, step: int) -> bool:
         return step % self.training.validate_every_steps == 0 or step == self.training.max_steps
 
     def state_dict(self) -> dict[str, Any]:
@@ -336,8 +336,16 @@ class StopOnSignal(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        # A step that validates is saved after its validation, which a run that goes on would not make up for.
+        if ends_step(trainer, batch_idx) and not self.checkpoints.validates(trainer.global_step):
+            self._stop_if_asked(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop_if_asked(trainer)
+
+    def _stop_if_asked(self, trainer: L.Trainer) -> None:
         # The last step ends the run anyway, and properly.
-        if self._received is not None and ends_step(trainer, batch_idx) and not trainer.should_stop:
+        if self._received is not None and not trainer.should_stop:
             self.checkpoints.save(trainer)
             raise Interrupted(self._received)
 
