@@ -88,7 +88,7 @@ TRAINING_MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("objective.mask_fraction", "another objective"),
     ),
     "a prefix longer than the context": (
-        (*PREFIXED, "objective.max_prefix_length=65"),
+        (*PREFIXED, "model.context_length=64", "objective.max_prefix_length=65"),
         ("objective.max_prefix_length=65", "model.context_length=64", "null makes it that"),
     ),
     "a shortest prefix above the longest": (

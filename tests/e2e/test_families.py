@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from collections.abc import Callable
 
 import pytest
@@ -109,3 +110,21 @@ def test_a_text_without_the_letters_of_the_sample_prompt_still_trains(family: st
     run = workspace.train(*TINY, *FAMILIES[family], "training.max_steps=3")
     assert run.metrics["status"] == "finished"
     assert "## Step 3" in (run.folder / "samples.md").read_text()
+
+
+def text_of_blocks() -> str:
+    """Blocks of 64 characters over four letters each: what was written before says which are to come."""
+    generator = random.Random(0)
+    letters = (generator.sample("abcdefghijklmnopqrstuvwx", 4) for _ in range(1000))
+    return "".join("".join(generator.choices(four, k=64)) for four in letters)
+
+
+@pytest.mark.parametrize("conditioning", ["hidden_cache", "cross_attention"])
+def test_an_encoder_decoder_predicts_better_from_the_right_prefix(conditioning: str, workspace: Workspace) -> None:
+    """By 0.51 nats with hidden_cache and 0.35 with cross_attention; a guess costs ln 24 = 3.18."""
+    (workspace.folder / "tiny.txt").write_text(text_of_blocks())
+    size = ("model.context_length=16", "model.d_model=32", "objective.min_prefix_length=8")
+    length = ("training.max_steps=200", "training.batch_size=32", "training.validate_every_steps=200")
+    metrics = workspace.train(*TINY, *FAMILIES[conditioning], *size, *length, "logger=none").metrics
+    assert metrics["val/loss_nats"] < 2.8
+    assert metrics["val/shuffled_prefix_loss_nats"] - metrics["val/loss_nats"] > 0.15

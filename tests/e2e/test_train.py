@@ -221,7 +221,7 @@ def read_terminal(controller: int) -> str:
 def test_the_end_tells_what_was_reached_and_what_to_do_next(finished_output: str, finished_run: Run) -> None:
     metrics = finished_run.metrics
     for words in (
-        f"validation loss  {metrics['val/loss_nats']:.4f} nats",
+        f"validation loss  {metrics['val/loss_nats']:.6f} nats",
         f"perplexity       {metrics['val/perplexity']:.2f}",
         f"bits per byte    {metrics['val/bits_per_byte']:.4f}",
         f"accuracy         {metrics['val/accuracy']:.4f}",

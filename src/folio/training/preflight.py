@@ -27,7 +27,10 @@ class Preflight:
     train_tokens: int
     val_tokens: int
     tokenizer: str
+    n_symbols: int
+    """Of the tokenizer."""
     vocab_size: int
+    """Of the model: an encoder has a mask besides, and a vocabulary may be padded."""
     model: str
     n_parameters: int
     n_trainable_parameters: int
@@ -45,11 +48,12 @@ class Preflight:
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
         table.add_column()
         table.add_column(overflow="fold")  # a long folder is shown whole
-        rows = {
+        rows = "" if self.vocab_size == self.n_symbols else f", {self.vocab_size:,} rows in the model"
+        shown = {
             "run folder": self.run_folder,
             "device": f"{self.device}, precision {self.precision}",
             "data": f"{self.data}: {self.train_tokens:,} training and {self.val_tokens:,} validation tokens",
-            "tokenizer": f"{self.tokenizer}, {self.vocab_size:,} symbols",
+            "tokenizer": f"{self.tokenizer}, {self.n_symbols:,} symbols{rows}",
             "model": self.model,
             "parameters": f"{self.n_parameters:,} ({self.n_trainable_parameters:,} trainable, "
             f"{self.n_parameters_without_embeddings:,} without embeddings)",
@@ -58,7 +62,7 @@ class Preflight:
             "steps": f"{self.steps:,} of {self.tokens_per_step:,} tokens = {self.epochs:.2f} epochs",
             "seed": str(self.seed),
         }
-        for name, value in rows.items():
+        for name, value in shown.items():
             table.add_row(name, value)
         return table
 
@@ -83,6 +87,7 @@ def preflight(
         train_tokens=n_train,
         val_tokens=data.val.info.n_tokens,
         tokenizer=config.tokenizer.name,
+        n_symbols=data.tokenizer.vocab_size,
         vocab_size=shape.vocab_size,
         model=model_in_words(config.model.name, shape),
         n_parameters=model.n_parameters,
