@@ -25,7 +25,7 @@ train: setup ## Train on Tiny Shakespeare: about 5 minutes on two CPU cores
 	$(BIN)/python train.py $(ARGS)
 
 test: setup ## The fast tests
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile $(ARGS)
 
 test-slow: setup ## The proofs of minutes: what the recipes reach
 	$(BIN)/python -m pytest -m slow $(ARGS)
