@@ -28,9 +28,9 @@ def test_the_encoder_guesses_hidden_letters_better_than_their_frequencies_do(wor
 
 
 def test_the_encoder_decoder_makes_use_of_the_verses_before(workspace: Workspace) -> None:
-    """Worth 0.017 nats of 2.04 after 600 steps: a few letters on, the model's own text says as much, so the mean over
-    32 of them is small. It grows with training, and `test_families.py` has a text whose prefixes say more."""
+    """Worth some 0.05 nats of 2.1 after 600 steps: a few letters on, the model's own text says as much, so the mean over
+    16 of them is small. It grows with training, and `test_families.py` has a text whose prefixes say more."""
     recipe = ("model=encoder_decoder_small", "objective=prefix_lm", "tokenizer=char", "training.max_steps=600")
     metrics = workspace.train(*recipe, "trainer=cpu").metrics
-    assert metrics["val/loss_nats"] < 2.15
-    assert metrics["val/shuffled_prefix_loss_nats"] - metrics["val/loss_nats"] >= 0.008
+    assert metrics["val/loss_nats"] < 2.25
+    assert metrics["val/shuffled_prefix_loss_nats"] - metrics["val/loss_nats"] >= 0.02
