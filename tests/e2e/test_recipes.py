@@ -28,8 +28,8 @@ def test_the_encoder_guesses_hidden_letters_better_than_their_frequencies_do(wor
 
 
 def test_the_encoder_decoder_makes_use_of_the_verses_before(workspace: Workspace) -> None:
-    """Worth some 0.05 nats of 2.1 after 600 steps: a few letters on, the model's own text says as much, so the mean over
-    16 of them is small. It grows with training, and `test_families.py` has a text whose prefixes say more."""
+    """Worth some 0.05 nats of 2.1 after 600 steps: a few letters on, the model's own text says as much, so the mean
+    over 16 of them is small. It grows with training, and `test_families.py` has a text whose prefixes say more."""
     recipe = ("model=encoder_decoder_small", "objective=prefix_lm", "tokenizer=char", "training.max_steps=600")
     metrics = workspace.train(*recipe, "trainer=cpu").metrics
     assert metrics["val/loss_nats"] < 2.25
