@@ -12,6 +12,7 @@ from folio.cli import one_line_errors, prepared_data
 from folio.config import RunConfig, check_against_data
 from folio.data.prepare import PreparedData
 from folio.errors import FolioError
+from folio.generation.prompts import last_position
 from folio.runs import find_checkpoint
 
 
@@ -71,12 +72,13 @@ def main(
 
 def with_context(trained: Any, context_length: int) -> RunConfig:
     """The run's config with windows of another length. Raises: FolioError where the model cannot read them."""
-    config, longest = trained.config, trained.config.model.context_length
+    config = trained.config
     if config.model.family != "decoder":
         raise FolioError(f"--context-length={context_length}: this is for a decoder; RUN is an {config.model.family}")
     if context_length < 1:
         raise FolioError(f"--context-length={context_length} must be 1 or more")
-    if config.positional_encoding.name == "learned" and context_length > longest:
+    longest = last_position(trained.model.config)
+    if longest is not None and context_length > longest:
         raise FolioError(
             f"--context-length={context_length}: learned positions end at the {longest} that the model was trained "
             f"with; use at most {longest}, or train with another positional_encoding"

@@ -4,6 +4,7 @@ import codecs
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -45,6 +46,11 @@ class LosslessTokenizer(ABC):
         return Unknown()
 
     def newline_ids(self) -> np.ndarray:
+        return self._newline_ids
+
+    @cached_property
+    def _newline_ids(self) -> np.ndarray:
+        # Once: training asks for both splits, and the way through a large vocabulary takes some tenths of a second.
         return np.array([token for token in range(self.vocab_size) if b"\n" in self.decode_bytes([token])], np.int64)
 
 

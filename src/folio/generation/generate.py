@@ -47,8 +47,8 @@ def generate(
     """
     prefixes = [None] * len(prompts) if prefixes is None else prefixes
     assert len(prompts) == len(prefixes) == len(seeds)
+    longest = longest_sequence(model)
     for prompt, prefix in zip(prompts, prefixes, strict=True):
-        longest = longest_sequence(model)
         check_request(model.config, tokenizer, prompt, prefix, stop=stop, window=window, longest=longest)
     if isinstance(model, Encoder):
         return [

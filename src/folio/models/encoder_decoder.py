@@ -7,7 +7,7 @@ from folio.models.attention import AttentionMap, Source, View, causal_view
 from folio.models.cache import KeyValueCache
 from folio.models.encoder import prepare_two_sided
 from folio.models.initialization import initialize
-from folio.models.transformer import CountsParameters, Transformer, output_layer, positions_after
+from folio.models.transformer import CountsParameters, Transformer, output_layer, places_after
 from folio.models.transformer_config import TransformerConfig
 
 
@@ -92,9 +92,7 @@ class EncoderDecoder(CountsParameters):
         n_before = cache.n_keys - n_states if cache is not None and is_continued else 0
         n_tokens = n_before + n_new
         self.decoder.check_length(n_tokens)
-        positions = positions_after(n_before, n_new, n_padding, device)
-        key_positions = positions_after(0, n_tokens, n_padding, device)
-        key_mask = None if n_padding is None else torch.arange(n_tokens, device=device) >= n_padding[:, None]
+        positions, key_positions, key_mask = places_after(n_before, n_new, n_padding, device)
         hidden = self.decoder.embed(tokens, positions)
         if n_states:
             key_positions, key_mask = self._behind_states(source, key_positions, key_mask, tokens.size(0))

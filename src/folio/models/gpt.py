@@ -1,12 +1,11 @@
 """GPT-2's decoder, readable from top to bottom: this file, transformer.py, blocks.py, attention.py."""
 
-import torch
 from torch import Tensor
 
 from folio.models.attention import AttentionMap, View, causal_view
 from folio.models.cache import KeyValueCache
 from folio.models.initialization import initialize
-from folio.models.transformer import Transformer, output_layer, positions_after
+from folio.models.transformer import Transformer, output_layer, places_after
 from folio.models.transformer_config import TransformerConfig
 
 
@@ -51,11 +50,7 @@ class GPT(Transformer):
         """Embeddings (B, T, D), and who sees whom."""
         n_before, n_new = cache.n_keys if cache else 0, tokens.size(1)
         self.check_length(n_before + n_new)
-        positions = positions_after(n_before, n_new, n_padding, tokens.device)
-        key_positions = positions_after(0, n_before + n_new, n_padding, tokens.device)
-        key_mask = None
-        if n_padding is not None:
-            key_mask = torch.arange(n_before + n_new, device=tokens.device) >= n_padding[:, None]
+        positions, key_positions, key_mask = places_after(n_before, n_new, n_padding, tokens.device)
         view = causal_view(
             n_new,
             n_before + n_new,

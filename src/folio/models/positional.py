@@ -123,7 +123,6 @@ class ALiBiPositions(PositionalEncoding):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
-        # Kept on the CPU's numbers rather than on the meta device, where a model is counted without memory.
         self.register_buffer("slopes", torch.tensor(alibi_slopes(config.n_heads)), persistent=False)
 
     def bias(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """What the families are made of: embeddings, positions, blocks, a norm."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -90,7 +92,21 @@ def output_layer(config: TransformerConfig, token_embedding: nn.Embedding) -> nn
     return output
 
 
-def positions_after(n_before: int, n_new: int, n_padding: Tensor | None, device: torch.device) -> Tensor:
-    """Of new tokens that follow n_before others: (T,), or (B, T) where row b begins with n_padding[b] of padding."""
-    positions = torch.arange(n_before, n_before + n_new, device=device)
-    return positions if n_padding is None else (positions - n_padding[:, None]).clamp(min=0)
+class Places(NamedTuple):
+    """Where new tokens stand, and what they may attend to: themselves and the tokens before them."""
+
+    positions: Tensor
+    """Of the new tokens, (T,); (B, T) where rows begin with padding."""
+    key_positions: Tensor
+    """Of all tokens, (S,) or (B, S)."""
+    key_mask: Tensor | None
+    """(B, S) bool, False for padding; None where there is none."""
+
+
+def places_after(n_before: int, n_new: int, n_padding: Tensor | None, device: torch.device) -> Places:
+    """Of n_new tokens that follow n_before others, where row b begins with n_padding[b] tokens of padding."""
+    columns = torch.arange(n_before + n_new, device=device)
+    if n_padding is None:
+        return Places(columns[n_before:], columns, None)
+    positions = (columns - n_padding[:, None]).clamp(min=0)
+    return Places(positions[:, n_before:], positions, columns >= n_padding[:, None])
