@@ -428,3 +428,10 @@ def test_others_may_read_what_is_written(folder: Path) -> None:
     ordinary.touch()
     modes = {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
     assert modes == {stat.S_IMODE(ordinary.stat().st_mode)}
+
+
+def test_a_folder_may_be_named_by_a_string(tmp_path: Path) -> None:
+    model = GPT(GPTConfig(vocab_size=11, context_length=4, n_layers=1, n_heads=1, d_model=4))
+    save_gpt2(model, str(tmp_path / "mine"))
+    tokens = torch.tensor([[1, 2, 3]])
+    assert torch.equal(load_gpt2(str(tmp_path / "mine"))(tokens), model(tokens))

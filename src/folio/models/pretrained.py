@@ -1,7 +1,7 @@
 """GPT-2's weights from Hugging Face's folders into our GPT, and back.
 
-    model = load_gpt2(Path("gpt2"))     # what GPT2LMHeadModel.save_pretrained wrote, or the files of the hub
-    save_gpt2(model, Path("mine"))      # what GPT2LMHeadModel.from_pretrained loads
+    model = load_gpt2("gpt2")     # what GPT2LMHeadModel.save_pretrained wrote, or the files of the hub
+    save_gpt2(model, "mine")      # what GPT2LMHeadModel.from_pretrained loads
 
 Both compute the same logits there and here. `folio.models.gpt2_format` knows the names and shapes.
 """
@@ -34,7 +34,7 @@ from folio.models.gpt2_format import (
 from folio.models.transformer_config import TransformerConfig
 
 
-def load_gpt2(folder: Path, *, context_length: int | None = None, dropout: float = 0.0) -> GPT:
+def load_gpt2(folder: str | Path, *, context_length: int | None = None, dropout: float = 0.0) -> GPT:
     """The GPT-2 in a folder, in float32 on the CPU, in training mode like any new model.
 
     A context_length below the folder's n_positions keeps the first positions. Everything is checked before a weight
@@ -42,6 +42,7 @@ def load_gpt2(folder: Path, *, context_length: int | None = None, dropout: float
 
     Raises: GPT2FormatError naming file, tensor and remedy.
     """
+    folder = Path(folder)
     theirs = read_gpt2_config(folder)
     config = replace(theirs, context_length=context_length or theirs.context_length, dropout=dropout)
     if config.context_length > theirs.context_length:
@@ -106,7 +107,7 @@ def _read_file(file: Path) -> dict[str, Tensor]:
     return {str(name): tensor for name, tensor in tensors.items()}
 
 
-def save_gpt2(model: GPT, folder: Path, *, overwrite: bool = False) -> None:
+def save_gpt2(model: GPT, folder: str | Path, *, overwrite: bool = False) -> None:
     """Write config.json and model.safetensors; biases that the model lacks are zeros, which is the same function.
 
     The folder appears whole or not at all. With overwrite, an existing one gets both files anew and keeps the rest;
@@ -114,6 +115,7 @@ def save_gpt2(model: GPT, folder: Path, *, overwrite: bool = False) -> None:
 
     Raises: GPT2FormatError where GPT-2's format cannot hold the model, or the folder is not empty; OSError.
     """
+    folder = Path(folder)
     values = gpt2_config_json(model.config)
     check_target(folder, overwrite)
     folder = folder.absolute()
