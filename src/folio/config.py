@@ -144,7 +144,9 @@ class MuonConfig(Section):
 
     name: Literal["muon"]
     learning_rate: Positive
-    """Of both halves: Muon's updates are scaled to the size of AdamW's."""
+    """Of Muon, whose updates are scaled to the size of AdamW's."""
+    adamw_learning_rate: Positive | None
+    """Of AdamW, at the same point of the schedule; the same as Muon's when null."""
     momentum: Fraction
     nesterov: bool
     weight_decay: NonNegative
@@ -164,6 +166,17 @@ class CosineScheduleConfig(Section):
     warmup_steps: Annotated[int, Field(ge=0)]
     min_learning_rate: NonNegative | None
     """Where the cosine ends, at training.max_steps; a tenth of optimizer.learning_rate when null."""
+
+
+class WSDScheduleConfig(Section):
+    """Warm-up, stable, decay: constant between the two, so only the last part knows where the run ends."""
+
+    name: Literal["wsd"]
+    warmup_steps: Annotated[int, Field(ge=0)]
+    decay_share: Annotated[float, Field(gt=0.0, le=1.0)]
+    """Of training.max_steps: the last ones, over which the rate falls linearly."""
+    min_learning_rate: NonNegative
+    """Where the decay ends, at training.max_steps."""
 
 
 class NoamScheduleConfig(Section):
@@ -254,7 +267,10 @@ class RunConfig(Section):
     positional_encoding: PositionalEncodingConfig
     objective: Annotated[ObjectiveConfig, Field(discriminator="name")]
     optimizer: Annotated[AdamConfig | SGDConfig | MuonConfig, Field(discriminator="name")]
-    schedule: Annotated[ConstantScheduleConfig | CosineScheduleConfig | NoamScheduleConfig, Field(discriminator="name")]
+    schedule: Annotated[
+        ConstantScheduleConfig | CosineScheduleConfig | WSDScheduleConfig | NoamScheduleConfig,
+        Field(discriminator="name"),
+    ]
     training: TrainingConfig
     trainer: TrainerConfig
     logger: LoggerConfig
@@ -303,18 +319,7 @@ def check_alone(config: RunConfig) -> None:
             f"training.batch_size={training.batch_size} must be a multiple of "
             f"training.micro_batch_size={training.micro_batch_size}; try {_largest_divisor(training)}"
         )
-    schedule, learning_rate = config.schedule, config.optimizer.learning_rate
-    if isinstance(schedule, CosineScheduleConfig):
-        if (schedule.min_learning_rate or 0.0) > learning_rate:
-            raise ConfigError(
-                f"schedule.min_learning_rate={schedule.min_learning_rate} must not be above "
-                f"optimizer.learning_rate={learning_rate}; null makes it a tenth of that"
-            )
-        if schedule.warmup_steps >= training.max_steps:
-            raise ConfigError(
-                f"schedule.warmup_steps={schedule.warmup_steps} must be below "
-                f"training.max_steps={training.max_steps}, or the cosine never begins; lower it"
-            )
+    _check_schedule(config)
     if config.trainer.devices > 1:
         raise ConfigError(
             f"trainer.devices={config.trainer.devices}: this version trains on one device; use trainer.devices=1"
@@ -327,6 +332,30 @@ def check_alone(config: RunConfig) -> None:
         )
     config.transformer_config(vocab_size=config.model.vocab_size or 1)
     _check_objective(config)
+
+
+def _check_schedule(config: RunConfig) -> None:
+    """Raises: ConfigError where a rate would fall below where it ends, or never come to its peak."""
+    schedule, learning_rate, max_steps = config.schedule, config.optimizer.learning_rate, config.training.max_steps
+    if not isinstance(schedule, CosineScheduleConfig | WSDScheduleConfig):
+        return
+    if (schedule.min_learning_rate or 0.0) > learning_rate:
+        raise ConfigError(
+            f"schedule.min_learning_rate={schedule.min_learning_rate} must not be above "
+            f"optimizer.learning_rate={learning_rate}; lower it"
+        )
+    if isinstance(schedule, WSDScheduleConfig):
+        n_before_decay = int(max_steps * (1.0 - schedule.decay_share))
+        if schedule.warmup_steps > n_before_decay:
+            raise ConfigError(
+                f"schedule.warmup_steps={schedule.warmup_steps} must be at most the {n_before_decay} steps that "
+                f"schedule.decay_share={schedule.decay_share} of training.max_steps={max_steps} leaves; lower one"
+            )
+    elif schedule.warmup_steps >= max_steps:
+        raise ConfigError(
+            f"schedule.warmup_steps={schedule.warmup_steps} must be below training.max_steps={max_steps}, "
+            "or the cosine never begins; lower it"
+        )
 
 
 def _check_objective(config: RunConfig) -> None:

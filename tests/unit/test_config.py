@@ -340,9 +340,11 @@ def test_a_number_out_of_its_range_is_refused(key: str, data: st.DataObject) -> 
 
 
 NOAM = {"name": "noam", "warmup_steps": 5, "scale": 1.0}
+WSD = {"name": "wsd", "warmup_steps": 5, "decay_share": 0.4, "min_learning_rate": 0.0}
 MUON = {
     "name": "muon",
     "learning_rate": 0.01,
+    "adamw_learning_rate": None,
     "momentum": 0.95,
     "nesterov": True,
     "weight_decay": 0.1,
@@ -359,7 +361,12 @@ MUON = {
         ("schedule", NOAM, "scale", -1.0),
         ("schedule", NOAM, "scale", float("inf")),
         ("schedule", NOAM, "min_learning_rate", None),
+        ("schedule", WSD, "warmup_steps", -1),
+        ("schedule", WSD, "decay_share", 0.0),
+        ("schedule", WSD, "decay_share", 1.1),
+        ("schedule", WSD, "min_learning_rate", None),
         ("optimizer", MUON, "learning_rate", 0.0),
+        ("optimizer", MUON, "adamw_learning_rate", 0.0),
         ("optimizer", MUON, "momentum", 1.0),
         ("optimizer", MUON, "weight_decay", -0.1),
         ("optimizer", MUON, "betas", [0.9]),
@@ -367,7 +374,7 @@ MUON = {
         ("optimizer", MUON, "ns_steps", 5),
     ],
 )
-def test_noam_and_muon_refuse_what_they_cannot_use(
+def test_schedules_and_muon_refuse_what_they_cannot_use(
     section: str, values: dict[str, Any], key: str, value: object
 ) -> None:
     config_of({section: values})
@@ -456,6 +463,8 @@ def test_a_run_name_is_no_path(name: str) -> None:
             ("schedule.min_learning_rate=0.02", "optimizer.learning_rate=0.01"),
         ),
         ({"schedule.warmup_steps": 20}, ("schedule.warmup_steps=20", "training.max_steps=20")),
+        ({"schedule": {**WSD, "warmup_steps": 13}}, ("schedule.warmup_steps=13", "at most the 12 steps")),
+        ({"schedule": {**WSD, "min_learning_rate": 0.02}}, ("schedule.min_learning_rate=0.02", "lower it")),
         ({"trainer.devices": 2}, ("trainer.devices=2", "trainer.devices=1")),
         ({"data.name": "text_file"}, ("data.path=null", "data=text_file")),
         ({"data.path": "my.txt"}, ("data.path=my.txt", "data=tiny_shakespeare")),

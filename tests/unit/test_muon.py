@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from folio.config import MuonConfig
 from folio.models import GPT, GPTConfig
 from folio.training.muon import MuonWithAdamW, block_matrices
-from folio.training.optimizers import build_optimizer
+from folio.training.optimizers import build_optimizer, set_learning_rate
 
 LEARNING_RATE, DECAY, BETAS, EPS, MOMENTUM = 0.05, 0.3, (0.8, 0.95), 1e-3, 0.9
 TINY = GPTConfig(vocab_size=13, context_length=8, n_layers=2, n_heads=2, d_model=6)
 CONFIG = MuonConfig(
     name="muon",
     learning_rate=LEARNING_RATE,
+    adamw_learning_rate=None,
     momentum=MOMENTUM,
     nesterov=True,
     weight_decay=DECAY,
@@ -155,6 +156,14 @@ def test_the_rate_that_training_sets_reaches_every_parameter(loaded: bool) -> No
         group["lr"] = 0.0
     train(model, optimizer, range(1, 2))
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+def test_the_two_halves_may_have_rates_of_their_own_at_every_point_of_the_schedule() -> None:
+    config = CONFIG.model_copy(update={"adamw_learning_rate": 4 * LEARNING_RATE})
+    optimizer = build_optimizer(model_of(0), config, fused=False)
+    optimizer.load_state_dict(optimizer.state_dict())
+    set_learning_rate(optimizer, 0.01)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 0.04, 0.04])
 
 
 def test_a_closure_is_called_once_with_gradients_on_and_before_the_update() -> None:

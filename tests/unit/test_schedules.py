@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from folio.config import ConstantScheduleConfig, CosineScheduleConfig, NoamScheduleConfig
+from folio.config import ConstantScheduleConfig, CosineScheduleConfig, NoamScheduleConfig, WSDScheduleConfig
 from folio.training.schedules import learning_rate
 
 PEAK, MAX_STEPS, D_MODEL = 1e-3, 14, 128
@@ -37,6 +37,23 @@ def test_constant_stays_at_the_peak_after_its_warmup() -> None:
     rates = [learning_rate(step, schedule, PEAK, MAX_STEPS, D_MODEL) for step in range(20)]
     assert rates[:3] == pytest.approx([2.5e-4, 5e-4, 7.5e-4])
     assert rates[3:] == [PEAK] * 17
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [
+        (0, 2e-4),  # 1/5 of the peak
+        (4, 1e-3),
+        (8, 1e-3),  # 20 - 0.6 x 20: the last step at the peak
+        (14, 5.5e-4),  # half way: (1e-3 + 1e-4) / 2
+        (19, 1.75e-4),  # 1e-4 + 9e-4 / 12
+        (20, 1e-4),
+        (1000, 1e-4),
+    ],
+)
+def test_warmup_stable_decay_has_the_rates_computed_by_hand(step: int, rate: float) -> None:
+    schedule = WSDScheduleConfig(name="wsd", warmup_steps=4, decay_share=0.6, min_learning_rate=1e-4)
+    assert learning_rate(step, schedule, PEAK, 20, D_MODEL) == pytest.approx(rate, rel=1e-7)
 
 
 @given(

@@ -14,7 +14,7 @@ from folio.models.blocks import Block
 from folio.training import checkpoint as checkpoints
 from folio.training.evaluation import SHUFFLED_PREFIX, Metrics, metrics_from, token_sums
 from folio.training.objectives import batch_loss
-from folio.training.optimizers import build_optimizer
+from folio.training.optimizers import build_optimizer, set_learning_rate
 from folio.training.schedules import learning_rate
 
 
@@ -73,8 +73,7 @@ class LanguageModel(L.LightningModule):
         return build_optimizer(self.model, self.config.optimizer, self.fused_optimizer)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        for group in optimizer.param_groups:
-            group["lr"] = self.learning_rate
+        set_learning_rate(optimizer, self.learning_rate)
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         """Clip here rather than by Lightning's option, to keep the norm and to allow fused optimizers."""

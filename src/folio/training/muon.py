@@ -29,7 +29,7 @@ def block_matrices(model: nn.Module) -> list[nn.Parameter]:
 class MuonWithAdamW(torch.optim.Optimizer):
     """One optimizer, with one step and one state, whose first group is Muon's and whose other groups are AdamW's.
 
-    All groups take the same learning rate, since Muon's update is scaled to the root mean square of AdamW's
+    Both halves do well at the same learning rate, since Muon's update is scaled to the root mean square of AdamW's
     (Liu et al. 2025, section 2.2). `fused` is for AdamW; Muon has no such kernel.
 
     Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".

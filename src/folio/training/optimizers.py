@@ -11,11 +11,24 @@ from folio.training.muon import MuonWithAdamW, block_matrices
 OptimizerConfig = AdamConfig | SGDConfig | MuonConfig
 
 
+RATE_FACTOR = "rate_factor"
+"""Key of a parameter group: what its learning rate is of the one that the schedule gives; 1 where it is not there."""
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give each group of parameters its part of the schedule's rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get(RATE_FACTOR, 1.0)
+
+
 def build_optimizer(model: nn.Module, config: OptimizerConfig, fused: bool) -> torch.optim.Optimizer:
     """The optimizer that the config names. `fused` updates all parameters in one pass: faster, the same rule."""
     if isinstance(config, MuonConfig):
         matrices = block_matrices(model)
         others = decay_groups(model, config.weight_decay, left_out=set(matrices))
+        if config.adamw_learning_rate is not None:
+            for group in others:
+                group[RATE_FACTOR] = config.adamw_learning_rate / config.learning_rate
         return MuonWithAdamW(matrices, others, config, fused)
     groups = decay_groups(model, config.weight_decay)
     if isinstance(config, SGDConfig):

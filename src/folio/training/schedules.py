@@ -2,9 +2,15 @@
 
 import math
 
-from folio.config import ConstantScheduleConfig, CosineScheduleConfig, NoamScheduleConfig, RunConfig
+from folio.config import (
+    ConstantScheduleConfig,
+    CosineScheduleConfig,
+    NoamScheduleConfig,
+    RunConfig,
+    WSDScheduleConfig,
+)
 
-ScheduleConfig = ConstantScheduleConfig | CosineScheduleConfig | NoamScheduleConfig
+ScheduleConfig = ConstantScheduleConfig | CosineScheduleConfig | WSDScheduleConfig | NoamScheduleConfig
 
 
 def learning_rate(step: int, schedule: ScheduleConfig, peak: float, max_steps: int, d_model: int) -> float:
@@ -15,6 +21,9 @@ def learning_rate(step: int, schedule: ScheduleConfig, peak: float, max_steps: i
         return warmup(step, schedule.warmup_steps, peak)
     if isinstance(schedule, ConstantScheduleConfig):
         return peak
+    if isinstance(schedule, WSDScheduleConfig):
+        left = (max_steps - step) / (schedule.decay_share * max_steps)
+        return decay(min(max(left, 0.0), 1.0), peak, schedule.min_learning_rate)
     progress = (step - schedule.warmup_steps) / (max_steps - schedule.warmup_steps)
     lowest = peak / 10 if schedule.min_learning_rate is None else schedule.min_learning_rate
     return cosine(min(progress, 1.0), peak, lowest)
@@ -28,6 +37,11 @@ def warmup(step: int, warmup_steps: int, peak: float) -> float:
 def cosine(progress: float, peak: float, lowest: float) -> float:
     """Half a cosine from peak (progress 0) to lowest (progress 1). Source: Loshchilov and Hutter 2017, eq. 5."""
     return lowest + (peak - lowest) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def decay(left: float, peak: float, lowest: float) -> float:
+    """A line from peak (left 1) to lowest (left 0). Source: Hu et al. 2024 (MiniCPM), section 4."""
+    return lowest + (peak - lowest) * left
 
 
 def noam(step: int, warmup_steps: int, scale: float, d_model: int) -> float:
