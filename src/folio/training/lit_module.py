@@ -64,6 +64,11 @@ class LanguageModel(L.LightningModule):
         if self._rng_state is not None:
             checkpoints.set_rng_state(self._rng_state)
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Lightning would keep the gradients of the step before until this one's forward pass is over.
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self.zero_grad()
+
     def training_step(self, batch: Batch) -> Tensor:
         loss, accuracy = batch_loss(self.model, batch)
         self.train_means.add(loss * batch.weight, accuracy * batch.weight)

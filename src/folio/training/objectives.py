@@ -74,15 +74,21 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             gradient.scatter_add_(1, chunk_targets[:, None], torch.full_like(normalizer, -1.0 / n_rows))
             torch.mm(gradient, weight, out=hidden_gradient[rows])
             weight_gradient.addmm_(gradient.T, chunk_hidden)
-        ctx.save_for_backward(hidden_gradient, weight_gradient)
+        ctx.gradients = hidden_gradient, weight_gradient
         accuracy = correct.mean()
         ctx.mark_non_differentiable(accuracy)
         return losses.mean(), accuracy
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
-        hidden_gradient, weight_gradient = ctx.saved_tensors
-        return hidden_gradient * gradient, weight_gradient * gradient, None
+        # Handed over, not saved: autograd then adds to them in place, where it would make a copy as large as the weight.
+        if ctx.gradients is None:
+            raise RuntimeError("the chunked loss can be differentiated once only")
+        (hidden_gradient, weight_gradient), ctx.gradients = ctx.gradients, None
+        if gradient != 1.0:
+            hidden_gradient.mul_(gradient)
+            weight_gradient.mul_(gradient)
+        return hidden_gradient, weight_gradient, None
 
 
 def score_(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
