@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from folio.cli import check_same_text, load_config, one_line_errors, prepared_data, resumed_config, sweep_folder
 from folio.config import check_against_data, settle_vocabulary
 from folio.runs import find_run, new_run_folder
+from folio.startup import lasting_imports
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -24,12 +25,13 @@ def main(cfg: DictConfig) -> float | None:
     config = settle_vocabulary(config, data.tokenizer.vocab_size)
     check_against_data(config, data.train.info.n_tokens, data.val.info.n_tokens)
 
-    from folio.training.devices import resolve_device
+    with lasting_imports():
+        from folio.training.devices import resolve_device
 
-    device = resolve_device(config.trainer)
-    folder = resumed or sweep_folder() or new_run_folder(Path(config.paths.output_dir), config.run_name)
+        device = resolve_device(config.trainer)  # before Lightning is imported: there may be no such device
+        folder = resumed or sweep_folder() or new_run_folder(Path(config.paths.output_dir), config.run_name)
 
-    from folio.training.run import run
+        from folio.training.run import run
 
     return run(config, data, device, folder, resumed=resumed is not None)
 

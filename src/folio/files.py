@@ -7,19 +7,23 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+UNFINISHED = ".tmp"
 
 
-def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Put `data` at `path` so that a reader, or a crash at any moment, sees the old file or the new one.
+@contextmanager
+def atomic_writer(path: Path) -> Iterator[BinaryIO]:
+    """A file to write what `path` is to hold; a reader, or a crash at any moment, sees the old file or the new one.
 
     The temporary file lies in the same folder because a rename is atomic only within one file system.
 
-    Raises: OSError (disk full, no permission); the temporary file is then removed.
+    Raises: OSError (disk full, no permission). After any error `path` is what it was, and nothing lies beside it.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{UNFINISHED}")
     try:
         with open(temporary, "xb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -27,6 +31,18 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _flush_folder(path.parent)
+
+
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
+    """Put `data` at `path`, by `atomic_writer`."""
+    with atomic_writer(path) as file:
+        file.write(data)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a process that was killed has left half-written. For a folder in which nobody is writing."""
+    for path in folder.glob(f".*{UNFINISHED}"):
+        path.unlink(missing_ok=True)
 
 
 def _flush_folder(folder: Path) -> None:

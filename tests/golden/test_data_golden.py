@@ -79,13 +79,13 @@ def test_known_ids(assets_dir: Path) -> None:
         "p50k_edit": [31373, 995],
         "cl100k_base": [15339, 1917],
     }
-    built = {name: build_tokenizer(TokenizerChoice(name), "", "", assets_dir) for name in ENCODINGS}
+    built = {name: build_tokenizer(TokenizerChoice(name), [], [], assets_dir) for name in ENCODINGS}
     got = {name: tokenizer.encode("hello world").tolist() for name, tokenizer in built.items()}
     assert got == expected
 
 
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_vocabulary_sizes_are_tiktokens(name: str, assets_dir: Path) -> None:
-    tokenizer = build_tokenizer(TokenizerChoice(name), "", "", assets_dir)
+    tokenizer = build_tokenizer(TokenizerChoice(name), [], [], assets_dir)
     assert tokenizer._encoding.n_vocab == tokenizer.vocab_size
     assert load_tokenizer(tokenizer.state()).vocab_size == tokenizer.vocab_size

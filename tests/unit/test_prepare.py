@@ -2,19 +2,22 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from folio import files
 from folio.data import prepare as module
-from folio.data.prepare import PreparedData, check_text_file, prepare
-from folio.data.tokenizers import TokenizerChoice
+from folio.data import text_file as texts
+from folio.data.char_tokenizer import CharTokenizer
+from folio.data.prepare import PreparedData, prepare
+from folio.data.tokenizers import TOKENIZERS, Tokenizer, TokenizerChoice
 from folio.errors import FolioError
 
 TEXT = "The quality of mercy is not strain'd,\r\nIt droppeth as the gentle rain from heaven.\n" * 20
@@ -252,58 +255,67 @@ def test_importing_the_preparation_leaves_torch_out() -> None:
     assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 0
 
 
-def test_a_text_in_order_passes_the_check(text_file: Path) -> None:
-    check_text_file(text_file)
-
-
-def test_a_path_that_is_not_given_is_asked_for() -> None:
-    with pytest.raises(FolioError, match=r"data\.path is not set"):
-        check_text_file(None)
-
-
-def test_what_is_not_a_readable_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FolioError, match="does not exist"):
-        check_text_file(tmp_path / "nothing.txt")
-    with pytest.raises(FolioError, match="not a regular file"):
-        check_text_file(tmp_path)
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(FolioError, match="not a regular file"):
-        check_text_file(tmp_path / "pipe")
-
-
-@pytest.mark.parametrize(
-    ("content", "fault"),
-    [
-        (b"", "is empty"),
-        (b"abc\0def", "NUL byte at byte offset 3"),
-        ("text".encode("utf-16"), "NUL byte"),
-        ("na\N{LATIN SMALL LETTER I WITH DIAERESIS}ve".encode("latin-1"), "byte offset 2 "),
-        (b"x" * 99 + "\N{ROSE}".encode()[:-1], "byte offset 99 "),
-        ("\N{ROSE}".encode() * 5 + b"\x80", "byte offset 20 "),
-    ],
-)
-def test_what_is_not_utf8_text_is_refused_with_the_place(
-    content: bytes, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_text_in_pieces_becomes_the_tokens_of_the_whole(
+    name: str, tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CHUNK_BYTES", 7)
-    (tmp_path / "bad.txt").write_bytes(content)
-    with pytest.raises(FolioError, match=fault) as caught:
-        check_text_file(tmp_path / "bad.txt")
-    assert "\n" not in str(caught.value)
+    text = TEXT + "\N{ROSE}né,  15\t(O!)\n\n\n  " * 99 + "中文。\n好\n" * 50
+    (tmp_path / "long.txt").write_bytes(text.encode())
+    monkeypatch.setattr(texts, "CHUNK_BYTES", 101)
+    data = Preparation(tmp_path / "long.txt", name, data_dir)()
+    cut = int(0.9 * len(text))
+    for file, part in ((data.train, text[:cut]), (data.val, text[cut:])):
+        assert file.tokens.tolist() == data.tokenizer.encode(part).tolist()
+        assert file.info.n_bytes == len(part.encode())
+        unknown = data.tokenizer.unknown(part)
+        assert file.info.n_unknown == unknown.n_tokens
+        assert file.info.spelling_bits == pytest.approx(unknown.spelling_bits)
 
 
-@given(content=st.binary(min_size=1), chunk_bytes=st.integers(1, 9))
-def test_the_place_is_the_one_that_python_names(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes, chunk_bytes: int
+def test_the_speed_is_said_at_the_end(mercy: Preparation) -> None:
+    mercy()
+    assert re.search(r": 0\.0 MB in [0-9.]+ s, [0-9.]+ MB/s$", mercy.said[-1])
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError, MemoryError])
+def test_what_stops_in_the_middle_of_a_text_leaves_no_half_file(
+    stop: type[BaseException], mercy: Preparation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path_factory.mktemp("text") / "any.txt"
-    path.write_bytes(content.replace(b"\0", b"0"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "CHUNK_BYTES", chunk_bytes)
-        try:
-            path.read_bytes().decode("utf-8")
-        except UnicodeDecodeError as error:
-            with pytest.raises(FolioError, match=f"byte offset {error.start} "):
-                check_text_file(path)
-        else:
-            check_text_file(path)
+    def stopping(tokenizer: CharTokenizer, text: str) -> np.ndarray:
+        if text.startswith("rain"):
+            raise stop
+        return encode(tokenizer, text)
+
+    encode = CharTokenizer.encode
+    monkeypatch.setattr(texts, "CHUNK_BYTES", TEXT.index("rain"))
+    with monkeypatch.context() as patch:
+        patch.setattr(CharTokenizer, "encode", stopping)
+        with pytest.raises(FolioError if stop is OSError else stop):
+            mercy()
+    (folder,) = mercy.arguments[3].glob("text_file/*/char")
+    assert {path.name for path in folder.iterdir()} == {".prepared.lock", "tokenizer.json"}
+    data = mercy()
+    assert data.tokenizer.decode(data.train.tokens.tolist()) == TEXT[: int(0.9 * len(TEXT))]
+
+
+def test_what_a_killed_process_left_is_removed(mercy: Preparation) -> None:
+    folder = mercy().folder
+    (folder / "val.json").unlink()
+    (folder / ".val.bin.0123.tmp").write_bytes(b"half")
+    mercy()
+    assert {path.name for path in folder.glob(".*")} == {".prepared.lock"}
+
+
+def test_a_text_that_changes_while_it_is_prepared_is_refused(
+    mercy: Preparation, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def changing(choice: TokenizerChoice, *others: Any) -> Tokenizer:
+        tokenizer = build_tokenizer(choice, *others)
+        text_file.write_bytes(TEXT.upper().encode())
+        return tokenizer
+
+    build_tokenizer = module.build_tokenizer
+    monkeypatch.setattr(module, "build_tokenizer", changing)
+    monkeypatch.setattr(mercy, "arguments", ("text_file", text_file, TokenizerChoice("byte"), mercy.arguments[3]))
+    with pytest.raises(FolioError, match="changed while it was prepared"):
+        mercy()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from folio import files
 from folio.data import token_file
 from folio.data.token_file import MappedTokens, TokenFile, TokenFileError, TokenFileInfo, write_token_file
+from folio.data.tokenizer_base import Unknown
 from folio.errors import FolioError
 
 
@@ -23,12 +24,11 @@ def write(path: Path, tokens: Any, vocab_size: int = 100, **changes: Any) -> Tok
         "tokenizer": "char",
         "tokenizer_fingerprint": "f" * 64,
         "split": "train",
-        "n_unknown": 1,
         "n_bytes": 3,
-        "spelling_bits": 6.0,
         "source_sha256": "0" * 64,
     }
-    return write_token_file(path, np.asarray(tokens), vocab_size=vocab_size, **(fields | changes))
+    pieces = [(np.asarray(tokens), Unknown(1, 6.0))]
+    return write_token_file(path, pieces, vocab_size=vocab_size, **(fields | changes))
 
 
 @pytest.fixture

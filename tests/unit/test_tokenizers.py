@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from folio.data import tokenizers
@@ -28,6 +28,7 @@ from folio.data.tokenizers import (
     state_from_json,
     state_to_json,
 )
+from folio.data.word_tokenizer import WordTokenizer
 from folio.errors import FolioError
 
 TEXT = "O Romeo, Romeo!\r\n\tWherefore art thou 15 \N{ROSE} naïve?   <|endoftext|>"
@@ -35,12 +36,12 @@ TEXT = "O Romeo, Romeo!\r\n\tWherefore art thou 15 \N{ROSE} naïve?   <|endoftex
 
 @pytest.fixture(scope="session", params=TOKENIZERS)
 def tokenizer(request: pytest.FixtureRequest, assets_dir: Path) -> Tokenizer:
-    return build_tokenizer(TokenizerChoice(request.param), TEXT, "", assets_dir)
+    return build_tokenizer(TokenizerChoice(request.param), [TEXT], [], assets_dir)
 
 
 @pytest.fixture(scope="session")
 def cl100k(assets_dir: Path) -> Tokenizer:
-    return build_tokenizer(TokenizerChoice("cl100k_base"), "", "", assets_dir)
+    return build_tokenizer(TokenizerChoice("cl100k_base"), [], [], assets_dir)
 
 
 def test_text_comes_back_from_its_ids(tokenizer: Tokenizer) -> None:
@@ -53,6 +54,57 @@ def test_text_comes_back_from_its_ids(tokenizer: Tokenizer) -> None:
     assert tokenizer.unknown(TEXT) == Unknown(n_tokens=0, spelling_bits=0.0)
 
 
+# What patterns tell apart: white space of all kinds, also what Python alone calls so; letters, among them those of
+# contractions and one that becomes an s; digits, signs, marks, and characters beyond 16 bits.
+TROUBLE = (
+    " \n\r\t\v\x1c\x85\N{NO-BREAK SPACE}\N{LINE SEPARATOR}\N{IDEOGRAPHIC SPACE}"
+    "'\N{RIGHT SINGLE QUOTATION MARK}sSlLrevmtdé中\N{LATIN SMALL LETTER LONG S}ǅ15२Ⅷ½!.,;(-_"
+    "\N{COMBINING ACUTE ACCENT}\N{ZERO WIDTH JOINER}\N{ROSE}"
+)
+
+
+def test_ids_of_the_parts_are_ids_of_the_whole_wherever_a_text_may_be_cut(assets_dir: Path) -> None:
+    fixed = [build_tokenizer(TokenizerChoice(name), [], [], assets_dir) for name in VOCAB_SIZES]
+
+    @settings(max_examples=400)
+    @given(text=st.text(st.sampled_from(TROUBLE), max_size=24), max_vocab_size=st.none() | st.integers(4, 20))
+    def parts_are_the_whole(text: str, max_vocab_size: int | None) -> None:
+        word = WordTokenizer.of_text(text[: len(text) // 2], max_vocab_size)
+        for tokenizer in (*fixed, CharTokenizer("".join(sorted({*text, "a"}))), word):
+            whole, unknown = tokenizer.encode(text).tolist(), tokenizer.unknown(text)
+            for end in range(len(text) + 1):
+                # What is seen of the text must be enough, whatever follows.
+                cut = tokenizer.last_cut(text[:end])
+                parts = text[:cut], text[cut:]
+                before, behind = (tokenizer.encode(part).tolist() for part in parts)
+                assert before + behind == whole, (tokenizer.name, parts)
+                added = tokenizer.unknown(parts[0]) + tokenizer.unknown(parts[1])
+                assert added.n_tokens == unknown.n_tokens
+                assert added.spelling_bits == pytest.approx(unknown.spelling_bits)
+
+    parts_are_the_whole()
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("To be, or not", ("To be, or", " not")),
+        ("中文。\n好", ("中文。\n", "好")),
+        ("To\nbe", ("To\n", "be")),
+        ("To  be", ("To", "  be")),
+        ("To\n\nbe", ("", "To\n\nbe")),
+        ("To\n", ("", "To\n")),
+        (" To", ("", " To")),
+        ("To be" + "x" * 10_000, ("To", " be" + "x" * 10_000)),
+    ],
+)
+def test_a_text_is_cut_as_late_as_the_patterns_of_byte_pairs_allow(
+    text: str, parts: tuple[str, str], cl100k: Tokenizer
+) -> None:
+    cut = cl100k.last_cut(text)
+    assert (text[:cut], text[cut:]) == parts
+
+
 def test_nothing_is_no_ids_and_no_text(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode("").shape == (0,)
     assert tokenizer.decode([]) == ""
@@ -60,7 +112,7 @@ def test_nothing_is_no_ids_and_no_text(tokenizer: Tokenizer) -> None:
 
 @pytest.mark.parametrize("name", VOCAB_SIZES)
 def test_any_unicode_comes_back_from_an_encoding_of_bytes(name: str, assets_dir: Path) -> None:
-    tokenizer = build_tokenizer(TokenizerChoice(name), "", "", assets_dir)
+    tokenizer = build_tokenizer(TokenizerChoice(name), [], [], assets_dir)
 
     @given(st.text())
     def round_trip(text: str) -> None:
@@ -77,20 +129,20 @@ def test_any_unicode_comes_back_from_its_own_characters(text: str) -> None:
 
 
 def test_characters_are_numbered_in_the_order_of_their_code_points(assets_dir: Path) -> None:
-    tokenizer = build_tokenizer(TokenizerChoice("char"), "cabbage", "", assets_dir)
+    tokenizer = build_tokenizer(TokenizerChoice("char"), ["cabbage"], [], assets_dir)
     assert tokenizer.vocab_size == 5
     assert tokenizer.encode("abceg").tolist() == [0, 1, 2, 3, 4]
 
 
 def test_characters_without_an_id_are_named_with_their_first_place(assets_dir: Path) -> None:
-    tokenizer = build_tokenizer(TokenizerChoice("char"), "abc", "", assets_dir)
+    tokenizer = build_tokenizer(TokenizerChoice("char"), ["abc"], [], assets_dir)
     with pytest.raises(FolioError, match=r"'é' \(U\+00E9\) at position 2, '\\n' \(U\+000A\) at position 4") as caught:
         tokenizer.encode("abéé\nc")
     assert "\n" not in str(caught.value)
 
 
 def test_characters_are_those_of_both_splits(assets_dir: Path) -> None:
-    assert build_tokenizer(TokenizerChoice("char"), "ca", "ba", assets_dir).state()["characters"] == "abc"
+    assert build_tokenizer(TokenizerChoice("char"), ["ca"], ["ba"], assets_dir).state()["characters"] == "abc"
 
 
 def test_bytes_are_their_own_ids() -> None:
@@ -130,7 +182,7 @@ def test_ids_that_hold_a_line_feed_are_listed(tokenizer: Tokenizer) -> None:
 
 def test_bytes_characters_and_words_have_one_line_feed_and_byte_pairs_many(assets_dir: Path) -> None:
     counts = {
-        name: len(build_tokenizer(TokenizerChoice(name), TEXT, "", assets_dir).newline_ids())
+        name: len(build_tokenizer(TokenizerChoice(name), [TEXT], [], assets_dir).newline_ids())
         for name in ("byte", "char", "word", "gpt2")
     }
     assert counts == {"byte": 1, "char": 1, "word": 1, "gpt2": sum(b"\n" in token for token in gpt2_tokens(assets_dir))}
@@ -179,7 +231,7 @@ def test_an_id_outside_the_vocabulary_is_refused(tokenizer: Tokenizer, wrong: in
 
 
 def test_text_that_tiktoken_cannot_split_is_an_error_and_no_panic(assets_dir: Path) -> None:
-    tokenizer = build_tokenizer(TokenizerChoice("gpt2"), "", "", assets_dir)
+    tokenizer = build_tokenizer(TokenizerChoice("gpt2"), [], [], assets_dir)
     with pytest.raises(FolioError, match="run of hundreds of thousands of spaces"):
         tokenizer.encode(" " * 1_000_000 + "a")
 
@@ -211,7 +263,7 @@ def test_the_environment_is_left_as_it_was(
     monkeypatch.delenv("TIKTOKEN_CACHE_DIR", raising=False)
     if before is not None:
         monkeypatch.setenv("TIKTOKEN_CACHE_DIR", before)
-    build_tokenizer(TokenizerChoice("gpt2"), "", "", assets_dir).encode("a")
+    build_tokenizer(TokenizerChoice("gpt2"), [], [], assets_dir).encode("a")
     assert os.environ.get("TIKTOKEN_CACHE_DIR") == before
 
 
@@ -266,4 +318,4 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
 
 def test_characters_of_an_empty_text_are_refused(assets_dir: Path) -> None:
     with pytest.raises(FolioError, match="at least one"):
-        build_tokenizer(TokenizerChoice("char"), "", "", assets_dir)
+        build_tokenizer(TokenizerChoice("char"), [], [], assets_dir)

@@ -4,9 +4,9 @@ A prepared folder holds `train.bin`, `val.bin`, their sidecars, and `tokenizer.j
 all of these are whole and were made from the same text with the same tokenizer.
 """
 
-import codecs
 import hashlib
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +14,9 @@ from pathlib import Path
 
 from folio.data import tiny_shakespeare
 from folio.data.assets import fetch
+from folio.data.encoding import encode_all
+from folio.data.progress import progress
+from folio.data.text_file import before_white_space, check_text_file, pieces, split_text
 from folio.data.token_file import TokenFile, TokenFileError, write_token_file
 from folio.data.tokenizers import (
     Tokenizer,
@@ -24,11 +27,9 @@ from folio.data.tokenizers import (
     state_to_json,
 )
 from folio.errors import FolioError
-from folio.files import exclusive_lock, sha256_of, write_atomically
+from folio.files import exclusive_lock, remove_unfinished, sha256_of, write_atomically
 
 SOURCES = ("tiny_shakespeare", "text_file")
-TRAIN_FRACTION = 0.9
-CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def prepare(
 
     `source` is one of SOURCES; `path` is the text of `text_file`. Whether something has to be done, and why,
     goes to `say`, a line at a time. Several processes may call this at once: one works, the others wait.
-    The text is held in memory while it is prepared, several times its size.
+    The text is read in pieces, which as many threads encode as there are processors.
 
     Raises: FolioError for an unknown source, an unusable text, a file that cannot be had or written.
     """
@@ -67,56 +68,6 @@ def prepare(
         raise FolioError(
             f"paths.data_dir={data_dir} cannot be used: {error}; free space there, mend its permissions, "
             "or choose another folder"
-        ) from error
-
-
-def check_text_file(path: Path | None) -> None:
-    """Whether `path` can be a corpus: an existing, readable, non-empty file of UTF-8 text without NUL bytes.
-
-    Memory does not grow with the file.
-
-    Raises: FolioError that names the rule and, for wrong bytes, where they are.
-    """
-    if path is None:
-        raise FolioError("data.path is not set, but data=text_file needs it; give data.path=<a text file>")
-    try:
-        # Not opened before it is known to be a regular file: opening a pipe would wait for ever.
-        if not path.exists():
-            raise FolioError(f"data.path={path} does not exist; give the path of a UTF-8 text file")
-        if not path.is_file():
-            raise FolioError(f"data.path={path} is not a regular file; give the path of a UTF-8 text file")
-        _check_text_bytes(path)
-    except OSError as error:
-        raise FolioError(
-            f"data.path={path} cannot be read: {error.strerror}; mend its permissions, or give another file"
-        ) from error
-
-
-def _check_text_bytes(path: Path) -> None:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    offset = 0
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            if (nul := chunk.find(b"\0")) >= 0:
-                raise FolioError(
-                    f"data.path={path} holds a NUL byte at byte offset {offset + nul}, so it is not "
-                    "UTF-8 text; convert it, from UTF-16 for instance with iconv -f UTF-16 -t UTF-8"
-                )
-            _decode(decoder, chunk, offset, path)
-            offset += len(chunk)
-    if offset == 0:
-        raise FolioError(f"data.path={path} is empty; give a file with text in it")
-    _decode(decoder, b"", offset, path, final=True)
-
-
-def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, offset: int, path: Path, final: bool = False) -> None:
-    n_pending = len(decoder.getstate()[0])
-    try:
-        decoder.decode(chunk, final)
-    except UnicodeDecodeError as error:
-        raise FolioError(
-            f"data.path={path} is not valid UTF-8 at byte offset {offset - n_pending + error.start} "
-            f"({error.reason}); convert it, for instance with iconv -f WINDOWS-1252 -t UTF-8"
         ) from error
 
 
@@ -177,16 +128,25 @@ def _prepare_locked(
             return _open(folder, _source_sha256(path), tokenizer)
         except _NotReusableError as reason:
             say(f"Preparing {folder}" if is_new else f"Preparing {folder} again: {reason}")
-        data = (fetch(tiny_shakespeare.ASSET, assets_dir) if path is None else path).read_bytes()
-        _write(data, tokenizer, folder, assets_dir)
-        prepared = _open(folder, hashlib.sha256(data).hexdigest(), tokenizer)
-    _report(prepared, say)
+        remove_unfinished(folder)
+        text = fetch(tiny_shakespeare.ASSET, assets_dir) if path is None else path
+        started = time.perf_counter()
+        source_sha256 = _write(text, tokenizer, folder, assets_dir, say)
+        elapsed_s = time.perf_counter() - started
+        if sha256_of(text) != source_sha256:
+            raise FolioError(f"data.path={text} was changed while it was prepared; start again once it is whole")
+        prepared = _open(folder, source_sha256, tokenizer)
+    _report(prepared, elapsed_s, say)
     return prepared
 
 
-def _report(prepared: PreparedData, say: Callable[[str], None]) -> None:
+def _report(prepared: PreparedData, elapsed_s: float, say: Callable[[str], None]) -> None:
     train, val = prepared.train.info, prepared.val.info
-    say(f"Prepared {train.n_tokens:,} training and {val.n_tokens:,} validation tokens in {prepared.folder}")
+    megabytes = (train.n_bytes + val.n_bytes) / 1e6
+    say(
+        f"Prepared {train.n_tokens:,} training and {val.n_tokens:,} validation tokens in {prepared.folder}: "
+        f"{megabytes:.1f} MB in {elapsed_s:.1f} s, {megabytes / elapsed_s:.1f} MB/s"
+    )
     if train.n_unknown or val.n_unknown:
         say(
             f"{train.tokenizer}: {train.vocab_size:,} symbols; unknown are {100 * train.share_unknown:.1f} % of the "
@@ -194,31 +154,25 @@ def _report(prepared: PreparedData, say: Callable[[str], None]) -> None:
         )
 
 
-def _write(data: bytes, choice: TokenizerChoice, folder: Path, assets_dir: Path) -> None:
-    """Encode both splits and write them.
-
-    Bytes are decoded as they are: CRLF stays CRLF, and a byte order mark stays a character of the text.
-    """
-    text = data.decode("utf-8")
-    cut = int(TRAIN_FRACTION * len(text))
-    splits = {"train": text[:cut], "val": text[cut:]}
-    for split, part in splits.items():
-        if not part:
-            raise FolioError(f"the {split} split of a {len(text)} character text is empty; use a longer text")
-    tokenizer = build_tokenizer(choice, splits["train"], splits["val"], assets_dir)
+def _write(text: Path, choice: TokenizerChoice, folder: Path, assets_dir: Path, say: Callable[[str], None]) -> str:
+    """Encode both splits and write them. Memory does not grow with the text. Returns: the sha256 of what was read."""
+    splits, source_sha256 = split_text(text)
+    n_bytes = sum(split.n_bytes for split in splits.values())
+    with progress("Learning", n_bytes, say) as count:
+        train, val = (pieces(split.read(count), before_white_space) for split in splits.values())
+        tokenizer = build_tokenizer(choice, train, val, assets_dir)
     state = state_to_json(tokenizer.state())
     write_atomically(folder / "tokenizer.json", state)
-    for split, part in splits.items():
-        unknown = tokenizer.unknown(part)
-        write_token_file(
-            folder / f"{split}.bin",
-            tokenizer.encode(part),
-            vocab_size=tokenizer.vocab_size,
-            tokenizer=tokenizer.name,
-            tokenizer_fingerprint=_fingerprint(state),
-            split=split,
-            n_unknown=unknown.n_tokens,
-            n_bytes=len(part.encode("utf-8")),
-            spelling_bits=unknown.spelling_bits,
-            source_sha256=hashlib.sha256(data).hexdigest(),
-        )
+    with progress("Encoding", n_bytes, say) as count:
+        for name, split in splits.items():
+            write_token_file(
+                folder / f"{name}.bin",
+                encode_all(tokenizer, pieces(split.read(count), tokenizer.last_cut)),
+                vocab_size=tokenizer.vocab_size,
+                tokenizer=tokenizer.name,
+                tokenizer_fingerprint=_fingerprint(state),
+                split=name,
+                n_bytes=split.n_bytes,
+                source_sha256=source_sha256,
+            )
+    return source_sha256

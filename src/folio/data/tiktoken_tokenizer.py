@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,11 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from folio.data.rank_files import ENCODINGS
+from folio.data.text_file import last_end
 from folio.data.tokenizer_base import LosslessTokenizer, checked_ids, utf8_of
 from folio.errors import FolioError
 
 if TYPE_CHECKING:
     import tiktoken
+
+
+CUT = re.compile(r"(?<=\S)(?:(?= )|\n(?=\S))")
 
 
 class TiktokenTokenizer(LosslessTokenizer):
@@ -59,6 +64,25 @@ class TiktokenTokenizer(LosslessTokenizer):
                 f"tokenizer {self.name} cannot split the text ({error}); look for a run of hundreds of "
                 "thousands of spaces and shorten it, or use tokenizer=char"
             ) from error
+
+    def last_cut(self, text: str) -> int:
+        r"""In front of a space that follows something visible, or behind a newline between two visible characters.
+
+        tiktoken first splits a text by a pattern from left to right, and then each match by itself; so it is enough
+        that a match ends at the cut, and that those before it are the same when the text ends there.
+
+        In front of the space: no alternative of the patterns has a space anywhere but at its beginning or within
+        white space alone, so one ends there. What looks ahead, `\s++$` and `\s+(?!\S)`, looks from white space
+        alone, and that does not reach the cut: before it stands something visible. All else takes as much as it
+        can, and stops at the space as it does at the end.
+
+        Behind the newline: it is either the last of a run of signs, as cl100k_base has it, or a match of its own,
+        by `\s` or `\s*[\r\n]` in the whole and by `\s++$` in the part. A longer run of white space would not
+        do: as the end of a text it is one match, and in front of a word it is two.
+
+        Python calls everything white space that the patterns do, and a few control characters besides.
+        """
+        return last_end(CUT, text)
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
         checked: list[int] = checked_ids(ids, self.vocab_size, self.name).tolist()

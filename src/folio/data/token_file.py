@@ -8,14 +8,16 @@ import hashlib
 import json
 import math
 import mmap
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
+from folio.data.tokenizer_base import Unknown
 from folio.errors import FolioError
-from folio.files import sha256_of, write_atomically
+from folio.files import atomic_writer, sha256_of, write_atomically
 
 FORMAT = 2
 LARGEST_UINT16_VOCABULARY = 2**16
@@ -121,30 +123,37 @@ def sidecar_path(path: Path) -> Path:
 
 def write_token_file(
     path: Path,
-    tokens: np.ndarray,
+    pieces: Iterable[tuple[np.ndarray, Unknown]],
     *,
     vocab_size: int,
     tokenizer: str,
     tokenizer_fingerprint: str,
     split: str,
-    n_unknown: int,
     n_bytes: int,
-    spelling_bits: float,
     source_sha256: str,
 ) -> TokenFileInfo:
-    """Write `tokens`, shape (N,) integers, and then the sidecar, which makes the pair valid.
+    """Write tokens as they come, and then the sidecar, which makes the pair valid.
+
+    Of each piece its tokens, shape (N,) integers, and what is unknown in them.
 
     Raises: FolioError if there are no tokens or an id lies outside the vocabulary; OSError from the disk.
     """
-    if tokens.size == 0:
-        raise FolioError(f"the {split} split holds no tokens; the text is too short, use a longer one")
-    if tokens.min() < 0 or tokens.max() >= vocab_size:
-        raise FolioError(
-            f"token ids {tokens.min()} to {tokens.max()} of the {split} split do not fit "
-            f"vocab_size={vocab_size}; give the vocabulary size of the tokenizer that made them ({tokenizer})"
-        )
     dtype = token_dtype(vocab_size)
-    data = np.ascontiguousarray(tokens, dtype=dtype).data.cast("B")
+    n_tokens, unknown, digest = 0, Unknown(), hashlib.sha256()
+    with atomic_writer(path) as file:
+        for tokens, unknown_here in pieces:
+            if tokens.size and (tokens.min() < 0 or tokens.max() >= vocab_size):
+                raise FolioError(
+                    f"token ids {tokens.min()} to {tokens.max()} of the {split} split do not fit "
+                    f"vocab_size={vocab_size}; give the vocabulary size of the tokenizer that made them ({tokenizer})"
+                )
+            data = np.ascontiguousarray(tokens, dtype=dtype).tobytes()
+            file.write(data)
+            digest.update(data)
+            n_tokens += tokens.size
+            unknown += unknown_here
+        if n_tokens == 0:
+            raise FolioError(f"the {split} split holds no tokens; the text is too short, use a longer one")
     info = TokenFileInfo(
         format=FORMAT,
         dtype=dtype,
@@ -152,14 +161,13 @@ def write_token_file(
         tokenizer=tokenizer,
         tokenizer_fingerprint=tokenizer_fingerprint,
         split=split,
-        n_tokens=tokens.size,
-        n_unknown=n_unknown,
+        n_tokens=n_tokens,
+        n_unknown=unknown.n_tokens,
         n_bytes=n_bytes,
-        spelling_bits=spelling_bits,
+        spelling_bits=unknown.spelling_bits,
         source_sha256=source_sha256,
-        tokens_sha256=hashlib.sha256(data).hexdigest(),
+        tokens_sha256=digest.hexdigest(),
     )
-    write_atomically(path, data)
     write_atomically(sidecar_path(path), (json.dumps(asdict(info), indent=2) + "\n").encode())
     return info
 

@@ -18,6 +18,9 @@ class Unknown:
     n_tokens: int = 0
     spelling_bits: float = 0.0
 
+    def __add__(self, other: "Unknown") -> "Unknown":
+        return Unknown(self.n_tokens + other.n_tokens, self.spelling_bits + other.spelling_bits)
+
 
 class LosslessTokenizer(ABC):
     """A tokenizer each of whose ids stands for bytes, which joined are the UTF-8 of the text."""
@@ -44,6 +47,9 @@ class LosslessTokenizer(ABC):
 
     def unknown(self, text: str) -> Unknown:
         return Unknown()
+
+    def last_cut(self, text: str) -> int:
+        return len(text)  # an id for each byte or character, whatever stands beside it
 
     def newline_ids(self) -> np.ndarray:
         return self._newline_ids

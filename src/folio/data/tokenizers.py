@@ -9,6 +9,7 @@ import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -62,6 +63,14 @@ class Tokenizer(Protocol):
         """What `encode` leaves out of this text: nothing, but for tokenizers with an id for the unknown."""
         ...
 
+    def last_cut(self, text: str) -> int:
+        """The last place where `text` can be cut, whatever may follow it; 0 if there is none.
+
+        The ids of what lies before the place, and then those of what lies behind it, are the ids of the whole; what
+        is unknown in them adds up to what is unknown in the whole.
+        """
+        ...
+
     def newline_ids(self) -> np.ndarray:
         """The ids whose text contains a line feed: (N,) int64, ascending."""
         ...
@@ -94,17 +103,17 @@ class TokenizerChoice:
         return tokenizer.name == self.name and fits
 
 
-def build_tokenizer(choice: TokenizerChoice, train: str, val: str, assets_dir: Path) -> Tokenizer:
-    """The tokenizer for a text in two splits.
+def build_tokenizer(choice: TokenizerChoice, train: Iterable[str], val: Iterable[str], assets_dir: Path) -> Tokenizer:
+    """The tokenizer for a text in two splits, each in pieces that cut no word; not all tokenizers look at them.
 
     `word` learns from the training split alone; `char` takes the characters of both, as nanoGPT does.
 
     Raises: FolioError for an empty text with `char`, or a rank file that cannot be had.
     """
     if choice.name == CHAR:
-        return CharTokenizer("".join(sorted({*train, *val})))
+        return CharTokenizer("".join(sorted(set[str]().union(*chain(train, val)))))
     if choice.name == WORD:
-        return WordTokenizer.of_text(train, choice.max_vocab_size)
+        return WordTokenizer.of_pieces(train, choice.max_vocab_size)
     if choice.name == BYTE:
         return ByteTokenizer()
     return TiktokenTokenizer(choice.name, fetch(ENCODINGS[choice.name].rank_file, assets_dir).read_bytes())

@@ -7,8 +7,10 @@ the vocabulary lacks.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,9 @@ UNIT = re.compile(r"\w+(?:['’]\w+)*|[^\w\s\ud800-\udfff]|\s")  # noqa: RUF001 
 TOUCH_BOTH = frozenset("-–—/'’\"")  # noqa: RUF001
 TOUCH_LEFT = frozenset(",.;:!?…%)]}»”") | TOUCH_BOTH
 TOUCH_RIGHT = frozenset("([{«“‘") | TOUCH_BOTH  # noqa: RUF001
+
+APOSTROPHES = frozenset("'’")  # noqa: RUF001
+"""The only signs that can be inside a word."""
 
 END = 256
 """The symbol after the bytes of a unit that is spelled out."""
@@ -54,11 +59,15 @@ class WordTokenizer:
     @classmethod
     def of_text(cls, text: str, max_vocab_size: int | None) -> "WordTokenizer":
         """The units of `text` by falling frequency, at most so many that no more than max_vocab_size ids arise."""
-        units = sorted({match[0] for match in UNIT.finditer(text)} - {SPECIAL_TEXTS[SPACE]})
-        counts = np.bincount(cls(units).encode(text), minlength=len(SPECIAL_TEXTS) + len(units))[len(SPECIAL_TEXTS) :]
-        order = np.argsort(-counts, kind="stable")  # equally frequent ones stay in alphabetical order
-        n_units = len(units) if max_vocab_size is None else max_vocab_size - len(SPECIAL_TEXTS)
-        return cls([units[index] for index in order[:n_units]])
+        return cls.of_pieces([text], max_vocab_size)
+
+    @classmethod
+    def of_pieces(cls, pieces: Iterable[str], max_vocab_size: int | None) -> "WordTokenizer":
+        """`of_text` of a text in pieces that cut no unit, of which one is held at a time."""
+        counts = Counter(chain.from_iterable(map(UNIT.findall, pieces)))
+        del counts[SPECIAL_TEXTS[SPACE]]
+        units = sorted(counts, key=lambda unit: (-counts[unit], unit))
+        return cls(units if max_vocab_size is None else units[: max_vocab_size - len(SPECIAL_TEXTS)])
 
     @property
     def vocab_size(self) -> int:
@@ -108,6 +117,20 @@ class WordTokenizer:
         counts[END] += len(units)
         bits: np.ndarray = np.log2(counts.sum()) - np.log2(counts)
         return bits
+
+    def last_cut(self, text: str) -> int:
+        """In front of a sign, or of white space other than a space, before which the rule wants no space.
+
+        It must be one that the vocabulary has: the unknown leave a space like words. Such a character is a unit of
+        its own, so no unit reaches over the cut. No JOIN stands before it in the whole, and none in the parts. A
+        SPACE before it has an id in the whole, because it is against the rule, and in the part, because it is last.
+        """
+        return max((0, *(text.rfind(sign, 1) for sign in self._signs_to_cut_at)))
+
+    @cached_property
+    def _signs_to_cut_at(self) -> list[str]:
+        texts = enumerate(self._texts[len(SPECIAL_TEXTS) :], len(SPECIAL_TEXTS))
+        return [text for token, text in texts if not self._space_before[token] and text not in APOSTROPHES]
 
     def newline_ids(self) -> np.ndarray:
         return np.array([token for token, text in enumerate(self._texts) if "\n" in text], dtype=np.int64)

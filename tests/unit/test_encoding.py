@@ -1,0 +1,62 @@
+"""Pieces are encoded side by side and come out in their order."""
+
+import threading
+from operator import length_hint
+
+import numpy as np
+import pytest
+
+from folio.data import encoding as module
+from folio.data.byte_tokenizer import ByteTokenizer
+from folio.data.encoding import encode_all, processors
+from folio.data.tokenizer_base import Unknown
+
+
+@pytest.fixture(autouse=True)
+def two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "processors", lambda: 2)
+
+
+class Meeting(ByteTokenizer):
+    """Encodes a piece only while another is encoded, and the first of each two last."""
+
+    def __init__(self) -> None:
+        self.both, self.second_done = threading.Barrier(2, timeout=60), threading.Event()
+
+    def encode(self, text: str) -> np.ndarray:
+        if text:
+            self.both.wait()
+        if text == "first":
+            assert self.second_done.wait(timeout=60)
+        elif text == "second":
+            self.second_done.set()
+        return super().encode(text)
+
+
+def test_pieces_are_encoded_at_the_same_time_and_keep_their_order() -> None:
+    texts = [ids.tobytes().decode() for ids, _ in encode_all(Meeting(), ["first", "second"])]
+    assert texts == ["first", "second"]
+
+
+def test_each_piece_comes_with_what_is_unknown_in_it() -> None:
+    ((ids, unknown),) = encode_all(ByteTokenizer(), ["ab"])
+    assert (ids.tolist(), unknown) == ([97, 98], Unknown())
+    assert list(encode_all(ByteTokenizer(), [])) == []
+
+
+def test_no_more_pieces_are_read_than_are_in_work() -> None:
+    left = iter(["a"] * 100)
+    for n_given, _ in enumerate(encode_all(ByteTokenizer(), left), 1):
+        n_read = 100 - length_hint(left)
+        assert n_given <= n_read < n_given + 2 * module.AHEAD
+
+
+def test_an_error_in_a_piece_is_raised_and_ends_the_threads() -> None:
+    before = threading.active_count()
+    with pytest.raises(ValueError, match="surrogate"):
+        list(encode_all(ByteTokenizer(), ["a", "\udc80", "b"]))
+    assert threading.active_count() == before
+
+
+def test_there_is_a_processor() -> None:
+    assert processors() >= 1

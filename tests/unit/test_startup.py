@@ -1,0 +1,63 @@
+"""A start is quick because the garbage collector does not watch the imports, and does not stay off."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+PROGRAM = """
+import gc, sys
+from types import ModuleType
+from folio.startup import lasting_imports
+"""
+
+
+def output_of(code: str) -> list[str]:
+    """In a fresh Python: this one has imported torch long ago."""
+    result = subprocess.run([sys.executable, "-c", PROGRAM + code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split()
+
+
+@pytest.mark.parametrize("ending", ["pass", "raise ValueError"])
+def test_collection_rests_during_the_imports_and_goes_on_after_them(ending: str) -> None:
+    code = f"""
+try:
+    with lasting_imports():
+        print(gc.isenabled())
+        {ending}
+except ValueError:
+    print("raised")
+print(gc.isenabled(), gc.get_freeze_count() > 0)
+"""
+    raised = ["raised"] if "raise" in ending else []
+    assert output_of(code) == ["False", *raised, "True", "True"]
+
+
+def test_a_later_job_of_a_sweep_keeps_what_is_to_be_collected() -> None:
+    code = """
+sys.modules["torch"] = ModuleType("torch")
+with lasting_imports():
+    print(gc.isenabled())
+print(gc.isenabled(), gc.get_freeze_count())
+"""
+    assert output_of(code) == ["True", "True", "0"]
+
+
+def test_a_collector_that_was_off_stays_off() -> None:
+    assert output_of("gc.disable()\nwith lasting_imports():\n    pass\nprint(gc.isenabled())") == ["False"]
+
+
+def test_training_imports_torch_and_lightning_in_this_way_alone() -> None:
+    tree = ast.parse((ROOT / "train.py").read_text())
+    (block,) = (node for node in ast.walk(tree) if isinstance(node, ast.With))
+    assert ast.unparse(block.items[0]) == "lasting_imports()"
+    inside, everywhere = (
+        {node.module for node in ast.walk(part) if isinstance(node, ast.ImportFrom) and "training" in str(node.module)}
+        for part in (block, tree)
+    )
+    assert inside == everywhere == {"folio.training.devices", "folio.training.run"}

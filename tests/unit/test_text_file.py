@@ -1,0 +1,133 @@
+"""A text is checked, split and read in pieces as if it had been read at once."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from folio.data import text_file as module
+from folio.data.text_file import before_white_space, check_text_file, pieces, split_text
+from folio.errors import FolioError
+
+
+def test_a_text_in_order_passes_the_check(tmp_path: Path) -> None:
+    (tmp_path / "mercy.txt").write_text("The quality of mercy is not strain'd.")
+    check_text_file(tmp_path / "mercy.txt")
+
+
+def test_a_path_that_is_not_given_is_asked_for() -> None:
+    with pytest.raises(FolioError, match=r"data\.path is not set"):
+        check_text_file(None)
+
+
+def test_what_is_not_a_readable_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FolioError, match="does not exist"):
+        check_text_file(tmp_path / "nothing.txt")
+    with pytest.raises(FolioError, match="not a regular file"):
+        check_text_file(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FolioError, match="not a regular file"):
+        check_text_file(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"", "is empty"),
+        (b"abc\0def", "NUL byte at byte offset 3"),
+        ("text".encode("utf-16"), "NUL byte"),
+        ("na\N{LATIN SMALL LETTER I WITH DIAERESIS}ve".encode("latin-1"), "byte offset 2 "),
+        (b"x" * 99 + "\N{ROSE}".encode()[:-1], "byte offset 99 "),
+        ("\N{ROSE}".encode() * 5 + b"\x80", "byte offset 20 "),
+    ],
+)
+def test_what_is_not_utf8_text_is_refused_with_the_place(
+    content: bytes, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK_BYTES", 7)
+    (tmp_path / "bad.txt").write_bytes(content)
+    with pytest.raises(FolioError, match=fault) as caught:
+        check_text_file(tmp_path / "bad.txt")
+    assert "\n" not in str(caught.value)
+
+
+@given(content=st.binary(min_size=1), chunk_bytes=st.integers(1, 9))
+def test_the_place_is_the_one_that_python_names(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, chunk_bytes: int
+) -> None:
+    path = tmp_path_factory.mktemp("text") / "any.txt"
+    path.write_bytes(content.replace(b"\0", b"0"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CHUNK_BYTES", chunk_bytes)
+        try:
+            path.read_bytes().decode("utf-8")
+        except UnicodeDecodeError as error:
+            with pytest.raises(FolioError, match=f"byte offset {error.start} "):
+                check_text_file(path)
+        else:
+            check_text_file(path)
+
+
+def ignore(n_bytes: int) -> None:
+    """For `read`, where nobody watches."""
+
+
+@given(text=st.text(st.characters(codec="utf-8"), min_size=2), chunk_bytes=st.integers(1, 9))
+def test_the_splits_are_cut_at_nine_tenths_of_the_characters(
+    tmp_path_factory: pytest.TempPathFactory, text: str, chunk_bytes: int
+) -> None:
+    path = tmp_path_factory.mktemp("text") / "any.txt"
+    path.write_bytes(text.encode())
+    counted: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CHUNK_BYTES", chunk_bytes)
+        splits, sha256 = split_text(path)
+        parts = ["".join(splits[name].read(counted.append)) for name in ("train", "val")]
+    cut = int(0.9 * len(text))
+    assert parts == [text[:cut], text[cut:]]
+    assert sum(counted) == sum(split.n_bytes for split in splits.values()) == len(text.encode())
+    assert sha256 == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_bytes_that_became_wrong_are_named_with_their_place_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"0123456789" * 10)
+    val = split_text(path)[0]["val"]
+    path.write_bytes(b"0123456789" * 9 + b"01234\xff6789")
+    with pytest.raises(FolioError, match="byte offset 95 "):
+        list(val.read(ignore))
+
+
+def test_a_text_that_became_shorter_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"0123456789" * 10)
+    val = split_text(path)[0]["val"]
+    path.write_bytes(b"0123456789" * 9)
+    with pytest.raises(FolioError, match="became shorter"):
+        list(val.read(ignore))
+
+
+@given(st.lists(st.text("ab \n")))
+def test_pieces_are_the_text_and_cut_no_word(chunks: list[str]) -> None:
+    cut = list(pieces(chunks, before_white_space))
+    assert "".join(cut) == "".join(chunks)
+    assert all(piece[0].isspace() for piece in cut[1:])
+
+
+def test_a_piece_is_given_as_soon_as_it_can_be_cut() -> None:
+    def chunks() -> Iterator[str]:
+        yield from ("To be", " or", " not")
+        pytest.fail("a piece was held back")
+
+    assert list(islice(pieces(chunks(), before_white_space), 2)) == ["To", " be"]
+
+
+@pytest.mark.parametrize("length", [0, 1, 1023, 1024, 1025, 10_000])
+def test_a_cut_is_found_however_far_from_the_end(length: int) -> None:
+    assert before_white_space("a b" + "x" * length) == 1
+    assert before_white_space("ab" + "x" * length) == 0
