@@ -81,7 +81,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
-        # Handed over, not saved: autograd then adds to them in place, where it would make a copy as large as the weight.
+        # Handed over, not saved: autograd then adds to them in place, without a copy as large as the weight.
         if ctx.gradients is None:
             raise RuntimeError("the chunked loss can be differentiated once only")
         (hidden_gradient, weight_gradient), ctx.gradients = ctx.gradients, None
