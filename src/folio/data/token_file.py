@@ -83,7 +83,11 @@ class MappedTokens(np.memmap):
 
 
 def _map_tokens(path: Path, dtype: str) -> MappedTokens:
-    return MappedTokens(path, dtype=dtype, mode="r")
+    tokens = MappedTokens(path, dtype=dtype, mode="r")
+    # Windows lie anywhere. The system would read megabytes around each, which pays only where the whole file stays.
+    if tokens.nbytes > LARGEST_HASHED_BYTES and hasattr(mmap, "MADV_RANDOM"):
+        cast(mmap.mmap, tokens.base).madvise(mmap.MADV_RANDOM)
+    return tokens
 
 
 @dataclass(frozen=True)
