@@ -42,7 +42,7 @@ format: setup ## Format the code and mend what lint can
 tensorboard: setup ## Look at all runs: http://localhost:6006
 	$(BIN)/tensorboard --logdir outputs $(ARGS)
 
-bench: setup ## Speed, measured side by side
+bench: setup ## Speed and memory beside other programs: about ten minutes on two cores
 	$(BIN)/python scripts/benchmark.py $(ARGS)
 
 clean: ## Remove caches; keeps .venv, data and outputs

@@ -1,0 +1,159 @@
+"""The benchmark as a person calls it, and its sides as real processes, with models so small that they take no time."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.image import imread
+from workspace import Workspace
+
+from folio.benchmark.options import Options
+from folio.benchmark.processes import Worker, workers
+from folio.benchmark.protocol import Command, Spec
+from folio.benchmark.results import Report
+from folio.benchmark.sides import choose_peers
+from folio.benchmark.steps import Contest, measure_works
+from folio.benchmark.works import SAME_FUNCTION, WORKS
+from folio.config import RunConfig
+from folio.errors import FolioError
+
+BENCHMARK = "scripts/benchmark.py"
+
+TINY_MODEL = ("model=debug", "tokenizer=char", "data=text_file", "training.batch_size=2", "schedule.warmup_steps=2")
+
+
+@pytest.fixture
+def tiny(compose: Callable[..., RunConfig], workspace: Workspace) -> Callable[..., RunConfig]:
+    """A config of a tiny model on the workspace's text, which says what the sides need to know."""
+
+    def config(*overrides: str) -> RunConfig:
+        text = f"data.path={workspace.folder / 'tiny.txt'}"
+        data_dir = f"paths.data_dir={workspace.folder / 'data'}"
+        composed = compose(*SAME_FUNCTION, *TINY_MODEL, text, data_dir, "model.bias=true", *overrides)
+        n_symbols = len(set((workspace.folder / "tiny.txt").read_text()))
+        return composed.model_copy(update={"model": composed.model.model_copy(update={"vocab_size": n_symbols})})
+
+    return config
+
+
+@pytest.fixture
+def options(tiny: Callable[..., RunConfig]) -> Options:
+    return Options(
+        rounds=2,
+        peers=choose_peers("bare", None),
+        # Sizes of the works are left out: these tests want the processes, not the numbers.
+        compose=lambda overrides: tiny(),
+        threads=1,
+        say=lambda text: None,
+    )
+
+
+@pytest.fixture
+def pair(tiny: Callable[..., RunConfig], options: Options, tmp_path: Path) -> Iterator[list[Worker]]:
+    """Folio and the bare loop, ready."""
+    config = tiny("training.checkpoint_every_steps=4")
+    with workers([options.spec(config, tmp_path, side) for side in ("folio", "bare")]) as sides:
+        yield sides
+
+
+def test_two_sides_take_turns_and_have_the_same_losses(pair: list[Worker], tmp_path: Path) -> None:
+    answers: dict[str, list[dict[str, Any]]] = {"folio": [], "bare": []}
+    for n_steps in (1, 4, 4):
+        for worker in pair:
+            answers[worker.side].append(worker.ask(Command("steps", n_steps)))
+    for ours, theirs, n_steps in zip(answers["folio"], answers["bare"], (1, 4, 4), strict=True):
+        assert len(ours["losses"]) == ours["n_steps"] == n_steps
+        assert ours["losses"] == pytest.approx(theirs["losses"], abs=1e-5)
+        assert ours["elapsed_s"] > sum(ours["checkpoint_s"])
+    # Steps 1, 2-5 and 6-9: a checkpoint at 4 and at 8.
+    assert [len(answer["checkpoint_s"]) for answer in answers["folio"]] == [0, 1, 1]
+    assert (tmp_path / "folio" / "checkpoints" / "last.ckpt").is_file()
+    assert list((tmp_path / "folio" / "tensorboard").iterdir())
+    for worker in pair:
+        assert 0 < worker.facts["rss_before_bytes"] <= worker.ask(Command("memory"))["peak_bytes"]
+    ours, theirs = (worker.ask(Command("validate"))["loss_nats"] for worker in pair)
+    assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def test_a_side_with_other_weights_is_refused(tiny: Callable[..., RunConfig], options: Options, tmp_path: Path) -> None:
+    config = tiny()
+    specs = [options.spec(config, tmp_path, "folio"), options.spec(tiny("seed=2"), tmp_path, "bare", weights=None)]
+    with workers(specs) as sides, pytest.raises(FolioError, match="at step 1 the losses are") as refused:
+        Contest(WORKS["a"], config, sides, options)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_side_that_cannot_begin_says_why_in_one_line(
+    options: Options, tiny: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    (tmp_path / "model.py").write_text("GPT = 1\n")
+    broken = options.spec(tiny("model.activation=gelu"), tmp_path, "nanogpt", weights=None, nanogpt=str(tmp_path))
+    with pytest.raises(FolioError, match=r"the side nanogpt: .*defines no GPTConfig"), workers([broken]):
+        pass
+    (tmp_path / "model.py").write_text("raise RuntimeError('out of order')\n")
+    with pytest.raises(FolioError, match=r"ended with exit code 1: RuntimeError: out of order"), workers([broken]):
+        pass
+
+
+def test_a_measurement_gives_series_and_checks(options: Options) -> None:
+    report = Report({})
+    measure_works([WORKS["b"]], ("step", "memory", "overhead"), options, report)
+    assert [(series.part, series.side, len(series.values)) for series in report.series] == [
+        ("step", "Folio", 2),
+        ("step", "bare loop", 2),
+        ("memory", "Folio", 1),
+        ("memory", "bare loop", 1),
+        ("overhead", "Folio", 4),
+        ("overhead", "bare loop", 4),
+    ]
+    assert "overhead_per_cent" in report.series[-2].facts
+    assert [check["side"] for check in report.checks] == ["folio", "bare"]
+
+
+def test_the_command_prints_tables_and_writes_json_and_pictures(workspace: Workspace) -> None:
+    finished = workspace.run(
+        BENCHMARK,
+        *("step", "data", "--work", "a", "--rounds", "1", "--threads", "1", "--peers", "bare"),
+        *("--output", "numbers.json", "--plots", "plots"),
+        *(word for override in (*TINY_MODEL, "data.path=tiny.txt") for word in ("--set", override)),
+    )
+    assert finished.code == 0, finished.stderr
+    for word in ("matrix product, fp32", "bare loop", "ms a step", "one gather", "of peak", "nats apart at most"):
+        assert word in finished.stdout
+    assert "a: round 1 of 1" in finished.stderr
+    numbers = json.loads((workspace.folder / "numbers.json").read_text())
+    assert numbers["machine"]["threads"] == 1
+    assert {series["part"] for series in numbers["series"]} == {"hardware", "step", "data"}
+    assert imread(workspace.folder / "plots" / "step.png").std() > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["setp"],
+            "part=setp is not one of hardware, step, overhead, memory, data, loss, generation, startup, scaling",
+        ),
+        (["step", "--rounds", "0"], "--rounds=0 must be 1 or more"),
+        (["step", "--threads", "0"], "--threads=0 must be 1 or more"),
+        (["step", "--work", "a,z"], "--work=z is not one of a, b, c, d, e"),
+        (["step", "--nanogpt", "nowhere"], "--nanogpt=nowhere has no model.py"),
+        (["step", "--peers", "minigpt"], "--peers=minigpt is not one of bare, hf, nanogpt"),
+        (["step", "--output", "no/folder/x.json"], "--output=no/folder/x.json cannot be written"),
+        (["step", "--plots", "tiny.txt"], "--plots=tiny.txt is a file"),
+        (["step", "--set", "model.n_layer=3"], "did you mean model.n_layers?"),
+    ],
+)
+def test_bad_input_is_answered_in_one_line_before_torch_is_loaded(
+    arguments: list[str], message: str, workspace: Workspace, forbid_imports: Callable[..., dict[str, str]]
+) -> None:
+    finished = workspace.run(BENCHMARK, *arguments, **forbid_imports("torch", "lightning", "matplotlib"))
+    assert message in finished.error_line()
+
+
+def test_a_spec_survives_the_way_to_its_worker(tmp_path: Path) -> None:
+    spec = Spec(task="train", side="bare", config={"seed": 1}, folder="x", weights=None, threads=2)
+    spec.write(tmp_path / "spec.json")
+    assert Spec.read(tmp_path / "spec.json") == spec
