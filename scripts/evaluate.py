@@ -21,6 +21,10 @@ class Split(StrEnum):
     VAL = "val"
 
 
+class Quantization(StrEnum):
+    INT8 = "int8"
+
+
 @one_line_errors
 def main(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a checkpoint file, or 'latest'.")],
@@ -29,6 +33,9 @@ def main(
     context_length: Annotated[
         int | None,
         typer.Option(help="Tokens in a window, if not as in training; longer ones show what positions bear."),
+    ] = None,
+    quantize: Annotated[
+        Quantization | None, typer.Option(help="Measure the model with rounded weights as well, on the CPU.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
     output_dir: Annotated[Path, typer.Option(help="Where 'latest' looks.")] = Path("outputs"),
@@ -42,6 +49,9 @@ def main(
     path = find_checkpoint(run, output_dir, checkpoint)
 
     # Only now torch, whose import takes seconds.
+    import torch
+
+    from folio.models.quantization import check_int8, quantize_int8
     from folio.training.batches import validation
     from folio.training.checkpoint import load_trained
     from folio.training.devices import resolve_device
@@ -50,6 +60,11 @@ def main(
     trained = load_trained(path, "cpu")
     config = trained.config if context_length is None else with_context(trained, context_length)
     device = resolve_device(config.trainer)
+    if quantize is not None:
+        try:
+            check_int8(trained.model)
+        except ValueError as error:
+            raise FolioError(f"--quantize={quantize}: {error}") from None
     data = data_of(trained, data_dir)
     check_against_data(config, data.train.info.n_tokens, data.val.info.n_tokens)
     file = data.train if split is Split.TRAIN else data.val
@@ -57,13 +72,19 @@ def main(
     with device.autocast():
         model = trained.model.to(device.torch_device)
         metrics = measure(model, validation(config, data, file), device.torch_device)
+    rounded = {}
+    if quantize is not None:
+        rounded = measure(quantize_int8(model.cpu()), validation(config, data, file), torch.device("cpu"))
     if as_json:
-        print(json.dumps({"checkpoint": str(path), "step": trained.step, "split": split.value, **metrics}))
+        report = {"checkpoint": str(path), "step": trained.step, "split": split.value, **metrics}
+        print(json.dumps(report | ({quantize.value: rounded} if quantize else {})))
         return
     print(f"checkpoint       {path}, step {trained.step}")
     print(f"split            {split.value}, {file.info.n_tokens:,} tokens, {time.perf_counter() - started:.1f} s")
     for name, value in in_words(metrics):
         print(f"{name:<16} {value}")
+    for name, value in in_words(rounded):
+        print(f"{f'{quantize} {name}':<21} {value}")
     if split is Split.VAL and trained.val and context_length is None:
         logged = trained.val["loss_nats"]
         difference = abs(metrics["loss_nats"] - logged)

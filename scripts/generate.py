@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -17,9 +18,14 @@ from folio.generation.sampling import Sampling
 from folio.models import TransformerConfig
 from folio.models.transformer_config import Family
 from folio.runs import find_checkpoint
+from folio.startup import lasting_imports
 
 TEXTS_AT_ONCE = 32
 """So that any number of samples fits into memory."""
+
+
+class Quantization(StrEnum):
+    INT8 = "int8"
 
 
 @one_line_errors
@@ -54,6 +60,9 @@ def main(
         ),
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Read all anew for each token: slower.")] = False,
+    quantize: Annotated[
+        Quantization | None, typer.Option(help="Round the weights: a quarter of the memory, and faster on a CPU.")
+    ] = None,
     checkpoint: Annotated[str, typer.Option(help="Which one of a run folder: best, last or step=N.")] = "best",
     output_dir: Annotated[Path, typer.Option(help="Where 'latest' looks.")] = Path("outputs"),
     device: Annotated[str, typer.Option(help="auto, cpu, gpu or mps.")] = "auto",
@@ -76,10 +85,12 @@ def main(
         for start in starts(config.family, prompt, prefix):
             check_request(config, beside, *start, stop=stop or [], window=window, longest=last_position(config))
 
-    # Only now torch, whose import takes seconds.
-    from folio.generation.generate import generate
-    from folio.training.checkpoint import load_trained
-    from folio.training.devices import named_device
+    with lasting_imports():  # only now torch, whose import takes seconds
+        from folio.generation.generate import generate
+        from folio.models.cpu_products import lay_out_by_input
+        from folio.models.quantization import quantize_int8
+        from folio.training.checkpoint import load_trained
+        from folio.training.devices import named_device
 
     trained = load_trained(path, named_device(device))
     if beside is not None and beside.state() != trained.tokenizer.state():
@@ -87,6 +98,13 @@ def main(
             f"{tokenizer_file(path)} is not the tokenizer that {path} was trained with; move it away: the checkpoint "
             "has its own"
         )
+    if quantize is None:
+        lay_out_by_input(trained.model)
+    else:
+        try:
+            quantize_int8(trained.model)
+        except ValueError as error:
+            raise FolioError(f"--quantize={quantize}: {error}") from None
     first_seed = secrets.randbelow(2**31) if seed is None else seed
     tasks = plan(starts(trained.model.config.family, prompt, prefix), num_samples, first_seed)
     for first in range(0, len(tasks), TEXTS_AT_ONCE):

@@ -1,6 +1,7 @@
 """A trained model is measured again and made to write, with nothing but its run folder."""
 
 import json
+import platform
 import re
 import shlex
 import shutil
@@ -145,3 +146,29 @@ def test_text_ends_before_the_stop_string(home: Workspace, finished_run: Run) ->
     whole = home.must(*command).removeprefix("ROMEO:")
     stop = whole[20:22]
     assert home.must(*command, "--stop", stop) == f"ROMEO:{whole[: whole.index(stop)]}\n"
+
+
+def test_a_quantized_model_writes_and_its_loss_is_told_beside_the_models(workspace: Workspace) -> None:
+    run = workspace.train(*TINY, "model.d_model=16", "model.d_ff=32")
+    text = workspace.must(GENERATE, "latest", "--prompt", "ROMEO:", "--max-new-tokens", "12", "--quantize", "int8")
+    assert len(text) == len("ROMEO:") + 12 + len("\n")
+    command = (EVALUATE, "latest", "--quantize", "int8")
+    measured = json.loads(workspace.must(*command, "--json"))
+    assert measured["loss_nats"] == run.metrics["val/loss_nats"]
+    assert measured["int8"]["loss_nats"] != measured["loss_nats"]
+    assert measured["int8"]["loss_nats"] == pytest.approx(measured["loss_nats"], abs=0.02)
+    assert f"int8 bits per byte    {measured['int8']['bits_per_byte']:.4f}\n" in workspace.must(*command)
+
+
+def test_a_model_that_int8_cannot_say_is_refused(home: Workspace, finished_run: Run) -> None:
+    for script in (GENERATE, EVALUATE):
+        line = home.run(script, str(finished_run.folder), "--quantize", "int8").error_line()
+        assert "--quantize=int8: int8 weights need layers whose inputs are a multiple of 16" in line
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="other CPUs have kernels of their own")
+def test_a_cpu_that_is_slower_with_rounded_weights_is_told_so(home: Workspace, finished_run: Run) -> None:
+    options = {"ATEN_CPU_CAPABILITY": "default"}
+    for script in (GENERATE, EVALUATE):
+        refused = home.run(script, str(finished_run.folder), "--quantize", "int8", **options)
+        assert "int8 weights need a CPU with AVX2 or AVX-512" in refused.error_line()

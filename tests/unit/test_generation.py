@@ -77,19 +77,19 @@ def logits_by_definition(model: GPT | EncoderDecoder, text: list[int], prefix: l
     return (model(tokens, torch.tensor([prefix])) if isinstance(model, EncoderDecoder) else model(tokens))[0, -1]
 
 
-@pytest.mark.parametrize("n_new", [None, 3 * CONTEXT], ids=["without a cache", "with a cache"])
+@pytest.mark.parametrize("use_cache", [False, True], ids=["without a cache", "with a cache"])
 @pytest.mark.parametrize("norm_position", ["pre", "post"])
 @each_encoding
 @each_family
 def test_logits_are_those_of_the_last_tokens_read_anew(
-    family: str, encoding: str, norm_position: str, n_new: int | None
+    family: str, encoding: str, norm_position: str, use_cache: bool
 ) -> None:
     """From a prompt of each length, past the context, where the window slides."""
     model = model_of(family, encoding, norm_position)
     texts, prefixes = [[1, 2, 3], [4] * 9, [5]], [[7, 8], [9, 10, 11, 12], [3]]
     with torch.inference_mode():
         source = read_prefixes(model, prefixes) if isinstance(model, EncoderDecoder) else None
-        reader = Reader(model, texts, source, CONTEXT, n_new)
+        reader = Reader(model, texts, source, CONTEXT, n_new=3 * CONTEXT, use_cache=use_cache)
         for step in range(CONTEXT + 8):
             logits = reader.logits()
             for row, (text, prefix) in enumerate(zip(texts, prefixes, strict=True)):
@@ -97,6 +97,26 @@ def test_logits_are_those_of_the_last_tokens_read_anew(
             new = [(7 * step + row) % N_SYMBOLS for row in range(3)]
             reader.append(new)
             texts = [[*text, token] for text, token in zip(texts, new, strict=True)]
+
+
+def test_within_the_window_tokens_keys_and_values_stay_where_they_are() -> None:
+    model = model_of("decoder")
+    with torch.inference_mode():
+        reader = Reader(model, [[1, 2, 3]], None, CONTEXT, n_new=10, use_cache=True)
+        reader.logits()
+        layer = reader._cache.layers[0] if reader._cache else None
+        assert layer is not None
+        assert layer._keys is not None
+
+        def places() -> tuple[int, int]:
+            return reader._tokens.data_ptr(), layer._keys.data_ptr()
+
+        before = places()
+        for token in range(10):
+            reader.append([token])
+            reader.logits()
+            assert places() == before
+    assert reader._tokens.tolist() == [[1, 2, 3, *range(10)]]
 
 
 @each_sampling

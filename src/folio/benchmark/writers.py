@@ -15,6 +15,7 @@ from folio.config import RunConfig
 from folio.generation.generate import generate_tokens
 from folio.generation.sampling import Sampling
 from folio.models import GPT
+from folio.models.cpu_products import lay_out_by_input
 from folio.models.transformer_config import TransformerConfig
 
 PROMPT_TOKENS = 16
@@ -48,6 +49,8 @@ class FolioWriter(Writer):
         else:
             self.ours.load_state_dict(torch.load(spec.weights, weights_only=True, mmap=True))
         self.model = self.ours
+        if spec.side != "folio_int8":
+            lay_out_by_input(self.ours)  # as scripts/generate.py does
 
     def write(self, prompts: Tensor, n_new: int) -> Tensor:
         steps = generate_tokens(

@@ -14,6 +14,7 @@ from folio.generation.token_choice import Chooser
 from folio.models import GPT, Encoder, EncoderDecoder, Model
 from folio.models.attention import Source
 from folio.models.cache import KeyValueCache
+from folio.models.cpu_products import onednn_products
 
 
 def generate(
@@ -142,7 +143,8 @@ def generate_tokens(
     # The decoder of an encoder-decoder begins with the last token of the prefix.
     texts = [[*prefix[-1:], *prompt] for prefix, prompt in zip(prefixes, prompts, strict=True)]
     source = read_prefixes(model, prefixes) if isinstance(model, EncoderDecoder) else None
-    reader = Reader(model, texts, source, window or model.config.context_length, max_new_tokens if use_cache else None)
+    window = window or model.config.context_length
+    reader = Reader(model, texts, source, window, n_new=max_new_tokens, use_cache=use_cache)
     for _ in range(max_new_tokens):
         tokens = chooser.choose(reader.logits())
         yield tokens
@@ -159,10 +161,10 @@ def read_prefixes(model: EncoderDecoder, prefixes: Sequence[Sequence[int]]) -> S
 
 
 class Reader:
-    """Texts that grow together, at most `window` tokens of each, and what a model says comes next.
+    """Texts that grow together by n_new tokens, at most `window` tokens of each, and what a model says comes next.
 
-    The shorter ones are padded in front, so that all end in the same column. n_new is how many tokens a cache has to
-    have room for; None reads without a cache.
+    The shorter ones are padded in front, so that all end in the same column. Memory for the tokens, and for the keys
+    and values of a cache, is taken once.
     """
 
     def __init__(
@@ -171,45 +173,52 @@ class Reader:
         texts: Sequence[Sequence[int]],
         source: Source | None,
         window: int,
-        n_new: int | None,
+        *,
+        n_new: int,
+        use_cache: bool,
     ) -> None:
         device = next(model.parameters()).device
         longest = max(map(len, texts))
-        padding = [longest - len(text) for text in texts]
+        padding = torch.tensor([longest - len(text) for text in texts], device=device)
+        padded = torch.tensor([[0] * (longest - len(text)) + [*text] for text in texts], device=device)  # (B, T)
         self._model = model
         self._source = source
-        self._window = window
-        self._tokens = torch.tensor([[0] * n + [*text] for n, text in zip(padding, texts, strict=True)], device=device)
-        self._n_padding = torch.tensor(padding, device=device) if any(padding) else None
+        self._n_tokens = min(longest, window)
+        self._tokens = padded.new_zeros(len(texts), min(window, longest + n_new))
+        """(B, capacity), of which the first n_tokens columns are written."""
+        self._tokens[:, : self._n_tokens] = padded[:, longest - self._n_tokens :]
+        padding = (padding - (longest - self._n_tokens)).clamp(min=0)
+        self._n_padding = padding if padding.any() else None
         self._cache: KeyValueCache | None = None
         self._n_read = 0
         """How many columns the cache holds."""
-        self._slide()
-        if n_new is not None:
+        if use_cache and longest <= window:
             in_front = model.config.conditioning == "hidden_cache" and source is not None
             n_states = source.states.size(1) if source is not None and in_front else 0
-            self._cache = KeyValueCache(model.config.n_layers, n_states + min(window, longest + n_new))
+            self._cache = KeyValueCache(model.config.n_layers, n_states + self._tokens.size(1))
 
     def logits(self) -> Tensor:
         """Of the token that follows each text, (B, V)."""
-        hidden = self._hidden(self._tokens[:, self._n_read :])[:, -1]  # (B, D): the others are not needed
-        if self._cache is not None:
-            self._n_read = self._tokens.size(1)
-        return self._model.output(hidden)
+        with onednn_products():
+            hidden = self._hidden(self._tokens[:, self._n_read : self._n_tokens])[:, -1]  # (B, D): only the last
+            if self._cache is not None:
+                self._n_read = self._n_tokens
+            return self._model.output(hidden)
 
     def append(self, tokens: Sequence[int]) -> None:
         """Let each text go on with its token; one that outgrows the window loses its oldest."""
-        new = torch.tensor(tokens, device=self._tokens.device)
-        self._tokens = torch.cat((self._tokens, new[:, None]), dim=1)
-        self._slide()
+        if self._n_tokens == self._tokens.size(1):
+            self._slide()
+        self._tokens[:, self._n_tokens] = torch.tensor(tokens, device=self._tokens.device)
+        self._n_tokens += 1
 
     def _slide(self) -> None:
-        n_over = self._tokens.size(1) - self._window
-        if n_over > 0:
-            self._tokens = self._tokens[:, n_over:]
-            self._cache, self._n_read = None, 0
-            if self._n_padding is not None:
-                self._n_padding = (self._n_padding - n_over).clamp(min=0)
+        """Forget the oldest column, and all that is cached: every position has become another."""
+        self._tokens[:, :-1] = self._tokens[:, 1:].clone()
+        self._n_tokens -= 1
+        self._cache, self._n_read = None, 0
+        if self._n_padding is not None:
+            self._n_padding = (self._n_padding - 1).clamp(min=0)
 
     def _hidden(self, tokens: Tensor) -> Tensor:
         if isinstance(self._model, EncoderDecoder):

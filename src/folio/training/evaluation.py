@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from folio.data.batch import IGNORE_INDEX, Batch
@@ -33,14 +32,14 @@ def token_sums(model: Model, batch: Batch) -> Tensor:
     They are: nats, correct greedy predictions, number of targets. Sums, because a mean of means would weigh
     the tokens of a batch with few targets more; float64, because they run over a whole split.
     """
-    hidden, weight = hidden_states(model, batch).flatten(end_dim=1), model.output.weight  # (B*T, D), (V, D)
+    hidden = hidden_states(model, batch).flatten(end_dim=1)  # (B*T, D)
     targets = batch.targets.flatten()
     counted = targets != IGNORE_INDEX
     sums = torch.zeros(3, dtype=torch.float64)
     # In chunks: the logits of a whole batch over a large vocabulary would be the peak of the run's memory.
     chunks = zip(hidden[counted].split(CHUNK_ROWS), targets[counted].split(CHUNK_ROWS), strict=True)
     for rows, wanted in chunks:
-        losses, correct, *_ = score_(F.linear(rows, weight).float(), wanted)  # (R,), (R,)
+        losses, correct, *_ = score_(model.output(rows).float(), wanted)  # (R,), (R,)
         # float64 on the CPU: Apple's GPU has none.
         sums[:2] += torch.stack((losses, correct)).cpu().double().sum(dim=1)
     sums[2] = int(counted.sum())

@@ -1,0 +1,109 @@
+"""Weights in 8 bits, for models that write on a CPU: a token costs the reading of a quarter of the memory."""
+
+import platform
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from folio.models.families import Model
+
+ROW_MULTIPLE = 16
+"""What torch's kernel needs the inputs of a layer to be a multiple of; it does not check."""
+
+
+class Int8Weight(NamedTuple):
+    """A weight, but for rounding: values * scales[:, None]."""
+
+    values: Tensor
+    """(out, in) of int8."""
+    scales: Tensor
+    """(out,) of bfloat16, so that the largest of each row is 127."""
+
+
+class Int8Linear(nn.Module):
+    """A linear layer whose weight is int8 and whose inputs and outputs are rounded to bfloat16.
+
+    Weight-only, one scale a row (Dettmers et al. 2022, LLM.int8(), section 2.1, without their vector-wise inputs):
+    no row of a batch changes the rounding of another, as it would if inputs were scaled together.
+
+    Shapes: (..., in) -> (..., out).
+    """
+
+    values: Tensor
+    scales: Tensor
+
+    def __init__(self, weight: Int8Weight, bias: nn.Parameter | None) -> None:
+        super().__init__()
+        self.register_buffer("values", weight.values)
+        self.register_buffer("scales", weight.scales)
+        self.bias = bias
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., in) -> (..., out) in the dtype of hidden."""
+        rows = hidden.flatten(end_dim=-2).bfloat16()
+        # What torchao and gpt-fast call as well; torch has no other name for it.
+        outputs = torch._weight_int8pack_mm(rows, self.values, self.scales).type_as(hidden)
+        outputs = outputs if self.bias is None else outputs + self.bias
+        return outputs.view(*hidden.shape[:-1], -1)
+
+
+class Int8Embedding(nn.Module):
+    """The embedding whose weight is an int8 output layer's too. Shapes: (...) of int64 -> (..., D)."""
+
+    values: Tensor
+    scales: Tensor
+
+    def __init__(self, weight: Int8Weight) -> None:
+        super().__init__()
+        self.register_buffer("values", weight.values)
+        self.register_buffer("scales", weight.scales)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(...) -> (..., D)."""
+        return F.embedding(tokens, self.values) * self.scales[tokens].float()[..., None]
+
+
+def quantize_int8(model: Model) -> Model:
+    """Give all linear layers, and an embedding that shares its weight with one, weights of int8; returns the model.
+
+    It can no longer be trained, saved or moved to another device.
+
+    Raises: ValueError where the device, the CPU or the model's shape is nothing that the kernel can do.
+    """
+    check_int8(model)
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    weights = {layer.weight: quantize_rows(layer.weight) for layer in layers}
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(parent, name, Int8Linear(weights[child.weight], child.bias))
+            elif isinstance(child, nn.Embedding) and child.weight in weights:
+                setattr(parent, name, Int8Embedding(weights[child.weight]))
+    return model
+
+
+@torch.no_grad()
+def quantize_rows(weight: Tensor) -> Int8Weight:
+    """(out, in) -> the nearest that int8 can say of each row."""
+    scales = (weight.abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.bfloat16).tiny).bfloat16()
+    values = (weight / scales[:, None].type_as(weight)).round()
+    return Int8Weight(values.clamp(-127, 127).to(torch.int8).contiguous(), scales)
+
+
+def check_int8(model: Model) -> None:
+    """Raises: ValueError as `quantize_int8` does."""
+    device = model.output.weight.device.type
+    if device != "cpu":
+        raise ValueError(f"int8 weights are for the CPU, and the model is on {device}; choose device cpu")
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability == "DEFAULT" and platform.machine() not in ("aarch64", "arm64"):
+        raise ValueError("int8 weights need a CPU with AVX2 or AVX-512, and here they are slower; do without")
+    widths = {layer.in_features for layer in model.modules() if isinstance(layer, nn.Linear)}
+    odd = sorted(width for width in widths if width % ROW_MULTIPLE)
+    if odd:
+        raise ValueError(
+            f"int8 weights need layers whose inputs are a multiple of {ROW_MULTIPLE}, and the model has some of "
+            f"{odd[0]} (d_model={model.config.d_model}); do without"
+        )
