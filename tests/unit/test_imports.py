@@ -74,7 +74,7 @@ def test_there_are_files_to_look_at() -> None:
 def test_a_file_of_the_package_imports_only_what_lies_below_it(path: Path) -> None:
     name = name_of(path)
     if is_in(name, ["folio.models"]):
-        allowed = {"folio.models", "folio.errors"}
+        allowed = {"folio.models"}
     elif is_in(name, ["folio.data"]):
         allowed = {"folio.data", "folio.errors", "folio.files"}
     else:

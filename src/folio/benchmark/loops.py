@@ -58,10 +58,14 @@ class Loop(ABC):
         rate = learning_rate(number, config.schedule, peak, max_steps, config.model.d_model)
         set_learning_rate(self.optimizer, rate)
 
-    def clip(self) -> None:
+    def update(self, loss: Tensor) -> None:
+        """From the loss to the next weights; no gradient is left."""
+        loss.backward()
         largest = self.config.training.gradient_clip_norm
         if largest is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), largest)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
     @torch.no_grad()
     def validate(self) -> float:
@@ -108,10 +112,7 @@ class BareLoop(Loop):
         self.set_learning_rate(number)
         with self.device.autocast():
             loss, _ = batch_loss(self.ours, batch)
-        loss.backward()
-        self.clip()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.update(loss)
         return loss.detach()
 
     def logits(self, tokens: Tensor) -> Tensor:

@@ -120,10 +120,7 @@ class HuggingFaceLoop(Loop):
             # Its own loss would shift the targets by one more, so that the last token of a window had none.
             logits = self.logits(window[:, :-1]).float()
             loss = F.cross_entropy(logits.flatten(end_dim=1), window[:, 1:].flatten())
-        loss.backward()
-        self.clip()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.update(loss)
         return loss.detach()
 
     def logits(self, tokens: Tensor) -> Tensor:
@@ -155,10 +152,7 @@ class NanoGPTLoop(Loop):
         with self.device.autocast():
             _, loss = self.model(tokens, targets)
         self._batch = self._next_batch(number + 1)  # while a GPU is still busy
-        loss.backward()
-        self.clip()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.update(loss)
         if number % LOG_EVERY_STEPS == 0:
             print(f"step {number}, loss {loss.item():.4f}")
         return loss.detach()

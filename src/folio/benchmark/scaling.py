@@ -1,6 +1,5 @@
 """The part `scaling`: time and memory of a step against one size at a time."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,21 +13,12 @@ from folio.benchmark.options import Options
 from folio.benchmark.processes import scratch_folder, workers
 from folio.benchmark.protocol import Command, Spec
 from folio.benchmark.results import Report, Series
-from folio.benchmark.works import SAME_FUNCTION
+from folio.benchmark.works import SAME_FUNCTION, sizes
 from folio.config import RunConfig
 from folio.data.token_file import FORMAT, LARGEST_HASHED_BYTES, TokenFileInfo, sidecar_path, token_dtype
+from folio.files import sha256_of
 
-BASE = (
-    *SAME_FUNCTION,
-    "tokenizer=char",
-    "model=nano",
-    "model.name=scaling",
-    "model.n_layers=4",
-    "model.n_heads=4",
-    "model.d_model=256",
-    "model.context_length=64",
-    "training.batch_size=8",
-)
+BASE = (*SAME_FUNCTION, *sizes(layers=4, heads=4, d_model=256, context=64, batch=8, tokenizer="char"))
 VOCABULARY = 1024
 """Of the base: rows that the 65 symbols do not need, so that growing it changes nothing else."""
 
@@ -112,10 +102,7 @@ def write_empty_tokens(path: Path, n_bytes: int, vocab_size: int) -> Path:
     with path.open("wb") as file:
         file.truncate(n_bytes)
     # Of larger files nobody checks the hash; reading 20 GB to have it would take a minute.
-    sha256 = ""
-    if n_bytes <= LARGEST_HASHED_BYTES:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = sha256_of(path) if n_bytes <= LARGEST_HASHED_BYTES else ""
     info = TokenFileInfo(
         format=FORMAT,
         dtype=dtype,

@@ -61,7 +61,8 @@ class Work:
         return [*SAME_FUNCTION, *self.sizes]
 
 
-def _sizes(layers: int, heads: int, d_model: int, context: int, batch: int, tokenizer: str) -> tuple[str, ...]:
+def sizes(layers: int, heads: int, d_model: int, context: int, batch: int, tokenizer: str) -> tuple[str, ...]:
+    """A model and a batch as overrides of train.py."""
     return (
         f"tokenizer={tokenizer}",
         "model=nano",
@@ -82,7 +83,7 @@ WORKS = {
         Work(
             "a",
             "4 layers, 4 heads, d_model 128, context 64, batch 12, 65 symbols",
-            _sizes(4, 4, 128, 64, 12, "char"),
+            sizes(4, 4, 128, 64, 12, "char"),
             block_steps=25,
             checkpoint_each_block=True,
             overhead_blocks=8,
@@ -90,7 +91,7 @@ WORKS = {
         Work(
             "b",
             "6 layers, 6 heads, d_model 384, context 256, batch 16, 65 symbols",
-            _sizes(6, 6, 384, 256, 16, "char"),
+            sizes(6, 6, 384, 256, 16, "char"),
             block_steps=2,
             checkpoint_each_block=True,
             overhead_blocks=2,
@@ -98,21 +99,21 @@ WORKS = {
         Work(
             "c",
             "6 layers, 8 heads, d_model 512, context 128, batch 16, 50,257 symbols",
-            _sizes(6, 8, 512, 128, 16, "gpt2"),
+            sizes(6, 8, 512, 128, 16, "gpt2"),
             block_steps=1,
             checkpoint_each_block=False,
         ),
         Work(
             "d",
             "GPT-2 small (12 layers, 12 heads, d_model 768, 50,257 symbols), context 256, batch 2",
-            _sizes(12, 12, 768, 256, 2, "gpt2"),
+            sizes(12, 12, 768, 256, 2, "gpt2"),
             block_steps=1,
             checkpoint_each_block=False,
         ),
         Work(
             "e",
             "GPT-2 small, context 1024, batch 16, bf16, compiled, on a GPU",
-            (*_sizes(12, 12, 768, 1024, 16, "gpt2"), *ON_GPU),
+            (*sizes(12, 12, 768, 1024, 16, "gpt2"), *ON_GPU),
             block_steps=20,
             checkpoint_each_block=False,
             on_gpu=True,
@@ -122,6 +123,6 @@ WORKS = {
 
 WRITING = (
     *SAME_FUNCTION,
-    *_sizes(12, 12, 768, 1024, 1, "gpt2"),
+    *sizes(12, 12, 768, 1024, 1, "gpt2"),
 )
 """GPT-2 small, whose weights the part `generation` draws at random."""
