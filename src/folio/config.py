@@ -345,7 +345,7 @@ def _check_schedule(config: RunConfig) -> None:
             f"optimizer.learning_rate={learning_rate}; lower it"
         )
     if isinstance(schedule, WSDScheduleConfig):
-        n_before_decay = int(max_steps * (1.0 - schedule.decay_share))
+        n_before_decay = int(max_steps - schedule.decay_share * max_steps)
         if schedule.warmup_steps > n_before_decay:
             raise ConfigError(
                 f"schedule.warmup_steps={schedule.warmup_steps} must be at most the {n_before_decay} steps that "

@@ -525,6 +525,7 @@ def test_values_that_do_not_go_together_are_named_in_one_line(changes: dict[str,
         {"training.micro_batch_size": 4},
         {"training.micro_batch_size": 12},
         {"schedule.min_learning_rate": 0.01},
+        {"schedule": {**WSD, "warmup_steps": 2, "decay_share": 0.9}},  # 20 x (1 - 0.9) is less than 2 in floats
         {"schedule.min_learning_rate": None, "optimizer.learning_rate": 1e-9},
         {"schedule.warmup_steps": 19},
         # The constant schedule may end in its warm-up, and has no lowest rate.
