@@ -14,7 +14,6 @@ from folio.generation.token_choice import Chooser
 from folio.models import GPT, Encoder, EncoderDecoder, Model
 from folio.models.attention import Source
 from folio.models.cache import KeyValueCache
-from folio.models.cpu_products import onednn_products
 
 
 def generate(
@@ -199,11 +198,10 @@ class Reader:
 
     def logits(self) -> Tensor:
         """Of the token that follows each text, (B, V)."""
-        with onednn_products():
-            hidden = self._hidden(self._tokens[:, self._n_read : self._n_tokens])[:, -1]  # (B, D): only the last
-            if self._cache is not None:
-                self._n_read = self._n_tokens
-            return self._model.output(hidden)
+        hidden = self._hidden(self._tokens[:, self._n_read : self._n_tokens])[:, -1]  # (B, D): only the last
+        if self._cache is not None:
+            self._n_read = self._n_tokens
+        return self._model.output(hidden)
 
     def append(self, tokens: Sequence[int]) -> None:
         """Let each text go on with its token; one that outgrows the window loses its oldest."""

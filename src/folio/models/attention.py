@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from folio.models.cache import LayerCache
+from folio.models.cpu_products import Linear
 from folio.models.masks import causal_mask, combine_masks
 from folio.models.positional import Rotation, rotate
 from folio.models.transformer_config import TransformerConfig
@@ -59,10 +60,10 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.n_heads = config.n_heads
         self.dropout = config.dropout
-        self.qkv_projection = nn.Linear(config.d_model, 3 * config.d_model, bias=config.bias)
+        self.qkv_projection = Linear(config.d_model, 3 * config.d_model, bias=config.bias)
         self.q_norm = nn.RMSNorm(config.d_head, eps=NORM_EPS) if config.qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(config.d_head, eps=NORM_EPS) if config.qk_norm else nn.Identity()
-        self.out_projection = nn.Linear(config.d_model, config.d_model, bias=config.bias)
+        self.out_projection = Linear(config.d_model, config.d_model, bias=config.bias)
 
     def forward(self, hidden: Tensor, view: View, cache: LayerCache | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D); with a cache, over its positions as well."""
@@ -98,11 +99,11 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.n_heads = config.n_heads
         self.dropout = config.dropout
-        self.q_projection = nn.Linear(config.d_model, config.d_model, bias=config.bias)
-        self.kv_projection = nn.Linear(config.d_model, 2 * config.d_model, bias=config.bias)
+        self.q_projection = Linear(config.d_model, config.d_model, bias=config.bias)
+        self.kv_projection = Linear(config.d_model, 2 * config.d_model, bias=config.bias)
         self.q_norm = nn.RMSNorm(config.d_head, eps=NORM_EPS) if config.qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(config.d_head, eps=NORM_EPS) if config.qk_norm else nn.Identity()
-        self.out_projection = nn.Linear(config.d_model, config.d_model, bias=config.bias)
+        self.out_projection = Linear(config.d_model, config.d_model, bias=config.bias)
 
     def forward(self, hidden: Tensor, source: Source, cache: LayerCache | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D); with a cache, the source is projected once."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from folio.models.attention import NORM_EPS, AttentionMap, CrossAttention, SelfAttention, Source, View
 from folio.models.cache import LayerCache
+from folio.models.cpu_products import Linear, activated_linear
 from folio.models.transformer_config import TransformerConfig
 
 
@@ -49,12 +50,12 @@ class FeedForward(nn.Module):
         width = config.feed_forward_width
         self.activation = ACTIVATIONS[config.activation]
         in_width = 2 * width if config.activation == "swiglu" else width
-        self.in_projection = nn.Linear(config.d_model, in_width, bias=config.bias)
-        self.out_projection = nn.Linear(width, config.d_model, bias=config.bias)
+        self.in_projection = Linear(config.d_model, in_width, bias=config.bias)
+        self.out_projection = Linear(width, config.d_model, bias=config.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        return self.out_projection(self.activation(self.in_projection(hidden)))
+        return activated_linear(self.in_projection(hidden), self.activation, self.out_projection)
 
 
 class Block(nn.Module):

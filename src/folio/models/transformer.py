@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from folio.models.attention import AttentionMap, Source, View
 from folio.models.blocks import Block, build_norm
 from folio.models.cache import KeyValueCache
+from folio.models.cpu_products import Linear
 from folio.models.positional import build_positional_encoding
 from folio.models.transformer_config import TransformerConfig
 
@@ -84,9 +85,9 @@ class Transformer(CountsParameters):
             )
 
 
-def output_layer(config: TransformerConfig, token_embedding: nn.Embedding) -> nn.Linear:
+def output_layer(config: TransformerConfig, token_embedding: nn.Embedding) -> Linear:
     """(..., D) -> logits (..., V), without a bias; its weight is the embedding's where they are tied."""
-    output = nn.Linear(config.d_model, config.vocab_size, bias=False)
+    output = Linear(config.d_model, config.vocab_size, bias=False)
     if config.tie_weights:
         output.weight = token_embedding.weight
     return output

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from folio.data.batch import IGNORE_INDEX, Batch
 from folio.models import Encoder, EncoderDecoder, Model
+from folio.models.cpu_products import onednn_products
 
 CHUNK_ROWS = 256
 """Rows of logits that the chunked loss holds at once: large enough to fill a matrix product, small enough that
@@ -42,7 +43,7 @@ def batch_loss(model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
     on_plain_cpu = hidden.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
     if on_plain_cpu and weight.size(0) >= MIN_CHUNKED_VOCABULARY:
         return ChunkedCrossEntropy.apply(hidden, weight, targets)
-    logits = F.linear(hidden, weight).float()  # (B*T, V)
+    logits = model.output(hidden).float()  # (B*T, V)
     accuracy = (logits.detach().argmax(dim=1) == targets).float().mean()
     return F.cross_entropy(logits, targets), accuracy
 
@@ -68,12 +69,14 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, n_rows, CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
             chunk_hidden, chunk_targets = hidden[rows], targets[rows]  # (R, D), (R,)
-            logits = torch.mm(chunk_hidden, weight.T, out=buffer[: chunk_hidden.size(0)])  # (R, V)
+            with onednn_products():
+                logits = torch.mm(chunk_hidden, weight.T, out=buffer[: chunk_hidden.size(0)])  # (R, V)
             losses[rows], correct[rows], exponentials, normalizer = score_(logits, chunk_targets)
             gradient = exponentials.div_(normalizer * n_rows)
             gradient.scatter_add_(1, chunk_targets[:, None], torch.full_like(normalizer, -1.0 / n_rows))
-            torch.mm(gradient, weight, out=hidden_gradient[rows])
-            weight_gradient.addmm_(gradient.T, chunk_hidden)
+            with onednn_products():
+                torch.mm(gradient, weight, out=hidden_gradient[rows])
+                weight_gradient.addmm_(gradient.T, chunk_hidden)
         ctx.gradients = hidden_gradient, weight_gradient
         accuracy = correct.mean()
         ctx.mark_non_differentiable(accuracy)
