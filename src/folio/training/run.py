@@ -25,6 +25,7 @@ from folio.models import Model, TransformerConfig, build_model
 from folio.models.gpt2_format import GPT2FormatError
 from folio.models.pretrained import load_gpt2
 from folio.training import checkpoint as checkpoints
+from folio.training.allocator import return_large_blocks
 from folio.training.batches import coding_info, validation
 from folio.training.callbacks import (
     Checkpoints,
@@ -91,6 +92,8 @@ class Run:
         self.folder = folder
         self.n_parameters = n_parameters
         self.resumed = resumed
+        if device.accelerator == "cpu":
+            return_large_blocks()
         self.loggers = build_loggers(config, folder)
         measured = validation(config, data, data.val)
         self.datamodule = TokenDataModule(config, data, measured)
