@@ -3,7 +3,10 @@
 import ctypes
 
 LARGE_BYTES = 4_000_000
-_M_MMAP_THRESHOLD = -3
+KEPT_BYTES = 256 * 2**20
+"""The end of the heap is given back only where it is longer than this; else each step would ask for it anew."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Of <malloc.h>."""
 
 
@@ -17,3 +20,4 @@ def return_large_blocks() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)  # setting the other has ended glibc's own choice of this one

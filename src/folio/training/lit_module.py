@@ -33,6 +33,7 @@ class LanguageModel(L.LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
+        self._weights = tuple(model.parameters())  # walking through the modules at each step takes longer than a norm
         self.config = config
         self.contents = contents
         self.val_info = val_info
@@ -67,7 +68,8 @@ class LanguageModel(L.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Lightning would keep the gradients of the step before until this one's forward pass is over.
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
-            self.zero_grad()
+            for weight in self._weights:
+                weight.grad = None
 
     def training_step(self, batch: Batch) -> Tensor:
         loss, accuracy = batch_loss(self.model, batch)
@@ -83,7 +85,7 @@ class LanguageModel(L.LightningModule):
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         """Clip here rather than by Lightning's option, to keep the norm and to allow fused optimizers."""
         largest = self.config.training.gradient_clip_norm or float("inf")
-        self.gradient_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), largest)
+        self.gradient_norm = torch.nn.utils.clip_grad_norm_(self._weights, largest)
 
     def on_validation_epoch_start(self) -> None:
         self._val_sums = {}
