@@ -1,5 +1,6 @@
 """Faster products are the same products."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 
 import pytest
@@ -8,7 +9,8 @@ import torch.nn.functional as F
 from tiny_models import build, random_tokens
 
 from folio.models import GPT, EncoderDecoder
-from folio.models.cpu_products import lay_out_by_input, onednn_products
+from folio.models.blocks import ACTIVATIONS
+from folio.models.cpu_products import Linear, activated_linear, lay_out_by_input, onednn_products
 
 
 def precision() -> str:
@@ -44,6 +46,78 @@ def test_products_keep_the_digits_of_float32() -> None:
         with onednn_products():
             products = F.linear(rows, weight)
         torch.testing.assert_close(products.double(), F.linear(rows.double(), weight.double()), rtol=0, atol=1e-4)
+
+
+def layers(dtype: torch.dtype = torch.float32, *, bias: bool = True) -> tuple[Linear, torch.nn.Linear]:
+    """Ours and torch's, with the same weights."""
+    ours, plain = Linear(48, 40, bias=bias, dtype=dtype), torch.nn.Linear(48, 40, bias=bias, dtype=dtype)
+    plain.load_state_dict(ours.state_dict())
+    return ours, plain
+
+
+def gradients(hidden: torch.Tensor, out: torch.Tensor, layer: torch.nn.Module) -> list[torch.Tensor]:
+    wanted = [hidden, *layer.parameters()]
+    return list(torch.autograd.grad(out, wanted, torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("activation", [None, *ACTIVATIONS.values()])
+def test_linear_layers_and_their_gradients_are_those_of_torch(
+    activation: Callable[[torch.Tensor], torch.Tensor] | None, dtype: torch.dtype, bias: bool
+) -> None:
+    ours, plain = layers(dtype, bias=bias)
+    width = 96 if activation is ACTIVATIONS["swiglu"] else 48
+    hidden = torch.randn(3, 7, width, dtype=dtype, requires_grad=True)
+    expected = plain(activation(hidden) if activation else hidden)
+    out = activated_linear(hidden, activation, ours) if activation else ours(hidden)
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    for found, wanted in zip(gradients(hidden, out, ours), gradients(hidden, expected, plain), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_only_what_an_activation_reads_is_kept_for_the_backward_pass() -> None:
+    def kept_bytes(work: Callable[[], torch.Tensor]) -> int:
+        kept: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            kept[tensor.data_ptr()] = tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            work()
+        return sum(kept.values())
+
+    ours, plain = layers()
+    hidden = torch.randn(50, 48, requires_grad=True)
+    activation = ACTIVATIONS["relu_squared"]
+    assert kept_bytes(lambda: activated_linear(hidden, activation, ours)) == hidden.nbytes + ours.weight.nbytes
+    assert kept_bytes(lambda: plain(activation(hidden))) >= 2 * hidden.nbytes + plain.weight.nbytes
+
+
+def test_a_frozen_layer_passes_its_gradient_on() -> None:
+    ours, plain = layers()
+    ours.requires_grad_(False)
+    plain.requires_grad_(False)
+    hidden = torch.randn(5, 48, requires_grad=True)
+    found, expected = (torch.autograd.grad(layer(hidden).sum(), hidden)[0] for layer in (ours, plain))
+    torch.testing.assert_close(found, expected)
+    assert ours.weight.grad is None
+
+
+def test_a_hidden_state_that_needs_no_gradient_gets_none() -> None:
+    ours, plain = layers()
+    hidden = torch.randn(5, 48)
+    for layer in (ours, plain):
+        layer(hidden).sum().backward()
+    assert hidden.grad is None
+    torch.testing.assert_close(ours.weight.grad, plain.weight.grad)
+
+
+def test_under_autocast_the_products_are_those_that_are_asked_for() -> None:
+    ours, _ = layers()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert ours(torch.randn(5, 48)).dtype == torch.bfloat16
 
 
 def test_the_switch_is_put_back_also_after_an_error() -> None:
