@@ -167,7 +167,7 @@ def measure(parts: Sequence[str], works: Sequence[Work], options: Options, repor
     if "scaling" in parts:
         measure_scaling(options, report)
     if "quality" in parts:
-        measure_quality(options, CONF_DIR, report)
+        measure_quality(options, report)
 
 
 def composed(overrides: Sequence[str]) -> RunConfig:

@@ -91,20 +91,20 @@ def startup_figure(report: Report) -> Figure:
 
 
 def quality_figure(report: Report) -> Figure:
-    """Validation loss over training time, and the loss to be passed."""
-    figure = _figure(4.0)
-    axes = figure.subplots()
-    (group,) = report.of("quality")
-    for series, color in zip(group, ("tab:blue", "tab:orange"), strict=False):
-        facts = series.facts
-        axes.plot(facts["train_s"], facts["val_loss_nats"], ".-", color=color, label=series.side)
-    goal = group[0].facts["goal_nats"]
-    axes.axhline(goal, color="black", linewidth=1, linestyle="--", label=f"{goal} nats, where nanoGPT ends")
-    lowest = min(min(series.facts["val_loss_nats"]) for series in group)
-    axes.set(ylim=(min(lowest, goal) - 0.1, goal + 1.2), xlim=(0, None), xlabel="training time (s)")
-    axes.set(ylabel="validation loss (nats per character)", title="Loss over the whole validation split")
-    axes.legend(frameon=False)
-    _plain(axes)
+    """Validation loss over training time, and the loss to be passed: one picture for each contest."""
+    groups = report.of("quality")
+    figure = _figure(4.0 * len(groups))
+    for axes, group in zip(figure.subplots(len(groups), squeeze=False)[:, 0], groups, strict=True):
+        for series, color in zip(group, ("tab:blue", "tab:orange"), strict=False):
+            facts = series.facts
+            axes.plot(facts["train_s"], facts["val_loss_nats"], ".-", color=color, label=series.side)
+        goal = group[0].facts["goal_nats"]
+        axes.axhline(goal, color="black", linewidth=1, linestyle="--", label=f"{goal:.3f} nats, where nanoGPT ends")
+        lowest = min(min(series.facts["val_loss_nats"]) for series in group)
+        axes.set(ylim=(min(lowest, goal) - 0.1, goal + 1.2), xlim=(0, None), xlabel="training time (s)")
+        axes.set(ylabel="validation loss (nats)", title=f"Loss over the whole validation split, in {group[0].subject}")
+        axes.legend(frameon=False)
+        _plain(axes)
     return figure
 
 

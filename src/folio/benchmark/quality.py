@@ -1,7 +1,6 @@
 """The part `quality`: which program reaches a validation loss first, and by how much."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from folio.benchmark.arithmetic import first_at_most
@@ -12,11 +11,27 @@ from folio.benchmark.results import Report, Series
 from folio.benchmark.sides import TITLES
 from folio.errors import FolioError
 
-OURS = "speedrun_char_cpu"
-THEIRS = "nanogpt_shakespeare_char_cpu"
 
-GOAL_NATS = 1.898
-"""Where nanoGPT's own code ends, over the whole validation split."""
+@dataclass(frozen=True)
+class Contest:
+    """Two recipes with one budget of parameters, tokens and steps."""
+
+    units: str
+    """What the losses are nats of."""
+    ours: str
+    """An experiment, as the other."""
+    theirs: str
+    changes: tuple[str, ...] = ()
+    """Of their recipe."""
+    goal_nats: float | None = None
+    """What is to be reached; where theirs ends, if not given."""
+
+
+CONTESTS = (
+    # 1.898: where nanoGPT's own code, with its own order of batches, ends over the whole validation split.
+    Contest("characters", "speedrun_char_cpu", "nanogpt_shakespeare_char_cpu", goal_nats=1.898),
+    Contest("GPT-2's tokens", "speedrun_bpe_cpu", "nanogpt_shakespeare_char_cpu", ("tokenizer=gpt2",)),
+)
 
 BLOCK_STEPS = 50
 """After so many steps each side is validated, which is not timed: the clock of this part is training alone."""
@@ -51,59 +66,64 @@ class Runner:
         self.losses.append(loss)
 
 
-def measure_quality(options: Options, conf_dir: Path, report: Report) -> None:
-    """Add the curves of Folio's best recipe and of nanoGPT's, both to their ends, in turn."""
-    if not (conf_dir / "experiment" / f"{OURS}.yaml").is_file():
-        report.skipped.append(f"quality is left out: there is no conf/experiment/{OURS}.yaml")
-        return
+def measure_quality(options: Options, report: Report) -> None:
+    """Add the curves of Folio's best recipes and of nanoGPT's, each to its end, in turn."""
+    for contest in CONTESTS:
+        measure_contest(contest, options, report)
+
+
+def measure_contest(contest: Contest, options: Options, report: Report) -> None:
     peer = "nanogpt" if "nanogpt" in options.peers.names else "folio"
     with scratch_folder() as folder:
         specs, names, ends = [], [], []
-        for experiment, side, title in (
-            (OURS, "folio", f"Folio, {OURS}"),
-            (THEIRS, peer, f"{TITLES[peer]}, nanoGPT's recipe"),
+        for experiment, side, changes, title in (
+            (contest.ours, "folio", (), f"Folio, {contest.ours}"),
+            (contest.theirs, peer, contest.changes, f"{TITLES[peer]}, nanoGPT's recipe"),
         ):
-            changes = ["model.activation=gelu"] if side == "nanogpt" else []
-            config = options.compose([f"experiment={experiment}", *COMMON, *changes, *options.overrides])
+            same_function = ["model.activation=gelu"] if side == "nanogpt" else []
+            config = options.compose(
+                [f"experiment={experiment}", *changes, *COMMON, *same_function, *options.overrides]
+            )
             ends.append(config.training.max_steps)
             # One step more than is ever done, so that the last one is like the others.
             training = config.training.model_copy(update={"validate_every_steps": config.training.max_steps + 1})
             config = config.model_copy(update={"training": training})
             specs.append(options.spec(config, folder / experiment, side, weights=None))
             names.append(title)
-        options.say("quality: starting")
+        options.say(f"quality: starting {contest.ours}")
         with workers(specs) as sides:
             runners = [Runner(*parts, [], [], []) for parts in zip(names, sides, ends, strict=True)]
             while any(runner.step < runner.max_steps for runner in runners):
                 for runner in runners:
                     runner.go_on(BLOCK_STEPS)
                     options.say(f"quality: {runner.name}, step {runner.step}, {runner.losses[-1]:.4f} nats")
-            report.series += summaries(runners)
+            report.series += summaries(runners, contest)
 
 
-def summaries(runners: list[Runner]) -> list[Series]:
+def summaries(runners: list[Runner], contest: Contest) -> list[Series]:
     """The last loss of each, the whole curve in the facts, and when the goal was passed."""
     if not all(runner.losses for runner in runners):
         raise FolioError("quality: a recipe without a step; give training.max_steps of 1 or more")
     series = []
+    goal_nats = contest.goal_nats or runners[-1].losses[-1]
     whole_s = runners[-1].seconds[-1]
     for runner in runners:
-        passed = first_at_most(runner.losses, GOAL_NATS)
+        passed = first_at_most(runner.losses, goal_nats)
         facts: dict[str, Any] = {
             "steps": runner.steps,
             "train_s": runner.seconds,
             "val_loss_nats": runner.losses,
-            "goal_nats": GOAL_NATS,
+            "goal_nats": goal_nats,
             "goal_step": None if passed is None else runner.steps[passed],
             "goal_s": None if passed is None else runner.seconds[passed],
             "goal_share": None if passed is None else runner.seconds[passed] / whole_s,
         }
-        note = f"{runner.max_steps:,} steps in {runner.seconds[-1]:.0f} s; {GOAL_NATS} nats not reached"
+        note = f"{runner.max_steps:,} steps in {runner.seconds[-1]:.0f} s; {goal_nats:.3f} nats not reached"
         if passed is not None:
             note = (
-                f"{runner.max_steps:,} steps in {runner.seconds[-1]:.0f} s; {GOAL_NATS} nats by step "
+                f"{runner.max_steps:,} steps in {runner.seconds[-1]:.0f} s; {goal_nats:.3f} nats by step "
                 f"{runner.steps[passed]:,}, {runner.seconds[passed]:.0f} s, "
                 f"{100 * runner.seconds[passed] / whole_s:.0f} % of the other's whole time"
             )
-        series.append(Series("quality", "validation loss", runner.name, "nats", [runner.losses[-1]], note, facts))
+        series.append(Series("quality", contest.units, runner.name, "nats", [runner.losses[-1]], note, facts))
     return series
