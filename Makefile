@@ -11,7 +11,7 @@ TRANSFORMERS := tests/golden/transformers.txt
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '  make train ARGS="model=mini trainer=gpu" passes overrides on; python train.py --help explains them'
+	@echo '  make train ARGS="model=mini trainer=gpu" trains that instead; python train.py --help explains the words'
 
 setup: $(STAMP) ## Create .venv and install what constraints.txt pins
 $(STAMP): pyproject.toml constraints.txt $(TRANSFORMERS)
@@ -21,8 +21,8 @@ $(STAMP): pyproject.toml constraints.txt $(TRANSFORMERS)
 	$(BIN)/pip install --quiet --upgrade --no-deps --target .venv/hugging_face --requirement $(TRANSFORMERS)
 	@touch $(STAMP)
 
-train: setup ## Train on Tiny Shakespeare: about 5 minutes on two CPU cores
-	$(BIN)/python train.py $(ARGS)
+train: setup ## Train experiment=quickstart on Tiny Shakespeare: about 5 minutes on two CPU cores
+	$(BIN)/python train.py $(or $(ARGS),experiment=quickstart)
 
 test: setup ## The fast tests
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile $(ARGS)
