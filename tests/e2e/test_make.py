@@ -61,6 +61,12 @@ def test_setup_is_done_again_when_what_it_installs_has_changed(file: str, clone:
     assert "pip install" in make(clone, "--dry-run", "train").stdout
 
 
+def test_train_without_words_is_the_recipe_for_five_minutes(clone: Path) -> None:
+    assert (
+        make(clone, "--dry-run", "train").stdout.splitlines()[-1] == ".venv/bin/python train.py experiment=quickstart"
+    )
+
+
 def test_words_for_train_are_passed_on(clone: Path) -> None:
     done = make(clone, "--dry-run", "train", "ARGS=model=mini trainer=gpu").stdout
     assert done.splitlines()[-1] == ".venv/bin/python train.py model=mini trainer=gpu"

@@ -206,6 +206,22 @@ def test_nanogpt_experiments_have_the_published_numbers(experiment: str, compose
         assert config[section][name] == value, key
 
 
+@pytest.mark.parametrize(("experiment", "n_symbols"), [("speedrun_char_cpu", 65), ("speedrun_bpe_cpu", 50_257)])
+def test_speedruns_keep_to_the_budget_of_nanogpts_cpu_recipe(experiment: str, n_symbols: int, compose: Compose) -> None:
+    ours, theirs = compose(f"experiment={experiment}"), compose("experiment=nanogpt_shakespeare_char_cpu")
+    assert n_parameters(ours, n_symbols) <= n_parameters(theirs, n_symbols)
+    assert ours.training.max_steps == theirs.training.max_steps == 2000
+    assert tokens_per_step(ours) == tokens_per_step(theirs) == 768
+
+
+def n_parameters(config: RunConfig, n_symbols: int) -> int:
+    return build_model(config.transformer_config(n_symbols)).n_parameters
+
+
+def tokens_per_step(config: RunConfig) -> int:
+    return config.training.batch_size * config.model.context_length
+
+
 def test_an_experiment_gives_way_to_the_command_line(compose: Compose) -> None:
     config = compose("experiment=nanogpt_shakespeare_char", "training.max_steps=7", "optimizer=adam", "tokenizer=gpt2")
     assert (config.training.max_steps, config.optimizer.name, config.tokenizer.name) == (7, "adam", "gpt2")
