@@ -16,6 +16,7 @@ from folio.data.prepare import PreparedData
 from folio.data.windows import ValidationWindows, gather_windows, random_starts
 from folio.models import Model, TransformerConfig, build_model
 from folio.models.blocks import Block
+from folio.training.allocator import return_large_blocks
 from folio.training.devices import resolve_device
 from folio.training.objectives import batch_loss
 from folio.training.optimizers import build_optimizer, set_learning_rate
@@ -87,10 +88,12 @@ BuildLoop = Callable[[Spec, RunConfig, PreparedData], Loop]
 
 
 class BareLoop(Loop):
-    """Folio's own model, loss and optimizer."""
+    """Folio's own model, loss, optimizer and allocator, so that what is left between the two is the framework."""
 
     def __init__(self, spec: Spec, config: RunConfig, data: PreparedData) -> None:
         super().__init__(spec, config, data)
+        if self.torch_device.type == "cpu":
+            return_large_blocks()
         torch.manual_seed(config.seed)
         self.ours: Model = build_model(self.shape)
         self.model = self.ours
