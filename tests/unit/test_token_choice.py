@@ -125,6 +125,7 @@ def test_a_repetition_penalty_divides_positive_logits_and_multiplies_negative_on
     assert penalise(logits, seen, 2.0).tolist() == [[1.0, -4.0, 0.0, 3.0]]
     assert penalise(logits, seen, 0.5).tolist() == [[4.0, -1.0, 0.0, 3.0]]
     assert penalise(logits, seen, 1.0).tolist() == logits.tolist()
+    assert penalise(logits, seen, 1e39).tolist()[0][2:] == [0.0, 3.0]  # infinite in float32
 
 
 @given(logits=logits_strategy, penalty=st.floats(1e-40, 1e40), data=st.data())

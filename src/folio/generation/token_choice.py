@@ -45,8 +45,9 @@ def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """Logits (..., V), made smaller, for a penalty above 1, where the text has the token: seen (..., V) bool."""
     if penalty == 1.0:
         return logits
-    penalised = torch.where(logits > 0, logits / penalty, logits * penalty)
     limit = torch.finfo(logits.dtype).max
+    penalty = min(penalty, limit)  # past it the penalty would be infinite, and that times a logit of 0 no number
+    penalised = torch.where(logits > 0, logits / penalty, logits * penalty)
     return torch.where(seen, penalised.clamp(-limit, limit), logits)
 
 
