@@ -247,6 +247,8 @@ class Checkpoints(Callback):
         self.keep_every_steps = keep_every_steps
         self.best_loss_nats = float("inf")
         self.best_step: int | None = None
+        self.saved_step: int | None = None
+        """Of last.ckpt, where this part of the run wrote it."""
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -260,19 +262,29 @@ class Checkpoints(Callback):
         step, loss = trainer.global_step, pl_module.val["loss_nats"]
         if loss < self.best_loss_nats:
             self.best_loss_nats, self.best_step = loss, step
-            trainer.save_checkpoint(self.folder / "best.ckpt")
+            self._write(trainer, "best")
         self._save_due(trainer)
 
     def _save_due(self, trainer: L.Trainer) -> None:
         """What this step calls for, once its validation, where it has one, is done."""
         step = trainer.global_step
         if self.keep_every_steps is not None and step % self.keep_every_steps == 0:
-            trainer.save_checkpoint(self.folder / f"step={step}.ckpt")
+            self._write(trainer, f"step={step}")
         if self._is_due(step):
             self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
-        trainer.save_checkpoint(self.folder / "last.ckpt")
+        """Write last.ckpt, where it is not of this step yet."""
+        if self.saved_step != trainer.global_step:
+            self._write(trainer, "last")
+            self.saved_step = trainer.global_step
+
+    def _write(self, trainer: L.Trainer, name: str) -> None:
+        # First the curves that lead up to it: a run that goes on from here does not draw them again.
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.flush()
+        trainer.save_checkpoint(self.folder / f"{name}.ckpt")
 
     def _is_due(self, step: int) -> bool:
         return step % self.training.checkpoint_every_steps == 0 or step == self.training.max_steps

@@ -3,12 +3,11 @@
 Imports no lightning.
 """
 
-import os
 import random
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from pydantic import ValidationError
@@ -16,6 +15,7 @@ from pydantic import ValidationError
 from folio.config import RunConfig
 from folio.data.tokenizers import Tokenizer, load_tokenizer
 from folio.errors import FolioError
+from folio.files import atomic_writer
 from folio.models import Model, TransformerConfig, build_model
 
 FORMAT = 2
@@ -26,17 +26,26 @@ MODEL_PREFIX = "model."
 
 
 def save(state: dict[str, Any], path: Path) -> None:
-    """Write `state` so that a reader, or a crash at any moment, sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write `state` so that a reader, or a crash at any moment, sees the old file or the new one.
+
+    Raises: FolioError where the disk is full or refuses; then what lay at `path` still does.
+    """
     try:
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_writer(path) as file:
+            _save(state, file)
+    except OSError as error:
+        raise FolioError(
+            f"{path} cannot be written ({error.strerror}); free space there, or mend its permissions"
+        ) from error
+
+
+def _save(state: dict[str, Any], file: BinaryIO) -> None:
+    """torch.save, which answers what goes wrong in the middle of it with a complaint about its archive."""
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:
+        raise (error.__context__ or error) from None
 
 
 def load(path: Path, device: str | torch.device = "cpu", mmap: bool = False) -> dict[str, Any]:

@@ -46,6 +46,7 @@ from folio.training.pace import Pace, duration
 from folio.training.pictures import Pictures
 from folio.training.preflight import preflight
 from folio.training.provenance import git_commit, python_command, versions
+from folio.training.rewind import rewind
 
 PROMPT_TOKENS = 6
 """Of a prompt that is taken from the text."""
@@ -90,8 +91,12 @@ class Run:
         self.device = device
         self.folder = folder
         self.n_parameters = n_parameters
-        self.resumed = resumed
-        self.loggers = build_loggers(config, folder)
+        self.last_checkpoint = folder / "checkpoints" / "last.ckpt" if resumed else None
+        resumed_at = None
+        if self.last_checkpoint is not None:
+            resumed_at = int(checkpoints.load(self.last_checkpoint, mmap=True)["global_step"])
+            rewind(folder, resumed_at)
+        self.loggers = build_loggers(config, folder, resumed_at)
         measured = validation(config, data, data.val)
         self.datamodule = TokenDataModule(config, data, measured)
         L.seed_everything(config.seed, verbose=False)
@@ -131,9 +136,8 @@ class Run:
     def fit(self) -> float:
         """Train to the end, or until a signal."""
         trainer = build_trainer(self.config, self.device, self.loggers, self.callbacks())
-        checkpoint = self.checkpoints.folder / "last.ckpt" if self.resumed else None
         try:
-            trainer.fit(self.module, self.datamodule, ckpt_path=checkpoint)
+            trainer.fit(self.module, self.datamodule, ckpt_path=self.last_checkpoint)
         except Interrupted as stop:
             self._finish(trainer, "interrupted")
             log.info(f"stopped by {stop} after step {trainer.global_step}; go on with:\n  {self._resume_command()}")
