@@ -161,10 +161,12 @@ def test_a_checkpoint_of_another_program_is_refused(foreign: object, tmp_path: P
         load(tmp_path / "other.ckpt")
 
 
-def test_a_checkpoint_of_another_format_says_which(state: dict[str, Any], tmp_path: Path) -> None:
-    state["folio"]["format"] = FORMAT + 1
+def test_a_checkpoint_of_a_later_format_says_which_version_wrote_it(state: dict[str, Any], tmp_path: Path) -> None:
+    state["folio"] |= {"format": FORMAT + 1, "version": "0.9.0"}
     save(state, tmp_path / "newer.ckpt")
-    with pytest.raises(FolioError, match=rf"newer\.ckpt has format {FORMAT + 1}, this Folio reads {FORMAT}; use"):
+    with pytest.raises(
+        FolioError, match=rf"newer\.ckpt has format {FORMAT + 1}, written by Folio 0\.9\.0; .* to {FORMAT}: use"
+    ):
         load(tmp_path / "newer.ckpt")
 
 

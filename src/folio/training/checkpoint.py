@@ -12,15 +12,21 @@ from typing import Any, BinaryIO
 import torch
 from pydantic import ValidationError
 
+import folio
 from folio.config import RunConfig
 from folio.data.tokenizers import Tokenizer, load_tokenizer
 from folio.errors import FolioError
 from folio.files import atomic_writer
 from folio.models import Model, TransformerConfig, build_model
+from folio.upgrade import upgraded
 
-FORMAT = 2
+FORMAT = 3
 """Grows when an older Folio could no longer read what a newer one writes."""
 
+OLDEST_FORMAT = 2
+"""That this Folio reads; `folio.upgrade` says what the configs in it lack."""
+
+VERSION = folio.__version__
 FOLIO_KEY = "folio"
 MODEL_PREFIX = "model."
 
@@ -60,8 +66,12 @@ def load(path: Path, device: str | torch.device = "cpu", mmap: bool = False) -> 
     folio = state.get(FOLIO_KEY) if isinstance(state, dict) else None
     if not isinstance(folio, dict) or "format" not in folio:
         raise FolioError(f"{path} was not written by Folio; give a checkpoint from a run folder")
-    if folio["format"] != FORMAT:
-        raise FolioError(f"{path} has format {folio['format']}, this Folio reads {FORMAT}; use the one that wrote it")
+    if folio["format"] not in range(OLDEST_FORMAT, FORMAT + 1):
+        wrote_it = f"written by Folio {folio['version']}" if "version" in folio else "from before versions stood in it"
+        raise FolioError(
+            f"{path} has format {folio['format']}, {wrote_it}; this Folio, {VERSION}, reads {OLDEST_FORMAT} to "
+            f"{FORMAT}: use the one that wrote it, which metrics.json beside it names"
+        )
     assert isinstance(state, dict)
     return state
 
@@ -78,6 +88,7 @@ class Contents:
     def to_plain(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
+            "version": VERSION,
             "config": self.config,
             "model": asdict(self.model),
             "tokenizer": self.tokenizer.state(),
@@ -101,7 +112,7 @@ def load_trained(path: Path, device: str | torch.device) -> Trained:
     state = load(path, device, mmap=True)
     folio = state[FOLIO_KEY]
     try:
-        config = RunConfig.model_validate(folio["config"])
+        config = RunConfig.model_validate(upgraded(folio["config"]))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

@@ -118,7 +118,8 @@ def write_hparams(folder: Path, config: dict[str, Any], metrics: dict[str, Any])
     By a writer of its own, since the logger's is closed by now and its log_hyperparams would write the metrics
     again, as scalars of step 0.
     """
-    shown = {key: value for key, value in metrics.items() if key.startswith(("val/", "train/")) and value is not None}
+    curves = {key: value for key, value in metrics.items() if key.startswith(("val/", "train/")) and key != "val/step"}
+    shown = {key: value for key, value in curves.items() if value is not None}
     writer = WhilePossible(lambda: FileWriter(str(folder)), str(folder))
     for summary in hparams(flatten(config), shown):
         writer.add_summary(summary)
