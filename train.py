@@ -1,5 +1,10 @@
 """Train a GPT: python train.py [group=option] [key=value] ...   (python train.py --help lists them)."""
 
+from folio.startup import end_at_signals, lasting_imports
+
+if __name__ == "__main__":  # before the imports, which take a second
+    end_at_signals()
+
 from pathlib import Path
 
 import hydra
@@ -8,7 +13,6 @@ from omegaconf import DictConfig
 from folio.cli import check_same_text, load_config, one_line_errors, prepared_data, resumed_config, sweep_folder
 from folio.config import check_against_data, settle_vocabulary
 from folio.runs import find_run, new_run_folder
-from folio.startup import lasting_imports
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

@@ -1,5 +1,10 @@
 """Measure a trained model again: python scripts/evaluate.py outputs/<run> --split val"""
 
+from folio.startup import end_at_signals
+
+if __name__ == "__main__":  # before the imports, which take a second
+    end_at_signals()
+
 import json
 import time
 from enum import StrEnum

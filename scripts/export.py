@@ -1,5 +1,10 @@
 """Give a trained model to others: python scripts/export.py latest my_gpt2 writes what transformers loads as GPT-2."""
 
+from folio.startup import end_at_signals
+
+if __name__ == "__main__":  # before the imports, which take a second
+    end_at_signals()
+
 from pathlib import Path
 from typing import Annotated
 

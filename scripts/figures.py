@@ -1,5 +1,10 @@
 """Draw the pictures of a run: python scripts/figures.py latest --prompt "To be, or not to be" """
 
+from folio.startup import end_at_signals
+
+if __name__ == "__main__":  # before the imports, which take a second
+    end_at_signals()
+
 import re
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +24,7 @@ from folio.figures.plots import loss_figure, positional_figure, schedule_figure
 from folio.models import TransformerConfig
 from folio.runs import checkpoint_names, find_checkpoint, find_started_run
 from folio.training.schedules import learning_rates
+from folio.upgrade import upgraded
 
 
 @one_line_errors
@@ -37,7 +43,7 @@ def main(
     Draws what the run has: before its first step that is the schedule (dry_run=true makes such a run).
     """
     folder, weights = locate(run, output_dir, checkpoint)
-    config = validate(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    config = validate(upgraded(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))))
     assert config.model.vocab_size is not None
     shape = config.transformer_config(config.model.vocab_size)
     chosen_layers, chosen_heads = numbers(layers, shape.n_layers, "layers"), numbers(heads, shape.n_heads, "heads")

@@ -1,5 +1,10 @@
 """Write text with a trained model: python scripts/generate.py latest --prompt "ROMEO:" """
 
+from folio.startup import end_at_signals, lasting_imports
+
+if __name__ == "__main__":  # before the imports, which take a second
+    end_at_signals()
+
 import secrets
 from collections.abc import Sequence
 from enum import StrEnum
@@ -18,7 +23,7 @@ from folio.generation.sampling import Sampling
 from folio.models import TransformerConfig
 from folio.models.transformer_config import Family
 from folio.runs import find_checkpoint
-from folio.startup import lasting_imports
+from folio.upgrade import upgraded
 
 TEXTS_AT_ONCE = 32
 """So that any number of samples fits into memory."""
@@ -194,7 +199,7 @@ def config_beside(checkpoint: Path) -> TransformerConfig | None:
     """The shape of the run's model, to be had without torch; None where no file tells it."""
     file = checkpoint.parent.parent / "config.yaml"
     try:
-        config = RunConfig.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+        config = RunConfig.model_validate(upgraded(yaml.safe_load(file.read_text(encoding="utf-8"))))
         return config.transformer_config(config.model.vocab_size or 0)
     except (OSError, ValueError, yaml.YAMLError):  # the checkpoint has its own, which counts
         return None

@@ -1,5 +1,10 @@
 """Prepare the token files of a corpus without training: python scripts/prepare_data.py tokenizer=cl100k_base"""
 
+from folio.startup import end_at_signals
+
+if __name__ == "__main__":  # before the imports, which take a second
+    end_at_signals()
+
 import hydra
 from omegaconf import DictConfig
 

@@ -3,6 +3,7 @@
 Hydra and OmegaConf are imported here and in the entry points alone; torch and lightning are not.
 """
 
+import errno
 import functools
 import json
 import os
@@ -25,6 +26,7 @@ from folio.data.tokenizers import TokenizerChoice
 from folio.errors import FolioError
 from folio.explain import explain, explain_invalid, hint
 from folio.init_from import begin_with_folder, chosen_keys
+from folio.upgrade import later_keys, upgraded
 
 # Hydra would print errors in its own words and several lines; with this it lets them through to one_line_errors.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -36,6 +38,8 @@ RESUMABLE_KEYS = (
     "training.validate_every_steps",
     "training.log_every_steps",
     "training.checkpoint_every_steps",
+    "training.on_nan",
+    "training.max_nan_steps",
     "trainer",
     "logger",
     "callbacks",
@@ -45,6 +49,18 @@ RESUMABLE_KEYS = (
     "resume",
 )
 
+
+OF_THE_MACHINE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.EIO,
+}
+"""Trouble with files that is no bug: a full disk, a quota, permissions, a folder that has gone."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -61,6 +77,11 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
             message = str(error)
         except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
             message = explain(error)
+        except OSError as error:
+            if error.errno not in OF_THE_MACHINE:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            message = f"{where}{error.strerror}; mend that, and type the same again"
         except ValueError as error:
             if "Config group override" not in str(error):  # Hydra's words for model=null
                 raise
@@ -136,6 +157,9 @@ def sweep_folder() -> Path | None:
 def resumed_config(config: RunConfig, folder: Path) -> RunConfig:
     """The run's own config with what the command line changes of it. Raises: ConfigError for what must stay."""
     values = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    if later := later_keys(values):
+        print(f"{folder} was begun by an older Folio; what came later is as it was then: {', '.join(later)}")
+    values = upgraded(values)
     composed = config.model_dump(mode="python")
     for override in HydraConfig.get().overrides.task:
         key = override.partition("=")[0].lstrip("+~")

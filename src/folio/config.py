@@ -203,6 +203,10 @@ class TrainingConfig(Section):
     validate_every_steps: PositiveInt
     log_every_steps: PositiveInt
     checkpoint_every_steps: PositiveInt
+    on_nan: Literal["stop", "skip"]
+    """Where gradients are NaN or infinite: stop the run, or leave the update of that step out."""
+    max_nan_steps: PositiveInt
+    """Of on_nan=skip: so many such steps in a row stop the run."""
 
     @property
     def sequences_at_once(self) -> int:
@@ -315,9 +319,10 @@ def check_alone(config: RunConfig) -> None:
     """Check what needs only the config: rules between fields. Raises: ConfigError."""
     training = config.training
     if training.batch_size % training.sequences_at_once:
+        fitting = largest_divisor(training.batch_size, training.sequences_at_once)
         raise ConfigError(
             f"training.batch_size={training.batch_size} must be a multiple of "
-            f"training.micro_batch_size={training.micro_batch_size}; try {_largest_divisor(training)}"
+            f"training.micro_batch_size={training.micro_batch_size}; try {fitting}"
         )
     _check_schedule(config)
     if config.trainer.devices > 1:
@@ -386,9 +391,9 @@ def _check_objective(config: RunConfig) -> None:
             )
 
 
-def _largest_divisor(training: TrainingConfig) -> int:
-    divisors = (n for n in range(training.sequences_at_once, 0, -1) if training.batch_size % n == 0)
-    return next(divisors)
+def largest_divisor(n: int, at_most: int) -> int:
+    """The largest divisor of n that is not above `at_most`; 0 where there is none."""
+    return next((divisor for divisor in range(at_most, 0, -1) if n % divisor == 0), 0)
 
 
 def settle_vocabulary(config: RunConfig, tokenizer_vocab_size: int) -> RunConfig:

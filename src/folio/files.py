@@ -67,6 +67,20 @@ def exclusive_lock(path: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def sole_use(folder: Path) -> Iterator[None]:
+    """Keep a folder to ourselves. Raises: BlockingIOError at once where another process has it.
+
+    The lock is on the folder itself: nothing is left behind, and the kernel drops it when we die.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def sha256_of(path: Path) -> str:
     """The hex digest of a file, read in pieces."""
     with open(path, "rb") as file:

@@ -7,9 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
+import yaml
 from workspace import FAMILIES, TINY, Run, Workspace
 
 from folio.runs import checkpoint_names
+from folio.training.checkpoint import FORMAT
+from folio.upgrade import LATER_KEYS
 
 LONG = (
     *TINY,
@@ -57,8 +61,9 @@ def assert_same_end(resumed: Run, straight: Run, logger: str = "tensorboard") ->
     assert results(resumed) == results(straight)
     assert resumed.equals(straight)
     assert resumed.config == straight.config
-    for tag in CURVES:
+    for tag in CURVES:  # no point twice, none missing
         assert resumed.curve(tag, logger) == straight.curve(tag, logger), tag
+    assert resumed.samples == straight.samples
 
 
 def assert_stopped_in_order(ended: int, code: int, said: str, run: Run, workspace: Workspace) -> None:
@@ -137,3 +142,49 @@ def test_resuming_a_finished_run_changes_no_number(workspace: Workspace) -> None
     workspace.must("train.py", f"resume={run.folder}")
     assert results(run) == before
     assert all(value.equal(weights[key]) for key, value in run.weights().items())
+
+
+def as_an_older_folio_left_it(run: Run) -> None:
+    """Take out of a run folder what formats after 2 brought."""
+    for file in (run.folder / "checkpoints").glob("*.ckpt"):
+        state = torch.load(file, weights_only=True)
+        folio = state["folio"]
+        folio["format"] = 2
+        del folio["version"], folio["gradients"]
+        folio["config"] = without_later_keys(folio["config"])
+        curves = state["callbacks"]["Curves"]
+        del curves["val"], curves["val_step"], curves["recent_losses"]
+        torch.save(state, file)
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(without_later_keys(run.config)))
+
+
+def without_later_keys(config: dict[str, Any]) -> dict[str, Any]:
+    for key in LATER_KEYS:
+        section, _, leaf = key.partition(".")
+        config[section].pop(leaf, None)
+    return config
+
+
+def test_a_run_that_an_older_folio_began_goes_on_and_is_measured(make_workspace: Callable[[], Workspace]) -> None:
+    workspace, elsewhere = make_workspace(), make_workspace()
+    recipe = (*TINY, "optimizer=muon", "schedule=constant", "logger=csv")
+    run = workspace.train(*recipe, "training.max_steps=20")
+    as_an_older_folio_left_it(run)
+    measured = workspace.must("scripts/evaluate.py", "latest")
+    assert "the same" in measured
+    said = workspace.must("train.py", "resume=latest", "training.max_steps=40")
+    told = "was begun by an older Folio; what came later is as it was then: training.on_nan, training.max_nan_steps, "
+    assert f"{told}optimizer.adamw_learning_rate\n" in said
+    straight = elsewhere.train(*recipe, "training.max_steps=40")
+    assert run.equals(straight)
+    assert run.config == straight.config
+
+
+def test_a_run_of_a_later_format_says_which_folio_wrote_it(workspace: Workspace) -> None:
+    run = workspace.train(*TINY, "logger=none")
+    file = run.folder / "checkpoints" / "last.ckpt"
+    state = torch.load(file, weights_only=True)
+    state["folio"] |= {"format": FORMAT + 1, "version": "9.1.0"}
+    torch.save(state, file)
+    refused = workspace.run("train.py", "resume=latest").error_line()
+    assert f"last.ckpt has format {FORMAT + 1}, written by Folio 9.1.0; this Folio, " in refused

@@ -64,6 +64,10 @@ class Run:
         assert isinstance(config, dict)
         return config
 
+    @property
+    def samples(self) -> str:
+        return (self.folder / "samples.md").read_text()
+
     def checkpoint(self, name: str = "last") -> dict[str, Any]:
         state = torch.load(self.folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
         assert isinstance(state, dict)
@@ -75,12 +79,12 @@ class Run:
         return weights
 
     def curve(self, tag: str, logger: str = "tensorboard") -> list[tuple[int, float]]:
-        """The logged (step, value) of a scalar; of a step that was logged twice, the later value."""
+        """The logged (step, value) of a scalar, in the order in which they are shown."""
         if logger == "csv":
             with (self.folder / "csv" / "metrics.csv").open() as file:
                 rows = [row for row in csv.DictReader(file) if row["name"] == tag]
-            return sorted({int(row["step"]): float(row["value"]) for row in rows}.items())
-        return sorted({event.step: event.value for event in self.events().Scalars(tag)}.items())
+            return [(int(row["step"]), float(row["value"])) for row in rows]
+        return [(event.step, event.value) for event in self.events().Scalars(tag)]
 
     def events(self) -> EventAccumulator:
         """What TensorBoard shows of the run."""

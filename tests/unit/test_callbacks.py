@@ -25,16 +25,14 @@ from folio.training.callbacks import (
     Checkpoints,
     Curves,
     FirstEstimate,
-    Interrupted,
     ProgressBar,
     Samples,
-    StopOnSignal,
-    ValidateAtEnd,
     ends_step,
 )
 from folio.training.checkpoint import Contents
 from folio.training.lit_module import LanguageModel
 from folio.training.pace import Pace, duration
+from folio.training.stopping import Interrupted, StopOnSignal, ValidateAtEnd
 
 TOKENIZER = CharTokenizer("abcdefg")
 
@@ -76,7 +74,8 @@ def module(compose: Callable[..., RunConfig]) -> LanguageModel:
 
 def training(**changes: int) -> TrainingConfig:
     every_step = {"validate_every_steps": 1, "log_every_steps": 1, "checkpoint_every_steps": 1}
-    values: dict[str, Any] = {"max_steps": 10, "batch_size": 1, **every_step, **changes}
+    of_nan = {"on_nan": "stop", "max_nan_steps": 10}
+    values: dict[str, Any] = {"max_steps": 10, "batch_size": 1, **of_nan, **every_step, **changes}
     return TrainingConfig(micro_batch_size=None, gradient_clip_norm=None, **values)
 
 
@@ -388,12 +387,11 @@ def test_the_last_step_stops_the_run_and_no_step_before(module: LanguageModel) -
 
 
 @pytest.fixture
-def stop_on_signal(module: LanguageModel, tmp_path: Path, lines: list[str]) -> Iterator[StopOnSignal]:
+def stop_on_signal(tmp_path: Path) -> Iterator[StopOnSignal]:
     """Listening, as in the middle of a run."""
     callback = StopOnSignal(Checkpoints(tmp_path, training(validate_every_steps=3)))
-    callback.on_train_start(fake_trainer(), module)
-    yield callback
-    callback.teardown(fake_trainer(), module, "fit")
+    with callback:
+        yield callback
 
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -427,8 +425,10 @@ def test_a_step_that_validates_is_saved_after_its_validation(
 
 def test_a_second_signal_stops_at_once(stop_on_signal: StopOnSignal) -> None:
     signal.raise_signal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted) as stopped:
         signal.raise_signal(signal.SIGINT)
+    assert stopped.value.at_once
+    assert stopped.value.exit_code == 130
 
 
 def test_a_signal_in_the_last_step_lets_the_run_end_by_itself(
@@ -440,10 +440,21 @@ def test_a_signal_in_the_last_step_lets_the_run_end_by_itself(
     assert trainer.saved == []
 
 
-def test_signals_are_handled_as_before_once_the_run_is_over(module: LanguageModel, tmp_path: Path) -> None:
+def test_a_step_that_was_saved_after_its_validation_is_not_saved_again(module: LanguageModel, tmp_path: Path) -> None:
+    trainer, checkpoints = fake_trainer(global_step=3), Checkpoints(tmp_path, training(validate_every_steps=3))
+    module.val = {"loss_nats": 2.0}
+    stop = StopOnSignal(checkpoints)
+    with stop:
+        signal.raise_signal(signal.SIGTERM)
+        checkpoints.on_validation_end(trainer, module)
+        with pytest.raises(Interrupted):
+            stop.on_validation_end(trainer, module)
+    assert trainer.saved == [(3, "best.ckpt"), (3, "last.ckpt")]
+
+
+def test_signals_are_handled_as_before_once_the_run_is_over(tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in StopOnSignal.SIGNALS]
     callback = StopOnSignal(Checkpoints(tmp_path, training()))
-    callback.on_train_start(fake_trainer(), module)
-    assert [signal.getsignal(number) for number in StopOnSignal.SIGNALS] != before
-    callback.teardown(fake_trainer(), module, "fit")
+    with callback:
+        assert [signal.getsignal(number) for number in StopOnSignal.SIGNALS] != before
     assert [signal.getsignal(number) for number in StopOnSignal.SIGNALS] == before

@@ -15,7 +15,6 @@ from folio.config import RunConfig, plain
 from folio.data.tokenizers import CharTokenizer
 from folio.errors import FolioError
 from folio.models import GPT, build_model
-from folio.training import checkpoint
 from folio.training.checkpoint import FORMAT, Contents, load, load_trained, rng_state, save, set_rng_state
 
 TOKENIZER = CharTokenizer("abcdefg")
@@ -116,15 +115,15 @@ def no_permission_to_replace(source: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "failure"), [("torch.save", disk_full_while_writing), ("os.replace", no_permission_to_replace)]
+    ("name", "failure"),
+    [("folio.training.checkpoint.torch.save", disk_full_while_writing), ("os.replace", no_permission_to_replace)],
 )
 def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(
     name: str, failure: Callable[..., None], saved: Path, state: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = saved.read_bytes()
-    module, function = name.split(".")
-    monkeypatch.setattr(getattr(checkpoint, module), function, failure)
-    with pytest.raises(OSError, match=r"No space left|Permission denied"):
+    monkeypatch.setattr(name, failure)
+    with pytest.raises(FolioError, match=r"last\.ckpt cannot be written \((No space left|Permission denied)"):
         save({**state, "global_step": 8}, saved)
     assert saved.read_bytes() == before
     assert os.listdir(saved.parent) == ["last.ckpt"]
@@ -162,10 +161,12 @@ def test_a_checkpoint_of_another_program_is_refused(foreign: object, tmp_path: P
         load(tmp_path / "other.ckpt")
 
 
-def test_a_checkpoint_of_another_format_says_which(state: dict[str, Any], tmp_path: Path) -> None:
-    state["folio"]["format"] = FORMAT + 1
+def test_a_checkpoint_of_a_later_format_says_which_version_wrote_it(state: dict[str, Any], tmp_path: Path) -> None:
+    state["folio"] |= {"format": FORMAT + 1, "version": "0.9.0"}
     save(state, tmp_path / "newer.ckpt")
-    with pytest.raises(FolioError, match=rf"newer\.ckpt has format {FORMAT + 1}, this Folio reads {FORMAT}; use"):
+    with pytest.raises(
+        FolioError, match=rf"newer\.ckpt has format {FORMAT + 1}, written by Folio 0\.9\.0; .* to {FORMAT}: use"
+    ):
         load(tmp_path / "newer.ckpt")
 
 

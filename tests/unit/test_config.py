@@ -78,6 +78,8 @@ VALID: dict[str, Any] = {
         "validate_every_steps": 10,
         "log_every_steps": 5,
         "checkpoint_every_steps": 10,
+        "on_nan": "stop",
+        "max_nan_steps": 10,
     },
     "trainer": {
         "accelerator": "cpu",

@@ -23,6 +23,7 @@ LIGHTNING_FILES = {
     "pictures.py",
     "provenance.py",
     "run.py",
+    "stopping.py",
 }
 
 ABOVE = {

@@ -18,6 +18,7 @@ from folio.training.callbacks import ends_step
 from folio.training.console import start_log
 from folio.training.devices import resolve_device
 from folio.training.evaluation import measure
+from folio.training.preflight import preflight
 from folio.training.run import Run, build_trainer
 
 
@@ -64,7 +65,8 @@ def serve_folio(spec: Spec, line: Line, rss_before: int) -> None:
     config = RunConfig.model_validate(spec.config)
     data, device, folder = open_data(spec, config), resolve_device(config.trainer), Path(spec.folder)
     start_log(folder / "train.log")
-    run = Run(config, shape_of(config), data, device, folder, n_parameters=0)
+    shape = shape_of(config)
+    run = Run(config, shape, data, device, folder, preflight(config, shape, data, device, folder))
     model = run.module.model
     if spec.weights is not None:
         write_weights(model, spec.weights)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import mmap
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -90,6 +91,16 @@ def _map_tokens(path: Path, dtype: str) -> MappedTokens:
     return tokens
 
 
+def check_whole(tokens: np.ndarray) -> None:
+    """Raises: TokenFileError where the file of mapped tokens is shorter by now: reading on would end in SIGBUS.
+
+    One call of fstat, before each batch.
+    """
+    mapping = cast(object, tokens.base)
+    if isinstance(tokens, MappedTokens) and isinstance(mapping, mmap.mmap) and mapping.size() < tokens.nbytes:
+        raise TokenFileError(Path(str(tokens.filename)), "was cut short while it was in use")
+
+
 @dataclass(frozen=True)
 class TokenFile:
     """A verified token file; `tokens` has shape (n_tokens,) and is read-only."""
@@ -97,6 +108,24 @@ class TokenFile:
     path: Path
     info: TokenFileInfo
     tokens: np.memmap
+    _opened: os.stat_result | None = None
+
+    def check_unchanged(self) -> None:
+        """Raises: TokenFileError where something has written to the file since it was opened.
+
+        One that was removed, or replaced by another, is still whole in our map.
+        """
+        try:
+            now = self.path.stat()
+        except FileNotFoundError:
+            return
+        before = self._opened
+        if before is None or now.st_ino != before.st_ino:
+            return
+        if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            is_same = now.st_size <= LARGEST_HASHED_BYTES and sha256_of(self.path) == self.info.tokens_sha256
+            if not is_same:
+                raise TokenFileError(self.path, "was altered while it was in use")
 
     @classmethod
     def open(cls, path: Path) -> "TokenFile":
@@ -107,13 +136,14 @@ class TokenFile:
         info = _read_sidecar(path)
         if not path.is_file():
             raise TokenFileError(path, "is missing")
+        opened = path.stat()
         expected = info.n_tokens * np.dtype(info.dtype).itemsize
-        n_bytes = path.stat().st_size
+        n_bytes = opened.st_size
         if n_bytes != expected:
             raise TokenFileError(path, f"has {n_bytes} bytes where its sidecar promises {expected}")
         if n_bytes <= LARGEST_HASHED_BYTES and sha256_of(path) != info.tokens_sha256:
             raise TokenFileError(path, "was altered: its sha256 is not the one in its sidecar")
-        return cls(path, info, _map_tokens(path, info.dtype))
+        return cls(path, info, _map_tokens(path, info.dtype), opened)
 
 
 def token_dtype(vocab_size: int) -> str:

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, Sampler
 
 from folio.data.batch import IGNORE_INDEX, Batch
 from folio.data.random_words import Stream, random_words, uniform_integers
+from folio.data.token_file import check_whole
 from folio.errors import FolioError
 
 
@@ -131,12 +132,14 @@ def gather_windows(tokens: np.ndarray, starts: np.ndarray, context_length: int) 
     Rows of a strided view are copied as runs, which is 40 times faster than B * (T + 1) single positions for
     batches of GPT-2's size.
     """
+    check_whole(tokens)
     windows: np.ndarray = sliding_window_view(np.asarray(tokens), context_length + 1)[starts].astype(np.int64)
     return windows
 
 
 def gather_runs(tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """(B, T) int64: the run of tokens at each start, padded with zeros to the longest; `lengths` (B,) are positive."""
+    check_whole(tokens)
     columns = np.arange(lengths.max())
     # Padding repeats the last position, so that no other page of a mapped file is read.
     positions = starts[:, None] + np.minimum(columns, lengths[:, None] - 1)

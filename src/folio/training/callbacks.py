@@ -1,14 +1,12 @@
-"""What happens around the steps: curves, progress, samples, checkpoints, and a stop that loses nothing.
+"""What happens around the steps: curves, progress, samples and checkpoints.
 
 Their order in the trainer matters where one needs what another has done; `folio.training.run` gives it.
 """
 
 import math
-import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning as L
@@ -19,13 +17,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from folio.config import SamplesConfig, TrainingConfig
+from folio.data.prepare import PreparedData
 from folio.data.token_file import TokenFileInfo
 from folio.data.tokenizers import Tokenizer
 from folio.errors import FolioError
 from folio.generation.generate import generate_text
 from folio.generation.sampling import Sampling
 from folio.training.console import log
-from folio.training.evaluation import describe, metrics_of
+from folio.training.divergence import Diverged, SpikeWatch
+from folio.training.evaluation import Metrics, describe, metrics_of
 from folio.training.lit_module import LanguageModel
 from folio.training.pace import Pace, duration
 
@@ -40,6 +40,18 @@ def ends_step(trainer: L.Trainer, batch_index: int) -> bool:
     return (batch_index + 1) % trainer.accumulate_grad_batches == 0
 
 
+class DataWatch(Callback):
+    """Sees to it that no checkpoint holds steps on tokens that something wrote over while they were being read."""
+
+    def __init__(self, data: PreparedData) -> None:
+        self.data = data
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Raises: FolioError, and nothing is saved."""
+        self.data.train.check_unchanged()
+        self.data.val.check_unchanged()
+
+
 class Curves(Callback):
     """Writes the scalars of training every log_every_steps, and those of validation when there are some."""
 
@@ -49,6 +61,10 @@ class Curves(Callback):
         self.train_info = train_info
         self.train_loss_nats: float | None = None
         """Mean since the scalars before."""
+        self.val: Metrics = {}
+        self.val_step: int | None = None
+        """Of the last validation, whose figures are `val`."""
+        self._spikes = SpikeWatch()
         self._rate = 0.0
 
     def on_train_batch_start(
@@ -65,39 +81,62 @@ class Curves(Callback):
         if not ends_step(trainer, batch_idx) or (step % self.training.log_every_steps and not is_last):
             return
         assert isinstance(pl_module, LanguageModel)
-        assert pl_module.gradient_norm is not None
-        loss, accuracy = pl_module.train_means.take()
+        pl_module.gradients.check()
+        scalars = {"train/skipped_steps": float(pl_module.gradients.n_skipped)} if pl_module.gradients.skips else {}
+        means = pl_module.train_means.take()
+        if means is not None:  # else every step since was skipped
+            scalars |= self._of_training(*means, trainer, pl_module)
+        for logger in trainer.loggers:
+            logger.log_metrics(scalars, step)
+
+    def _of_training(
+        self, loss: float, accuracy: float, trainer: L.Trainer, pl_module: LanguageModel
+    ) -> dict[str, float]:
         self.train_loss_nats = loss
         self._check_finite("training", loss, trainer, pl_module)
+        usual = self._spikes.spike(loss)
+        if usual is not None:
+            log.warning(
+                f"warning: the training loss jumped to {loss:.3f} nats at step {trainer.global_step}; the median of "
+                f"the {SpikeWatch.N_BEFORE} values before is {usual:.3f}"
+            )
+        assert pl_module.gradient_norm is not None
         metrics = metrics_of(loss, accuracy, self.train_info)
-        scalars = {
+        return {
             **{f"train/{name}": value for name, value in metrics.items()},
             "train/learning_rate": self._rate,
             "train/gradient_norm": pl_module.gradient_norm.item(),
             "train/tokens_per_s": self.pace.tokens_per_s(),
         }
-        for logger in trainer.loggers:
-            logger.log_metrics(scalars, step)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"train_loss_nats": self.train_loss_nats}
+        return {
+            "train_loss_nats": self.train_loss_nats,
+            "val": self.val,
+            "val_step": self.val_step,
+            "recent_losses": list(self._spikes.losses),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.train_loss_nats = state_dict["train_loss_nats"]
+        self.val, self.val_step = state_dict.get("val", {}), state_dict.get("val_step")
+        self._spikes = SpikeWatch(state_dict.get("recent_losses", ()))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, LanguageModel)
+        pl_module.gradients.check()
         val = pl_module.val
         self._check_finite("validation", val["loss_nats"], trainer, pl_module)
+        self.val, self.val_step = val, trainer.global_step
         for logger in trainer.loggers:
             logger.log_metrics({f"val/{name}": value for name, value in val.items()}, trainer.global_step)
         log.info(f"step {trainer.global_step}: {describe(val)}")
 
     def _check_finite(self, which: str, loss: float, trainer: L.Trainer, pl_module: LanguageModel) -> None:
-        """Raises: FolioError where the run has diverged; the checkpoints of before stay."""
+        """Raises: Diverged; the checkpoints of before stay."""
         if not math.isfinite(loss):
             key = "schedule.scale" if pl_module.config.schedule.name == "noam" else "optimizer.learning_rate"
-            raise FolioError(
+            raise Diverged(
                 f"the {which} loss is {loss} at step {trainer.global_step}, with learning rate {self._rate:.3g} and "
                 f"gradient norm {pl_module.gradient_norm:.3g}: the run has diverged; lower {key}"
             )
@@ -226,8 +265,11 @@ class Samples(Callback):
     def _write(self, trainer: L.Trainer) -> None:
         # Indented, so that whatever the model writes stays text in Markdown.
         text = "\n".join(f"    {line}" for line in self.latest.splitlines())
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(f"## Step {trainer.global_step}\n\n{text}\n\n")
+        try:
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(f"## Step {trainer.global_step}\n\n{text}\n\n")
+        except OSError as error:
+            log.warning(f"warning: the sample of step {trainer.global_step} is lost: {self.file}: {error.strerror}")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("samples", text, trainer.global_step)
@@ -241,12 +283,21 @@ class Checkpoints(Callback):
     there would leave that validation out. Here a step is saved once everything that belongs to it is done.
     """
 
-    def __init__(self, folder: Path, training: TrainingConfig, keep_every_steps: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        training: TrainingConfig,
+        keep_every_steps: int | None = None,
+        restore_run_folder: Callable[[], None] | None = None,
+    ) -> None:
         self.folder = folder
+        self.restore_run_folder = restore_run_folder
         self.training = training
         self.keep_every_steps = keep_every_steps
         self.best_loss_nats = float("inf")
         self.best_step: int | None = None
+        self.saved_step: int | None = None
+        """Of last.ckpt, where this part of the run wrote it."""
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -260,19 +311,31 @@ class Checkpoints(Callback):
         step, loss = trainer.global_step, pl_module.val["loss_nats"]
         if loss < self.best_loss_nats:
             self.best_loss_nats, self.best_step = loss, step
-            trainer.save_checkpoint(self.folder / "best.ckpt")
+            self._write(trainer, "best")
         self._save_due(trainer)
 
     def _save_due(self, trainer: L.Trainer) -> None:
         """What this step calls for, once its validation, where it has one, is done."""
         step = trainer.global_step
         if self.keep_every_steps is not None and step % self.keep_every_steps == 0:
-            trainer.save_checkpoint(self.folder / f"step={step}.ckpt")
+            self._write(trainer, f"step={step}")
         if self._is_due(step):
             self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
-        trainer.save_checkpoint(self.folder / "last.ckpt")
+        """Write last.ckpt, where it is not of this step yet."""
+        if self.saved_step != trainer.global_step:
+            self._write(trainer, "last")
+            self.saved_step = trainer.global_step
+
+    def _write(self, trainer: L.Trainer, name: str) -> None:
+        if self.restore_run_folder and not self.folder.parent.exists():
+            self.restore_run_folder()
+        # First the curves that lead up to it: a run that goes on from here does not draw them again.
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.flush()
+        trainer.save_checkpoint(self.folder / f"{name}.ckpt")
 
     def _is_due(self, step: int) -> bool:
         return step % self.training.checkpoint_every_steps == 0 or step == self.training.max_steps
@@ -286,70 +349,3 @@ class Checkpoints(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_loss_nats = state_dict["best_loss_nats"]
         self.best_step = state_dict["best_step"]
-
-
-class ValidateAtEnd(Callback):
-    """Makes the last step a validated one, also where validate_every_steps does not divide max_steps."""
-
-    def __init__(self, max_steps: int) -> None:
-        self.max_steps = max_steps
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.global_step == self.max_steps:
-            trainer.should_stop = True  # Lightning validates before it stops
-
-
-class Interrupted(Exception):  # noqa: N818 (not an error)
-    """A person or a scheduler asked the run to stop; it is saved."""
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal.Signals(signal_number).name)
-        self.signal_number = signal_number
-
-    @property
-    def exit_code(self) -> int:
-        """128 + the signal's number, as shells have it."""
-        return 128 + self.signal_number
-
-
-class StopOnSignal(Callback):
-    """On Ctrl-C or SIGTERM: finish the step, save, stop. A second signal stops at once."""
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self, checkpoints: Checkpoints) -> None:
-        self.checkpoints = checkpoints
-        self._received: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._before = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
-
-    def _receive(self, signal_number: int, frame: FrameType | None) -> None:
-        self._received = signal_number
-        log.info("stopping after this step; once more stops at once")
-        for number in self.SIGNALS:
-            signal.signal(number, signal.default_int_handler)
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        # A step that validates is saved after its validation, which a run that goes on would not make up for.
-        if ends_step(trainer, batch_idx) and not self.checkpoints.validates(trainer.global_step):
-            self._stop_if_asked(trainer)
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._stop_if_asked(trainer)
-
-    def _stop_if_asked(self, trainer: L.Trainer) -> None:
-        # The last step ends the run anyway, and properly.
-        if self._received is not None and not trainer.should_stop:
-            self.checkpoints.save(trainer)
-            raise Interrupted(self._received)
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}

@@ -3,40 +3,55 @@
 Imports no lightning.
 """
 
-import os
 import random
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from pydantic import ValidationError
 
+import folio
 from folio.config import RunConfig
 from folio.data.tokenizers import Tokenizer, load_tokenizer
 from folio.errors import FolioError
+from folio.files import atomic_writer
 from folio.models import Model, TransformerConfig, build_model
+from folio.upgrade import upgraded
 
-FORMAT = 2
+FORMAT = 3
 """Grows when an older Folio could no longer read what a newer one writes."""
 
+OLDEST_FORMAT = 2
+"""That this Folio reads; `folio.upgrade` says what the configs in it lack."""
+
+VERSION = folio.__version__
 FOLIO_KEY = "folio"
 MODEL_PREFIX = "model."
 
 
 def save(state: dict[str, Any], path: Path) -> None:
-    """Write `state` so that a reader, or a crash at any moment, sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write `state` so that a reader, or a crash at any moment, sees the old file or the new one.
+
+    Raises: FolioError where the disk is full or refuses; then what lay at `path` still does.
+    """
     try:
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_writer(path) as file:
+            _save(state, file)
+    except OSError as error:
+        raise FolioError(
+            f"{path} cannot be written ({error.strerror}); free space there, or mend its permissions"
+        ) from error
+
+
+def _save(state: dict[str, Any], file: BinaryIO) -> None:
+    """torch.save, which answers what goes wrong in the middle of it with a complaint about its archive."""
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:
+        raise (error.__context__ or error) from None
 
 
 def load(path: Path, device: str | torch.device = "cpu", mmap: bool = False) -> dict[str, Any]:
@@ -51,8 +66,12 @@ def load(path: Path, device: str | torch.device = "cpu", mmap: bool = False) -> 
     folio = state.get(FOLIO_KEY) if isinstance(state, dict) else None
     if not isinstance(folio, dict) or "format" not in folio:
         raise FolioError(f"{path} was not written by Folio; give a checkpoint from a run folder")
-    if folio["format"] != FORMAT:
-        raise FolioError(f"{path} has format {folio['format']}, this Folio reads {FORMAT}; use the one that wrote it")
+    if folio["format"] not in range(OLDEST_FORMAT, FORMAT + 1):
+        wrote_it = f"written by Folio {folio['version']}" if "version" in folio else "from before versions stood in it"
+        raise FolioError(
+            f"{path} has format {folio['format']}, {wrote_it}; this Folio, {VERSION}, reads {OLDEST_FORMAT} to "
+            f"{FORMAT}: use the one that wrote it, which metrics.json beside it names"
+        )
     assert isinstance(state, dict)
     return state
 
@@ -69,6 +88,7 @@ class Contents:
     def to_plain(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
+            "version": VERSION,
             "config": self.config,
             "model": asdict(self.model),
             "tokenizer": self.tokenizer.state(),
@@ -92,7 +112,7 @@ def load_trained(path: Path, device: str | torch.device) -> Trained:
     state = load(path, device, mmap=True)
     folio = state[FOLIO_KEY]
     try:
-        config = RunConfig.model_validate(folio["config"])
+        config = RunConfig.model_validate(upgraded(folio["config"]))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

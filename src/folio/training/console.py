@@ -19,12 +19,23 @@ class ConsoleHandler(logging.Handler):
         console.print(self.format(record), markup=False)
 
 
+class LogFile(logging.FileHandler):
+    """Does without its file where it can no longer be written, which is no reason for a run to end."""
+
+    _has_warned = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        if not self._has_warned:
+            self._has_warned = True
+            console.print(f"warning: {self.baseFilename} cannot be written; its lines are here alone", markup=False)
+
+
 def start_log(file: Path) -> None:
     """Print the lines of `log`, and append them to a file with their time. Replaces what an earlier call set up."""
     for handler in list(log.handlers):
         log.removeHandler(handler)
         handler.close()
-    to_file = logging.FileHandler(file, encoding="utf-8")
+    to_file = LogFile(file, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
     log.setLevel(logging.INFO)
     log.propagate = False

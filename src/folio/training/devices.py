@@ -37,6 +37,14 @@ class Device:
         return torch.autocast(self.torch_device.type, dtype=dtype)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device's memory, or the machine's, did not suffice; torch has no type for the latter."""
+    words = ("can't allocate memory", "bad_alloc", "could not create a memory", "Cannot allocate memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError | OSError) and any(word in str(error) for word in words)
+    )
+
+
 def resolve_device(config: TrainerConfig) -> Device:
     """The device that the config asks for. Raises: ConfigError where this machine has none; never another one."""
     accelerator = find_accelerator(config.accelerator)

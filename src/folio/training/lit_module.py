@@ -12,6 +12,7 @@ from folio.data.token_file import TokenFileInfo
 from folio.models import Model
 from folio.models.blocks import Block
 from folio.training import checkpoint as checkpoints
+from folio.training.divergence import Diverged, GradientWatch, all_finite
 from folio.training.evaluation import SHUFFLED_PREFIX, Metrics, metrics_from, token_sums
 from folio.training.objectives import batch_loss
 from folio.training.optimizers import build_optimizer, set_learning_rate
@@ -29,6 +30,7 @@ class LanguageModel(L.LightningModule):
         contents: checkpoints.Contents,
         val_info: TokenFileInfo | None,
         fused_optimizer: bool,
+        scaled_gradients: bool = False,
         baseline: Metrics | None = None,
     ) -> None:
         super().__init__()
@@ -38,9 +40,13 @@ class LanguageModel(L.LightningModule):
         self.contents = contents
         self.val_info = val_info
         self.fused_optimizer = fused_optimizer
+        self.scaled_gradients = scaled_gradients
+        """With float16, where infinite gradients are how the scale is found, and left out by the scaler."""
         self.baseline = baseline or {}
         self.train_means = RunningMeans()
+        self.gradients = GradientWatch(config.training)
         self.gradient_norm: Tensor | None = None
+        """Of the last update."""
         self.val: Metrics = {}
         self._val_step = -1
         self._val_sums: dict[int, Tensor] = {}
@@ -85,7 +91,13 @@ class LanguageModel(L.LightningModule):
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         """Clip here rather than by Lightning's option, to keep the norm and to allow fused optimizers."""
         largest = self.config.training.gradient_clip_norm or float("inf")
-        self.gradient_norm = torch.nn.utils.clip_grad_norm_(self._weights, largest)
+        norm = torch.nn.utils.clip_grad_norm_(self._weights, largest)
+        if self.scaled_gradients or self.gradients.allows(self.global_step + 1, self.learning_rate, norm):
+            self.gradient_norm = norm
+            self.train_means.keep()
+        else:
+            self.zero_grad()  # optimizers pass over a parameter that has no gradient
+            self.train_means.forget()
 
     def on_validation_epoch_start(self) -> None:
         self._val_sums = {}
@@ -104,10 +116,18 @@ class LanguageModel(L.LightningModule):
             self.log(f"val/{name}", value, logger=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises: Diverged rather than save what no run could go on from."""
+        self.gradients.check()
+        if not all_finite(self.model):
+            raise Diverged(
+                f"after step {self.global_step} there are weights that are not finite, with learning rate "
+                f"{self.learning_rate:.3g} and gradient norm {self.gradient_norm:.3g}; lower optimizer.learning_rate"
+            )
         checkpoint[checkpoints.FOLIO_KEY] = {
             **self.contents.to_plain(),
             "rng": checkpoints.rng_state(),
             "train_means": self.train_means.state(),
+            "gradients": self.gradients.state(),
             # Of these weights or none: a run that is stopped between validations has others by now.
             "val": self.val if self._val_step == self.global_step else {},
         }
@@ -118,6 +138,8 @@ class LanguageModel(L.LightningModule):
         if self.val:
             self._val_step = checkpoint["global_step"]
         self.train_means.load_state(saved["train_means"])
+        if "gradients" in saved:  # since format 3
+            self.gradients.load_state(saved["gradients"])
 
 
 class RunningMeans:
@@ -126,6 +148,7 @@ class RunningMeans:
     def __init__(self) -> None:
         self._sums: Tensor | None = None
         self._count = 0
+        self._kept: tuple[Tensor | None, int] = None, 0
 
     def add(self, loss: Tensor, accuracy: Tensor) -> None:
         """Count one micro batch: two scalars."""
@@ -134,15 +157,24 @@ class RunningMeans:
         self._sums = values if self._sums is None else self._sums.to(values.device) + values
         self._count += 1
 
-    def take(self) -> tuple[float, float]:
-        """Loss in nats and accuracy, both means since the last call."""
-        assert self._sums is not None
+    def keep(self) -> None:
+        """Count the micro batches so far for good: their step is taken."""
+        self._kept = self._sums, self._count
+
+    def forget(self) -> None:
+        """Leave out the micro batches since `keep`: their step is not taken."""
+        self._sums, self._count = self._kept
+
+    def take(self) -> tuple[float, float] | None:
+        """Loss in nats and accuracy, both means since the last call; None where nothing was counted."""
+        if self._sums is None:
+            return None
         loss, accuracy = (self._sums / self._count).tolist()
-        self._sums, self._count = None, 0
+        self._sums, self._count = self._kept = None, 0
         return loss, accuracy
 
     def state(self) -> dict[str, Any]:
         return {"sums": self._sums, "count": self._count}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self._sums, self._count = state["sums"], state["count"]
+        self._sums, self._count = self._kept = state["sums"], state["count"]

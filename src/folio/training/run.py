@@ -5,6 +5,8 @@ import logging
 import os
 import shlex
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,11 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
-from folio.config import ConfigError, RunConfig, plain
+from folio.config import ConfigError, RunConfig, largest_divisor, plain
 from folio.data.prepare import PreparedData
 from folio.data.tokenizers import state_to_json
 from folio.errors import FolioError
-from folio.files import write_atomically
+from folio.files import sole_use, write_atomically
 from folio.generation.prompts import MASK
 from folio.models import Model, TransformerConfig, build_model
 from folio.models.gpt2_format import GPT2FormatError
@@ -30,23 +32,24 @@ from folio.training.batches import coding_info, validation
 from folio.training.callbacks import (
     Checkpoints,
     Curves,
+    DataWatch,
     FirstEstimate,
-    Interrupted,
     ProgressBar,
     Samples,
-    StopOnSignal,
-    ValidateAtEnd,
 )
 from folio.training.console import console, log, start_log
 from folio.training.datamodule import TokenDataModule
-from folio.training.devices import Device
+from folio.training.devices import Device, is_out_of_memory
+from folio.training.divergence import Diverged
 from folio.training.evaluation import in_words
 from folio.training.lit_module import LanguageModel
 from folio.training.loggers import build_loggers, write_hparams
 from folio.training.pace import Pace, duration
 from folio.training.pictures import Pictures
-from folio.training.preflight import preflight
+from folio.training.preflight import Preflight, preflight
 from folio.training.provenance import git_commit, python_command, versions
+from folio.training.rewind import rewind
+from folio.training.stopping import Interrupted, StopOnSignal, ValidateAtEnd
 
 PROMPT_TOKENS = 6
 """Of a prompt that is taken from the text."""
@@ -62,16 +65,51 @@ def run(config: RunConfig, data: PreparedData, device: Device, folder: Path, res
     shape = config.transformer_config(config.model.vocab_size)
     figures = preflight(config, shape, data, device, folder)
     console.print(figures.table())
+    with claimed(folder):
+        _describe(folder, config, data, figures)
+        if config.dry_run:
+            log.info("dry_run=true: stopping before the first step")
+            return None
+        log.info(f"{'resuming' if resumed else 'training'} in {folder} on {device.name}")
+        with memory_in_one_line(config, device):
+            parts = Run(config, shape, data, device, folder, figures, resumed)
+        return parts.fit()
+
+
+def _describe(folder: Path, config: RunConfig, data: PreparedData, figures: Preflight) -> None:
+    """Write what a run folder holds besides what training brings."""
     _write_json(folder / "preflight.json", asdict(figures))
     write_atomically(folder / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False).encode())
     # Beside the one in each checkpoint: read without torch, it lets a wrong prompt be answered at once.
     write_atomically(folder / "tokenizer.json", state_to_json(data.tokenizer.state()))
     start_log(folder / "train.log")
-    if config.dry_run:
-        log.info("dry_run=true: stopping before the first step")
-        return None
-    log.info(f"{'resuming' if resumed else 'training'} in {folder} on {device.name}")
-    return Run(config, shape, data, device, folder, figures.n_parameters, resumed).fit()
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in this run folder. Raises: FolioError where one does already."""
+    try:
+        with sole_use(folder):
+            yield
+    except BlockingIOError:
+        raise FolioError(f"another process is training in {folder}; wait for it, or stop it") from None
+
+
+@contextmanager
+def memory_in_one_line(config: RunConfig, device: Device) -> Iterator[None]:
+    """Raises: FolioError in the place of what means that memory is exhausted."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        training, model = config.training, config.model
+        fewer = largest_divisor(training.batch_size, training.sequences_at_once // 2)
+        remedy = f"try training.micro_batch_size={fewer}" if fewer else "try a shorter context or a smaller model"
+        raise FolioError(
+            f"out of memory on {device.name} with training.batch_size={training.batch_size}, training.micro_batch_size="
+            f"{training.sequences_at_once} and model.context_length={model.context_length}; {remedy}"
+        ) from error
 
 
 class Run:
@@ -84,17 +122,22 @@ class Run:
         data: PreparedData,
         device: Device,
         folder: Path,
-        n_parameters: int,
+        figures: Preflight,
         resumed: bool = False,
     ) -> None:
         self.config = config
         self.device = device
         self.folder = folder
-        self.n_parameters = n_parameters
-        self.resumed = resumed
         if device.accelerator == "cpu":
             return_large_blocks()
-        self.loggers = build_loggers(config, folder)
+        self.data = data
+        self.figures = figures
+        self.last_checkpoint = folder / "checkpoints" / "last.ckpt" if resumed else None
+        self.resumed_at: int | None = None
+        if self.last_checkpoint is not None:
+            self.resumed_at = int(checkpoints.load(self.last_checkpoint, mmap=True)["global_step"])
+            rewind(folder, self.resumed_at)
+        self.loggers = build_loggers(config, folder, self.resumed_at)
         measured = validation(config, data, data.val)
         self.datamodule = TokenDataModule(config, data, measured)
         L.seed_everything(config.seed, verbose=False)
@@ -104,6 +147,7 @@ class Run:
             contents=checkpoints.Contents(plain(config), shape, data.tokenizer),
             val_info=measured.info,
             fused_optimizer=device.supports_fused_optimizer,
+            scaled_gradients=device.precision == "16-mixed",
             baseline=measured.baseline,
         )
         training = config.training
@@ -111,7 +155,10 @@ class Run:
         self.curves = Curves(self.pace, training, coding_info(config, data.train))
         samples = config.callbacks.samples.model_copy(update={"prompt": sample_prompt(config, data)})
         self.samples = Samples(samples, data.tokenizer, config.seed, folder / "samples.md")
-        self.checkpoints = Checkpoints(folder / "checkpoints", training, config.callbacks.checkpoint.keep_every_steps)
+        self.checkpoints = Checkpoints(
+            folder / "checkpoints", training, config.callbacks.checkpoint.keep_every_steps, self._restore_folder
+        )
+        self.stop_on_signal = StopOnSignal(self.checkpoints)
 
     def callbacks(self) -> list[Callback]:
         """In the order of their hooks: what measures, what saves, what may stop the run.
@@ -120,6 +167,7 @@ class Run:
         """
         max_steps = self.config.training.max_steps
         return [
+            DataWatch(self.data),
             self.curves,
             FirstEstimate(max_steps),
             ProgressBar(console, self.pace, self.curves, max_steps),
@@ -127,23 +175,37 @@ class Run:
             self.checkpoints,
             Pictures(self.samples, max_steps),
             ValidateAtEnd(max_steps),
-            StopOnSignal(self.checkpoints),
+            self.stop_on_signal,
             self.pace,
         ]
 
     def fit(self) -> float:
-        """Train to the end, or until a signal."""
+        """Train to the end, or until a signal. Raises: FolioError, which says how to go on."""
         trainer = build_trainer(self.config, self.device, self.loggers, self.callbacks())
-        checkpoint = self.checkpoints.folder / "last.ckpt" if self.resumed else None
         try:
-            trainer.fit(self.module, self.datamodule, ckpt_path=checkpoint)
+            with self.stop_on_signal, memory_in_one_line(self.config, self.device):
+                trainer.fit(self.module, self.datamodule, ckpt_path=self.last_checkpoint)
         except Interrupted as stop:
-            self._finish(trainer, "interrupted")
-            log.info(f"stopped by {stop} after step {trainer.global_step}; go on with:\n  {self._resume_command()}")
+            if stop.at_once:
+                log.info(str(self._with_way_on(f"stopped at once by {stop}")))
+            else:
+                self._finish(trainer, "interrupted")
+                log.info(f"stopped by {stop} after step {trainer.global_step}; go on with:\n  {self._resume_command()}")
             raise SystemExit(stop.exit_code) from None
+        except Diverged as error:
+            self._finish(trainer, "diverged")
+            raise self._with_way_on(error) from None
+        except FolioError as error:
+            raise self._with_way_on(error) from error
         metrics = self._finish(trainer, "finished")
         self._report(metrics)
         return float(metrics["val/loss_nats"])
+
+    def _restore_folder(self) -> None:
+        """Of a run whose folder was removed: what training holds in memory is worth more than the wish behind that."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _describe(self.folder, self.config, self.data, self.figures)
+        log.warning(f"warning: {self.folder} was removed and is made again; its curves and samples so far are lost")
 
     def _finish(self, trainer: L.Trainer, status: str) -> dict[str, Any]:
         metrics = self._metrics(trainer, status)
@@ -156,13 +218,15 @@ class Run:
         step, best = trainer.global_step, self.checkpoints.best_step
         return {
             "status": status,
-            **{f"val/{name}": value for name, value in self.module.val.items()},
+            **{f"val/{name}": value for name, value in self.curves.val.items()},
+            "val/step": self.curves.val_step,
             "train/loss_nats": self.curves.train_loss_nats,
             "best/val/loss_nats": self.checkpoints.best_loss_nats if best is not None else None,
             "best/step": best,
-            "n_parameters": self.n_parameters,
+            "n_parameters": self.figures.n_parameters,
             "n_tokens_seen": self.pace.n_tokens,
             "step": step,
+            "skipped_steps": self.module.gradients.n_skipped,
             "elapsed_s": self.pace.elapsed_s,
             "train/tokens_per_s": self.pace.mean_tokens_per_s(),
             "best_checkpoint": "checkpoints/best.ckpt" if best is not None else None,
@@ -193,6 +257,13 @@ generate         {python} scripts/generate.py {folder} {option} {shlex.quote(sel
 measure again    {python} scripts/evaluate.py {folder}
 resume           {self._resume_command()} training.max_steps={2 * self.config.training.max_steps}"""
         )
+
+    def _with_way_on(self, what: object) -> FolioError:
+        """What ended the run, and the way on from the last checkpoint, where there is one."""
+        step = self.checkpoints.saved_step if self.checkpoints.saved_step is not None else self.resumed_at
+        if step is None:
+            return FolioError(str(what))
+        return FolioError(f"{what}; last.ckpt has step {step}: go on with {self._resume_command()}")
 
     def _resume_command(self) -> str:
         return f"{python_command()} train.py resume={shlex.quote(str(self.folder))}"

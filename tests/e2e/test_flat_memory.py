@@ -1,0 +1,40 @@
+"""A long run needs no more memory, and no more open files, than a short one."""
+
+import os
+from pathlib import Path
+
+from workspace import TINY, Workspace
+
+LONG = (
+    *TINY,
+    "training.max_steps=2000",
+    "training.validate_every_steps=10",  # 200 times, and a sample with each
+    "training.log_every_steps=5",
+    "training.checkpoint_every_steps=40",
+    "callbacks.samples.max_new_tokens=20",
+)
+GROWTH_BYTES = 8 << 20
+"""Allowed between the 50th and the 200th validation; what leaked at each of 1,500 steps would be 5 KB a step."""
+
+
+def resident_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def open_files(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def test_2000_steps_200_validations_and_200_samples_hold_memory_and_open_files_flat(workspace: Workspace) -> None:
+    process = workspace.start("train.py", *LONG)
+    assert process.stdout is not None
+    seen: dict[int, tuple[int, int]] = {}
+    for line in process.stdout:
+        if ": val loss" in line:
+            seen[int(line.split()[1].rstrip(":"))] = resident_bytes(process.pid), open_files(process.pid)
+    process.stdout.close()
+    assert process.wait() == 0
+    (memory, files), (memory_late, files_late) = seen[500], seen[1990]
+    print(f"resident at step 500: {memory / 2**20:.1f} MiB, at step 1990: {memory_late / 2**20:.1f} MiB; {files} files")
+    assert memory_late - memory < GROWTH_BYTES
+    assert files_late <= files
