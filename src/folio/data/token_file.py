@@ -115,6 +115,11 @@ class TokenFile:
             raise TokenFileError(path, "was altered: its sha256 is not the one in its sidecar")
         return cls(path, info, _map_tokens(path, info.dtype))
 
+    def holds_other_than(self, ids: np.ndarray) -> bool:
+        """Whether a token is none of these; reads no further than to the first."""
+        pieces = (self.tokens[first : first + 2**16] for first in range(0, len(self.tokens), 2**16))
+        return any(not np.isin(piece, ids).all() for piece in pieces)
+
 
 def token_dtype(vocab_size: int) -> str:
     """The smallest of the two types that holds every id."""
