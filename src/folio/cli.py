@@ -25,6 +25,7 @@ from folio.data.tokenizers import TokenizerChoice
 from folio.errors import FolioError
 from folio.explain import explain, explain_invalid, hint
 from folio.init_from import begin_with_folder, chosen_keys
+from folio.runs import read_config
 from folio.visible import visible
 
 # Hydra would print errors in its own words and several lines; with this it lets them through to one_line_errors.
@@ -178,7 +179,7 @@ def sweep_folder() -> Path | None:
 
 def resumed_config(config: RunConfig, folder: Path) -> RunConfig:
     """The run's own config with what the command line changes of it. Raises: ConfigError for what must stay."""
-    values = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    values = read_config(folder)
     composed = config.model_dump(mode="python")
     for override in HydraConfig.get().overrides.task:
         key = override.partition("=")[0].lstrip("+~")
@@ -204,7 +205,10 @@ def check_same_text(folder: Path, text_sha256: str) -> None:
     Its tokens could mean something else by now, and its curves would not compare.
     """
     file = folder / "preflight.json"
-    began_with = json.loads(file.read_text(encoding="utf-8"))["text_sha256"] if file.is_file() else text_sha256
+    try:
+        began_with = json.loads(file.read_text(encoding="utf-8"))["text_sha256"] if file.is_file() else text_sha256
+    except (KeyError, RecursionError, TypeError, ValueError):
+        raise ConfigError(f"resume={folder}: {file} is damaged; move it away, or start a new run") from None
     if began_with != text_sha256:
         raise ConfigError(
             f"resume={folder}: the text of data.path has changed since the run began; bring the old one back, "

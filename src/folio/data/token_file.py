@@ -113,7 +113,10 @@ class TokenFile:
             raise TokenFileError(path, f"has {n_bytes} bytes where its sidecar promises {expected}")
         if n_bytes <= LARGEST_HASHED_BYTES and sha256_of(path) != info.tokens_sha256:
             raise TokenFileError(path, "was altered: its sha256 is not the one in its sidecar")
-        return cls(path, info, _map_tokens(path, info.dtype))
+        tokens = _map_tokens(path, info.dtype)
+        if n_bytes <= LARGEST_HASHED_BYTES and tokens.max() >= info.vocab_size:
+            raise TokenFileError(path, f"holds the id {tokens.max()}, and its vocabulary ends at {info.vocab_size}")
+        return cls(path, info, tokens)
 
     def holds_other_than(self, ids: np.ndarray) -> bool:
         """Whether a token is none of these; reads no further than to the first."""
@@ -187,7 +190,7 @@ def _read_sidecar(path: Path) -> TokenFileInfo:
         fields = json.loads(sidecar.read_bytes())
     except FileNotFoundError:
         raise TokenFileError(path, f"has no sidecar {sidecar.name}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise TokenFileError(path, f"has a sidecar {sidecar.name} that is not JSON") from None
     if not _is_sidecar(fields):
         raise TokenFileError(path, f"has a sidecar {sidecar.name} that is not of format {FORMAT}")
