@@ -163,6 +163,7 @@ GENERATION_MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "a prefix for a decoder": (("--prefix", "ROMEO:"), ("prefix='ROMEO:'", "the model is a decoder")),
     "an unknown checkpoint": (("--checkpoint", "newest"), ("--checkpoint=newest: ", "it has best, last\n")),
     "a checkpoint of a step that was not kept": (("--checkpoint=step=300",), ("--checkpoint=step=300: ", "best, last")),
+    "half a character": (("--prompt", "ROMEO\udcff"), (r"'\udcff'", "position 5")),
     "characters that the tokenizer lacks": (("--prompt", "ROMEO: é"), ("'é' (U+00E9)", "position 7")),
 }
 
