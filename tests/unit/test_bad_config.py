@@ -181,7 +181,8 @@ def wrong(field: FieldInfo) -> st.SearchStrategy[Any]:
             bounds += [bound for part in more for bound in getattr(part, "metadata", [part])]
         origin = typing.get_origin(member)
         kinds |= {str} if origin is typing.Literal else {origin or member}
-    literals = {value for member in members(field.annotation) for value in typing.get_args(member)}
+    closed = [member for member in members(field.annotation) if typing.get_origin(member) is typing.Literal]
+    literals = {value for member in closed for value in typing.get_args(member)}
     of_other_type = STRANGE.filter(
         lambda value: type(value) not in kinds and not (type(value) is int and float in kinds)
     )
