@@ -10,8 +10,16 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from folio.cli import check_same_text, load_config, one_line_errors, prepared_data, resumed_config, sweep_folder
-from folio.config import check_against_data, settle_vocabulary
+from folio.cli import (
+    check_data,
+    check_same_text,
+    load_config,
+    one_line_errors,
+    prepared_data,
+    resumed_config,
+    sweep_folder,
+)
+from folio.config import settle_vocabulary
 from folio.runs import find_run, new_run_folder
 
 
@@ -27,7 +35,7 @@ def main(cfg: DictConfig) -> float | None:
     if resumed:
         check_same_text(resumed, data.train.info.source_sha256)
     config = settle_vocabulary(config, data.tokenizer.vocab_size)
-    check_against_data(config, data.train.info.n_tokens, data.val.info.n_tokens)
+    check_data(config, data)
 
     with lasting_imports():
         from folio.training.devices import resolve_device

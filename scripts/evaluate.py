@@ -13,8 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from folio.cli import one_line_errors, prepared_data
-from folio.config import RunConfig, check_against_data
+from folio.cli import check_data, one_line_errors, prepared_data
+from folio.config import RunConfig
 from folio.data.prepare import PreparedData
 from folio.errors import FolioError
 from folio.generation.prompts import last_position
@@ -71,7 +71,7 @@ def main(
         except ValueError as error:
             raise FolioError(f"--quantize={quantize}: {error}") from None
     data = data_of(trained, data_dir)
-    check_against_data(config, data.train.info.n_tokens, data.val.info.n_tokens)
+    check_data(config, data)
     file = data.train if split is Split.TRAIN else data.val
     started = time.perf_counter()
     with device.autocast():

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 from matplotlib.figure import Figure
 
 from folio.cli import one_line_errors, validate
@@ -22,7 +21,7 @@ from folio.figures.curves import read_curves
 from folio.figures.labelled_prompt import LabelledPrompt, label_prompt
 from folio.figures.plots import loss_figure, positional_figure, schedule_figure
 from folio.models import TransformerConfig
-from folio.runs import checkpoint_names, find_checkpoint, find_started_run
+from folio.runs import checkpoint_names, find_checkpoint, find_started_run, read_config
 from folio.training.schedules import learning_rates
 from folio.upgrade import upgraded
 
@@ -43,7 +42,7 @@ def main(
     Draws what the run has: before its first step that is the schedule (dry_run=true makes such a run).
     """
     folder, weights = locate(run, output_dir, checkpoint)
-    config = validate(upgraded(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))))
+    config = validate(upgraded(read_config(folder)))
     assert config.model.vocab_size is not None
     shape = config.transformer_config(config.model.vocab_size)
     chosen_layers, chosen_heads = numbers(layers, shape.n_layers, "layers"), numbers(heads, shape.n_heads, "heads")
@@ -140,7 +139,11 @@ def label(
     Raises: FolioError for a given text that the model cannot read. None, and a line that says why, where that of the
     samples is such a text.
     """
-    tokenizer = load_tokenizer(state_from_json((folder / "tokenizer.json").read_bytes()))
+    file = folder / "tokenizer.json"
+    try:
+        tokenizer = load_tokenizer(state_from_json(file.read_bytes()))
+    except (OSError, ValueError):  # of which FolioError is one
+        raise FolioError(f"{file} is missing or damaged; give another run, or bring the file back") from None
     begin, is_given = config.callbacks.samples.prompt, (prompt, prefix) != (None, None)
     if shape.family == "encoder_decoder":
         prompt, prefix = prompt or "", prefix if is_given else begin

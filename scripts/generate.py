@@ -6,13 +6,13 @@ if __name__ == "__main__":  # before the imports, which take a second
     end_at_signals()
 
 import secrets
+import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import typer
-import yaml
 
 from folio.cli import one_line_errors
 from folio.config import RunConfig
@@ -22,8 +22,9 @@ from folio.generation.prompts import check_request, default_prompt, last_positio
 from folio.generation.sampling import Sampling
 from folio.models import TransformerConfig
 from folio.models.transformer_config import Family
-from folio.runs import find_checkpoint
+from folio.runs import find_checkpoint, read_config
 from folio.upgrade import upgraded
+from folio.visible import visible
 
 TEXTS_AT_ONCE = 32
 """So that any number of samples fits into memory."""
@@ -112,6 +113,7 @@ def main(
             raise FolioError(f"--quantize={quantize}: {error}") from None
     first_seed = secrets.randbelow(2**31) if seed is None else seed
     tasks = plan(starts(trained.model.config.family, prompt, prefix), num_samples, first_seed)
+    on_terminal = sys.stdout.isatty()  # which obeys what a file or a pipe only holds
     for first in range(0, len(tasks), TEXTS_AT_ONCE):
         together = tasks[first : first + TEXTS_AT_ONCE]
         texts = generate(
@@ -130,7 +132,7 @@ def main(
             if task.heading:
                 print(task.heading)
             for piece in pieces:
-                print(piece, end="", flush=True)
+                print(visible(piece) if on_terminal else piece, end="", flush=True)
             print()
 
 
@@ -197,11 +199,10 @@ def tokenizer_beside(checkpoint: Path) -> Tokenizer | None:
 
 def config_beside(checkpoint: Path) -> TransformerConfig | None:
     """The shape of the run's model, to be had without torch; None where no file tells it."""
-    file = checkpoint.parent.parent / "config.yaml"
     try:
-        config = RunConfig.model_validate(upgraded(yaml.safe_load(file.read_text(encoding="utf-8"))))
+        config = RunConfig.model_validate(upgraded(read_config(checkpoint.parent.parent)))
         return config.transformer_config(config.model.vocab_size or 0)
-    except (OSError, ValueError, yaml.YAMLError):  # the checkpoint has its own, which counts
+    except ValueError:  # the checkpoint has its own, which counts
         return None
 
 

@@ -3,7 +3,7 @@
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,11 +12,18 @@ import pytest
 import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hypothesis import HealthCheck, settings
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
-from folio.config import RunConfig
+from folio.cli import load_config
+from folio.config import ConfigError, RunConfig
 from folio.data.token_file import FORMAT, TokenFileInfo
+from folio.explain import explain
+
+CONF = Path(__file__).parents[1] / "conf"
 
 # A deadline is a test that times itself, and fails on a busy machine.
 settings.register_profile("folio", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -68,13 +75,51 @@ def info_of() -> Callable[..., TokenFileInfo]:
     return lambda **changes: TokenFileInfo(**(values | changes))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def compose() -> Callable[..., RunConfig]:
     """The shipped YAML files with overrides, as typed values: compose("model=debug", "seed=2")."""
 
     def composed(*overrides: str) -> RunConfig:
-        with initialize_config_dir(str(Path(__file__).parents[1] / "conf"), version_base="1.3"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
             values = OmegaConf.to_container(hydra_compose("train", list(overrides)), resolve=True)
         return RunConfig.model_validate(values)
 
     return composed
+
+
+@pytest.fixture
+def load() -> Iterator[Callable[..., RunConfig]]:
+    """Compose and check as train.py does: load("seed=2")."""
+
+    def load(*overrides: str) -> RunConfig:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = hydra_compose("train", list(overrides), return_hydra_config=True)
+        # What Hydra's own start sets, and compose does not.
+        for source in cfg.hydra.runtime.config_sources:
+            source.provider = "main" if source.path == str(CONF) else source.provider
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        return load_config(cfg)
+
+    yield load
+    HydraConfig.instance().cfg = None
+
+
+@pytest.fixture
+def refuse(load: Callable[..., RunConfig]) -> Callable[..., str]:
+    """The one line that the overrides are answered with."""
+
+    def refuse(*overrides: str) -> str:
+        try:
+            load(*overrides)
+        except ConfigError as error:
+            message = str(error)
+        except (HydraException, OmegaConfBaseException) as error:
+            message = explain(error)
+        else:
+            pytest.fail(f"{overrides} was accepted")
+        assert "\n" not in message
+        return message
+
+    return refuse

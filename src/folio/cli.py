@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -20,13 +20,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from folio.config import ConfigError, RunConfig, check_alone
+from folio.config import ConfigError, MaskedLMConfig, RunConfig, check_against_data, check_alone
 from folio.data.prepare import PreparedData, prepare
 from folio.data.tokenizers import TokenizerChoice
 from folio.errors import FolioError
 from folio.explain import explain, explain_invalid, hint
 from folio.init_from import begin_with_folder, chosen_keys
+from folio.runs import read_config
 from folio.upgrade import later_keys, upgraded
+from folio.visible import visible
 
 # Hydra would print errors in its own words and several lines; with this it lets them through to one_line_errors.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -86,7 +88,7 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
             if "Config group override" not in str(error):  # Hydra's words for model=null
                 raise
             message = f"{error}; write group=option, as in model=nano"
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {visible(message, keep='')}", file=sys.stderr)
         raise SystemExit(2)
 
     return wrapper
@@ -99,13 +101,35 @@ def load_config(cfg: DictConfig) -> RunConfig:
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from None
     assert isinstance(values, dict)
-    config = validate(typing.cast(dict[str, Any], values))
+    overrides = HydraConfig.get().overrides.task
+    values = leave_out_replaced(typing.cast(dict[str, Any], values), overrides, say=print)
+    config = validate(values)
     check_choices(config)
     if config.resume is None:  # else the run's own config decides, in resumed_config
         if config.init_from is not None:
-            config = begin_with_folder(config, chosen_keys(HydraConfig.get().overrides.task, conf_dir()), say=print)
+            config = begin_with_folder(config, chosen_keys(overrides, conf_dir()), say=print)
         check_alone(config)
     return config
+
+
+def leave_out_replaced(values: dict[str, Any], overrides: Sequence[str], say: Callable[[str], None]) -> dict[str, Any]:
+    """The values without those that a recipe has for an option that the command line replaced by one without them.
+
+    `experiment=nanogpt_shakespeare_char schedule=noam` is that recipe with noam, which has no min_learning_rate.
+    Only keys of the group's other options are left out, and `say` gets a line: what is misspelt stays, to be refused.
+    """
+    typed = [override.lstrip("+~").partition("=")[::2] for override in overrides]
+    for group, option in typed:
+        files = {path.stem: path for path in (conf_dir() / group).glob("*.yaml")}
+        if group not in ("optimizer", "schedule") or option not in files:
+            continue
+        keys = {name: set(yaml.safe_load(path.read_text(encoding="utf-8"))) for name, path in files.items()}
+        strangers = set(values[group]) & set().union(*keys.values()) - keys[option]
+        left_out = sorted(key for key in strangers if f"{group}.{key}" not in dict(typed))
+        if left_out:
+            say(f"{group}={option} has no {', '.join(left_out)}: what the recipe has for another {group} is left out")
+            values = values | {group: {key: value for key, value in values[group].items() if key not in left_out}}
+    return values
 
 
 def validate(values: dict[str, Any]) -> RunConfig:
@@ -117,7 +141,14 @@ def validate(values: dict[str, Any]) -> RunConfig:
 
 
 def check_choices(config: RunConfig) -> None:
-    """Check names whose list is open: a positional encoding is whatever has a file in its config group."""
+    """Check names whose list is open: a positional encoding is whatever has a file in its config group.
+
+    Hydra would merge the options of a list; no group here means more than one. Raises: ConfigError.
+    """
+    for override in HydraConfig.get().overrides.task:
+        group, _, chosen = override.partition("=")
+        if chosen.startswith("[") and (conf_dir() / group).is_dir():
+            raise ConfigError(f"{override} names a list, and {group} has one option; write {group}=option")
     name = config.positional_encoding.name
     options = sorted(path.stem for path in (conf_dir() / "positional_encoding").glob("*.yaml"))
     if name not in options:
@@ -146,6 +177,19 @@ def prepared_data(config: RunConfig, data_dir: Path | None = None) -> PreparedDa
     return prepare(config.data.name, text, tokenizer, data_dir or Path(config.paths.data_dir), say=print)
 
 
+def check_data(config: RunConfig, data: PreparedData) -> None:
+    """Whether both splits hold what the objective reads. Raises: FolioError."""
+    check_against_data(config, data.train.info.n_tokens, data.val.info.n_tokens)
+    if isinstance(config.objective, MaskedLMConfig):
+        newlines = data.tokenizer.newline_ids()
+        for file in (data.train, data.val):
+            if not file.holds_other_than(newlines):
+                raise FolioError(
+                    f"the {file.info.split} split of {file.info.n_tokens} tokens holds newlines alone, and "
+                    "objective=masked_lm reads the lines between them; use a text with words at its end"
+                )
+
+
 def sweep_folder() -> Path | None:
     """The folder that a sweep gives this job; None outside a sweep, where the run makes its own."""
     hydra = HydraConfig.get()
@@ -156,7 +200,7 @@ def sweep_folder() -> Path | None:
 
 def resumed_config(config: RunConfig, folder: Path) -> RunConfig:
     """The run's own config with what the command line changes of it. Raises: ConfigError for what must stay."""
-    values = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    values = read_config(folder)
     if later := later_keys(values):
         print(f"{folder} was begun by an older Folio; what came later is as it was then: {', '.join(later)}")
     values = upgraded(values)
@@ -185,7 +229,10 @@ def check_same_text(folder: Path, text_sha256: str) -> None:
     Its tokens could mean something else by now, and its curves would not compare.
     """
     file = folder / "preflight.json"
-    began_with = json.loads(file.read_text(encoding="utf-8"))["text_sha256"] if file.is_file() else text_sha256
+    try:
+        began_with = json.loads(file.read_text(encoding="utf-8"))["text_sha256"] if file.is_file() else text_sha256
+    except (KeyError, RecursionError, TypeError, ValueError):
+        raise ConfigError(f"resume={folder}: {file} is damaged; move it away, or start a new run") from None
     if began_with != text_sha256:
         raise ConfigError(
             f"resume={folder}: the text of data.path has changed since the run began; bring the old one back, "

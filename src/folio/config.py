@@ -4,11 +4,12 @@ Imports neither torch nor lightning, so that a mistake is answered at once. `fol
 into a `RunConfig`; everything below the entry points sees only these plain, frozen values.
 """
 
+import math
 import re
 import typing
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
 
 from folio.errors import FolioError
 from folio.models import TransformerConfig
@@ -17,6 +18,13 @@ from folio.models.transformer_config import Activation, Conditioning, Family, In
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(gt=0, le=2**31 - 1)]
+"""Of steps, sequences or tokens: above, arrays of indices would overflow or take for ever to make."""
+CountOrZero = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+Text = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+"""Of a folder, so it cannot lead out of the one that it lies in."""
 
 
 class ConfigError(FolioError):
@@ -32,9 +40,9 @@ class Section(BaseModel):
 
 
 class PathsConfig(Section):
-    data_dir: str
+    data_dir: Text
     """Prepared token files and downloaded assets."""
-    output_dir: str
+    output_dir: Text
     """Run folders."""
 
 
@@ -54,14 +62,14 @@ class TokenizerConfig(Section):
 
 class WordTokenizerConfig(Section):
     name: Literal["word"]
-    max_vocab_size: Annotated[int, Field(ge=4)] | None
+    max_vocab_size: Annotated[int, Field(ge=4, le=2**31 - 1)] | None
     """How many ids there may be, those of the unknown, of joins and of spaces included; null: one for every word."""
 
 
 class ModelConfig(Section):
     """What `TransformerConfig` explains and checks; here only the types."""
 
-    name: str
+    name: Name
     family: Family
     vocab_size: int | None
     """Left out, it is the tokenizer's; it may be padded up to the next multiple of 128."""
@@ -111,9 +119,9 @@ class PrefixLMConfig(Section):
 
     name: Literal["prefix_lm"]
     family: ClassVar[Family] = "encoder_decoder"
-    min_prefix_length: PositiveInt
+    min_prefix_length: Count
     """In tokens; the length of each prefix is drawn between the two."""
-    max_prefix_length: PositiveInt | None
+    max_prefix_length: Count | None
     """model.context_length when null."""
 
 
@@ -158,12 +166,12 @@ class MuonConfig(Section):
 
 class ConstantScheduleConfig(Section):
     name: Literal["constant"]
-    warmup_steps: Annotated[int, Field(ge=0)]
+    warmup_steps: CountOrZero
 
 
 class CosineScheduleConfig(Section):
     name: Literal["cosine"]
-    warmup_steps: Annotated[int, Field(ge=0)]
+    warmup_steps: CountOrZero
     min_learning_rate: NonNegative | None
     """Where the cosine ends, at training.max_steps; a tenth of optimizer.learning_rate when null."""
 
@@ -172,7 +180,7 @@ class WSDScheduleConfig(Section):
     """Warm-up, stable, decay: constant between the two, so only the last part knows where the run ends."""
 
     name: Literal["wsd"]
-    warmup_steps: Annotated[int, Field(ge=0)]
+    warmup_steps: CountOrZero
     decay_share: Annotated[float, Field(gt=0.0, le=1.0)]
     """Of training.max_steps: the last ones, over which the rate falls linearly."""
     min_learning_rate: NonNegative
@@ -186,26 +194,26 @@ class NoamScheduleConfig(Section):
     """
 
     name: Literal["noam"]
-    warmup_steps: PositiveInt
+    warmup_steps: Count
     scale: Positive
     """Multiplies the published rate."""
 
 
 class TrainingConfig(Section):
-    max_steps: PositiveInt
+    max_steps: Count
     """Optimizer steps in the whole run."""
-    batch_size: PositiveInt
+    batch_size: Count
     """Sequences in one optimizer step, over all devices and accumulation."""
-    micro_batch_size: PositiveInt | None
+    micro_batch_size: Count | None
     """Sequences at once on a device; the whole batch when null."""
     gradient_clip_norm: Positive | None
     """Gradients whose global norm is larger are scaled down to it; null: never."""
-    validate_every_steps: PositiveInt
-    log_every_steps: PositiveInt
-    checkpoint_every_steps: PositiveInt
+    validate_every_steps: Count
+    log_every_steps: Count
+    checkpoint_every_steps: Count
     on_nan: Literal["stop", "skip"]
     """Where gradients are NaN or infinite: stop the run, or leave the update of that step out."""
-    max_nan_steps: PositiveInt
+    max_nan_steps: Count
     """Of on_nan=skip: so many such steps in a row stop the run."""
 
     @property
@@ -215,7 +223,7 @@ class TrainingConfig(Section):
 
 class TrainerConfig(Section):
     accelerator: Literal["auto", "cpu", "gpu", "mps"]
-    devices: PositiveInt
+    devices: Count
     precision: Literal["auto", "32-true", "mixed", "bf16-mixed", "16-mixed"]
     """mixed: bfloat16 where the device has it, else float16; auto: mixed on a GPU, 32-true elsewhere."""
     compile: bool
@@ -231,17 +239,17 @@ class LoggerConfig(Section):
 class SamplesConfig(Section):
     """Text that the model writes at each validation."""
 
-    prompt: Annotated[str, Field(min_length=1)]
-    max_new_tokens: Annotated[int, Field(ge=0)]
+    prompt: Text
+    max_new_tokens: CountOrZero
     """0 writes none."""
     temperature: NonNegative
-    top_k: PositiveInt | None
+    top_k: Count | None
 
 
 class CheckpointConfig(Section):
     """What is kept besides best.ckpt and last.ckpt."""
 
-    keep_every_steps: PositiveInt | None
+    keep_every_steps: Count | None
     """Every n-th step stays as checkpoints/step=<n>.ckpt; null keeps none."""
 
 
@@ -253,12 +261,12 @@ class CallbacksConfig(Section):
 class RunConfig(Section):
     """One run, whole: with the code it repeats the run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None
+    name: Name | None
     """Of the run folder; <data>-<model> when null."""
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     deterministic: bool
     dry_run: bool
-    resume: Annotated[str, Field(min_length=1)] | None
+    resume: Text | None
     """`latest` or a run folder: go on there with its own config."""
     init_from: str | None
     """A folder of Hugging Face's GPT-2 to begin with; it decides the size. See `folio.init_from`."""
@@ -335,7 +343,7 @@ def check_alone(config: RunConfig) -> None:
         raise ConfigError(
             f"data.path={config.data.path} has no effect with data={config.data.name}; add data=text_file"
         )
-    config.transformer_config(vocab_size=config.model.vocab_size or 1)
+    config.transformer_config(vocab_size=1 if config.model.vocab_size is None else config.model.vocab_size)
     _check_objective(config)
 
 
@@ -393,7 +401,8 @@ def _check_objective(config: RunConfig) -> None:
 
 def largest_divisor(n: int, at_most: int) -> int:
     """The largest divisor of n that is not above `at_most`; 0 where there is none."""
-    return next((divisor for divisor in range(at_most, 0, -1) if n % divisor == 0), 0)
+    small = [divisor for divisor in range(1, math.isqrt(n) + 1) if n % divisor == 0]
+    return max((divisor for low in small for divisor in (low, n // low) if divisor <= at_most), default=0)
 
 
 def settle_vocabulary(config: RunConfig, tokenizer_vocab_size: int) -> RunConfig:

@@ -14,24 +14,38 @@ from pydantic import BaseModel, ValidationError
 
 from folio.config import RunConfig
 
+LONGEST_SHOWN = 200
+"""Characters of a value."""
+
 
 def explain(error: Exception) -> str:
     """One line for what Hydra, OmegaConf or the YAML reader has to say."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = error.missing_cfg_file.rpartition("/")
+        # A group of Hydra's own has two parts, and what was typed for an option may be a path.
+        named = re.match(r"((?:hydra/)?[^/]*)/?", error.missing_cfg_file)
+        assert named is not None
+        group, option = named[1], error.missing_cfg_file[named.end() :]
         options = list(error.options or [])
         return f"{group}={option} is not one of {', '.join(options)}{hint(option, options)}"
     text = str(error)
     if unknown := re.search(r"Could not override '([^']+)'", text):
         return _explain_unknown(unknown[1])
     if isinstance(error, OverrideParseException):
-        return f"cannot read the override {error.override!r}; write key=value, and quote values with special signs"
+        remedy = "write key=value, and quote values with special signs twice, as in 'key=\"a value\"'"
+        return f"cannot read the override {error.override!r}; {remedy}"
+    if typed := re.search(r"An item is already at '([^']+)'", text):
+        return f"+{typed[1]}: {typed[1]} is a key of the config already; leave the plus out"
+    if typed := re.search(r"Multiple values for (\S+)\.|^(\S+) appears more than once", text):
+        group = typed[1] or typed[2]
+        return f"+{group}: {group} has an option already; write {group}=option without the plus"
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         mark = error.problem_mark
         return f"{_shown(mark.name)}, line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
     if missing := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{missing[1]} must be given: add {missing[1]}=..."
-    return " ".join(text.split())
+    reason, _, place = text.partition("\n    full_key: ")
+    key = place.partition("\n")[0]
+    return " ".join(f"{key}: {reason}".split() if key else text.split())
 
 
 def explain_invalid(error: ValidationError, values: dict[str, Any], files: dict[str, Path]) -> str:
@@ -51,11 +65,19 @@ def explain_invalid(error: ValidationError, values: dict[str, Any], files: dict[
     if problem["type"] == "missing":
         return f"{key} is missing: add {key}=...{more}"
     value = _lookup(values, path)
-    shown = "null" if value is None else value
+    shown = "null" if value is None else _short(str(value))
     context = problem.get("ctx", {})
     literals = re.findall(r"'([^']*)'", str(context.get("expected", context.get("expected_tags", ""))))
-    rule = f"is not one of {', '.join(literals)}" if literals else re.sub(r"^\w+ should", "must", problem["msg"])
+    rule = (
+        f"is not one of {', '.join(literals)}"
+        if literals
+        else re.sub(r"^\w+ should", "must", problem["msg"]).replace(" after validation", "")
+    )
     return f"{key}={shown} {rule}{hint(str(value), literals)}{more}"
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= LONGEST_SHOWN else f"{value[:LONGEST_SHOWN]}..."
 
 
 def _explain_unknown(key: str) -> str:

@@ -3,6 +3,9 @@
 import re
 from datetime import datetime
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from folio.errors import FolioError
 
@@ -28,6 +31,31 @@ def new_run_folder(output_dir: Path, name: str, now: datetime | None = None) -> 
         raise FolioError(
             f"paths.output_dir={output_dir}: cannot make a run folder there ({error.strerror}); name another place"
         ) from None
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Plain values alone, without references: of a few lines these make a value too large to be shown."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it holds a reference, which Folio does not write")
+        return super().compose_node(parent, index)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The values in a run folder's config.yaml, unchecked: no tag makes an object, and nothing is interpolated.
+
+    Raises: FolioError where it cannot be read.
+    """
+    file = folder / "config.yaml"
+    try:
+        values = yaml.load(file.read_text(encoding="utf-8"), _PlainLoader)
+    except (OSError, RecursionError, ValueError, yaml.YAMLError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise FolioError(f"{file} cannot be read ({reason}); give another run, or bring the file back") from None
+    if not isinstance(values, dict):
+        raise FolioError(f"{file} holds no config; give another run, or bring the file back")
+    return values
 
 
 def find_checkpoint(run: str, output_dir: Path, which: str = "best") -> Path:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from workspace import ROOT, TINY, Finished, Run, Workspace
 
+NEWLINES_AT_THE_END = "a few words\n" * 20 + "\n" * 100
 OWN_TEXT = ("model=debug", "tokenizer=char", "data=text_file")
 MASKED = ("model=encoder_small", "objective=masked_lm")
 PREFIXED = ("model=encoder_decoder_small", "objective=prefix_lm")
@@ -99,6 +100,21 @@ TRAINING_MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (*PREFIXED, *OWN_TEXT[1:], "data.path=tiny.txt", "model.context_length=200"),
         ("model.context_length=200", "val split", "longest prefix = 400", "lower them"),
     ),
+    "a huge number": (("training.max_steps=1000000000000000000000",), ("training.max_steps=1000",)),
+    "a number beyond floats": (("optimizer.learning_rate=1e400",), ("optimizer.learning_rate=inf", "finite")),
+    "a layer for every atom": (("model.n_layers=1000000000000",), ("model.n_layers=1000000000000", "10000 or less")),
+    "a key taken away": (("~training.max_steps",), ("training.max_steps is missing",)),
+    "a class of one's own": (("+trainer._target_=os.system",), ("trainer._target_ is not a key",)),
+    "a name that leads elsewhere": (("model.name=../../x",), ("model.name=../../x",)),
+    "no place": (("paths.output_dir=",), ("paths.output_dir=",)),
+    "a reference to nothing": (("seed=${bogus}",), ("seed: ", "'bogus' not found")),
+    "two options": (("model=[nano,mini]",), ("model=[nano,mini]", "one option")),
+    "an option in place of another, typed": (("+model=mini",), ("+model", "without the plus")),
+    "half a character": (("name=\udcff",), (r"\udcff",)),
+    "a prepared text whose lines are all in front": (
+        (*MASKED, *OWN_TEXT[1:], "data.path=newlines.txt"),
+        ("val split", "newlines alone", "objective=masked_lm"),
+    ),
     "a vocabulary without room for the mask": (
         (*MASKED, "tokenizer=gpt2", "model.vocab_size=50257"),
         ("model.vocab_size=50257", "gpt2", "50258 symbols, the mask included"),
@@ -147,6 +163,7 @@ GENERATION_MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "a prefix for a decoder": (("--prefix", "ROMEO:"), ("prefix='ROMEO:'", "the model is a decoder")),
     "an unknown checkpoint": (("--checkpoint", "newest"), ("--checkpoint=newest: ", "it has best, last\n")),
     "a checkpoint of a step that was not kept": (("--checkpoint=step=300",), ("--checkpoint=step=300: ", "best, last")),
+    "half a character": (("--prompt", "ROMEO\udcff"), (r"'\udcff'", "position 5")),
     "characters that the tokenizer lacks": (("--prompt", "ROMEO: é"), ("'é' (U+00E9)", "position 7")),
 }
 
@@ -167,6 +184,7 @@ def training_answers(make_workspace: Callable[[], Workspace], no_torch: dict[str
         workspace = make_workspace()
         (workspace.folder / "folder").mkdir()
         (workspace.folder / "empty.txt").touch()
+        (workspace.folder / "newlines.txt").write_text(NEWLINES_AT_THE_END)
         (workspace.folder / "latin1.txt").write_bytes("né pour écrire".encode("latin1"))
         return workspace, workspace.run("train.py", *TRAINING_MISTAKES[mistake][0], **no_torch)
 
@@ -181,6 +199,18 @@ def test_a_training_never_starts_with(mistake: str, training_answers: dict[str, 
     missing = [word for word in TRAINING_MISTAKES[mistake][1] if word not in line]
     assert not missing, line
     assert not (workspace.folder / "outputs").exists()
+
+
+PREPARING_MISTAKES = ("a misspelt key", "a misspelt option", "a huge number", "no place", "an empty text", "no text")
+
+
+@pytest.mark.parametrize("mistake", PREPARING_MISTAKES)
+def test_nothing_is_prepared_with(mistake: str, workspace: Workspace, no_torch: dict[str, str]) -> None:
+    (workspace.folder / "empty.txt").touch()
+    before = workspace.files()
+    line = workspace.run("scripts/prepare_data.py", *TRAINING_MISTAKES[mistake][0], **no_torch).error_line()
+    assert all(word in line for word in TRAINING_MISTAKES[mistake][1]), line
+    assert workspace.files() == before
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,12 @@
 """One's own text: prepared once, and again when it has changed."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 from workspace import TINY, TINY_TEXT, Workspace
 
 PREPARE = ("scripts/prepare_data.py", "tokenizer=char", "data=text_file", "data.path=tiny.txt")
@@ -41,3 +46,72 @@ def test_a_text_can_be_cut_by_a_byte_pair_encoding(workspace: Workspace) -> None
     run = workspace.train(*TINY, "tokenizer=gpt2", "logger=none")
     assert run.config["model"]["vocab_size"] == 50_257
     assert run.metrics["val/bits_per_byte"] < run.metrics["val/loss_nats"], "a token spans several bytes"
+
+
+def lay_down(kind: str, path: Path) -> None:
+    """The file of that kind, as the file system has it."""
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    elif kind == "a gigabyte of nothing":
+        path.touch()
+        os.truncate(path, 2**30)
+    else:
+        path.write_bytes(TEXTS[kind])
+
+
+TEXTS = {
+    "empty": b"",
+    "one character": b"x",
+    "binary": bytes(range(256)) * 10,
+    "wrong bytes": b"good text\n" * 100 + b"\xff",
+    "a cut character": "never 木".encode()[:-1],
+    "a NUL": b"To be\0or not",
+}
+REFUSALS = {
+    "a folder": "is not a regular file",
+    "a pipe": "is not a regular file",
+    "a device": "is not a regular file",
+    "a gigabyte of nothing": "NUL byte at byte offset 0",
+    "empty": "is empty",
+    "one character": "train split of a 1 character text is empty",
+    "binary": "NUL byte at byte offset 0",
+    "wrong bytes": "not valid UTF-8 at byte offset 1000 ",
+    "a cut character": "not valid UTF-8 at byte offset 6 ",
+    "a NUL": "NUL byte at byte offset 5",
+}
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_what_is_no_text_is_one_line_and_leaves_nothing(kind: str, workspace: Workspace) -> None:
+    lay_down(kind, workspace.folder / "mine.txt")
+    line = workspace.run(*PREPARE[:-1], "data.path=mine.txt").error_line()
+    assert REFUSALS[kind] in line
+    assert not [path for path in workspace.files() if path.suffix in (".bin", ".json", ".tmp")]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_text_that_may_not_be_read_is_one_line(workspace: Workspace) -> None:
+    """Root may read everything, so somebody else tries."""
+    path = workspace.folder / "mine.txt"
+    path.write_text(TINY_TEXT)
+    path.chmod(0)
+    code = (
+        "import os; from pathlib import Path; from folio.data.text_file import check_text_file\n"
+        f"file = os.open({str(path)!r}, os.O_PATH); os.setuid(65534)\n"
+        "check_text_file(Path(f'/proc/self/fd/{file}'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "cannot be read: Permission denied; mend its permissions" in done.stderr
+
+
+def test_a_text_of_windows_is_prepared_as_it_is(workspace: Workspace) -> None:
+    text = "\N{ZERO WIDTH NO-BREAK SPACE}" + TINY_TEXT.replace("\n", "\r\n")
+    (workspace.folder / "windows.txt").write_bytes(text.encode())
+    workspace.must(*PREPARE[:-1], "data.path=windows.txt")
+    (state,) = (workspace.folder / "data" / "text_file").glob("windows-*/char/tokenizer.json")
+    characters = json.loads(state.read_text())["characters"]
+    assert {"\r", "\N{ZERO WIDTH NO-BREAK SPACE}"} <= set(characters)

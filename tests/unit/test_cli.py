@@ -1,63 +1,18 @@
 """What a person reads who typed something wrong, and what a command line does with it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from omegaconf import open_dict
-from omegaconf.errors import OmegaConfBaseException
 
-from folio.cli import RESUMABLE_KEYS, check_same_text, load_config, one_line_errors, resumed_config
+from folio.cli import RESUMABLE_KEYS, check_same_text, one_line_errors, resumed_config
 from folio.config import ConfigError, RunConfig, plain
 from folio.errors import FolioError
-from folio.explain import explain
 
 Load = Callable[..., RunConfig]
 
 CONF = Path(__file__).parents[2] / "conf"
-
-
-@pytest.fixture
-def load() -> Iterator[Load]:
-    """Compose and check as train.py does: load("seed=2")."""
-
-    def load(*overrides: str) -> RunConfig:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = hydra_compose("train", list(overrides), return_hydra_config=True)
-        # What Hydra's own start sets, and compose does not.
-        for source in cfg.hydra.runtime.config_sources:
-            source.provider = "main" if source.path == str(CONF) else source.provider
-        HydraConfig.instance().set_config(cfg)
-        with open_dict(cfg):
-            del cfg["hydra"]
-        return load_config(cfg)
-
-    yield load
-    HydraConfig.instance().cfg = None
-
-
-@pytest.fixture
-def refuse(load: Load) -> Callable[..., str]:
-    """The one line that the overrides are answered with."""
-
-    def refuse(*overrides: str) -> str:
-        try:
-            load(*overrides)
-        except ConfigError as error:
-            message = str(error)
-        except (HydraException, OmegaConfBaseException) as error:
-            message = explain(error)
-        else:
-            pytest.fail(f"{overrides} was accepted")
-        assert "\n" not in message
-        return message
-
-    return refuse
 
 
 @pytest.mark.parametrize(
@@ -242,3 +197,37 @@ def test_a_bug_of_ours_keeps_its_traceback(error: BaseException, capsys: pytest.
 
 def test_a_command_that_succeeds_gives_what_it_returns() -> None:
     assert one_line_errors(lambda number: number + 1)(1) == 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "group", "left_out"),
+    [
+        (("experiment=nanogpt_shakespeare_char_cpu", "schedule=noam"), "schedule", "min_learning_rate"),
+        (("experiment=nanogpt_shakespeare_char_cpu", "optimizer=sgd"), "optimizer", "betas"),
+        (("experiment=speedrun_char_cpu", "schedule=cosine"), "schedule", "decay_share"),
+        (("optimizer=adamw", "experiment=speedrun_char_cpu"), "optimizer", "adamw_learning_rate"),
+    ],
+)
+def test_what_a_recipe_has_for_a_replaced_option_is_left_out_and_said(
+    typed: tuple[str, ...], group: str, left_out: str, load: Load, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load(*typed)
+    chosen = next(word.partition("=")[2] for word in typed if word.startswith(group))
+    assert getattr(config, group).name == chosen
+    assert not hasattr(getattr(config, group), left_out)
+    assert capsys.readouterr().out.startswith(f"{group}={chosen} has no {left_out}: ")
+
+
+def test_a_key_that_is_typed_for_a_replaced_option_is_refused(refuse: Callable[..., str]) -> None:
+    message = refuse("experiment=nanogpt_shakespeare_char_cpu", "optimizer=sgd", "optimizer.betas=[0.1,0.2]")
+    assert message.startswith("optimizer.betas is a key of another optimizer")
+
+
+def test_an_error_is_one_visible_line_whatever_it_quotes(capsys: pytest.CaptureFixture[str]) -> None:
+    @one_line_errors
+    def command() -> None:
+        raise FolioError("a\nb\x1b[2J\udcff\u202e")
+
+    with pytest.raises(SystemExit):
+        command()
+    assert capsys.readouterr().err == r"error: a\nb\x1b[2J\udcff\u202e" + "\n"

@@ -449,7 +449,7 @@ def test_only_a_word_vocabulary_has_a_size() -> None:
     seed=st.integers(min_value=0, max_value=2**32 - 1),
     learning_rate=st.floats(min_value=0, exclude_min=True, allow_infinity=False),
     beta=st.floats(min_value=0, max_value=1, exclude_max=True),
-    steps=st.integers(min_value=1),
+    steps=st.integers(1, 2**31 - 1),
 )
 def test_every_number_in_its_range_is_accepted_as_it_is(
     seed: int, learning_rate: float, beta: float, steps: int

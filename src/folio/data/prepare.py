@@ -110,6 +110,8 @@ def _open(folder: Path, source_sha256: str, tokenizer: TokenizerChoice) -> Prepa
         made_as = (file.info.tokenizer, file.info.tokenizer_fingerprint, file.info.split)
         if made_as != (tokenizer.name, _fingerprint(state), split) or not tokenizer.allows(loaded):
             raise _NotReusableError(f"{file.path} was made with another tokenizer or for another split")
+        if file.info.vocab_size != loaded.vocab_size:
+            raise _NotReusableError(f"{file.path} has another vocabulary than its tokenizer")
     return PreparedData(train, val, loaded, folder)
 
 

@@ -131,16 +131,22 @@ def _first_bytes(chunk: bytes) -> np.ndarray:
     return np.flatnonzero((np.frombuffer(chunk, dtype=np.uint8) & 0xC0) != 0x80)
 
 
+LONGEST_PIECE = 1 << 22
+"""Characters that are held for want of a place to cut."""
+
+
 def pieces(chunks: Iterable[str], last_cut: Callable[[str], int]) -> Iterator[str]:
     """The same text, cut where `last_cut` allows it.
 
     `last_cut` gets a text, of which more may follow, and returns the last place where that may be cut, or 0; what
-    lies behind the place waits for the next chunk.
+    lies behind the place waits for the next chunk. A text of another kind, such as Chinese without a space or line,
+    is cut after LONGEST_PIECE characters all the same, for memory has an end: there, and nowhere else, the ids may be
+    others than those of the whole.
     """
     rest = ""
     for chunk in chunks:
         text = rest + chunk
-        cut = last_cut(text)
+        cut = last_cut(text) or (len(text) if len(text) >= LONGEST_PIECE else 0)
         if cut:
             yield text[:cut]
         rest = text[cut:]

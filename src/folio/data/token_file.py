@@ -143,7 +143,15 @@ class TokenFile:
             raise TokenFileError(path, f"has {n_bytes} bytes where its sidecar promises {expected}")
         if n_bytes <= LARGEST_HASHED_BYTES and sha256_of(path) != info.tokens_sha256:
             raise TokenFileError(path, "was altered: its sha256 is not the one in its sidecar")
-        return cls(path, info, _map_tokens(path, info.dtype), opened)
+        tokens = _map_tokens(path, info.dtype)
+        if n_bytes <= LARGEST_HASHED_BYTES and tokens.max() >= info.vocab_size:
+            raise TokenFileError(path, f"holds the id {tokens.max()}, and its vocabulary ends at {info.vocab_size}")
+        return cls(path, info, tokens, opened)
+
+    def holds_other_than(self, ids: np.ndarray) -> bool:
+        """Whether a token is none of these; reads no further than to the first."""
+        pieces = (self.tokens[first : first + 2**16] for first in range(0, len(self.tokens), 2**16))
+        return any(not np.isin(piece, ids).all() for piece in pieces)
 
 
 def token_dtype(vocab_size: int) -> str:
@@ -212,7 +220,7 @@ def _read_sidecar(path: Path) -> TokenFileInfo:
         fields = json.loads(sidecar.read_bytes())
     except FileNotFoundError:
         raise TokenFileError(path, f"has no sidecar {sidecar.name}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise TokenFileError(path, f"has a sidecar {sidecar.name} that is not JSON") from None
     if not _is_sidecar(fields):
         raise TokenFileError(path, f"has a sidecar {sidecar.name} that is not of format {FORMAT}")

@@ -160,5 +160,5 @@ def state_from_json(data: bytes) -> dict[str, Any]:
             key: base64.b64decode(value["base64"], validate=True) if isinstance(value, dict) else value
             for key, value in json.loads(data).items()
         }
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"not a tokenizer state: {error}") from error

@@ -31,6 +31,7 @@ from folio.models.gpt2_format import (
     weight_files,
     weights_of,
 )
+from folio.models.torch_files import check_archive, check_substance
 from folio.models.transformer_config import TransformerConfig
 
 
@@ -82,6 +83,10 @@ def read_weights(folder: Path, config: TransformerConfig) -> dict[str, Tensor]:
             if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
                 raise not_floats(file, name, tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__)
             tensors[name] = tensor
+    try:
+        check_substance(tensors)
+    except ValueError as error:
+        raise GPT2FormatError(f"{folder}: {error}; choose another folder") from None
     found = {short: tensors[name] for short, name in short_names(tensors, folder).items()}
     check_shapes({name: tuple(tensor.shape) for name, tensor in found.items()}, config, folder)
     if config.tie_weights and not torch.equal(found.get("lm_head.weight", found["wte.weight"]), found["wte.weight"]):
@@ -99,7 +104,10 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             return load_file(file)
         # weights_only: a pickle may hold any program, of which this runs none. Files from before torch 1.6 are no zip.
-        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        is_zip = zipfile.is_zipfile(file)
+        if is_zip:
+            check_archive(file)
+        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # torch raises half a dozen types for damaged and foreign files
         raise unreadable(file, error) from None
     if not isinstance(tensors, dict):

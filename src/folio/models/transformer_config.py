@@ -10,6 +10,10 @@ Norm = Literal["layer_norm", "rms_norm"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "relu_squared", "swiglu"]
 Init = Literal["gpt2", "xavier"]
 
+LARGEST_SIZE = 2**24
+"""Far above any model; a larger number is a mistake, or somebody's file that is to exhaust the memory."""
+MOST_LAYERS = 10_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
@@ -57,6 +61,9 @@ class TransformerConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be 1 or more")
+            largest = MOST_LAYERS if name == "n_layers" else LARGEST_SIZE
+            if value is not None and value > largest:
+                raise ValueError(f"{name}={value} must be {largest} or less")
         if self.d_model % self.n_heads:
             nearest = self.n_heads * max(1, round(self.d_model / self.n_heads))
             raise ValueError(

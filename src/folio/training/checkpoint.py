@@ -18,6 +18,7 @@ from folio.data.tokenizers import Tokenizer, load_tokenizer
 from folio.errors import FolioError
 from folio.files import atomic_writer
 from folio.models import Model, TransformerConfig, build_model
+from folio.models.torch_files import check_archive, check_substance
 from folio.upgrade import upgraded
 
 FORMAT = 3
@@ -59,6 +60,7 @@ def load(path: Path, device: str | torch.device = "cpu", mmap: bool = False) -> 
     if not zipfile.is_zipfile(path):  # what torch.save writes
         raise FolioError(f"{path} is not a checkpoint that can be read (no zip archive, or cut short); choose another")
     try:
+        check_archive(path)
         state = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
     except Exception as error:  # torch raises half a dozen types for damaged and foreign files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -108,32 +110,52 @@ class Trained:
 
 
 def load_trained(path: Path, device: str | torch.device) -> Trained:
-    """Rebuild model and tokenizer from a checkpoint alone. Raises: FolioError."""
+    """Rebuild model and tokenizer from a checkpoint alone; nothing that it claims is believed. Raises: FolioError."""
     state = load(path, device, mmap=True)
     folio = state[FOLIO_KEY]
     try:
-        config = RunConfig.model_validate(upgraded(folio["config"]))
+        config = RunConfig.model_validate(upgraded(folio.get("config")))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise FolioError(
             f"{path} holds the config of another Folio ({key}: {first['msg']}); use the version that wrote it"
         ) from None
-    with torch.device(device):
-        model = build_model(TransformerConfig(**folio["model"]))
+    try:
+        return Trained(
+            model=_rebuilt(folio["model"], state["state_dict"], device).eval(),
+            tokenizer=load_tokenizer(folio["tokenizer"]),
+            config=config,
+            step=state["global_step"],
+            val=folio["val"],
+        )
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FolioError(f"{path} is damaged ({type(error).__name__}: {reason}); choose another checkpoint") from None
+
+
+def _rebuilt(shape: dict[str, Any], state_dict: dict[str, torch.Tensor], device: str | torch.device) -> Model:
+    """The model of a checkpoint. Raises: ValueError and others where weights and shape do not belong together.
+
+    Compared before any memory is taken, so that a shape that somebody wrote by hand cannot ask for more than the file
+    has.
+    """
     weights = {
-        key.removeprefix(MODEL_PREFIX): tensor
-        for key, tensor in state["state_dict"].items()
-        if key.startswith(MODEL_PREFIX)
+        key.removeprefix(MODEL_PREFIX): tensor for key, tensor in state_dict.items() if key.startswith(MODEL_PREFIX)
     }
+    config = TransformerConfig(**shape)
+    if config.n_layers > len(weights):
+        raise ValueError(f"{config.n_layers} layers, and {len(weights)} tensors")
+    with torch.device("meta"):
+        expected = build_model(config).state_dict()
+    for name, tensor in expected.items():
+        if weights[name].shape != tensor.shape or weights[name].dtype != tensor.dtype:
+            raise ValueError(f"{name} is {tuple(weights[name].shape)}, and the model has {tuple(tensor.shape)}")
+    check_substance(weights)
+    with torch.device(device):
+        model = build_model(config)
     model.load_state_dict(weights)
-    return Trained(
-        model=model.eval(),
-        tokenizer=load_tokenizer(folio["tokenizer"]),
-        config=config,
-        step=state["global_step"],
-        val=folio["val"],
-    )
+    return model
 
 
 def rng_state() -> dict[str, Any]:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from folio.visible import visible
+
 log = logging.getLogger("folio")
 """Lines for a person. """
 
@@ -13,10 +15,10 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints messages as they are: no time, no level, no markup."""
+    """Prints messages as they are: no time, no level, no markup. The text of a model may hold anything."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        console.print(self.format(record), markup=False)
+        console.print(visible(self.format(record)), markup=False)
 
 
 class LogFile(logging.FileHandler):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from rich.table import Table
+from rich.text import Text
 
 from folio.config import NoamScheduleConfig, RunConfig
 from folio.data.prepare import PreparedData
@@ -12,6 +13,7 @@ from folio.models import TransformerConfig, build_model
 from folio.training.batches import tokens_per_step
 from folio.training.devices import Device
 from folio.training.schedules import noam
+from folio.visible import visible
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Preflight:
             "seed": str(self.seed),
         }
         for name, value in shown.items():
-            table.add_row(name, value)
+            table.add_row(name, Text(visible(value)))  # a path may look like markup
         return table
 
     def to_plain(self) -> dict[str, object]:

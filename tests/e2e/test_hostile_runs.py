@@ -1,0 +1,97 @@
+"""A run folder from a stranger, used by real processes: nothing of it runs, and the answer is one line."""
+
+import os
+import pty
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from workspace import Run, Workspace
+
+
+class Gadget:
+    def __init__(self, canary: Path) -> None:
+        self.command = f"touch {canary}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (self.command,)
+
+
+@pytest.fixture
+def copy(workspace: Workspace, finished_run: Run) -> Path:
+    """The run folder of somebody else, to be changed."""
+    shutil.copytree(finished_run.folder, workspace.folder / "theirs")
+    return workspace.folder / "theirs"
+
+
+COMMANDS = {
+    "generate": ("scripts/generate.py", "theirs"),
+    "evaluate": ("scripts/evaluate.py", "theirs"),
+    "export": ("scripts/export.py", "theirs", "exported"),
+    "resume": ("train.py", "resume=theirs", "training.max_steps=40"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_pickle_in_a_checkpoint_runs_nothing(command: str, copy: Path, workspace: Workspace) -> None:
+    canary = workspace.folder / "canary"
+    for name in ("best", "last"):
+        state = torch.load(copy / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        torch.save(state | {"hyper_parameters": Gadget(canary)}, copy / "checkpoints" / f"{name}.ckpt")
+    line = workspace.run(*COMMANDS[command]).error_line()
+    assert ".ckpt is not a checkpoint that can be read" in line
+    assert not canary.exists()
+    torch.load(copy / "checkpoints" / "best.ckpt", weights_only=False)
+    assert canary.exists()
+
+
+def test_a_tag_in_the_config_of_a_run_runs_nothing(copy: Path, workspace: Workspace) -> None:
+    canary = workspace.folder / "canary"
+    text = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(f"{text}\nevil: !!python/object/apply:os.system ['touch {canary}']\n")
+    assert "config.yaml cannot be read" in workspace.run(*COMMANDS["resume"]).error_line()
+    workspace.must("scripts/generate.py", "theirs", "--max-new-tokens", "3")  # by what the checkpoint says
+    assert not canary.exists()
+    yaml.unsafe_load((copy / "config.yaml").read_text())
+    assert canary.exists()
+
+
+def test_a_class_in_the_config_of_a_run_is_never_made(copy: Path, workspace: Workspace) -> None:
+    canary = workspace.folder / "canary"
+    values = yaml.safe_load((copy / "config.yaml").read_text())
+    values["callbacks"]["evil"] = {"_target_": "os.system", "_args_": [f"touch {canary}"]}
+    (copy / "config.yaml").write_text(yaml.safe_dump(values))
+    assert "callbacks.evil is not a key" in workspace.run(*COMMANDS["resume"]).error_line()
+    assert not canary.exists()
+
+
+def test_classes_in_the_hyper_parameters_of_a_checkpoint_are_never_made(copy: Path, workspace: Workspace) -> None:
+    canary = workspace.folder / "canary"
+    state = torch.load(copy / "checkpoints" / "last.ckpt", weights_only=True)
+    state["hyper_parameters"] = {"_target_": "os.system", "_args_": [f"touch {canary}"], "_class_path": "os.system"}
+    torch.save(state, copy / "checkpoints" / "last.ckpt")
+    workspace.must(*COMMANDS["resume"])
+    assert not canary.exists()
+
+
+def test_a_terminal_is_sent_no_escapes_that_a_text_holds_and_a_pipe_is(copy: Path, workspace: Workspace) -> None:
+    """The prompt is printed with the text, and its characters have to be the model's."""
+    path = copy / "checkpoints" / "best.ckpt"
+    state = torch.load(path, weights_only=True)
+    characters = state["folio"]["tokenizer"]["characters"]
+    state["folio"]["tokenizer"]["characters"] = "\n\x1b" + characters[2:]
+    torch.save(state, path)
+    (copy / "tokenizer.json").unlink()
+    typed = ("scripts/generate.py", "theirs", "--prompt", "A\x1bc", "--max-new-tokens", "1")
+    assert "A\x1bc" in workspace.must(*typed)
+    master, slave = pty.openpty()
+    subprocess.run(workspace.command(*typed), cwd=workspace.folder, env=workspace.environment, stdout=slave, check=True)
+    os.close(slave)
+    shown = os.read(master, 4096).decode()
+    os.close(master)
+    assert r"A\x1bc" in shown
+    assert "\x1b" not in shown

@@ -1,0 +1,377 @@
+"""What a stranger made is read as data: nothing in it runs, leads elsewhere, or grows when it is read.
+
+Each payload is shown to work where it is let.
+"""
+
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from folio.cli import check_same_text, validate
+from folio.config import ConfigError, RunConfig, plain
+from folio.data import assets
+from folio.data.assets import Asset, Wheel, fetch, member
+from folio.data.char_tokenizer import CharTokenizer
+from folio.data.token_file import TokenFile, TokenFileError, sidecar_path, write_token_file
+from folio.data.tokenizer_base import Unknown
+from folio.data.tokenizers import load_tokenizer, state_from_json
+from folio.errors import FolioError
+from folio.models import GPT
+from folio.models.gpt2_format import GPT2FormatError, check_gpt2_folder
+from folio.models.pretrained import load_gpt2, save_gpt2
+from folio.runs import find_checkpoint, read_config
+from folio.training.checkpoint import Contents, load, load_trained, save
+from folio.training.preflight import Preflight
+from folio.visible import visible
+
+ROOT = Path(__file__).parents[2]
+TOKENIZER = CharTokenizer("abcdefg")
+
+
+class Gadget:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.command = f"touch {canary}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (self.command,)
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Path:
+    """A file that payloads make."""
+    return tmp_path / "canary"
+
+
+@pytest.fixture
+def state(compose: Callable[..., RunConfig]) -> dict[str, Any]:
+    config = compose("model=debug", "tokenizer=char", "model.d_model=8")
+    model = GPT(config.transformer_config(TOKENIZER.vocab_size))
+    return {
+        "state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()},
+        "global_step": 7,
+        "folio": {**Contents(plain(config), model.config, TOKENIZER).to_plain(), "val": {}},
+    }
+
+
+@pytest.fixture
+def gpt2(tmp_path: Path, compose: Callable[..., RunConfig]) -> Path:
+    config = compose("model=debug", "model.d_model=8", "model.bias=true")
+    save_gpt2(GPT(config.transformer_config(11)), tmp_path / "gpt2")
+    return tmp_path / "gpt2"
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(FolioError) as caught:
+        load_trained(path, "cpu")
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_a_pickle_in_a_checkpoint_runs_nothing(zipped: bool, state: dict[str, Any], canary: Path) -> None:
+    path = canary.with_name("evil.ckpt")
+    state["folio"]["gadget"] = Gadget(canary)
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    refused(path)
+    assert not canary.exists()
+    torch.load(path, weights_only=False)
+    assert canary.exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_a_pickle_in_the_weights_of_a_gpt2_runs_nothing(zipped: bool, gpt2: Path, canary: Path) -> None:
+    (gpt2 / "model.safetensors").unlink()
+    path = gpt2 / "pytorch_model.bin"
+    torch.save({"wte.weight": Gadget(canary)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(GPT2FormatError, match=r"pytorch_model\.bin cannot be read"):
+        check_gpt2_folder(gpt2)
+    assert not canary.exists()
+    torch.load(path, weights_only=False)
+    assert canary.exists()
+
+
+def test_a_pickle_in_place_of_tokens_is_numbers_that_do_not_fit(tmp_path: Path, canary: Path) -> None:
+    path = tokens_in(tmp_path)
+    path.write_bytes(pickle.dumps(Gadget(canary)))
+    with pytest.raises(TokenFileError):
+        TokenFile.open(path)
+    assert not canary.exists()
+    pickle.loads(path.read_bytes())
+    assert canary.exists()
+
+
+def test_nothing_in_the_package_reads_what_may_be_a_program() -> None:
+    """numpy.load may unpickle; yaml.load, eval, exec and Hydra's instantiate run what they are told."""
+    dangerous = re.compile(
+        r"\b(pickle|marshal|shelve|joblib)\.loads?\b|\bnp\.(load|fromfile)\(|allow_pickle|\binstantiate\(|weights_only=False"
+        r"|(?<![.\w])(eval|exec)\(|load_from_checkpoint|yaml\.(load|unsafe_load|full_load)\((?!.*_PlainLoader)"
+    )
+    files = [ROOT / "train.py", *ROOT.glob("scripts/*.py"), *ROOT.glob("src/**/*.py")]
+    assert len(files) > 50
+    assert not [f"{path}: {match[0]}" for path in files if (match := dangerous.search(path.read_text("utf-8")))]
+
+
+def test_a_checkpoint_that_is_packed_is_not_unpacked(state: dict[str, Any], tmp_path: Path) -> None:
+    save(state, tmp_path / "good.ckpt")
+    with zipfile.ZipFile(tmp_path / "good.ckpt") as good, zipfile.ZipFile(tmp_path / "bomb.ckpt", "w") as bomb:
+        for name in good.namelist():
+            bomb.writestr(name, good.read(name), zipfile.ZIP_DEFLATED)
+        bomb.writestr("archive/data/bomb", b"\0" * 2**26, zipfile.ZIP_DEFLATED)
+    assert (tmp_path / "bomb.ckpt").stat().st_size < 2**18
+    assert "packed members" in refused(tmp_path / "bomb.ckpt")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"d_model": 10**9, "n_heads": 1},
+        {"d_model": 2**24, "n_heads": 1},
+        {"n_layers": 10**9},
+        {"n_layers": 9_999},
+        {"vocab_size": 2**24},
+        {"d_ff": 2**24},
+        {"n_layers": "many"},
+        {"n_heads": 0},
+        {"stranger": 1},
+        {"positional_encoding": "os.system"},
+    ],
+    ids=str,
+)
+def test_a_shape_that_the_weights_do_not_have_is_refused_before_memory_is_taken(
+    change: dict[str, Any], state: dict[str, Any], tmp_path: Path
+) -> None:
+    state["folio"]["model"] |= change
+    save(state, tmp_path / "lie.ckpt")
+    assert "is damaged" in refused(tmp_path / "lie.ckpt")
+
+
+def test_a_tensor_larger_than_its_file_is_refused(state: dict[str, Any], tmp_path: Path) -> None:
+    name = "model.token_embedding.weight"
+    state["folio"]["model"]["vocab_size"] = 2**20
+    for key in (name, "model.output.weight"):
+        state["state_dict"][key] = torch.zeros(1, 1).expand(2**20, 8)
+    torch.save(state, tmp_path / "lie.ckpt")
+    assert (tmp_path / "lie.ckpt").stat().st_size < 2**18
+    assert "the file has not as many values" in refused(tmp_path / "lie.ckpt")
+
+
+@pytest.mark.parametrize("key", ["state_dict", "config", "model", "tokenizer"])
+@pytest.mark.parametrize("value", [None, [], "x", {}, {"model.x": 3}], ids=str)
+def test_a_part_of_a_checkpoint_that_is_something_else_is_one_line(
+    key: str, value: object, state: dict[str, Any], tmp_path: Path
+) -> None:
+    (state if key == "state_dict" else state["folio"])[key] = value
+    save(state, tmp_path / "part.ckpt")
+    refused(tmp_path / "part.ckpt")
+
+
+@pytest.mark.parametrize("key", ["state_dict", "global_step", "config", "model", "tokenizer", "val"])
+def test_a_part_of_a_checkpoint_that_is_missing_is_one_line(key: str, state: dict[str, Any], tmp_path: Path) -> None:
+    del (state["folio"] if key in state["folio"] else state)[key]
+    save(state, tmp_path / "part.ckpt")
+    refused(tmp_path / "part.ckpt")
+
+
+def test_a_class_named_in_a_config_is_a_key_that_is_not_known(state: dict[str, Any], tmp_path: Path) -> None:
+    state["folio"]["config"]["trainer"]["_target_"] = "os.system"
+    save(state, tmp_path / "target.ckpt")
+    assert "trainer._target_" in refused(tmp_path / "target.ckpt")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "!!python/object/apply:os.system ['touch {canary}']",
+        "seed: !!python/object/apply:os.system ['touch {canary}']",
+        "a: &a [x, x]\nb: [*a, *a]",
+        "[" * 5000,
+        "seed: " + "1" * 5000,
+        "- a\n- b",
+        "",
+        "a: [",
+        "\x00",
+    ],
+    ids=["a tag", "a tag inside", "a reference", "deep", "long", "a list", "empty", "broken", "NUL"],
+)
+def test_a_config_of_a_run_that_is_no_plain_values_is_one_line(text: str, tmp_path: Path, canary: Path) -> None:
+    (tmp_path / "config.yaml").write_text(text.replace("{canary}", str(canary)))
+    with pytest.raises(FolioError) as caught:
+        read_config(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path / "config.yaml") in str(caught.value)
+    assert not canary.exists()
+    if "!!python" in text:
+        yaml.unsafe_load((tmp_path / "config.yaml").read_text())
+        assert canary.exists()
+
+
+def test_a_config_of_a_run_is_not_interpolated(tmp_path: Path, compose: Callable[..., RunConfig]) -> None:
+    values = plain(compose("model=debug"))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values | {"resume": "${oc.env:HOME}"}))
+    assert validate(read_config(tmp_path)).resume == "${oc.env:HOME}"
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "a/b", "..", "\x1b[2J"])
+def test_a_config_cannot_name_a_folder_elsewhere(name: str, compose: Callable[..., RunConfig]) -> None:
+    values = plain(compose("model=debug"))
+    for key in ("name", "model"):
+        with pytest.raises(ConfigError, match=f"^{key}"):
+            validate(values | {key: name if key == "name" else values["model"] | {"name": name}})
+
+
+@pytest.mark.parametrize("which", ["../../x", "step=../../x", "step=1/../../x", "/etc/passwd", "*"])
+def test_a_checkpoint_is_looked_for_in_its_run_alone(which: str, tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "best.ckpt").touch()
+    (tmp_path / "x.ckpt").touch()
+    (tmp_path / "run" / "metrics.json").write_text('{"best_checkpoint": "../x.ckpt"}')
+    assert find_checkpoint(str(tmp_path / "run"), tmp_path).name == "best.ckpt"
+    with pytest.raises(FolioError, match="no such checkpoint"):
+        find_checkpoint(str(tmp_path / "run"), tmp_path, which)
+
+
+@pytest.mark.parametrize("piece", ["../secret.safetensors", "/etc/secret.safetensors", "a/b.safetensors", 5])
+def test_an_index_names_files_beside_it_alone(piece: object, gpt2: Path) -> None:
+    (gpt2 / "model.safetensors").replace(gpt2.parent / "secret.safetensors")
+    (gpt2 / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"wte.weight": piece}}))
+    with pytest.raises(GPT2FormatError, match=r"which is no \.safetensors file beside it"):
+        check_gpt2_folder(gpt2)
+
+
+@pytest.mark.parametrize("n_bytes", [2**63, 2**40, 10**8])
+def test_a_header_of_absurd_size_is_refused(n_bytes: int, gpt2: Path) -> None:
+    (gpt2 / "model.safetensors").write_bytes(n_bytes.to_bytes(8, "little") + b"{}")
+    with pytest.raises(GPT2FormatError, match=r"model\.safetensors cannot be read"):
+        check_gpt2_folder(gpt2)
+
+
+@pytest.mark.parametrize("change", [{"n_embd": 10**9}, {"n_layer": 10**9}, {"n_positions": 10**12}], ids=str)
+def test_a_gpt2_of_absurd_size_is_refused_by_its_config(change: dict[str, int], gpt2: Path) -> None:
+    values = json.loads((gpt2 / "config.json").read_text())
+    (gpt2 / "config.json").write_text(json.dumps(values | change))
+    with pytest.raises(GPT2FormatError, match=next(iter(change))):
+        check_gpt2_folder(gpt2)
+
+
+def test_weights_larger_than_their_file_are_refused(gpt2: Path) -> None:
+    (gpt2 / "model.safetensors").unlink()
+    torch.save({"wte.weight": torch.zeros(1, 1).expand(2**24, 2**10)}, gpt2 / "pytorch_model.bin")
+    with pytest.raises(GPT2FormatError, match="the file has not as many values"):
+        load_gpt2(gpt2)
+
+
+def tokens_in(folder: Path) -> Path:
+    path = folder / "train.bin"
+    pieces = [(TOKENIZER.encode("abcdefg" * 10), Unknown())]
+    about = {"tokenizer": "char", "tokenizer_fingerprint": "", "split": "train", "n_bytes": 70, "source_sha256": ""}
+    write_token_file(path, pieces, vocab_size=7, **about)  # type: ignore[arg-type]
+    return path
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"path": "/etc/passwd"},
+        {"n_tokens": 10**15},
+        {"n_tokens": -1},
+        {"dtype": "|O"},
+        {"dtype": "<u4"},
+        {"vocab_size": 2},
+        {"vocab_size": 2**40},
+        {"format": 10**9},
+        {"n_tokens": "70"},
+        {"spelling_bits": 1e400},
+        {"n_unknown": 71},
+    ],
+    ids=str,
+)
+def test_a_sidecar_that_lies_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    path = tokens_in(tmp_path)
+    assert TokenFile.open(path).info.n_tokens == 70
+    fields = json.loads(sidecar_path(path).read_text())
+    sidecar_path(path).write_text(json.dumps(fields | change))
+    with pytest.raises(TokenFileError) as caught:
+        TokenFile.open(path)
+    assert "\n" not in str(caught.value)
+
+
+DAMAGED_JSON = [b"", b"{", b"[1]", b"null", b'"x"', b"[" * 100_000, b"\xff", b"{}", b'{"name": 3}']
+
+
+@pytest.mark.parametrize("content", DAMAGED_JSON, ids=lambda content: repr(content[:9]))
+def test_damaged_json_is_one_line(content: bytes, tmp_path: Path, gpt2: Path) -> None:
+    with pytest.raises(ValueError, match=r"^.+$"):
+        load_tokenizer(state_from_json(content))
+    path = tokens_in(tmp_path)
+    sidecar_path(path).write_bytes(content)
+    with pytest.raises(TokenFileError):
+        TokenFile.open(path)
+    (tmp_path / "preflight.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"preflight\.json is damaged"):
+        check_same_text(tmp_path, "abc")
+    if not content.startswith(b"{"):
+        (gpt2 / "config.json").write_bytes(content)
+        with pytest.raises(GPT2FormatError, match=r"config\.json"):
+            check_gpt2_folder(gpt2)
+
+
+def test_a_wheel_that_unpacks_to_too_much_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assets, "LARGEST_ASSET_BYTES", 2**16)
+    (tmp_path / "wheels").mkdir()
+    with zipfile.ZipFile(tmp_path / "wheels" / "bomb-1-py3-none-any.whl", "w", zipfile.ZIP_DEFLATED) as bomb:
+        bomb.writestr("text", b"\0" * 2**20)
+    asset = Asset("text", "0" * 64, None, Wheel("bomb", "1", None, member("text")))
+    with pytest.raises(FolioError, match="a file of 1048576 bytes"):
+        fetch(asset, tmp_path)
+    assert not (tmp_path / "text").exists()
+
+
+ESCAPES = "\x1b[2J\x1b]0;title\x07\r\x08\x7f\x9b31m\u202egnp\u2066\udcff"
+
+
+def test_what_a_terminal_would_obey_is_made_visible() -> None:
+    shown = visible(f"ROMEO:\n\t{ESCAPES} né 木")
+    assert shown == r"ROMEO:" + "\n\t" + r"\x1b[2J\x1b]0;title\x07\r\x08\x7f\x9b31m\u202egnp\u2066\udcff né 木"
+
+
+def test_a_path_with_marks_of_rich_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    from folio.training.console import console
+
+    kinds = Preflight.__dataclass_fields__.items()
+    values: dict[str, Any] = {name: "x" if field.type is str else 1 for name, field in kinds}
+    figures = Preflight(**(values | {"data": "[/b][link=http://x]a\x1b[2J.txt"}))
+    console.print(figures.table())
+    assert r"[/b][link=http://x]a\x1b[2J.txt" in capsys.readouterr().out
+    assert asdict(figures)["data"] == "[/b][link=http://x]a\x1b[2J.txt"
+
+
+def test_a_log_shows_escapes_and_does_not_send_them(tmp_path: Path) -> None:
+    code = f"""
+from pathlib import Path
+from folio.training.console import log, start_log
+start_log(Path({str(tmp_path / "train.log")!r}))
+log.info("a\\x1b[2J<b>[red]")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "a\\x1b[2J<b>[red]\n"
+
+
+def test_a_good_checkpoint_is_still_read(state: dict[str, Any], tmp_path: Path) -> None:
+    save(state, tmp_path / "good.ckpt")
+    assert load_trained(tmp_path / "good.ckpt", "cpu").step == 7
+    assert load(tmp_path / "good.ckpt")["global_step"] == 7
