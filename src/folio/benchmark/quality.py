@@ -96,7 +96,8 @@ def measure_contest(contest: Contest, options: Options, report: Report) -> None:
             while any(runner.step < runner.max_steps for runner in runners):
                 for runner in runners:
                     runner.go_on(BLOCK_STEPS)
-                    options.say(f"quality: {runner.name}, step {runner.step}, {runner.losses[-1]:.4f} nats")
+                    seconds, loss = runner.seconds[-1], runner.losses[-1]
+                    options.say(f"quality: {runner.name}, step {runner.step} after {seconds:.1f} s: {loss:.4f} nats")
             report.series += summaries(runners, contest)
 
 
