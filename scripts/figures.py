@@ -12,10 +12,11 @@ from typing import Annotated
 import typer
 from matplotlib.figure import Figure
 
-from folio.cli import one_line_errors, validate
+from folio.cli import one_line_errors, start, validate
 from folio.config import RunConfig
 from folio.data.tokenizers import load_tokenizer, state_from_json
 from folio.errors import FolioError
+from folio.explain import shortened
 from folio.figures.attention import attention_figure
 from folio.figures.curves import read_curves
 from folio.figures.labelled_prompt import LabelledPrompt, label_prompt
@@ -120,13 +121,18 @@ def numbers(text: str | None, n: int, name: str) -> list[int] | None:
     """
     if text is None:
         return None
-    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
-        raise FolioError(f"--{name}={text} is no choice of {name}; write numbers and ranges, as in 0,5,11 or 0-3")
+    # No model has a layer of ten digits, and Python reads no number of 5,000.
+    if not re.fullmatch(r"[0-9]{1,9}(-[0-9]{1,9})?(,[0-9]{1,9}(-[0-9]{1,9})?)*", text):
+        raise FolioError(
+            f"--{name}={shortened(text)} is no choice of {name}; write numbers and ranges, as in 0,5,11 or 0-3"
+        )
     found: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")
         if not int(first) <= int(last or first) < n:
-            raise FolioError(f"--{name}={text}: the model has {name} 0 to {n - 1}, in ascending order; choose of these")
+            raise FolioError(
+                f"--{name}={shortened(text)}: the model has {name} 0 to {n - 1}, in ascending order; choose of these"
+            )
         found += range(int(first), int(last or first) + 1)
     return found
 
@@ -159,4 +165,4 @@ def label(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    start(main)

@@ -62,7 +62,7 @@ def has_new_checkpoint(folder: Path, before: dict[Path, int]) -> bool:
     return path.is_file() and before.get(path) != path.stat().st_mtime_ns
 
 
-def assert_same(killed: Run, straight: Run) -> None:
+def assert_same(killed: Run, straight: Run, logger: str = "csv") -> None:
     """Weights, optimizer, generators and what callbacks count; metrics, curves, samples."""
     for name in ("last", "best", "step=50", "step=200"):
         mine, other = killed.checkpoint(name), straight.checkpoint(name)
@@ -72,7 +72,7 @@ def assert_same(killed: Run, straight: Run) -> None:
             assert_equal(mine["folio"][part], other["folio"][part], f"{name}.folio.{part}")
     assert results(killed) == results(straight)
     for tag in CURVES:
-        assert killed.curve(tag, "csv") == straight.curve(tag, "csv"), tag
+        assert killed.curve(tag, logger) == straight.curve(tag, logger), tag
     assert killed.samples == straight.samples
     assert not list(killed.folder.rglob("*.tmp"))
 
