@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from folio.cli import check_data, one_line_errors, prepared_data, start
+from folio.cli import check_data, one_line_errors, prepared_data, run_command
 from folio.config import RunConfig
 from folio.data.prepare import PreparedData
 from folio.errors import FolioError
@@ -125,4 +125,4 @@ def data_of(trained: Any, data_dir: Path | None) -> PreparedData:
 
 
 if __name__ == "__main__":
-    start(main)
+    run_command(main)

@@ -14,7 +14,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from folio.cli import one_line_errors, start
+from folio.cli import one_line_errors, run_command
 from folio.config import RunConfig
 from folio.data.tokenizers import Tokenizer, load_tokenizer, state_from_json
 from folio.errors import FolioError
@@ -220,4 +220,4 @@ def config_beside(checkpoint: Path) -> TransformerConfig | None:
 
 
 if __name__ == "__main__":
-    start(main)
+    run_command(main)

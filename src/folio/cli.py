@@ -7,6 +7,7 @@ import errno
 import functools
 import json
 import os
+import re
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from folio.config import ConfigError, MaskedLMConfig, RunConfig, check_against_d
 from folio.data.prepare import PreparedData, prepare
 from folio.data.tokenizers import TokenizerChoice
 from folio.errors import FolioError
-from folio.explain import explain, explain_invalid, explain_python, hint, shortened
+from folio.explain import explain, explain_invalid, explain_python, hint
 from folio.init_from import begin_with_folder, chosen_keys
 from folio.runs import read_config
 from folio.upgrade import later_keys, upgraded
@@ -69,6 +70,9 @@ OF_THE_MACHINE = {
 }
 """Trouble with files that is no bug: a full disk, a quota, permissions, a folder that has gone, an impossible name."""
 
+LONG_WORD = re.compile(r"(\S{300})\S+")
+"""What nobody reads to its end: a number of 5,000 digits, a name of as many letters."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -87,7 +91,7 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
         except OSError as error:
             if error.errno not in OF_THE_MACHINE:
                 raise
-            where = f"{shortened(str(error.filename))}: " if error.filename else ""
+            where = f"{error.filename}: " if error.filename else ""
             message = f"{where}{error.strerror}; mend that, and type the same again"
         except (AttributeError, ValueError) as error:
             explained = explain_python(error, sys.argv[1:])
@@ -101,12 +105,13 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
 
 def refuse(message: str) -> NoReturn:
     """End the program with a line that says what is wrong."""
+    line = visible(LONG_WORD.sub(r"\1...", message), keep="")
     with suppress(OSError):  # the disk on which somebody keeps what a program says may be the full one
-        print(f"error: {visible(message, keep='')}", file=sys.stderr)
+        print(f"error: {line}", file=sys.stderr)
     raise SystemExit(2)
 
 
-def start(command: Callable[..., None]) -> None:
+def run_command(command: Callable[..., None]) -> None:
     """Run a function as the command line that its annotations describe to Typer.
 
     What is misspelt or of a wrong type is told in one line, as everywhere, and not in a frame below the usage.
@@ -124,7 +129,7 @@ def start(command: Callable[..., None]) -> None:
         explained = getattr(error, "format_message", None)
         if explained is None:
             raise
-        refuse(f"{shortened(explained()).removesuffix('.')}; {Path(sys.argv[0]).name} --help lists the options")
+        refuse(f"{explained().removesuffix('.')}; {Path(sys.argv[0]).name} --help lists the options")
     raise SystemExit(code)
 
 

@@ -49,15 +49,16 @@ def explain(error: Exception) -> str:
 
 
 def explain_python(error: AttributeError | ValueError, typed: Sequence[str]) -> str | None:
-    """One line for what Hydra lets Python say of the words that somebody typed; None where it is no mistake of theirs."""
+    """One line for what Hydra lets Python say of the words that somebody typed; None where that is a bug."""
     text = str(error)
     if "Config group override" in text:  # model=null
         return f"{text}; write group=option, as in model=nano"
     if "integer string conversion" in text:
         word = next((word for word in typed if re.search(r"\d{4301}", word)), None)
-        return f"{shortened(word)} is a number of more digits than can be read; give a smaller one" if word else None
+        return f"{word} is a number of more digits than can be read; give a smaller one" if word else None
     if place := re.search(r"full_key: (\S+)", text):  # OmegaConf's mark of a key
-        return f"{place[1]} cannot hold what is given for it; leave it out, or give one of its entries, as in +{place[1]}.x=1"
+        key = place[1]
+        return f"{key} cannot hold what is given for it; leave it out, or give one of its entries, as in +{key}.x=1"
     return None
 
 
@@ -78,7 +79,7 @@ def explain_invalid(error: ValidationError, values: dict[str, Any], files: dict[
     if problem["type"] == "missing":
         return f"{key} is missing: add {key}=...{more}"
     value = _lookup(values, path)
-    shown = "null" if value is None else shortened(str(value))
+    shown = "null" if value is None else _short(str(value))
     context = problem.get("ctx", {})
     literals = re.findall(r"'([^']*)'", str(context.get("expected", context.get("expected_tags", ""))))
     rule = (
@@ -89,8 +90,7 @@ def explain_invalid(error: ValidationError, values: dict[str, Any], files: dict[
     return f"{key}={shown} {rule}{hint(str(value), literals)}{more}"
 
 
-def shortened(value: str) -> str:
-    """The first LONGEST_SHOWN characters of a value that somebody typed."""
+def _short(value: str) -> str:
     return value if len(value) <= LONGEST_SHOWN else f"{value[:LONGEST_SHOWN]}..."
 
 

@@ -1,4 +1,4 @@
-"""Whatever is typed wrong behind evaluate, generate, export or figures is one line that names it; nothing is written."""
+"""What is typed wrong behind evaluate, generate, export or figures is one line that names it; nothing is written."""
 
 import importlib.util
 import os
@@ -12,7 +12,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from folio.cli import start
+from folio.cli import run_command
 from folio.config import RunConfig, plain
 from folio.data.char_tokenizer import CharTokenizer
 from folio.data.tokenizers import state_to_json
@@ -181,7 +181,7 @@ def refused(
         before = contents(place)
         monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *typed])
         with pytest.raises(SystemExit) as ended:
-            start(script(name).main)
+            run_command(script(name).main)
         said = capsys.readouterr()
         assert ended.value.code == 2, said
         assert said.err.startswith("error: ")
