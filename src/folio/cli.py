@@ -7,11 +7,13 @@ import errno
 import functools
 import json
 import os
+import re
 import sys
 import typing
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
@@ -24,7 +26,7 @@ from folio.config import ConfigError, MaskedLMConfig, RunConfig, check_against_d
 from folio.data.prepare import PreparedData, prepare
 from folio.data.tokenizers import TokenizerChoice
 from folio.errors import FolioError
-from folio.explain import explain, explain_invalid, hint
+from folio.explain import explain, explain_invalid, explain_python, hint
 from folio.init_from import begin_with_folder, chosen_keys
 from folio.runs import read_config
 from folio.upgrade import later_keys, upgraded
@@ -60,9 +62,16 @@ OF_THE_MACHINE = {
     errno.EPERM,
     errno.EROFS,
     errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
     errno.EIO,
 }
-"""Trouble with files that is no bug: a full disk, a quota, permissions, a folder that has gone."""
+"""Trouble with files that is no bug: a full disk, a quota, permissions, a folder that has gone, an impossible name."""
+
+LONG_WORD = re.compile(r"(\S{300})\S+")
+"""What nobody reads to its end: a number of 5,000 digits, a name of as many letters."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -84,14 +93,44 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
                 raise
             where = f"{error.filename}: " if error.filename else ""
             message = f"{where}{error.strerror}; mend that, and type the same again"
-        except ValueError as error:
-            if "Config group override" not in str(error):  # Hydra's words for model=null
+        except (AttributeError, ValueError) as error:
+            explained = explain_python(error, sys.argv[1:])
+            if explained is None:
                 raise
-            message = f"{error}; write group=option, as in model=nano"
-        print(f"error: {visible(message, keep='')}", file=sys.stderr)
-        raise SystemExit(2)
+            message = explained
+        refuse(message)
 
     return wrapper
+
+
+def refuse(message: str) -> NoReturn:
+    """End the program with a line that says what is wrong."""
+    line = visible(LONG_WORD.sub(r"\1...", message), keep="")
+    with suppress(OSError):  # the disk on which somebody keeps what a program says may be the full one
+        print(f"error: {line}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def run_command(command: Callable[..., None]) -> None:
+    """Run a function as the command line that its annotations describe to Typer.
+
+    What is misspelt or of a wrong type is told in one line, as everywhere, and not in a frame below the usage.
+    """
+    import typer  # here, because training does without
+
+    program = typer.Typer(add_completion=False)
+    program.command()(command)
+    try:
+        code = program(standalone_mode=False)
+    except typer.Abort:
+        code = 1
+    except Exception as error:
+        # Typer's errors of usage had another base in each of its versions; this is what they have in common.
+        explained = getattr(error, "format_message", None)
+        if explained is None:
+            raise
+        refuse(f"{explained().removesuffix('.')}; {Path(sys.argv[0]).name} --help lists the options")
+    raise SystemExit(code)
 
 
 def load_config(cfg: DictConfig) -> RunConfig:

@@ -4,7 +4,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,20 @@ def explain(error: Exception) -> str:
     reason, _, place = text.partition("\n    full_key: ")
     key = place.partition("\n")[0]
     return " ".join(f"{key}: {reason}".split() if key else text.split())
+
+
+def explain_python(error: AttributeError | ValueError, typed: Sequence[str]) -> str | None:
+    """One line for what Hydra lets Python say of the words that somebody typed; None where that is a bug."""
+    text = str(error)
+    if "Config group override" in text:  # model=null
+        return f"{text}; write group=option, as in model=nano"
+    if "integer string conversion" in text:
+        word = next((word for word in typed if re.search(r"\d{4301}", word)), None)
+        return f"{word} is a number of more digits than can be read; give a smaller one" if word else None
+    if place := re.search(r"full_key: (\S+)", text):  # OmegaConf's mark of a key
+        key = place[1]
+        return f"{key} cannot hold what is given for it; leave it out, or give one of its entries, as in +{key}.x=1"
+    return None
 
 
 def explain_invalid(error: ValidationError, values: dict[str, Any], files: dict[str, Path]) -> str:

@@ -1,5 +1,6 @@
 """Run folders: where a new one lies, and which one a person means. Imports no torch."""
 
+import os
 import re
 from datetime import datetime
 from pathlib import Path
@@ -92,7 +93,23 @@ def find_run(run: str, output_dir: Path) -> Path:
     for needed in ("config.yaml", "checkpoints/last.ckpt"):
         if not (folder / needed).is_file():
             raise FolioError(f"resume={run}: {folder / needed} does not exist; give a run folder or 'latest'")
+    check_links(folder)
     return folder
+
+
+def check_links(folder: Path) -> None:
+    """Raises: FolioError where a link leads out of a run folder in which Folio is about to write.
+
+    What a stranger packed as samples.md could be anybody's file. To read through links is harmless.
+    """
+    home = os.path.realpath(folder)
+    for path in sorted(folder.rglob("*")):
+        target = os.path.realpath(path)
+        if path.is_symlink() and os.path.commonpath([home, target]) != home:
+            raise FolioError(
+                f"{path} is a link to {target}, outside of the run folder, and would be written to; put what it leads "
+                "to in its place"
+            )
 
 
 def latest_run(output_dir: Path) -> Path:

@@ -78,6 +78,22 @@ def test_classes_in_the_hyper_parameters_of_a_checkpoint_are_never_made(copy: Pa
     assert not canary.exists()
 
 
+@pytest.mark.parametrize("name", ["samples.md", "train.log", "checkpoints", "tensorboard", "figures"])
+def test_a_link_out_of_a_run_folder_is_not_written_to(name: str, copy: Path, workspace: Workspace) -> None:
+    victim = workspace.folder / "victim"
+    if (copy / name).is_dir():
+        shutil.move(copy / name, victim)
+    elif name == "figures":
+        victim.mkdir()
+    else:
+        (copy / name).replace(victim)
+    (copy / name).symlink_to(victim)
+    before = {path: path.stat().st_mtime_ns for path in [victim, *victim.rglob("*")]}
+    typed = ("scripts/figures.py", "theirs") if name == "figures" else COMMANDS["resume"]
+    assert f"theirs/{name} is a link to {victim}, outside of the run folder" in workspace.run(*typed).error_line()
+    assert {path: path.stat().st_mtime_ns for path in [victim, *victim.rglob("*")]} == before
+
+
 def test_a_terminal_is_sent_no_escapes_that_a_text_holds_and_a_pipe_is(copy: Path, workspace: Workspace) -> None:
     """The prompt is printed with the text, and its characters have to be the model's."""
     path = copy / "checkpoints" / "best.ckpt"

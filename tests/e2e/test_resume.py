@@ -91,8 +91,11 @@ def test_what_a_run_stopped_by_ctrl_c_tells_ends_in_the_bits_of_one_that_was_not
     assert_stopped_in_order(ended, 130, said, run, workspace)
     told = re.search(r"train\.py (resume=.*)", said)
     assert told is not None, said
+    first_part = run.metrics
     workspace.must("train.py", *shlex.split(told[1]))
     assert_same_end(run, straight)
+    assert run.metrics["elapsed_s"] > first_part["elapsed_s"] > 0, "the time of both parts"
+    assert run.metrics["n_tokens_seen"] > first_part["n_tokens_seen"] > 0
     assert workspace.runs() == [run.folder]
 
 
