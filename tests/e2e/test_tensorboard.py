@@ -41,9 +41,9 @@ def test_samples_are_shown_as_text(events: EventAccumulator) -> None:
 def test_pictures_show_the_start_and_the_end(events: EventAccumulator) -> None:
     steps = {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"]}
     assert steps == {
-        "pictures/schedule": [0],
-        "pictures/positional_encoding": [0, 20],  # learned, so that training has changed it
-        "pictures/attention": [20],
+        "visuals/schedule": [0],
+        "visuals/positional_encoding": [0, 20],  # learned, so that training has changed it
+        "visuals/attention": [20],
     }
     for tag in steps:
         for image in events.Images(tag):
