@@ -30,7 +30,9 @@ def place(make_workspace: Callable[[], Workspace]) -> Workspace:
     assert place.run("train.py", *TINY, *TOO_FAST, "training.checkpoint_every_steps=1").code == 2
     killed = place.start("train.py", *TINY, "name=killed", "training.max_steps=100000", *EVERY_TEN)
     assert killed.stdout is not None
-    next(line for line in killed.stdout if "val loss" in line)
+    validations = (line for line in killed.stdout if "val loss" in line)
+    assert next(validations)
+    assert next(validations)  # by now the checkpoint of the first is written, and what the curves had until then
     killed.send_signal(signal.SIGKILL)
     killed.stdout.close()
     killed.wait()
