@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from folio.cli import (
     check_data,
     check_same_text,
+    compared_keys,
     load_config,
     one_line_errors,
     prepared_data,
@@ -45,7 +46,7 @@ def main(cfg: DictConfig) -> float | None:
 
         from folio.training.run import run
 
-    return run(config, data, device, folder, resumed=resumed is not None)
+    return run(config, data, device, folder, resumed=resumed is not None, compared=compared_keys())
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -235,6 +236,21 @@ def sweep_folder() -> Path | None:
     if hydra.mode is None or hydra.mode.name != "MULTIRUN":
         return None
     return Path(os.path.relpath(hydra.runtime.output_dir))  # as short as the folders of single runs
+
+
+def compared_keys() -> list[str]:
+    """The keys and groups that the sweep varies which this job belongs to; of a single run those that were typed.
+
+    What a job of a sweep has and its command line does not name, a sweeper chose.
+    """
+    hydra = HydraConfig.get()
+    parse = OverridesParser.create().parse_overrides
+    chosen = {override.key_or_group for override in parse(list(hydra.overrides.task))}
+    if hydra.mode is None or hydra.mode.name != "MULTIRUN":
+        return sorted(chosen)
+    words = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
+    held = {override.key_or_group for override in parse(words) if not override.is_sweep_override()}
+    return sorted(chosen - held)
 
 
 def resumed_config(config: RunConfig, folder: Path) -> RunConfig:

@@ -38,7 +38,7 @@ class Board:
     def add_image(self, tag: str, image: np.ndarray, step: int, dataformats: str) -> None:
         assert dataformats == "HWC"
         assert image.shape[2] == 3
-        self.images.append((tag.removeprefix("pictures/"), step))
+        self.images.append((tag.removeprefix("visuals/"), step))
 
 
 class BoardLogger(TensorBoardLogger):

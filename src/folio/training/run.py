@@ -5,7 +5,7 @@ import logging
 import os
 import shlex
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -42,8 +42,9 @@ from folio.training.datamodule import TokenDataModule
 from folio.training.devices import Device, is_out_of_memory
 from folio.training.divergence import Diverged
 from folio.training.evaluation import in_words
+from folio.training.hparams import begin_session, end_session
 from folio.training.lit_module import LanguageModel
-from folio.training.loggers import build_loggers, write_hparams
+from folio.training.loggers import build_loggers
 from folio.training.pace import Pace, duration
 from folio.training.pictures import Pictures
 from folio.training.preflight import Preflight, preflight
@@ -55,9 +56,17 @@ PROMPT_TOKENS = 6
 """Of a prompt that is taken from the text."""
 
 
-def run(config: RunConfig, data: PreparedData, device: Device, folder: Path, resumed: bool) -> float | None:
+def run(
+    config: RunConfig,
+    data: PreparedData,
+    device: Device,
+    folder: Path,
+    resumed: bool,
+    compared: Sequence[str] = (),
+) -> float | None:
     """Train as `config` says and leave a whole run folder behind; `resumed` goes on from its last checkpoint.
 
+    compared: keys of the config in which this run differs from those that it will be compared with.
     Returns: the final validation loss in nats; None for a dry run.
     Raises: SystemExit with 128 + n where signal n stopped the run.
     """
@@ -73,7 +82,8 @@ def run(config: RunConfig, data: PreparedData, device: Device, folder: Path, res
         log.info(f"{'resuming' if resumed else 'training'} in {folder} on {device.name}")
         with memory_in_one_line(config, device):
             parts = Run(config, shape, data, device, folder, figures, resumed)
-        return parts.fit()
+        with in_hparams_tab(config, folder, compared, resumed):
+            return parts.fit()
 
 
 def _describe(folder: Path, config: RunConfig, data: PreparedData, figures: Preflight) -> None:
@@ -93,6 +103,25 @@ def claimed(folder: Path) -> Iterator[None]:
             yield
     except BlockingIOError:
         raise FolioError(f"another process is training in {folder}; wait for it, or stop it") from None
+
+
+@contextmanager
+def in_hparams_tab(config: RunConfig, folder: Path, compared: Sequence[str], resumed: bool) -> Iterator[None]:
+    """Show the run in TensorBoard's HParams tab from its beginning on, and with how it ended: well, or with an error.
+
+    A run that was stopped and may go on has not ended.
+    """
+    if config.logger.name != "tensorboard":
+        yield
+        return
+    place = folder / "tensorboard"
+    begin_session(place, plain(config), compared, goes_on=resumed)
+    try:
+        yield
+    except Exception:
+        end_session(place, finished=False)
+        raise
+    end_session(place, finished=True)
 
 
 @contextmanager
@@ -210,8 +239,6 @@ class Run:
     def _finish(self, trainer: L.Trainer, status: str) -> dict[str, Any]:
         metrics = self._metrics(trainer, status)
         _write_json(self.folder / "metrics.json", metrics)
-        if self.config.logger.name == "tensorboard":
-            write_hparams(self.folder / "tensorboard", plain(self.config), metrics)
         return metrics
 
     def _metrics(self, trainer: L.Trainer, status: str) -> dict[str, Any]:
