@@ -91,7 +91,7 @@ class MaskedLM(Objective):
         baseline = unigram_baseline(self.data.train.tokens, self.data.tokenizer.newline_ids(), lines)
         return Validation(self.coding_info(split), self._loader(lines), None, baseline)
 
-    def coding_info(self, split: TokenFile) -> None:
+    def coding_info(self, split: TokenFile) -> TokenFileInfo | None:
         return None
 
     def tokens_per_step(self) -> float:
