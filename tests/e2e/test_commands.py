@@ -41,6 +41,8 @@ NOT_RUN: dict[str, str] = {
 REFUSED: dict[str, str] = {
     # command: what it is told
     "python train.py model.n_layer=3": "did you mean model.n_layers?",
+    "python train.py optimizer.lr=0.001": "did you mean optimizer.learning_rate?",
+    "python train.py trainer.devices=2": "trainer.devices=2: this version trains on one device",
 }
 
 REPLACED: dict[str, str] = {
@@ -178,7 +180,8 @@ def made_small(words: list[str], runs: dict[str, Path]) -> list[str]:
         return [script, *rest, f"training.max_steps={STEPS_OF_THE_RUN + 2}"]
     if any(word.startswith("init_from=") for word in rest):
         return [script, *rest, *SMALL]
-    return [script, *rest, *SMALL, *SMALL_MODEL]
+    numbered = ["hydra.sweep.subdir=${hydra.job.num}"] if "-m" in rest else []  # these words would be a long name
+    return [script, *rest, *SMALL, *SMALL_MODEL, *numbered]
 
 
 @pytest.fixture(scope="module")

@@ -147,7 +147,8 @@ def test_an_extension_is_two_files_and_an_entry_in_one_of_ours(title: str) -> No
 @each_extension
 def test_the_command_of_the_page_runs(extended: Extended) -> None:
     words = extended.command()
-    extended.must_train(*extended.small(), *words)
+    numbered = ["hydra.sweep.subdir=${hydra.job.num}"] if "-m" in words else []  # all these words are a long name
+    extended.must_train(*words, *extended.small(), *numbered)
     runs = extended.runs()
     assert len(runs) == (6 if "-m" in words else 1)
     assert all(run.metrics["status"] == "finished" and run.metrics["step"] == 4 for run in runs)
@@ -234,7 +235,7 @@ def test_an_encoding_that_was_not_entered_is_named(workspace: Workspace, tmp_pat
 def test_an_extended_run_goes_on_is_measured_again_and_passes_our_tests(extended: Extended) -> None:
     words = [word for word in extended.command() if word != "-m" and not word.startswith("seed=")]
     words = [word.replace("learned,", "") for word in words]
-    extended.must_train(*extended.small(), *words)
+    extended.must_train(*words, *extended.small())
     (whole,) = extended.runs()
     extended.must_train("resume=latest", "training.max_steps=6")
     assert whole.metrics["step"] == 6
@@ -248,7 +249,7 @@ def test_an_extended_run_goes_on_is_measured_again_and_passes_our_tests(extended
 
 @pytest.mark.parametrize("title", ["An optimizer"])
 def test_a_run_with_a_new_optimizer_that_goes_on_ends_in_the_same_bits(extended: Extended) -> None:
-    words = (*extended.small(), *extended.command(), "schedule=constant")  # which does not know where the run ends
+    words = (*extended.command(), *extended.small(), "schedule=constant")  # which does not know where the run ends
     extended.must_train(*words, "training.max_steps=2", "name=begun")
     extended.must_train("resume=latest", "training.max_steps=4")
     extended.must_train(*words, "name=at_once")
