@@ -185,6 +185,17 @@ def test_the_callback_draws_its_curves(extended: Extended) -> None:
     assert [event.step for event in events.Scalars("weight_norm/blocks")] == [2, 4]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("title", ["A callback"])
+def test_a_callback_can_come_when_a_run_goes_on(extended: Extended) -> None:
+    extended.must_train(*extended.small())
+    (run,) = extended.runs()
+    extended.must_train("resume=latest", "training.max_steps=6", "+callbacks.weight_norms.every_steps=2")
+    assert run.config["callbacks"]["weight_norms"] == {"every_steps": 2}
+    events = EventAccumulator(str(run.folder / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("weight_norm/blocks")] == [6]
+
+
 @pytest.mark.parametrize(
     ("title", "typed", "said"),
     [
