@@ -56,6 +56,7 @@ OF_A_RUN: dict[str, str] = {
     # words that a command holds which reads RUN: the run that it needs; any other is for a decoder
     "[MASK]": "masked_lm",
     "--prefix": "hidden_cache",
+    "--context-length": "rotary",  # learned positions end with the context
 }
 
 SMALL = (
@@ -68,6 +69,9 @@ SMALL = (
     "callbacks.samples.max_new_tokens=4",
 )
 SMALL_MODEL = ("model.n_layers=1", "model.n_heads=2", "model.d_model=16", "model.d_ff=16", "model.context_length=32")
+
+PROMPTED = "ROMEO: But soft! To be, or not to be.\n" * 20
+"""What the prompts of the pages are made of."""
 
 STEPS_OF_THE_RUN = 200
 """So that it has what `--checkpoint step=200` asks for."""
@@ -188,14 +192,16 @@ def made_small(words: list[str], runs: dict[str, Path]) -> list[str]:
 def furnished(make_workspace: Callable[[], Workspace]) -> tuple[Workspace, dict[str, Path]]:
     """A workspace with what the commands begin with: a text, a folder of GPT-2, a run of each family."""
     workspace = make_workspace()
-    (workspace.folder / "my.txt").write_text(TINY_TEXT)
+    (workspace.folder / "my.txt").write_text(TINY_TEXT + PROMPTED)
     workspace.train("model=debug", "trainer=cpu", "training.max_steps=2", "model.bias=true", "name=gpt2", *SMALL)
     workspace.must("scripts/export.py", "latest", "gpt2_folder")
     shutil.rmtree(workspace.folder / "outputs")
-    runs = {name: workspace.train(*TINY, *FAMILIES[name]).folder for name in ("masked_lm", "hidden_cache")}
+    own = (*TINY, "data.path=my.txt", "model.d_model=16")  # the width that int8 asks for
+    runs = {name: workspace.train(*own, *FAMILIES[name]).folder for name in ("masked_lm", "hidden_cache")}
+    runs["rotary"] = workspace.train(*own, "positional_encoding=rotary").folder
     steps = (f"training.max_steps={STEPS_OF_THE_RUN}", f"callbacks.checkpoint.keep_every_steps={STEPS_OF_THE_RUN}")
     # A GPT-2, so that it can be exported; the last, so that `latest` means it.
-    runs["decoder"] = workspace.train("model=debug", "tokenizer=char", "trainer=cpu", *steps).folder
+    runs["decoder"] = workspace.train(*own, *steps).folder
     return workspace, {name: folder.relative_to(workspace.folder) for name, folder in runs.items()}
 
 
