@@ -23,12 +23,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from folio.config import ConfigError, MaskedLMConfig, RunConfig, check_against_data, check_alone
+from folio.config import ConfigError, RunConfig, check_against_data, check_alone
 from folio.data.prepare import PreparedData, prepare
 from folio.data.tokenizers import TokenizerChoice
 from folio.errors import FolioError
 from folio.explain import explain, explain_invalid, explain_python, hint
 from folio.init_from import begin_with_folder, chosen_keys
+from folio.options.objectives import MaskedLMConfig
 from folio.runs import read_config
 from folio.upgrade import later_keys, upgraded
 from folio.visible import visible
@@ -269,6 +270,8 @@ def resumed_config(config: RunConfig, folder: Path) -> RunConfig:
         *parents, leaf = key.split(".")
         source, target = composed, values
         for parent in parents:
+            # Of a section that the run did not have, as a callback of one's own, the parts come one by one.
+            target[parent] = target.get(parent) or {}
             source, target = source[parent], target[parent]
         target[leaf] = source[leaf]
     # Of this start and not of the run, whose config.yaml repeats it from the beginning.

@@ -18,12 +18,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from folio.config import RunConfig, SamplesConfig, TrainingConfig, plain
+from folio.config import RunConfig, TrainingConfig, plain
 from folio.data.batch import Batch
 from folio.data.token_file import TokenFileInfo
 from folio.data.tokenizers import CharTokenizer
 from folio.errors import FolioError
 from folio.models import GPT, build_model
+from folio.options.callbacks import SamplesConfig
 from folio.training import callbacks, pace
 from folio.training.callbacks import (
     Checkpoints,

@@ -10,9 +10,10 @@ import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from folio.config import RunConfig, SamplesConfig, plain
+from folio.config import RunConfig, plain
 from folio.data.char_tokenizer import CharTokenizer
 from folio.models import build_model
+from folio.options.callbacks import SamplesConfig
 from folio.training.callbacks import Samples
 from folio.training.checkpoint import Contents
 from folio.training.lit_module import LanguageModel

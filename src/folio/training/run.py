@@ -28,7 +28,7 @@ from folio.models.gpt2_format import GPT2FormatError
 from folio.models.pretrained import load_gpt2
 from folio.training import checkpoint as checkpoints
 from folio.training.allocator import return_large_blocks
-from folio.training.batches import coding_info, validation
+from folio.training.batches import objective_of
 from folio.training.callbacks import (
     Checkpoints,
     Curves,
@@ -167,7 +167,8 @@ class Run:
             self.resumed_at = int(checkpoints.load(self.last_checkpoint, mmap=True)["global_step"])
             rewind(folder, self.resumed_at)
         self.loggers = build_loggers(config, folder, self.resumed_at)
-        measured = validation(config, data, data.val)
+        objective = objective_of(config, data)
+        measured = objective.validation(data.val)
         self.datamodule = TokenDataModule(config, data, measured)
         L.seed_everything(config.seed, verbose=False)
         self.module = LanguageModel(
@@ -178,10 +179,11 @@ class Run:
             fused_optimizer=device.supports_fused_optimizer,
             scaled_gradients=device.precision == "16-mixed",
             baseline=measured.baseline,
+            loss=objective.loss,
         )
         training = config.training
         self.pace = Pace()
-        self.curves = Curves(self.pace, training, coding_info(config, data.train))
+        self.curves = Curves(self.pace, training, objective.coding_info(data.train))
         samples = config.callbacks.samples.model_copy(update={"prompt": sample_prompt(config, data)})
         self.samples = Samples(samples, data.tokenizer, config.seed, folder / "samples.md")
         self.checkpoints = Checkpoints(
@@ -192,7 +194,8 @@ class Run:
     def callbacks(self) -> list[Callback]:
         """In the order of their hooks: what measures, what saves, what may stop the run.
 
-        Pace comes last, because samples, checkpoints and pictures are no training time.
+        What only some runs have comes before what saves, so that a checkpoint holds its state of the same step. Pace
+        comes last, because samples, checkpoints and pictures are no training time.
         """
         max_steps = self.config.training.max_steps
         return [
@@ -201,6 +204,7 @@ class Run:
             FirstEstimate(max_steps),
             ProgressBar(console, self.pace, self.curves, max_steps),
             self.samples,
+            *(chosen.load_code()(chosen, self) for chosen in self.config.callbacks.chosen),
             self.checkpoints,
             Pictures(self.samples, max_steps),
             ValidateAtEnd(max_steps),
