@@ -25,6 +25,9 @@ NO_EFFECT = (
 ABSENT = "—"
 """Shown of a run that does not have the key, as SGD has no betas."""
 
+NO_CONFIG = "no config"
+"""In place of a configuration."""
+
 N_LABEL_KEYS = 3
 """In the name of a configuration; the table has the others."""
 
@@ -52,6 +55,7 @@ class Grouping:
     """All runs of a report."""
 
     groups: list[Group]
+    """Of all runs that have a config."""
     keys: list[str]
     """As few keys as tell the configurations apart."""
     other_keys: list[str]
@@ -65,7 +69,6 @@ def group_runs(runs: Sequence[ReportedRun]) -> Grouping:
     silent = [key for key in differing if _is_in(key, NO_EFFECT)]
     telling = [key for key in differing if key not in silent]
     together: dict[tuple[str, ...], list[ReportedRun]] = {}
-    placeless = [run for run in runs if not run.config]
     for run in runs:
         if run.config:
             together.setdefault(tuple(shown(run, key) for key in telling), []).append(run)
@@ -77,8 +80,6 @@ def group_runs(runs: Sequence[ReportedRun]) -> Grouping:
     groups = [
         Group(label, values, members, counted(members)) for label, (values, members) in zip(labels, rows, strict=True)
     ]
-    if placeless:
-        groups.append(Group("no config", dict.fromkeys(telling, ABSENT), placeless, []))
     return Grouping(groups, keys, [key for key in telling if key not in keys], silent)
 
 

@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from folio.report.colors import styles
 from folio.report.columns import CURVES, LOSS, Column
 from folio.report.curves import mean_curve, thinned
-from folio.report.groups import ABSENT, Group, natural, short_keys, show, shown
+from folio.report.groups import ABSENT, NO_CONFIG, Group, natural, short_keys, show, shown
 from folio.report.reading import Points, ReportedRun
 from folio.report.report import METHOD, Report, run_command
 from folio.report.tables import commands, compared
@@ -88,16 +88,20 @@ def _group_table(report: Report) -> dict[str, Any]:
         Heading("configuration", "text")
     ]
     headings.append(Heading("n", "number", title="finished runs, one for each seed"))
-    headings += [Heading(column.title, "number", column.unit) for column in report.columns]
-    headings.append(Heading("against the lowest mean", "text", title=report.figure.title))
+    first = [column for column in report.columns if column.metric.startswith("val/")]
+    rest = [column for column in report.columns if column not in first]
+    headings += [Heading(column.title, "number", column.unit) for column in first]
+    headings.append(Heading("against the lowest mean", "text", title=f"difference in {report.figure.title}"))
+    headings += [Heading(column.title, "number", column.unit) for column in rest]
     rows = []
     for place, group in enumerate(report.groups):
         cells = [Cell(*[group.values.get(key, ABSENT)] * 2, _kind(report.groups, key)) for key in keys]
         cells = cells or [Cell(group.label, group.label, "text")]
         cells.append(Cell(str(len(group.counted)), len(group.counted), "number"))
-        cells += [_summary_cell(group, column) for column in report.columns]
+        cells += [_summary_cell(group, column) for column in first]
         result, _, remark = compared(report, place).partition(": ")
         cells.append(Cell(remark or result, _p_value(report, place), "text", remark=result if remark else ""))
+        cells += [_summary_cell(group, column) for column in rest]
         kind = "best" if place == report.verdict.best and not report.verdict.ties else ""
         rows.append({"group": place, "kind": kind if group.counted else "uncounted", "cells": cells})
     return {"headings": headings, "rows": rows}
@@ -210,6 +214,8 @@ def _data(report: Report, index: Mapping[int, int]) -> dict[str, Any]:
     titles = short_keys(keys[1:]) | {CONFIGURATION: "configuration"}
 
     def value(run: ReportedRun, key: str) -> str:
+        if not run.config:
+            return NO_CONFIG
         return of_run[id(run)].label if key == CONFIGURATION else shown(run, key)
 
     runs = [
@@ -248,7 +254,9 @@ def _data(report: Report, index: Mapping[int, int]) -> dict[str, Any]:
 
 
 def _styles(values: Sequence[str], key: str, report: Report) -> dict[str, dict[str, str]]:
-    order = [group.label for group in report.groups] if key == CONFIGURATION else sorted(set(values), key=natural)
+    of_configs = [value for value in values if value != NO_CONFIG]
+    order = [group.label for group in report.groups] if key == CONFIGURATION else sorted(of_configs, key=natural)
+    order += [NO_CONFIG] if NO_CONFIG in values else []
     return {value: {"light": s.light, "dark": s.dark, "dash": s.dash} for value, s in styles(order).items()}
 
 

@@ -12,7 +12,7 @@ from folio.report.colors import Style, styles
 from folio.report.columns import CURVES
 from folio.report.curves import mean_curve
 from folio.report.groups import shown
-from folio.report.reading import Points, ReportedRun
+from folio.report.reading import Points, ReportedRun, natural
 from folio.report.report import Report
 
 DPI = 160
@@ -31,9 +31,9 @@ def run_styles(report: Report) -> tuple[dict[int, str], dict[str, Style]]:
     """What each run (by its id) is grouped as, by the key of the report or by configuration, and the styles."""
     if report.group_by is None:
         names = {id(run): group.label for group in report.groups for run in group.runs}
-    else:
-        names = {id(run): shown(run, report.group_by) for group in report.groups for run in group.runs}
-    return names, styles(list(names.values()))
+        return names, styles(list(names.values()))
+    names = {id(run): shown(run, report.group_by) for group in report.groups for run in group.runs}
+    return names, styles(sorted(names.values(), key=natural))
 
 
 def results_figure(report: Report) -> Figure | None:

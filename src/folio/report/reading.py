@@ -50,7 +50,7 @@ class ReportedRun:
     status: str
     error: str
     config: dict[str, Scalar] = field(default_factory=dict)
-    """By dotted keys."""
+    """By dotted keys; empty for a job of a sweep that did not get as far as a config."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The finite numbers of metrics.json, and n_parameters at least of a run without one."""
     facts: dict[str, str] = field(default_factory=dict)
@@ -67,7 +67,9 @@ class ReportedRun:
 
     @property
     def seed(self) -> Scalar:
-        return self.config.get("seed")
+        if "seed" in self.config:
+            return self.config["seed"]
+        return int(self.metrics["seed"]) if "seed" in self.metrics else None
 
 
 @dataclass(frozen=True)
@@ -183,8 +185,6 @@ def _read_run(folder: Path, name: str, job: tuple[list[str], str] | None, warn: 
         known = {"status": metrics.get("status", "unknown")}
     metrics = metrics or {}
     numbers = _numbers({"n_parameters": preflight.get("n_parameters")} | metrics)
-    if "seed" not in config and isinstance(metrics.get("seed"), int):
-        config["seed"] = metrics["seed"]
     text, step = _last_sample(folder / "samples.md")
     return ReportedRun(
         folder=folder,

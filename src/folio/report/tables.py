@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from folio.report.groups import ABSENT, short_keys, show
+from folio.report.groups import ABSENT, NO_CONFIG, short_keys, show
 from folio.report.report import METHOD, Report, run_command, sweep_command
 
 PIPE_WIDTH = 180
@@ -31,7 +31,7 @@ def runs_csv(report: Report) -> str:
         rows.append(
             [
                 run.name,
-                of_run[id(run)],
+                of_run.get(id(run), NO_CONFIG),
                 run.status,
                 "yes" if id(run) in counted else "no",
                 run.error,

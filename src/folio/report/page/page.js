@@ -118,7 +118,7 @@ function drawDots() {
   const rows = data.groups.filter((group) => group.summaries[column.metric]);
   const width = Math.max(box.clientWidth, 240);
   const wide = width > 620;
-  const left = wide ? Math.min(300, 40 + 7.4 * Math.max(...rows.map((row) => row.label.length))) : 6;
+  const left = wide ? Math.min(330, 90 + 7.4 * Math.max(...rows.map((row) => row.label.length))) : 6;
   const line = wide ? 34 : 50;
   const right = width - 18;
   const height = rows.length * line + 50;
@@ -191,7 +191,7 @@ function drawCurves(box, shown, { axis, yTitle, height, range, log, small }) {
   const width = Math.max(box.clientWidth, 160);
   const [left, right, top, bottom] = [small ? 40 : 58, width - (small ? 6 : 14), 12, height - (small ? 22 : 44)];
   const last = Math.max(...range.flatMap((line) => line.x));
-  const cut = $("curve-range").value === "end" ? last / 2 : -Infinity;
+  const cut = Number($("curve-range").value) * last || -Infinity;
   const inside = (line, index) => line.x[index] >= cut && (!log || line.x[index] > 0);
   const xs = range.flatMap((line) => line.x.filter((_, index) => inside(line, index)));
   const ys = range.flatMap((line) => [line.y, line.low || [], line.high || []].flatMap((values) => values.filter((_, index) => inside(line, index))));
