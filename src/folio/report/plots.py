@@ -97,6 +97,7 @@ def curves_figure(report: Report) -> Figure | None:
         axes.xaxis.set_major_locator(MaxNLocator(4))
         _plain(axes)
     grid[0].set_ylabel(title)
+    grid[0].set_ylim(*_range_after_start([run.curves[tag] for run in report.runs if tag in run.curves]))
     _legend(figure, looks)
     return figure
 
@@ -111,6 +112,15 @@ def _draw(axes: Axes, run: ReportedRun, tag: str, name: str, look: Style, *, is_
     axes.plot(along, points.values, color=look.light, linewidth=width, alpha=alpha, linestyle=_dash(look))
     if not run.is_finished:
         axes.plot(along[-1], points.values[-1], "x", color=look.light)
+
+
+def _range_after_start(curves: Sequence[Points]) -> tuple[float, float]:
+    """What the values span after the first eighth: before it all curves fall alike, and would leave the rest flat."""
+    start = max(curve.steps[-1] for curve in curves) / 8
+    values = [value for curve in curves for step, value in zip(curve.steps, curve.values, strict=True) if step >= start]
+    low, high = min(values), max(values)
+    air = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    return low - air, high + air
 
 
 def _along(points: Points, name: str) -> Sequence[float] | None:

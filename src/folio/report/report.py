@@ -19,6 +19,7 @@ from folio.report.groups import (
     listed,
 )
 from folio.report.reading import ReportedRun, Sweep, read_all, short
+from folio.visible import visible
 
 METHOD = (
     "A configuration is all runs that are equal in all but the seed. Its figures are means over its finished runs, "
@@ -137,4 +138,4 @@ def run_command(run: ReportedRun) -> str:
 
 def shell(words: Sequence[str]) -> str:
     """To be pasted into a shell: nothing in a word is more than a word."""
-    return shlex.join(words)
+    return visible(shlex.join(words), keep="")

@@ -189,7 +189,7 @@ function lines(tag, axis) {
 
 function drawCurves(box, shown, { axis, yTitle, height, range, log, small }) {
   const width = Math.max(box.clientWidth, 160);
-  const [left, right, top, bottom] = [small ? 40 : 58, width - (small ? 6 : 14), 12, height - (small ? 22 : 44)];
+  const [left, right, top, bottom] = [small ? 40 : 58, width - (small ? 6 : 14), small ? 6 : 12, height - (small ? 22 : 44)];
   const last = Math.max(...range.flatMap((line) => line.x));
   const cut = Number($("curve-range").value) * last || -Infinity;
   const inside = (line, index) => line.x[index] >= cut && (!log || line.x[index] > 0);
