@@ -151,7 +151,7 @@ def test_a_person_reads_the_page_without_scrolling_sideways(opened: Window) -> N
 
     # Plots have axes with units, in letters that can be read.
     chart = page.locator("#curve-chart svg")
-    texts = chart.locator("text").all_inner_texts()
+    texts = chart.locator("text").all_text_contents()
     assert "validation loss (nats per token)" in texts
     for axis, title in (
         ("steps", "optimizer step"),
@@ -159,7 +159,7 @@ def test_a_person_reads_the_page_without_scrolling_sideways(opened: Window) -> N
         ("seconds", "seconds of training (validation left out)"),
     ):
         page.locator("#curve-axis").select_option(axis)
-        assert title in chart.locator("text").all_inner_texts()
+        assert title in chart.locator("text").all_text_contents()
     scale = chart.evaluate("svg => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width")
     size = chart.evaluate("svg => parseFloat(getComputedStyle(svg.querySelector('text')).fontSize)")
     assert scale * size >= SMALLEST_TEXT
