@@ -154,12 +154,14 @@ def short_keys(keys: Sequence[str]) -> dict[str, str]:
 def _label(values: dict[str, str], keys: Sequence[str], names: dict[str, str]) -> str:
     if not keys:
         return "all runs"
-    if len(keys) == 1:
-        alone = values[keys[0]]
-        # A word says what it is, a number does not.
-        return alone if alone[:1].isalpha() and alone not in ("true", "false", "null") else f"{names[keys[0]]} {alone}"
-    parts = [f"{names[key]} {values[key]}" for key in keys[:N_LABEL_KEYS]]
+    parts = [_labelled(names[key], values[key]) for key in keys[:N_LABEL_KEYS]]
     return ", ".join(parts) + (", ..." if len(keys) > N_LABEL_KEYS else "")
+
+
+def _labelled(name: str, value: str) -> str:
+    """A word says what it is; a number or a switch does not."""
+    says_it = value[:1].isalpha() and value not in ("true", "false", "null")
+    return value if says_it else f"{name} {value}"
 
 
 def _unique(labels: list[str], members: Sequence[Sequence[ReportedRun]]) -> list[str]:

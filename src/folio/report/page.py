@@ -17,8 +17,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from folio.report.colors import styles
 from folio.report.columns import CURVES, LOSS, Column
 from folio.report.curves import mean_curve, thinned
-from folio.report.groups import ABSENT, NO_CONFIG, Group, natural, short_keys, show, shown
-from folio.report.reading import Points, ReportedRun
+from folio.report.groups import ABSENT, NO_CONFIG, Group, short_keys, show, shown
+from folio.report.reading import Points, ReportedRun, natural
 from folio.report.report import METHOD, Report, run_command
 from folio.report.tables import commands, compared
 
@@ -95,7 +95,7 @@ def _group_table(report: Report) -> dict[str, Any]:
     headings += [Heading(column.title, "number", column.unit) for column in rest]
     rows = []
     for place, group in enumerate(report.groups):
-        cells = [Cell(*[group.values.get(key, ABSENT)] * 2, _kind(report.groups, key)) for key in keys]
+        cells = [_plain_cell(group.values.get(key, ABSENT), _kind(report.groups, key)) for key in keys]
         cells = cells or [Cell(group.label, group.label, "text")]
         cells.append(Cell(str(len(group.counted)), len(group.counted), "number"))
         cells += [_summary_cell(group, column) for column in first]
@@ -113,6 +113,10 @@ def _p_value(report: Report, place: int) -> str:
         return "0"
     found = (report.verdict.against_best or {}).get(place)
     return "" if found is None else f"{found[0].value:.9f}"
+
+
+def _plain_cell(text: str, kind: str) -> Cell:
+    return Cell(text, text, kind)
 
 
 def _summary_cell(group: Group, column: Column) -> Cell:
@@ -134,7 +138,7 @@ def _run_table(report: Report, index: Mapping[int, int]) -> dict[str, Any]:
     rows = []
     for run in report.finished:
         cells = [Cell(run.name, run.name, "text long")]
-        cells += [Cell(*[shown(run, key)] * 2, _run_kind(report.finished, key)) for key in keys]
+        cells += [_plain_cell(shown(run, key), _run_kind(report.finished, key)) for key in keys]
         for metric, write in [
             *((column.metric, column.write) for column in report.columns),
             ("best/val/loss_nats", LOSS.write),

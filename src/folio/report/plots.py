@@ -1,6 +1,7 @@
 """The pictures of a report, for papers and slides; the page draws its own. matplotlib is imported with this file."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -138,8 +139,8 @@ def _legend(figure: Figure, looks: dict[str, Style]) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
 
 
-def _dash(look: Style) -> str | tuple[int, tuple[float, ...]]:
-    return (0, tuple(float(part) / 2 for part in look.dash.split())) if look.dash else "-"
+def _dash(look: Style) -> Literal["-"] | tuple[float, Sequence[float]]:
+    return (0.0, tuple(float(part) / 2 for part in look.dash.split())) if look.dash else "-"
 
 
 def _label(text: str) -> str:

@@ -1,5 +1,6 @@
 """What a report says, before it is written in any format."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -117,6 +118,7 @@ def _notes(runs: Sequence[ReportedRun], grouping: Grouping) -> list[str]:
         values = sorted({run.facts[fact] for run in finished if fact in run.facts})
         if len(values) > 1:
             name = {"git_commit": "commit of the code"}.get(fact, fact)
+            values = [re.sub(r"^([0-9a-f]{10})[0-9a-f]{30}", r"\1", value) for value in values]
             notes.append(f"More than one {name}: {listed(values)}; {meaning}.")
     if grouping.silent_keys:
         notes.append(f"Differ as well, and change no figure: {listed(grouping.silent_keys, 12)}.")

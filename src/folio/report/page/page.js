@@ -58,7 +58,12 @@ function brief(value, step = 0) {
   const size = Math.abs(value);
   const [scale, unit] = size >= 1e9 ? [1e9, "G"] : size >= 1e6 ? [1e6, "M"] : size >= 1e4 ? [1e3, "k"] : [1, ""];
   if (size < 1e-3) return value.toExponential(1);
-  const digits = step ? Math.max(0, Math.min(6, -Math.floor(Math.log10(step / scale) + 1e-9))) : size / scale < 10 ? 2 : 0;
+  let digits = size / scale < 10 ? 2 : 0;
+  if (step) {
+    // As many as write the step itself out: 0.025 takes three.
+    const written = (step / scale).toPrecision(3).replace(/e.*|\.?0+$/, "");
+    digits = Math.min(6, (written.split(".")[1] || "").length);
+  }
   return (value / scale).toFixed(digits) + unit;
 }
 
@@ -144,10 +149,11 @@ function drawDots() {
     const values = new Set(group.counted.map((run) => valueOf(data.runs[run])));
     const paint = values.size === 1 ? color([...values][0]) : "var(--soft)";
     const { mean, margin, n } = group.summaries[column.metric];
-    const name = `${group.label}, n = ${n}`;
+    const count = `, n = ${n}`;
+    const name = group.label + count;
     const most = Math.floor((wide ? left - 20 : width - 12) / 7.2);
     const label = element("text", { class: "name", x: wide ? left - 16 : 4, y: wide ? middle + 4 : middle - 15, "text-anchor": wide ? "end" : "start" },
-      name.length > most ? `${name.slice(0, most - 1)}…` : name);
+      name.length > most ? `${group.label.slice(0, most - count.length - 1)}…${count}` : name);
     label.append(element("title", {}, name));
     svg.append(label);
     if (margin !== null) {
