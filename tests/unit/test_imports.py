@@ -146,11 +146,19 @@ def test_training_looks_at_prepared_data_without_what_preparing_needs() -> None:
     assert loaded_after("import folio.cli", "folio.data.prepare", "rich", "tiktoken") == ["folio.data.prepare"]
 
 
+def test_a_report_needs_neither_torch_nor_before_it_draws_matplotlib() -> None:
+    code = importing(ROOT / "scripts" / "report.py", at_start_only=False)
+    assert loaded_after(code, "folio.report", "torch", "matplotlib", "tensorboard") == ["folio.report"]
+
+
 def test_mistakes_are_answered_before_torch_is_loaded() -> None:
     """What every entry point imports before it has checked its arguments."""
     paths = [
         ROOT / "train.py",
-        *(ROOT / "scripts" / f"{name}.py" for name in ("generate", "evaluate", "export", "figures", "prepare_data")),
+        *(
+            ROOT / "scripts" / f"{name}.py"
+            for name in ("generate", "evaluate", "export", "figures", "prepare_data", "report")
+        ),
     ]
     code = "\n".join(importing(path, at_start_only=True) for path in paths)
     assert loaded_after(code, "folio.config", "torch", "lightning") == ["folio.config"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 import yaml
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.callbacks import Callback
@@ -23,6 +24,7 @@ from folio.data.tokenizers import state_to_json
 from folio.errors import FolioError
 from folio.files import sole_use, write_atomically
 from folio.generation.prompts import MASK
+from folio.memory import forget_peak, peak_bytes
 from folio.models import Model, TransformerConfig, build_model
 from folio.models.gpt2_format import GPT2FormatError
 from folio.models.pretrained import load_gpt2
@@ -157,6 +159,7 @@ class Run:
         self.config = config
         self.device = device
         self.folder = folder
+        forget_peak_memory(device)
         if device.accelerator == "cpu":
             return_large_blocks()
         self.data = data
@@ -260,6 +263,7 @@ class Run:
             "skipped_steps": self.module.gradients.n_skipped,
             "elapsed_s": self.pace.elapsed_s,
             "train/tokens_per_s": self.pace.mean_tokens_per_s(),
+            "peak_memory_bytes": peak_memory_bytes(self.device),
             "best_checkpoint": "checkpoints/best.ckpt" if best is not None else None,
             "seed": self.config.seed,
             "device": self.device.name,
@@ -298,6 +302,18 @@ resume           {self._resume_command()} training.max_steps={2 * self.config.tr
 
     def _resume_command(self) -> str:
         return f"{python_command()} train.py resume={shlex.quote(str(self.folder))}"
+
+
+def peak_memory_bytes(device: Device) -> int:
+    """The most memory of this part of the run: on a CUDA GPU what torch's tensors took there, else the process."""
+    return torch.cuda.max_memory_allocated() if device.accelerator == "gpu" else peak_bytes()
+
+
+def forget_peak_memory(device: Device) -> None:
+    """Begin to count anew: the process may have had another run before."""
+    if device.accelerator == "gpu":
+        torch.cuda.reset_peak_memory_stats()
+    forget_peak()
 
 
 class AtomicCheckpointIO(CheckpointIO):
