@@ -75,26 +75,33 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except FolioError as error:
-            message = str(error)
-        except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-            message = explain(error)
-        except OSError as error:
-            if error.errno not in OF_THE_MACHINE:
+        except Exception as error:
+            message = one_line(error)
+            if message is None:
                 raise
-            where = f"{error.filename}: " if error.filename else ""
-            message = f"{where}{error.strerror}; mend that, and type the same again"
-        except ValueError as error:
-            if "Config group override" not in str(error):  # Hydra's words for model=null
-                raise
-            message = f"{error}; write group=option, as in model=nano"
-        print(f"error: {visible(message, keep='')}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         raise SystemExit(2)
 
     return wrapper
 
 
-def load_config(cfg: DictConfig) -> RunConfig:
+def one_line(error: Exception) -> str | None:
+    """What to tell the user who can mend it; None for a bug of ours."""
+    if isinstance(error, FolioError):
+        message = str(error)
+    elif isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError):
+        message = explain(error)
+    elif isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+        where = f"{error.filename}: " if error.filename else ""
+        message = f"{where}{error.strerror}; mend that, and type the same again"
+    elif isinstance(error, ValueError) and "Config group override" in str(error):  # Hydra's words for model=null
+        message = f"{error}; write group=option, as in model=nano"
+    else:
+        return None
+    return visible(message, keep="")
+
+
+def load_config(cfg: DictConfig, say: Callable[[str], None] = print) -> RunConfig:
     """Check a composed config against the schema and itself. Raises: ConfigError."""
     try:
         values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
@@ -102,12 +109,16 @@ def load_config(cfg: DictConfig) -> RunConfig:
         raise ConfigError(explain(error)) from None
     assert isinstance(values, dict)
     overrides = HydraConfig.get().overrides.task
-    values = leave_out_replaced(typing.cast(dict[str, Any], values), overrides, say=print)
+    values = leave_out_replaced(typing.cast(dict[str, Any], values), overrides, say)
     config = validate(values)
     check_choices(config)
+    if not is_sweep():
+        for key, value in (("sweep", config.sweep), ("hparams_search", config.hparams_search)):
+            if value is not None:
+                raise ConfigError(f"{key} is for a sweep of many runs; add -m, as in python train.py -m {key}=...")
     if config.resume is None:  # else the run's own config decides, in resumed_config
         if config.init_from is not None:
-            config = begin_with_folder(config, chosen_keys(overrides, conf_dir()), say=print)
+            config = begin_with_folder(config, chosen_keys(overrides, conf_dir()), say)
         check_alone(config)
     return config
 
@@ -190,12 +201,22 @@ def check_data(config: RunConfig, data: PreparedData) -> None:
                 )
 
 
+def is_sweep() -> bool:
+    """Whether the command line has -m."""
+    mode = HydraConfig.get().mode
+    return mode is not None and mode.name == "MULTIRUN"
+
+
 def sweep_folder() -> Path | None:
     """The folder that a sweep gives this job; None outside a sweep, where the run makes its own."""
-    hydra = HydraConfig.get()
-    if hydra.mode is None or hydra.mode.name != "MULTIRUN":
+    if not is_sweep():
         return None
-    return Path(os.path.relpath(hydra.runtime.output_dir))  # as short as the folders of single runs
+    return Path(os.path.relpath(HydraConfig.get().runtime.output_dir))  # as short as the folders of single runs
+
+
+def task_overrides() -> list[str]:
+    """What was typed of this run's own config, in the order of typing."""
+    return list(HydraConfig.get().overrides.task)
 
 
 def resumed_config(config: RunConfig, folder: Path) -> RunConfig:
@@ -221,6 +242,26 @@ def resumed_config(config: RunConfig, folder: Path) -> RunConfig:
     resumed = validate(values)
     check_alone(resumed)
     return resumed
+
+
+def check_same_experiment(config: RunConfig, folder: Path) -> None:
+    """Raises: ConfigError where a job of a sweep would go on as another experiment than it began as."""
+    began, now = upgraded(read_config(folder)), config.model_dump(mode="python")
+    for key in sorted((began.keys() | now.keys()) - set(RESUMABLE_KEYS)):
+        before, after = began.get(key), now.get(key)
+        if key == "training":
+            before, after = _without_resumable(before), _without_resumable(after)
+        if before != after:
+            raise ConfigError(
+                f"{folder} was begun with another {key} than this command composes; remove that folder to begin it "
+                "anew, or start a new sweep"
+            )
+
+
+def _without_resumable(training: Any) -> dict[str, Any] | None:
+    if not isinstance(training, dict):
+        return None
+    return {key: value for key, value in training.items() if f"training.{key}" not in RESUMABLE_KEYS}
 
 
 def check_same_text(folder: Path, text_sha256: str) -> None:

@@ -1,11 +1,10 @@
 """One run, from a checked config to metrics.json."""
 
-import json
 import logging
 import os
 import shlex
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +20,7 @@ from folio.config import ConfigError, RunConfig, largest_divisor, plain
 from folio.data.prepare import PreparedData
 from folio.data.tokenizers import state_to_json
 from folio.errors import FolioError
-from folio.files import sole_use, write_atomically
+from folio.files import sole_use, write_atomically, write_json
 from folio.generation.prompts import MASK
 from folio.models import Model, TransformerConfig, build_model
 from folio.models.gpt2_format import GPT2FormatError
@@ -49,37 +48,56 @@ from folio.training.pictures import Pictures
 from folio.training.preflight import Preflight, preflight
 from folio.training.provenance import git_commit, python_command, versions
 from folio.training.rewind import rewind
-from folio.training.stopping import Interrupted, StopOnSignal, ValidateAtEnd
+from folio.training.stopping import EndsEarly, Hopeless, Interrupted, Judge, StopOnSignal, ValidateAtEnd
 
 PROMPT_TOKENS = 6
 """Of a prompt that is taken from the text."""
 
 
-def run(config: RunConfig, data: PreparedData, device: Device, folder: Path, resumed: bool) -> float | None:
+def run(
+    config: RunConfig,
+    data: PreparedData,
+    device: Device,
+    folder: Path,
+    resumed: bool,
+    overrides: Sequence[str] = (),
+    judge: Judge | None = None,
+    others_follow: bool = False,
+) -> float | None:
     """Train as `config` says and leave a whole run folder behind; `resumed` goes on from its last checkpoint.
 
-    Returns: the final validation loss in nats; None for a dry run.
-    Raises: SystemExit with 128 + n where signal n stopped the run.
+    `overrides` are the words that it was started with, and `judge` may end it early after a validation.
+
+    Returns: the final validation loss in nats; None for a dry run, and for a run that the judge ended.
+    Raises: SystemExit with 128 + n where signal n stopped the run; where `others_follow`, also where it came in the last
+        step, which ends the run as it should.
     """
     assert config.model.vocab_size is not None
     shape = config.transformer_config(config.model.vocab_size)
     figures = preflight(config, shape, data, device, folder)
     console.print(figures.table())
     with claimed(folder):
-        _describe(folder, config, data, figures)
+        _describe(folder, config, data, figures, overrides)
         if config.dry_run:
             log.info("dry_run=true: stopping before the first step")
             return None
         log.info(f"{'resuming' if resumed else 'training'} in {folder} on {device.name}")
         with memory_in_one_line(config, device):
-            parts = Run(config, shape, data, device, folder, figures, resumed)
-        return parts.fit()
+            parts = Run(config, shape, data, device, folder, figures, resumed, overrides, judge)
+        loss = parts.fit()
+        if others_follow and parts.stop_on_signal.received is not None:
+            raise SystemExit(128 + parts.stop_on_signal.received)
+        return loss
 
 
-def _describe(folder: Path, config: RunConfig, data: PreparedData, figures: Preflight) -> None:
+def _describe(
+    folder: Path, config: RunConfig, data: PreparedData, figures: Preflight, overrides: Sequence[str]
+) -> None:
     """Write what a run folder holds besides what training brings."""
-    _write_json(folder / "preflight.json", asdict(figures))
+    write_json(folder / "preflight.json", asdict(figures))
     write_atomically(folder / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False).encode())
+    if not (folder / "overrides.json").exists():  # a run that goes on keeps the words that it was started with
+        write_json(folder / "overrides.json", list(overrides))
     # Beside the one in each checkpoint: read without torch, it lets a wrong prompt be answered at once.
     write_atomically(folder / "tokenizer.json", state_to_json(data.tokenizer.state()))
     start_log(folder / "train.log")
@@ -124,10 +142,14 @@ class Run:
         folder: Path,
         figures: Preflight,
         resumed: bool = False,
+        overrides: Sequence[str] = (),
+        judge: Judge | None = None,
     ) -> None:
         self.config = config
         self.device = device
         self.folder = folder
+        self.overrides = overrides
+        self.judge = judge
         if device.accelerator == "cpu":
             return_large_blocks()
         self.data = data
@@ -176,11 +198,12 @@ class Run:
             Pictures(self.samples, max_steps),
             ValidateAtEnd(max_steps),
             self.stop_on_signal,
+            *([EndsEarly(self.judge, self.curves, max_steps)] if self.judge else []),
             self.pace,
         ]
 
-    def fit(self) -> float:
-        """Train to the end, or until a signal. Raises: FolioError, which says how to go on."""
+    def fit(self) -> float | None:
+        """Train to the end, or until the judge or a signal ends it. Raises: FolioError, which says how to go on."""
         trainer = build_trainer(self.config, self.device, self.loggers, self.callbacks())
         try:
             with self.stop_on_signal, memory_in_one_line(self.config, self.device):
@@ -192,6 +215,10 @@ class Run:
                 self._finish(trainer, "interrupted")
                 log.info(f"stopped by {stop} after step {trainer.global_step}; go on with:\n  {self._resume_command()}")
             raise SystemExit(stop.exit_code) from None
+        except Hopeless as verdict:
+            self._finish(trainer, "pruned")
+            log.info(f"ended early after step {trainer.global_step}: {verdict}")
+            return None
         except Diverged as error:
             self._finish(trainer, "diverged")
             raise self._with_way_on(error) from None
@@ -204,12 +231,12 @@ class Run:
     def _restore_folder(self) -> None:
         """Of a run whose folder was removed: what training holds in memory is worth more than the wish behind that."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        _describe(self.folder, self.config, self.data, self.figures)
+        _describe(self.folder, self.config, self.data, self.figures, self.overrides)
         log.warning(f"warning: {self.folder} was removed and is made again; its curves and samples so far are lost")
 
     def _finish(self, trainer: L.Trainer, status: str) -> dict[str, Any]:
         metrics = self._metrics(trainer, status)
-        _write_json(self.folder / "metrics.json", metrics)
+        write_json(self.folder / "metrics.json", metrics)
         if self.config.logger.name == "tensorboard":
             write_hparams(self.folder / "tensorboard", plain(self.config), metrics)
         return metrics
@@ -335,10 +362,6 @@ def sample_prompt(config: RunConfig, data: PreparedData) -> str:
         log.info(f"callbacks.samples.prompt={prompt!r} has characters that the text lacks; samples begin {opening!r}")
         return opening
     return prompt
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    write_atomically(path, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def _quieten_lightning() -> None:
