@@ -133,7 +133,10 @@ def checked(loader: ConfigLoader, config: DictConfig, words: Sequence[str]) -> R
         HydraConfig.instance().set_config(composed)
         with open_dict(composed):
             del composed["hydra"]
-        return load_config(composed, say=lambda line: None)
+        job = load_config(composed, say=lambda line: None)
+        if job.resume is not None:
+            raise ConfigError(f"resume={job.resume} is for a single run; a sweep goes on by -m sweep=latest")
+        return job
     except Exception as error:
         message = one_line(error)
         if message is None:

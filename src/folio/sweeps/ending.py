@@ -2,11 +2,13 @@
 
 import importlib
 import importlib.util
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from folio.interpreter import python_command
 from folio.sweeps import record, search
 from folio.visible import visible
 
@@ -31,12 +33,11 @@ def tell_end(folder: Path, names: Sequence[str], code: int) -> None:
     best = search.best_trial(folder, entry) if "search" in entry else None
     if best is not None:
         job, value = best
-        print(f"best: {entry['search']['objective']} {value:.4f} with {' '.join(map(str, job['overrides']))}")
+        print(f"best: {entry['search']['objective']} {value:.4f} of {job['folder']}; it is repeated by")
+        print(f"  {python_command()} train.py {shlex.join(job['overrides'])}")
     again = [job for job in jobs if job["status"] not in record.DONE]
     good = best is not None if "search" in entry else all(job["status"] in record.GOOD for job in jobs)
     if code or (again and not (good and "search" in entry)):
-        from folio.training.provenance import python_command
-
         print(f"go on with: {record.way_on(folder, python_command())}")
     sys.stdout.flush()
     if code or not good:
@@ -64,12 +65,11 @@ def print_table(folder: Path) -> None:
     from rich.table import Table
 
     from folio.training.console import console
-    from folio.training.pace import duration
 
     table = Table(box=None, pad_edge=False)
-    table.add_column("job", overflow="fold")
+    table.add_column("job", no_wrap=True)
     table.add_column("status")
-    for heading in ("val/loss_nats", "val/bits_per_byte", "tokens/s", "time"):
+    for heading in ("val/loss_nats", "val/bits_per_byte", "tokens/s", "seconds"):
         table.add_column(heading, justify="right")
     for job in record.read_record(folder)["jobs"]:
         metrics = record.metrics_of(folder / job["folder"])
@@ -77,11 +77,13 @@ def print_table(folder: Path) -> None:
             _number(metrics.get("val/loss_nats"), ".4f"),
             _number(metrics.get("val/bits_per_byte"), ".4f"),
             _number(metrics.get("train/tokens_per_s"), ",.0f"),
-            duration(metrics["elapsed_s"]) if isinstance(metrics.get("elapsed_s"), int | float) else "",
+            _number(metrics.get("elapsed_s"), ",.0f"),
         ]
         table.add_row(job["folder"], job["status"], *cells)
     console.print()
-    console.print(table)
+    # As wide as it is: a terminal wraps what it must, and a file holds whole lines.
+    widest = console.measure(table, options=console.options.update(width=1000)).maximum
+    console.print(table, width=widest, crop=False)
 
 
 def _number(value: object, form: str) -> str:

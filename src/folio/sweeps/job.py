@@ -46,8 +46,7 @@ def run_job(task: Callable[[], object], folder: Path, seed: object) -> None:
     if not may_begin(sweep):
         record.mark(sweep, name, record.status_of(folder))
         return
-    entries = record.read_record(sweep)["jobs"]
-    number = next(index for index, entry in enumerate(entries, start=1) if entry["folder"] == name)
+    number, n_jobs = place_of(name, record.read_record(sweep))
     with lasting_imports():
         import folio.training.run  # noqa: F401
     from folio.sweeps.isolation import isolated
@@ -57,7 +56,7 @@ def run_job(task: Callable[[], object], folder: Path, seed: object) -> None:
             end_at_signals()
             sys.stdout = NumberedLines(sys.stdout, number)
             sys.stderr = NumberedLines(sys.stderr, number)
-        print(f"job {number} of {len(entries)}: {name}", flush=True)
+        print(f"job {number} of {n_jobs}: {name}", flush=True)
         try:
             if not goes_on(folder):
                 clear(folder)
@@ -69,6 +68,13 @@ def run_job(task: Callable[[], object], folder: Path, seed: object) -> None:
         except Exception as error:
             fail(folder, error, number, seed)
         record.mark(sweep, name, record.status_of(folder))
+
+
+def place_of(name: str, entry: record.Record) -> tuple[int, int]:
+    """Which job of how many, those of other commands for the same sweep included."""
+    names = [job["folder"] for job in entry["jobs"]]
+    n_jobs = entry["search"]["n_trials"] if "search" in entry else len(names)
+    return names.index(name) + 1, max(n_jobs, len(names))
 
 
 def clear(folder: Path) -> None:

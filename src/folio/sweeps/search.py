@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 VALUES = "objective.json"
 """In a trial's folder: the objective by step, as validations found it."""
 
-Values = dict[str, float | int | str]
+MAY_CHANGE = ("n_trials", "prune", "n_startup_trials")
+"""Of a search that goes on."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def begin(folder: Path, config: SearchConfig, space: Sequence[Dimension], seed: 
     now: dict[str, Any] = {
         "objective": config.objective,
         "maximizes": config.maximizes,
+        "n_trials": config.n_trials,
         "prune": config.prune,
         "n_startup_trials": config.n_startup_trials,
         "seed": seed,
@@ -83,7 +85,7 @@ def begin(folder: Path, config: SearchConfig, space: Sequence[Dimension], seed: 
     def change(entry: record.Record) -> None:
         before = entry.get("search", now)
         for key in now:
-            if key not in ("prune", "n_startup_trials") and before.get(key) != now[key]:
+            if key not in MAY_CHANGE and before.get(key) != now[key]:
                 raise FolioError(
                     f"sweep={folder}: that search was begun with another {key}; type the same command, or start a new one"
                 )

@@ -22,6 +22,7 @@ from folio.data.tokenizers import state_to_json
 from folio.errors import FolioError
 from folio.files import sole_use, write_atomically, write_json
 from folio.generation.prompts import MASK
+from folio.interpreter import python_command
 from folio.models import Model, TransformerConfig, build_model
 from folio.models.gpt2_format import GPT2FormatError
 from folio.models.pretrained import load_gpt2
@@ -46,7 +47,7 @@ from folio.training.loggers import build_loggers, write_hparams
 from folio.training.pace import Pace, duration
 from folio.training.pictures import Pictures
 from folio.training.preflight import Preflight, preflight
-from folio.training.provenance import git_commit, python_command, versions
+from folio.training.provenance import git_commit, versions
 from folio.training.rewind import rewind
 from folio.training.stopping import EndsEarly, Hopeless, Interrupted, Judge, StopOnSignal, ValidateAtEnd
 
