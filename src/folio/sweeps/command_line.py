@@ -121,8 +121,8 @@ def check_jobs(jobs: Sequence[Job], check: Check) -> None:
             refused.append((job, error))
     if len(refused) == len(jobs):
         raise refused[0][1]
-    for job, error in refused:
-        print(f"warning: {job.folder} will fail: {error}", flush=True)
+    for job, reason in refused:
+        print(f"warning: {job.folder} will fail: {reason}", flush=True)
 
 
 def checked(loader: ConfigLoader, config: DictConfig, words: Sequence[str]) -> RunConfig:

@@ -129,7 +129,7 @@ def study_of(folder: Path, entry: record.Record, n_at_once: int = 1) -> "optuna.
         if search["prune"]
         else optuna.pruners.NopPruner()
     )
-    direction = "maximize" if search["maximizes"] else "minimize"
+    direction = optuna.study.StudyDirection.MAXIMIZE if search["maximizes"] else optuna.study.StudyDirection.MINIMIZE
     study = optuna.create_study(direction=direction, sampler=sampler, pruner=pruner)
     distributions = {dimension["key"]: _distribution(dimension) for dimension in search["space"]}
     states = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "diverged": TrialState.PRUNED}
