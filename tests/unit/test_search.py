@@ -13,7 +13,7 @@ from folio.config import RunConfig, SearchConfig
 from folio.errors import FolioError
 from folio.sweeps import record, search
 from folio.sweeps.command_line import dimension_of, word_of
-from folio.sweeps.lead import check_trials
+from folio.sweeps.lead import HOPELESS_FAILURES, check_trials
 from folio.sweeps.search import Choice, Dimension, MedianJudge, Range
 
 SPACE: tuple[Dimension, ...] = (
@@ -154,10 +154,10 @@ def test_another_search_in_the_same_folder_is_refused(sweep: Path, config: Searc
 
 
 def test_a_search_that_cannot_succeed_ends(sweep: Path, config: SearchConfig) -> None:
-    for _ in range(3):
+    for _ in range(HOPELESS_FAILURES):
         check_trials(sweep, config)
         end_trial(sweep, "failed")
-    with pytest.raises(FolioError, match="the first 3 trials of the search have all failed, the last with: x"):
+    with pytest.raises(FolioError, match="the first 5 trials of the search have all failed, the last with: x"):
         check_trials(sweep, config)
 
 

@@ -83,12 +83,17 @@ def is_of_the_sweep(override: Override) -> bool:
 def word_of(override: Override) -> Word:
     key = override.get_key_element()
     if override.is_discrete_sweep():
-        return Word(key, tuple(override.sweep_string_iterator()), is_swept=True)
+        return Word(key, tuple(map(_as_typed, override.sweep_string_iterator())), is_swept=True)
     if override.is_sweep_override():
         raise ConfigError(f"{override.input_line}: an interval is for a search; add hparams_search=optuna, or name values")
     if override.is_delete():
         return Word(str(override.input_line), (), is_swept=False)
-    return Word(key, (override.get_value_element_as_str(),), is_swept=False)
+    return Word(key, (override.get_value_string(),), is_swept=False)
+
+
+def _as_typed(value: str) -> str:
+    """Hydra reads true and gives True."""
+    return value.lower() if value in ("True", "False") else value
 
 
 def dimension_of(override: Override) -> Dimension:
@@ -105,7 +110,7 @@ def dimension_of(override: Override) -> Dimension:
             return Range(key, int(min(numbers)), int(max(numbers)), step=abs(int(numbers[1] - numbers[0])))
     if not override.is_discrete_sweep():
         raise ConfigError(f"hparams_search.space.{key}={override.input_line} names one value; type {override.input_line}")
-    return Choice(key, tuple(override.sweep_string_iterator()))
+    return Choice(key, tuple(map(_as_typed, override.sweep_string_iterator())))
 
 
 def check_jobs(jobs: Sequence[Job], check: Check) -> None:

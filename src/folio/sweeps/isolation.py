@@ -17,8 +17,8 @@ import numpy as np
 def isolated() -> Iterator[None]:
     """Put back, at the end: environment, warnings, signal handlers, standard streams, working folder, torch's switches.
 
-    A run sets its own seeds and its own log; here the log is closed and what the run held in memory is let go. torch
-    must be imported before, or its switches would have no value to go back to.
+    A run sets its own seeds and its own log; here the log is closed. torch must be imported before, or its switches would
+    have no value to go back to.
     """
     restore = [_environment(), _signals(), _streams(), _torch_switches(), _random_states()]
     folder, hook = os.getcwd(), threading.excepthook
@@ -31,8 +31,6 @@ def isolated() -> Iterator[None]:
         os.chdir(folder)
         threading.excepthook = hook
         _close_log()
-        gc.collect()  # a model is freed here and not in the middle of the next job
-        _free_device()
 
 
 def _environment() -> Callable[[], None]:
@@ -114,8 +112,10 @@ def _close_log() -> None:
         close_log()
 
 
-def _free_device() -> None:
+def free_memory() -> None:
+    """Let go of a job's model now and not in the middle of the next job."""
     import torch
 
+    gc.collect()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -49,25 +49,26 @@ def run_job(task: Callable[[], object], folder: Path, seed: object) -> None:
     number, n_jobs = place_of(name, record.read_record(sweep))
     with lasting_imports():
         import folio.training.run  # noqa: F401
-    from folio.sweeps.isolation import isolated
+    from folio.sweeps.isolation import free_memory, isolated
 
-    with isolated():
-        if is_worker():
-            end_at_signals()
-            sys.stdout = NumberedLines(sys.stdout, number)
-            sys.stderr = NumberedLines(sys.stderr, number)
-        print(f"job {number} of {n_jobs}: {name}", flush=True)
-        try:
+    try:
+        with isolated():
+            if is_worker():
+                end_at_signals()
+                sys.stdout = NumberedLines(sys.stdout, number)
+                sys.stderr = NumberedLines(sys.stderr, number)
+            print(f"job {number} of {n_jobs}: {name}", flush=True)
             if not goes_on(folder):
                 clear(folder)
             task()
-        except SystemExit:
-            record.mark(sweep, name, record.status_of(folder))
-            if not is_worker():
-                raise
-        except Exception as error:
-            fail(folder, error, number, seed)
+    except SystemExit:
         record.mark(sweep, name, record.status_of(folder))
+        if not is_worker():
+            raise
+    except Exception as error:
+        fail(folder, error, number, seed)
+    free_memory()
+    record.mark(sweep, name, record.status_of(folder))
 
 
 def place_of(name: str, entry: record.Record) -> tuple[int, int]:

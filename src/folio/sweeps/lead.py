@@ -88,7 +88,8 @@ def to_run(folder: Path, jobs: Sequence[Job]) -> list[Job]:
     return [job for job in jobs if record.status_of(folder / job.folder) not in record.DONE]
 
 
-HOPELESS_FAILURES = 3
+HOPELESS_FAILURES = 5
+"""A search whose first trials fail, as many as these, and of which none finished, is mistaken."""
 
 
 def check_trials(folder: Path, config: SearchConfig) -> None:
