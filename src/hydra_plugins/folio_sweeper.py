@@ -10,15 +10,13 @@ class FolioSweeper(Sweeper):
     """Runs every combination of what is swept, or the trials of a search. `folio.sweeps.lead` decides what runs."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.context = hydra_context
-        self.task_function = task_function
-        self.config = config
+        self.asked = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> None:
         """Raises: FolioError before anything is written; SystemExit where not every job has a result."""
         from folio.sweeps.command_line import run_sweep
 
-        run_sweep(self.context, self.task_function, self.config, arguments)
+        run_sweep(*self.asked, arguments)
 
 
 ConfigStore.instance().store(

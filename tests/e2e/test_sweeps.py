@@ -130,7 +130,14 @@ def test_the_end_shows_a_table_and_the_command_to_go_on(failing: tuple[Workspace
     workspace, finished = failing
     place = sweep_folder(workspace).relative_to(workspace.folder)
     table = finished.stdout[finished.stdout.rindex("job 4 of 4") :]
-    for words in ("seed=666,model.d_model=5", "val/loss_nats", "val/bits_per_byte", f"train.py -m sweep={place}", "3 failed", "1 finished"):
+    for words in (
+        "seed=666,model.d_model=5",
+        "val/loss_nats",
+        "val/bits_per_byte",
+        f"train.py -m sweep={place}",
+        "3 failed",
+        "1 finished",
+    ):
         assert words in table
 
 
@@ -248,7 +255,11 @@ def test_a_killed_worker_is_a_failed_job_and_those_beside_it_are_run(
 def test_a_signal_stops_jobs_side_by_side_and_each_is_saved(
     number: signal.Signals, code: int, workspace: Workspace
 ) -> None:
-    endless = ("training.max_steps=100000", "training.validate_every_steps=20", "training.checkpoint_every_steps=100000")
+    endless = (
+        "training.max_steps=100000",
+        "training.validate_every_steps=20",
+        "training.checkpoint_every_steps=100000",
+    )
     launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     # In a group of its own, to send the signal to all of it as a terminal does.
     process = subprocess.Popen(
@@ -278,7 +289,9 @@ def test_a_signal_stops_jobs_side_by_side_and_each_is_saved(
     place = sweep_folder(workspace).relative_to(workspace.folder)
     short = [word for word in endless if "max_steps" not in word]
     n_steps = max(run.metrics["step"] for run in map(Run, workspace.runs())) + 10
-    again = workspace.must("train.py", "-m", *QUICK, *short, f"training.max_steps={n_steps}", f"sweep={place}", "seed=4")
+    again = workspace.must(
+        "train.py", "-m", *QUICK, *short, f"training.max_steps={n_steps}", f"sweep={place}", "seed=4"
+    )
     assert begun(again) == ["seed=4"]
 
 

@@ -96,7 +96,12 @@ def test_models_know_no_loop_config_or_tokenizer() -> None:
 
 def test_hydra_is_for_entry_points_cli_explain_and_the_way_into_a_sweep_alone() -> None:
     folio = SRC / "folio"
-    knowing = {folio / "cli.py", folio / "explain.py", folio / "sweeps" / "command_line.py", folio / "sweeps" / "job.py"}
+    knowing = {
+        folio / "cli.py",
+        folio / "explain.py",
+        folio / "sweeps" / "command_line.py",
+        folio / "sweeps" / "job.py",
+    }
     assert importers_of("hydra", "omegaconf") <= {*ENTRY_POINTS, *knowing}
 
 

@@ -63,7 +63,9 @@ def test_a_proposal_is_a_job_with_a_value_for_every_key(sweep: Path) -> None:
     assert len({job.overrides for job in jobs}) == 3
 
 
-def test_a_search_that_was_killed_goes_on_with_the_trials_it_would_have_had(tmp_path: Path, config: SearchConfig) -> None:
+def test_a_search_that_was_killed_goes_on_with_the_trials_it_would_have_had(
+    tmp_path: Path, config: SearchConfig
+) -> None:
     def trials(folder: Path, kill_after: int) -> list[object]:
         record.add_jobs(folder, (), [])
         for number in range(8):
@@ -92,7 +94,13 @@ def test_what_tpe_proposes_comes_near_to_what_was_good(sweep: Path) -> None:
 
 
 def test_trials_count_as_what_they_ended_as(sweep: Path) -> None:
-    for status, value in (("finished", 2.0), ("pruned", 3.0), ("diverged", None), ("failed", None), ("interrupted", 1.0)):
+    for status, value in (
+        ("finished", 2.0),
+        ("pruned", 3.0),
+        ("diverged", None),
+        ("failed", None),
+        ("interrupted", 1.0),
+    ):
         end_trial(sweep, status, value, values=(4.0, 3.5))
     study = search.study_of(sweep, record.read_record(sweep))
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "PRUNED"]

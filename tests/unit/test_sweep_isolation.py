@@ -9,6 +9,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -70,14 +71,11 @@ def change_everything(folder: Path) -> None:
 @pytest.mark.parametrize("ending", [None, ValueError, SystemExit])
 def test_everything_is_as_it_was_however_a_job_ends(ending: type[BaseException] | None, tmp_path: Path) -> None:
     before = state()
-    try:
-        with isolated():
-            change_everything(tmp_path)
-            assert all(state()[key] != before[key] for key in before)
-            if ending:
-                raise ending
-    except (ValueError, SystemExit) as error:
-        assert type(error) is ending
+    with pytest.raises(ending) if ending else nullcontext(), isolated():
+        change_everything(tmp_path)
+        assert all(state()[key] != before[key] for key in before)
+        if ending:
+            raise ending
     assert state() == before
 
 
@@ -101,7 +99,11 @@ def status(sweep: Path) -> str:
         (MemoryError(), "MemoryError: ", True),
         (RecursionError("x" * 9999), "RecursionError: x", True),
         (ValueError("\x1b[2J"), "ValueError: \\x1b[2J", True),
-        (FileNotFoundError(2, "No such file", "a.txt"), "a.txt: No such file; mend that, and type the same again", False),
+        (
+            FileNotFoundError(2, "No such file", "a.txt"),
+            "a.txt: No such file; mend that, and type the same again",
+            False,
+        ),
     ],
 )
 def test_any_error_is_a_line_in_metrics_json_and_the_sweep_goes_on(

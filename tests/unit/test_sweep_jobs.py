@@ -110,7 +110,9 @@ def test_a_job_that_was_killed_has_its_checkpoint_to_go_on_from(tmp_path: Path) 
     assert record.status_of(tmp_path) == "interrupted"
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"status": "gone"}', '{"status": ["finished"]}', "\x00", "[" * 9999])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{", '{"status": "gone"}', '{"status": ["finished"]}', "\x00", "[" * 9999]
+)
 def test_damaged_metrics_mean_that_the_job_is_run_again(content: str, tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text(content)
     assert record.status_of(tmp_path) == "missing"

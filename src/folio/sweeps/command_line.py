@@ -85,7 +85,9 @@ def word_of(override: Override) -> Word:
     if override.is_discrete_sweep():
         return Word(key, tuple(map(_as_typed, override.sweep_string_iterator())), is_swept=True)
     if override.is_sweep_override():
-        raise ConfigError(f"{override.input_line}: an interval is for a search; add hparams_search=optuna, or name values")
+        raise ConfigError(
+            f"{override.input_line}: an interval is for a search; add hparams_search=optuna, or name values"
+        )
     if override.is_delete():
         return Word(str(override.input_line), (), is_swept=False)
     return Word(key, (override.get_value_string(),), is_swept=False)
@@ -109,7 +111,9 @@ def dimension_of(override: Override) -> Dimension:
         if len(numbers) > 1 and all(isinstance(number, int) for number in numbers):
             return Range(key, int(min(numbers)), int(max(numbers)), step=abs(int(numbers[1] - numbers[0])))
     if not override.is_discrete_sweep():
-        raise ConfigError(f"hparams_search.space.{key}={override.input_line} names one value; type {override.input_line}")
+        raise ConfigError(
+            f"hparams_search.space.{key}={override.input_line} names one value; type {override.input_line}"
+        )
     return Choice(key, tuple(map(_as_typed, override.sweep_string_iterator())))
 
 

@@ -17,8 +17,8 @@ import numpy as np
 def isolated() -> Iterator[None]:
     """Put back, at the end: environment, warnings, signal handlers, standard streams, working folder, torch's switches.
 
-    A run sets its own seeds and its own log; here the log is closed. torch must be imported before, or its switches would
-    have no value to go back to.
+    A run sets its own seeds and its own log; here the log is closed. torch must be imported before, or its switches
+    would have no value to go back to.
     """
     restore = [_environment(), _signals(), _streams(), _torch_switches(), _random_states()]
     folder, hook = os.getcwd(), threading.excepthook

@@ -27,7 +27,10 @@ def led(folder: Path) -> Iterator[None]:
 
 
 def lead_grid(folder: Path, jobs: Sequence[Job], command: Sequence[str], launch: Launch, n_at_once: int) -> None:
-    """Run those of the jobs that are not done. Raises: SystemExit with 2 where one has no result, 128 + n at signal n."""
+    """Run those of the jobs that are not done.
+
+    Raises: SystemExit with 2 where one has no result, with 128 + n at signal n.
+    """
     with led(folder):
         record.add_jobs(folder, jobs, command)
         if "search" in record.read_record(folder):
@@ -63,7 +66,9 @@ def lead_search(
 
         def run_trials(stop: Stop) -> None:
             entry = record.settle(folder)
-            begun = [job for job in jobs_of(entry) if record.status_of(folder / job.folder) in ("missing", "interrupted")]
+            begun = [
+                job for job in jobs_of(entry) if record.status_of(folder / job.folder) in ("missing", "interrupted")
+            ]
             n_there = len(entry["jobs"])
             print(f"{max(0, config.n_trials - n_there + len(begun))} trials to run in {folder}", flush=True)
             while stop.number is None and (begun or n_there < config.n_trials):

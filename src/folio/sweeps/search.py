@@ -1,4 +1,4 @@
-"""A search over the trials of a sweep: Optuna proposes values and ends what is hopeless; the run folders are its memory.
+"""A search over the trials of a sweep: Optuna proposes values and ends what is hopeless; run folders are its memory.
 
 A study is built anew from sweep.json and the folders of the trials whenever something is asked of it. So there is
 nothing else to keep on disk, nothing that a kill could leave half-done, and trial k is a function of the seed and of
@@ -60,8 +60,8 @@ def check_space(space: Sequence[Dimension]) -> None:
     for dimension in space:
         if dimension.key == "seed":
             raise FolioError(
-                "seed is no key to search: the best of several seeds is the luckiest; search with one, then compare the "
-                "best values over seeds by python train.py -m ... seed=1,2,3"
+                "seed is no key to search: the best of several seeds is the luckiest; search with one, then compare "
+                "the best values over seeds by python train.py -m ... seed=1,2,3"
             )
         if isinstance(dimension, Range) and not dimension.low < dimension.high:
             raise FolioError(f"{dimension.key}: interval({dimension.low}, {dimension.high}) is empty; give low < high")
@@ -87,7 +87,8 @@ def begin(folder: Path, config: SearchConfig, space: Sequence[Dimension], seed: 
         for key in now:
             if key not in MAY_CHANGE and before.get(key) != now[key]:
                 raise FolioError(
-                    f"sweep={folder}: that search was begun with another {key}; type the same command, or start a new one"
+                    f"sweep={folder}: that search was begun with another {key}; type the same command, or start "
+                    "a new one"
                 )
         if "search" not in entry and entry["jobs"]:
             raise FolioError(f"sweep={folder} is no search; leave hparams_search out, or start a new one")

@@ -70,8 +70,8 @@ def run(
     `overrides` are the words that it was started with, and `judge` may end it early after a validation.
 
     Returns: the final validation loss in nats; None for a dry run, and for a run that the judge ended.
-    Raises: SystemExit with 128 + n where signal n stopped the run; where `others_follow`, also where it came in the last
-        step, which ends the run as it should.
+    Raises: SystemExit with 128 + n where signal n stopped the run; where `others_follow`, also where it came in the
+        last step, which ends the run as it should.
     """
     assert config.model.vocab_size is not None
     shape = config.transformer_config(config.model.vocab_size)
