@@ -126,6 +126,17 @@ def test_more_jobs_can_be_added_and_none_is_taken_for_another(tmp_path: Path) ->
         record.add_jobs(sweep, [Job("seed=a", ("seed=a", "model=nano"))], COMMAND)
 
 
+def test_a_job_of_the_same_words_keeps_its_folder(tmp_path: Path) -> None:
+    job = Job("seed=1", ("seed=1", "model=debug"))
+    assert record.with_known_names(tmp_path, [job]) == [job]
+    record.add_jobs(tmp_path, [Job("seed=1,model=debug", job.overrides)], COMMAND)
+    other = Job("seed=2", ("seed=2", "model=debug"))
+    assert [known.folder for known in record.with_known_names(tmp_path, [job, other])] == [
+        "seed=1,model=debug",
+        "seed=2",
+    ]
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -13,6 +13,10 @@ from folio.sweeps import record, search
 from folio.visible import visible
 
 
+WIDEST = 1000
+"""Columns of the table, at most."""
+
+
 def tell_end(folder: Path, names: Sequence[str], code: int) -> None:
     """Say what became of the jobs `names`. Raises: SystemExit with `code`, or with 2 where they have not all a result.
 
@@ -62,9 +66,8 @@ def report(folder: Path) -> None:
 
 def print_table(folder: Path) -> None:
     """Job, status, loss, bits per byte, speed and time."""
+    from rich.console import Console
     from rich.table import Table
-
-    from folio.training.console import console
 
     table = Table(box=None, pad_edge=False)
     table.add_column("job", no_wrap=True)
@@ -80,10 +83,9 @@ def print_table(folder: Path) -> None:
             _number(metrics.get("elapsed_s"), ",.0f"),
         ]
         table.add_row(job["folder"], job["status"], *cells)
-    console.print()
+    print()
     # As wide as it is: a terminal wraps what it must, and a file holds whole lines.
-    widest = console.measure(table, options=console.options.update(width=1000)).maximum
-    console.print(table, width=widest, crop=False)
+    Console(width=WIDEST, highlight=False).print(table)
 
 
 def _number(value: object, form: str) -> str:

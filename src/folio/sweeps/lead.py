@@ -32,6 +32,7 @@ def lead_grid(folder: Path, jobs: Sequence[Job], command: Sequence[str], launch:
     Raises: SystemExit with 2 where one has no result, with 128 + n at signal n.
     """
     with led(folder):
+        jobs = record.with_known_names(folder, jobs)
         record.add_jobs(folder, jobs, command)
         if "search" in record.read_record(folder):
             raise FolioError(f"sweep={folder} is a search; add hparams_search=optuna, or start a new sweep")

@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,14 @@ def change_record(folder: Path, change: Callable[[Record], None]) -> None:
         record = read_record(folder)
         change(record)
         write_record(folder, record)
+
+
+def with_known_names(folder: Path, jobs: Sequence[Job]) -> list[Job]:
+    """The jobs with the folders that others of the same words have already, where there are some."""
+    if not (folder / FILE).exists():
+        return list(jobs)
+    known = {tuple(entry["overrides"]): entry["folder"] for entry in read_record(folder)["jobs"]}
+    return [replace(job, folder=known.get(job.overrides, job.folder)) for job in jobs]
 
 
 def add_jobs(folder: Path, jobs: Iterable[Job], command: Sequence[str]) -> None:
