@@ -12,7 +12,6 @@ from folio.interpreter import python_command
 from folio.sweeps import record, search
 from folio.visible import visible
 
-
 WIDEST = 1000
 """Columns of the table, at most."""
 
