@@ -103,10 +103,23 @@ def test_trials_count_as_what_they_ended_as(sweep: Path) -> None:
     ):
         end_trial(sweep, status, value, values=(4.0, 3.5))
     study = search.study_of(sweep, record.read_record(sweep))
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "PRUNED"]
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "PRUNED", "PRUNED"]
     assert study.trials[1].intermediate_values == {10: 4.0, 20: 3.5}
     job, value = search.best_trial(sweep, record.read_record(sweep)) or ({}, 0.0)
     assert (job["folder"][:8], value) == ("trial=0,", 2.0)
+
+
+def test_values_that_fail_are_proposed_less_and_less(sweep: Path) -> None:
+    def next_schedule() -> str:
+        (job,) = search.proposals(sweep, 1, [])
+        assert job.trial is not None
+        return str(job.trial["schedule"])
+
+    schedules = []
+    for _ in range(25):
+        schedules.append(next_schedule())
+        end_trial(sweep, *(("finished", 1.0) if schedules[-1] == "constant" else ("failed", None)))
+    assert schedules[-12:].count("wsd") <= 3
 
 
 def judged(sweep: Path, step: int, value: float) -> str | None:

@@ -112,7 +112,11 @@ def proposals(folder: Path, n: int, fixed: Sequence[str]) -> list[Job]:
 
 
 def study_of(folder: Path, entry: record.Record, n_at_once: int = 1) -> "optuna.Study":
-    """Optuna's view of the trials that have ended. A diverged one counts as one that was stopped: TPE avoids both."""
+    """Optuna's view of the trials that have ended.
+
+    A trial that diverged or failed counts as one that was given up at once: TPE passes over what Optuna calls failed,
+    and would propose an impossible width again and again.
+    """
     import optuna
     from optuna.trial import TrialState
 
@@ -133,7 +137,7 @@ def study_of(folder: Path, entry: record.Record, n_at_once: int = 1) -> "optuna.
     direction = optuna.study.StudyDirection.MAXIMIZE if search["maximizes"] else optuna.study.StudyDirection.MINIMIZE
     study = optuna.create_study(direction=direction, sampler=sampler, pruner=pruner)
     distributions = {dimension["key"]: _distribution(dimension) for dimension in search["space"]}
-    states = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "diverged": TrialState.PRUNED}
+    states = {"finished": TrialState.COMPLETE} | dict.fromkeys(("pruned", "diverged", "failed"), TrialState.PRUNED)
     for job in entry["jobs"]:
         status = record.status_of(folder / job["folder"])
         value = value_of(folder / job["folder"], search["objective"])
