@@ -17,7 +17,6 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -86,20 +85,10 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except FolioError as error:
-            message = str(error)
-        except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-            message = explain(error)
-        except OSError as error:
-            if error.errno not in OF_THE_MACHINE:
+        except Exception as error:
+            message = one_line(error)
+            if message is None:
                 raise
-            where = f"{error.filename}: " if error.filename else ""
-            message = f"{where}{error.strerror}; mend that, and type the same again"
-        except (AttributeError, ValueError) as error:
-            explained = explain_python(error, sys.argv[1:])
-            if explained is None:
-                raise
-            message = explained
         refuse(message)
 
     return wrapper
@@ -107,9 +96,8 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
 
 def refuse(message: str) -> NoReturn:
     """End the program with a line that says what is wrong."""
-    line = visible(LONG_WORD.sub(r"\1...", message), keep="")
     with suppress(OSError):  # the disk on which somebody keeps what a program says may be the full one
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {in_line(message)}", file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -135,7 +123,25 @@ def run_command(command: Callable[..., None]) -> None:
     raise SystemExit(code)
 
 
-def load_config(cfg: DictConfig) -> RunConfig:
+def one_line(error: Exception) -> str | None:
+    """What to tell the user who can mend it; None for a bug of ours."""
+    if isinstance(error, FolioError):
+        return in_line(str(error))
+    if isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError):
+        return in_line(explain(error))
+    if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+        where = f"{error.filename}: " if error.filename else ""
+        return in_line(f"{where}{error.strerror}; mend that, and type the same again")
+    explained = explain_python(error, sys.argv[1:]) if isinstance(error, AttributeError | ValueError) else None
+    return None if explained is None else in_line(explained)
+
+
+def in_line(message: str) -> str:
+    """As a terminal may show it: without what it would obey, and with long words cut."""
+    return visible(LONG_WORD.sub(r"\1...", message), keep="")
+
+
+def load_config(cfg: DictConfig, say: Callable[[str], None] = print) -> RunConfig:
     """Check a composed config against the schema and itself. Raises: ConfigError."""
     try:
         values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
@@ -143,12 +149,16 @@ def load_config(cfg: DictConfig) -> RunConfig:
         raise ConfigError(explain(error)) from None
     assert isinstance(values, dict)
     overrides = HydraConfig.get().overrides.task
-    values = leave_out_replaced(typing.cast(dict[str, Any], values), overrides, say=print)
+    values = leave_out_replaced(typing.cast(dict[str, Any], values), overrides, say)
     config = validate(values)
     check_choices(config)
+    if not is_sweep():
+        for key, value in (("sweep", config.sweep), ("hparams_search", config.hparams_search)):
+            if value is not None:
+                raise ConfigError(f"{key} is for a sweep of many runs; add -m, as in python train.py -m {key}=...")
     if config.resume is None:  # else the run's own config decides, in resumed_config
         if config.init_from is not None:
-            config = begin_with_folder(config, chosen_keys(overrides, conf_dir()), say=print)
+            config = begin_with_folder(config, chosen_keys(overrides, conf_dir()), say)
         check_alone(config)
     return config
 
@@ -231,27 +241,22 @@ def check_data(config: RunConfig, data: PreparedData) -> None:
                 )
 
 
+def is_sweep() -> bool:
+    """Whether the command line has -m."""
+    mode = HydraConfig.get().mode
+    return mode is not None and mode.name == "MULTIRUN"
+
+
 def sweep_folder() -> Path | None:
     """The folder that a sweep gives this job; None outside a sweep, where the run makes its own."""
-    hydra = HydraConfig.get()
-    if hydra.mode is None or hydra.mode.name != "MULTIRUN":
+    if not is_sweep():
         return None
-    return Path(os.path.relpath(hydra.runtime.output_dir))  # as short as the folders of single runs
+    return Path(os.path.relpath(HydraConfig.get().runtime.output_dir))  # as short as the folders of single runs
 
 
-def compared_keys() -> list[str]:
-    """The keys and groups that the sweep varies which this job belongs to; of a single run those that were typed.
-
-    What a job of a sweep has and its command line does not name, a sweeper chose.
-    """
-    hydra = HydraConfig.get()
-    parse = OverridesParser.create().parse_overrides
-    chosen = {override.key_or_group for override in parse(list(hydra.overrides.task))}
-    if hydra.mode is None or hydra.mode.name != "MULTIRUN":
-        return sorted(chosen)
-    words = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
-    held = {override.key_or_group for override in parse(words) if not override.is_sweep_override()}
-    return sorted(chosen - held)
+def task_overrides() -> list[str]:
+    """What was typed of this run's own config, in the order of typing."""
+    return list(HydraConfig.get().overrides.task)
 
 
 def resumed_config(config: RunConfig, folder: Path) -> RunConfig:
@@ -279,6 +284,26 @@ def resumed_config(config: RunConfig, folder: Path) -> RunConfig:
     resumed = validate(values)
     check_alone(resumed)
     return resumed
+
+
+def check_same_experiment(config: RunConfig, folder: Path) -> None:
+    """Raises: ConfigError where a job of a sweep would go on as another experiment than it began as."""
+    began, now = upgraded(read_config(folder)), config.model_dump(mode="python")
+    for key in sorted((began.keys() | now.keys()) - set(RESUMABLE_KEYS)):
+        before, after = began.get(key), now.get(key)
+        if key == "training":
+            before, after = _without_resumable(before), _without_resumable(after)
+        if before != after:
+            raise ConfigError(
+                f"{folder} was begun with another {key} than this command composes; remove that folder to begin it "
+                "anew, or start a new sweep"
+            )
+
+
+def _without_resumable(training: Any) -> dict[str, Any] | None:
+    if not isinstance(training, dict):
+        return None
+    return {key: value for key, value in training.items() if f"training.{key}" not in RESUMABLE_KEYS}
 
 
 def check_same_text(folder: Path, text_sha256: str) -> None:

@@ -12,12 +12,16 @@ from folio.errors import FolioError
 
 
 def new_run_folder(output_dir: Path, name: str, now: datetime | None = None) -> Path:
-    """Make output_dir/<date>/<time>-<name>; where that is taken, -2, -3 ... follow. Returns the new folder.
-
-    mkdir decides who was first, so two runs of one second never share a folder.
-    """
+    """Make output_dir/<date>/<time>-<name>, or -2, -3 ...: two runs of one second never share a folder."""
     now = now or datetime.now()
-    base = output_dir / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S}-{name}"
+    return new_folder(output_dir / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S}-{name}", output_dir)
+
+
+def new_folder(base: Path, output_dir: Path) -> Path:
+    """Make the folder `base`; where that is taken, -2, -3 ... follow. Returns the new folder.
+
+    mkdir decides who was first. Raises: FolioError, which names paths.output_dir, where nothing can be made there.
+    """
     folder, number = base, 1
     try:
         base.parent.mkdir(parents=True, exist_ok=True)  # apart: a link to nowhere "exists", and would forever

@@ -1,5 +1,6 @@
 """What a person sees when the machine fails a run, and that the last checkpoint is whole: real faults, no mocks."""
 
+import json
 import os
 import re
 import resource
@@ -263,7 +264,10 @@ def test_ctrl_c_stops_a_whole_sweep(workspace: Workspace) -> None:
     process.stdout.close()
     assert process.returncode == 130, said
     assert "Traceback" not in said
-    assert len(workspace.runs()) == 1
+    (folder,) = workspace.runs()
+    statuses = {job["folder"]: job["status"] for job in json.loads((folder.parent / "sweep.json").read_text())["jobs"]}
+    assert statuses == {"seed=1": "interrupted", "seed=2": "missing", "seed=3": "missing"}
+    assert said.splitlines()[-1].endswith(f"train.py -m sweep={folder.parent.relative_to(workspace.folder)}")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

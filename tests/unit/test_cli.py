@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from folio.cli import RESUMABLE_KEYS, check_same_text, compared_keys, one_line_errors, resumed_config
+from folio.cli import RESUMABLE_KEYS, check_same_text, one_line_errors, resumed_config
 from folio.config import ConfigError, RunConfig, plain
 from folio.errors import FolioError
 
@@ -169,18 +169,6 @@ def test_a_run_goes_on_with_its_own_text_only(tmp_path: Path) -> None:
     check_same_text(tmp_path, "abc")
     with pytest.raises(ConfigError, match=r"data\.path has changed"):
         check_same_text(tmp_path, "abd")
-
-
-def test_a_single_run_is_compared_by_what_was_typed(load: Load) -> None:
-    load("model=debug", "seed=3", "+model.d_ff=8")
-    assert compared_keys() == ["model", "model.d_ff", "seed"]
-
-
-def test_a_job_is_compared_by_what_its_sweep_varies(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    load("hydra.mode=MULTIRUN", "model=debug", "seed=2", "optimizer.learning_rate=0.01", "model.dropout=0.1")
-    typed = ["-m", "--config-dir", "x", "model=debug", "seed=1,2", "optimizer.learning_rate=1e-2", "hydra.verbose=true"]
-    monkeypatch.setattr("sys.argv", ["train.py", *typed])
-    assert compared_keys() == ["model.dropout", "seed"], "the dropout is a sweeper's choice"
 
 
 @pytest.mark.parametrize("error", [FolioError("a key is wrong"), ConfigError("a key is wrong")])

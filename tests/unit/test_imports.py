@@ -31,10 +31,11 @@ WITHOUT_LIGHTNING = {
 }
 
 ABOVE = {
-    "folio.benchmark": {"folio.explain"},  # measures the whole
-    "folio.training": {"folio.cli", "folio.explain", "folio.benchmark"},
-    "folio.cli": {"folio.training", "folio.benchmark"},
-    "folio": {"folio.cli", "folio.training", "folio.benchmark"},
+    "folio.benchmark": {"folio.explain", "folio.sweeps"},  # measures the whole
+    "folio.sweeps": {"folio.explain", "folio.benchmark"},  # many runs of the whole
+    "folio.training": {"folio.cli", "folio.explain", "folio.sweeps", "folio.benchmark"},
+    "folio.cli": {"folio.training", "folio.sweeps", "folio.benchmark"},
+    "folio": {"folio.cli", "folio.training", "folio.sweeps", "folio.benchmark"},
 }
 """What the files of a package, of the first that fits, must not import."""
 
@@ -97,8 +98,21 @@ def test_models_know_no_loop_config_or_tokenizer() -> None:
     assert not strangers.intersection((SRC / "folio" / "models").glob("*.py"))
 
 
-def test_hydra_is_for_entry_points_cli_and_explain_alone() -> None:
-    assert importers_of("hydra", "omegaconf") <= {*ENTRY_POINTS, SRC / "folio" / "cli.py", SRC / "folio" / "explain.py"}
+def test_hydra_is_for_entry_points_cli_explain_and_the_way_into_a_sweep_alone() -> None:
+    folio = SRC / "folio"
+    knowing = {
+        folio / "cli.py",
+        folio / "explain.py",
+        folio / "sweeps" / "command_line.py",
+        folio / "sweeps" / "job.py",
+    }
+    assert importers_of("hydra", "omegaconf") <= {*ENTRY_POINTS, *knowing}
+
+
+def test_optuna_is_for_searches_alone() -> None:
+    assert importers_of("optuna") == {SRC / "folio" / "sweeps" / "search.py"}
+    plugin = (SRC / "hydra_plugins" / "folio_sweeper.py").read_text()
+    assert loaded_after(plugin, "hydra", "torch", "optuna", "joblib", "folio.sweeps.lead") == ["hydra"]
 
 
 def test_lightning_is_for_the_training_loop_alone() -> None:
