@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from folio.cli import one_line_errors
+from folio.cli import one_line_errors, run_command
 from folio.errors import FolioError
 from folio.report import make_report, print_report, terminal, write_report
 
@@ -19,7 +19,7 @@ from folio.report import make_report, print_report, terminal, write_report
 @one_line_errors
 def main(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="FOLDER...", help="Run folders, sweeps, or folders that hold some.")
+        list[str], typer.Argument(metavar="FOLDER...", help="Run folders, sweeps, or folders that hold some.")
     ],
     group_by: Annotated[
         str | None, typer.Option(metavar="KEY", help="A config key that colours the curves, as optimizer.name.")
@@ -35,13 +35,16 @@ def main(
     """
     if output is None and len(folders) > 1:
         raise FolioError(f"--output is missing: with {len(folders)} folders, say where the report goes: --output DIR")
-    report = make_report(folders, group_by, command=["python", "scripts/report.py", *sys.argv[1:]])
+    if "" in folders:
+        raise FolioError("FOLDER= is empty; name a run folder, a sweep, or a folder that holds some")
+    places = [Path(folder) for folder in folders]
+    report = make_report(places, group_by, command=["python", "scripts/report.py", *sys.argv[1:]])
+    written = write_report(report, output or places[0])
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print_report(report, terminal())
-    for path in write_report(report, output or folders[0]):
-        print(path)
+    print(*written, sep="\n")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

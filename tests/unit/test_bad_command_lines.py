@@ -144,6 +144,27 @@ OF_ONE: dict[str, list[tuple[tuple[str, ...], str]]] = {
     ],
 }
 
+OF_REPORT: list[tuple[tuple[str, ...], str]] = [
+    ((), "FOLDER"),
+    (("",), "FOLDER="),
+    (("nowhere",), "nowhere"),
+    (("empty",), "empty"),
+    (("file",), "file"),
+    (("pipe",), "pipe"),
+    (("loop",), "loop"),
+    ((DIGITS,), "File name too long"),
+    ((LONG,), "File name too long"),
+    (("run", "nowhere", "--output", "new"), "nowhere"),
+    (("run", "run"), "--output is missing"),
+    (("run", "--bogus"), "--bogus"),
+    (("run", "--group-by"), "--group-by"),
+    (("run", "--group-by", ""), "--group-by="),
+    (("run", "--group-by", "optimiser"), "--group-by=optimiser"),
+    (("run", "--output", "file"), "--output=file"),
+    (("run", "--output", "file/under"), "file/under"),
+    (("run", "--output", LONG), "File name too long"),
+]
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, compose: Callable[..., RunConfig]) -> Path:
@@ -209,6 +230,13 @@ def contents(folder: Path) -> dict[Path, int]:
 
 def named(case: object) -> str:
     return ascii(" ".join(case) if isinstance(case, tuple) else case)[:40]
+
+
+@pytest.mark.parametrize(("typed", "answer"), OF_REPORT, ids=named)
+def test_what_no_report_can_be_made_of_is_named(
+    typed: tuple[str, ...], answer: str, refused: Callable[..., str]
+) -> None:
+    assert answer in refused("report", typed)
 
 
 @pytest.mark.parametrize("name", OF_ONE)
