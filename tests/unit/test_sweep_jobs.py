@@ -189,6 +189,7 @@ def test_sweep_alone_stands_for_the_whole_command(tmp_path: Path, monkeypatch: p
         "~hydra.mode",
         "--config-dir=.",
         "--config-path",
+        "name=${oc.env:HOME}",
     ],
 )
 def test_no_word_that_may_name_code_is_taken_from_a_file(word: str, tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ def is_harmless(word: str) -> bool:
     """Whether a word from sweep.json says what to train and how many at once, and nothing that names code to run."""
     if word.startswith("-"):
         return word in MULTIRUN
+    if "${" in word:  # would read the environment
+        return False
     is_hydras = word.lstrip("+~").partition("=")[0].partition(".")[0].partition("/")[0].startswith("hydra")
     return not is_hydras or re.fullmatch(r"hydra/launcher=\w+|hydra\.launcher\.n_jobs=-?\d+", word) is not None
 
