@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -156,6 +157,20 @@ def test_a_figure_that_no_validation_has_ends_no_trial(tmp_path: Path, config: S
     record.add_jobs(tmp_path, (), [])
     search.begin(tmp_path, config.model_copy(update={"objective": "train/tokens_per_s"}), SPACE, seed=1)
     assert judged(tmp_path, 10, 9.0) is None
+
+
+def test_a_trial_goes_on_with_words_made_of_its_values_and_of_no_file(sweep: Path) -> None:
+    (job,) = search.proposals(sweep, 1, ["model=debug"])
+    assert search.begun_trial(replace(job, overrides=("hydra.x=1",)), SPACE, ["model=debug"]) == job
+    assert job.trial is not None
+    for values in (
+        None,
+        {**job.trial, "hydra.x": 1},
+        {**job.trial, "schedule": "x"},
+        {**job.trial, "model.n_layers": "hydra.x=1"},
+    ):
+        with pytest.raises(FolioError, match="has other values than the search"):
+            search.begun_trial(replace(job, trial=values), SPACE, [])
 
 
 def test_accuracy_is_to_be_large(config: SearchConfig) -> None:

@@ -197,6 +197,32 @@ def test_sweep_alone_stands_for_the_whole_command(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
+    "word",
+    [
+        "+hydra.callbacks.x._target_=os.system",
+        "hydra/job_logging=x",
+        "hydra/launcher=a/b",
+        "hydra.launcher._target_=x",
+        "hydra.launcher.n_jobs=1,2",
+        "~hydra.mode",
+        "--config-dir=.",
+        "--config-path",
+        "name=${oc.env:HOME}",
+    ],
+)
+def test_no_word_that_may_name_code_is_taken_from_a_file(word: str, tmp_path: Path) -> None:
+    record.add_jobs(tmp_path, (), [*COMMAND, word])
+    with pytest.raises(FolioError, match="is not taken from a file; type the whole command"):
+        whole_command(["-m", f"sweep={tmp_path}"])
+
+
+@pytest.mark.parametrize("word", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=-1", "data.path=hydra.txt"])
+def test_how_many_jobs_run_at_once_is_taken_from_a_file(word: str, tmp_path: Path) -> None:
+    record.add_jobs(tmp_path, (), [*COMMAND, word])
+    assert word in whole_command(["-m", f"sweep={tmp_path}"])
+
+
+@pytest.mark.parametrize(
     "typed", [["-m", "sweep=x", "seed=3"], ["-m", "seed=1,2"], ["seed=1"], [], ["--help"], ["--cfg", "job", "sweep=x"]]
 )
 def test_any_other_command_is_what_was_typed(typed: list[str]) -> None:

@@ -68,7 +68,9 @@ def lead_search(
         def run_trials(stop: Stop) -> None:
             entry = record.settle(folder)
             begun = [
-                job for job in jobs_of(entry) if record.status_of(folder / job.folder) in ("missing", "interrupted")
+                search.begun_trial(job, space, fixed)
+                for job in jobs_of(entry)
+                if record.status_of(folder / job.folder) in ("missing", "interrupted")
             ]
             n_there = len(entry["jobs"])
             print(f"{max(0, config.n_trials - n_there + len(begun))} trials to run in {folder}", flush=True)

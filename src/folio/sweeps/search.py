@@ -111,6 +111,25 @@ def proposals(folder: Path, n: int, fixed: Sequence[str]) -> list[Job]:
     return jobs
 
 
+def begun_trial(job: Job, space: Sequence[Dimension], fixed: Sequence[str]) -> Job:
+    """A trial of sweep.json, to be gone on with: its words are made anew from its values, which must be of the space.
+
+    Raises: FolioError where they are not, so that no file says what else is run.
+    """
+    values = job.trial or {}
+    inside = values.keys() == {dimension.key for dimension in space} and all(
+        values[dimension.key] in dimension.options
+        if isinstance(dimension, Choice)
+        else isinstance(values[dimension.key], int | float)
+        for dimension in space
+    )
+    if not inside:
+        raise FolioError(
+            f"sweep.json: {job.folder} has other values than the search; remove it there, or start a new one"
+        )
+    return Job(job.folder, (*fixed, *(f"{key}={value}" for key, value in values.items())), values)
+
+
 def study_of(folder: Path, entry: record.Record, n_at_once: int = 1) -> "optuna.Study":
     """Optuna's view of the trials that have ended.
 
