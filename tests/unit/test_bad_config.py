@@ -218,8 +218,11 @@ def violating(bound: Any, kinds: set[type]) -> list[Any]:
 @pytest.fixture(scope="module")
 def composed(compose: Callable[..., RunConfig]) -> dict[str, dict[str, Any]]:
     """The plain values of the config in which each of FIELDS stands."""
+    search = compose("hparams_search=optuna").hparams_search
+    assert search is not None
     return {
-        group: plain(compose(*([group] if group else [])))
+        # A search is of the command and not of a run, whose plain values leave it out.
+        group: plain(compose(*([group] if group else []))) | {"hparams_search": search.model_dump()}
         for group in sorted({group for group, _, _ in FIELDS.values()})
     }
 
