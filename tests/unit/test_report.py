@@ -19,7 +19,7 @@ from folio.report.colors import DARK, LIGHT, styles
 from folio.report.curves import mean_curve, thinned
 from folio.report.groups import distinguishing_keys
 from folio.report.page import html_page
-from folio.report.reading import Points, read_all, training_seconds
+from folio.report.reading import Points, brief_names, read_all, training_seconds
 from folio.report.tables import commands, compared, groups_csv, markdown, runs_csv
 
 WriteRun = Callable[..., Path]
@@ -191,6 +191,20 @@ def test_bits_per_byte_decide_and_where_there_are_none_the_loss(write_run: Write
     assert make_report([tmp_path]).figure.metric == "val/loss_nats"
     write_run("c", {"tokenizer.name": "word"})
     assert "different tokenizers" in make_report([tmp_path]).verdict.sentence
+
+
+@pytest.mark.parametrize(
+    ("names", "brief"),
+    [
+        (["model=debug,seed=1", "model=debug,seed=2"], ["seed=1", "seed=2"]),
+        (["a/model=debug,seed=1", "b/model=debug,seed=1"], ["a/model=debug,seed=1", "b/model=debug,seed=1"]),
+        (["model=debug", "model=debug,seed=2"], ["model=debug", "model=debug,seed=2"]),
+        (["one,two", "one,three"], ["one,two", "one,three"]),
+        (["model=debug,seed=1"], ["model=debug,seed=1"]),
+    ],
+)
+def test_what_all_folders_of_a_sweep_are_named_by_is_not_repeated(names: list[str], brief: list[str]) -> None:
+    assert brief_names(names) == brief
 
 
 def test_runs_are_found_in_trees_and_each_counts_once(three_kinds: Path, tmp_path: Path) -> None:

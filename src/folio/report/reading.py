@@ -8,7 +8,7 @@ import os
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,22 @@ def read_all(folders: Iterable[Path], warn: Warn) -> tuple[list[ReportedRun], li
     if not runs:
         places = ", ".join(map(str, folders))
         raise FolioError(f"FOLDER={visible(places, keep='')}: no run that can be read; give run folders, or train one")
+    names = brief_names([run.name for run in runs])
+    runs = [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
     return sorted(runs, key=lambda run: natural(run.name)), list(sweeps.values())
+
+
+def brief_names(names: list[str]) -> list[str]:
+    """The names of a sweep's folders without the overrides that all of them have, as long as they stay different."""
+    parts = [name.rpartition("/") for name in names]
+    overrides = [last.split(",") for _, _, last in parts]
+    common = {text for text in set.intersection(*map(set, overrides)) if "=" in text} if len(names) > 1 else set()
+    brief = [
+        f"{folder}{slash}{','.join(text for text in texts if text not in common)}"
+        for (folder, slash, _), texts in zip(parts, overrides, strict=True)
+    ]
+    is_told_apart = len(set(brief)) == len(set(names)) and not any(name.endswith("/") or not name for name in brief)
+    return brief if is_told_apart else names
 
 
 def is_run(folder: Path) -> bool:
