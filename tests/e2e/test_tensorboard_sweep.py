@@ -222,7 +222,8 @@ def table(page: Page) -> list[dict[str, str]]:
     rows: list[list[str]] = cells.evaluate_all(ROWS)
     rows = [row[1:] if row[:1] == [""] else row for row in rows]  # a row of runs begins with one for its details
     headings = next((row for row in rows if row[:1] == ["Trial ID"]), [])
-    return [dict(zip(headings, row, strict=True)) for row in rows if row[0].endswith("/tensorboard")]
+    # Not strict: while the page is being built, a row may lack its last cells.
+    return [dict(zip(headings, row, strict=False)) for row in rows if row and row[0].endswith("/tensorboard")]
 
 
 def column(page: Page, heading: str) -> list[Any]:
