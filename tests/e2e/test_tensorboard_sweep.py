@@ -164,8 +164,6 @@ def test_time_series_draws_training_and_validation_of_all_runs_with_their_names(
     with window(browser, f"{pages.url}#timeseries") as opened:
         page = opened.page
         page.set_default_timeout(300_000)
-        # As sorted by TensorBoard: curves first, pictures last.
-        page.get_by_role("button", name=re.compile("^train")).wait_for()
         page.get_by_role("combobox", name="Filter tags (regex)").fill("^(train|val)/loss_nats$")
         for tag in ("train/loss_nats", "val/loss_nats"):
             card = page.locator("scalar-card", has=page.locator(f"[title='{tag}']")).first
@@ -222,7 +220,9 @@ def table(page: Page) -> list[dict[str, str]]:
     """The HParams tab as it stands there, from top to bottom: text by heading."""
     cells = page.locator("tf-hparams-table-view vaadin-grid-cell-content")
     rows: list[list[str]] = cells.evaluate_all(ROWS)
+    rows = [row[1:] if row[:1] == [""] else row for row in rows]  # a row of runs begins with one for its details
     headings = next((row for row in rows if row[:1] == ["Trial ID"]), [])
+    # Not strict: while the page is being built, a row may lack its last cells.
     return [dict(zip(headings, row, strict=False)) for row in rows if row and row[0].endswith("/tensorboard")]
 
 
