@@ -23,7 +23,10 @@ def main(
     steps: Annotated[int, typer.Option(min=1)] = 1000,
     data_dir: Annotated[Path, typer.Option(help="Where prepared texts lie.")] = Path("data"),
 ) -> None:
-    """Train a GPT of 0.8 million parameters on the characters of Tiny Shakespeare: 1.90 nats after a minute of one CPU core."""
+    """Train a GPT of 0.8 million parameters on the characters of Tiny Shakespeare.
+
+    A thousand steps end at 1.90 nats, after a minute of one CPU core.
+    """
     torch.manual_seed(1337)
     data = prepare("tiny_shakespeare", None, TokenizerChoice("char"), data_dir, say=print)
 

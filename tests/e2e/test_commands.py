@@ -193,10 +193,11 @@ def furnished(make_workspace: Callable[[], Workspace]) -> tuple[Workspace, dict[
     """A workspace with what the commands begin with: a text, a folder of GPT-2, a run of each family."""
     workspace = make_workspace()
     (workspace.folder / "my.txt").write_text(TINY_TEXT + PROMPTED)
-    workspace.train("model=debug", "trainer=cpu", "training.max_steps=2", "model.bias=true", "name=gpt2", *SMALL)
+    workspace.train("model=debug", "trainer=cpu", "model.bias=true", "name=gpt2", *SMALL, "model.context_length=256")
     workspace.must("scripts/export.py", "latest", "gpt2_folder")
     shutil.rmtree(workspace.folder / "outputs")
-    own = (*TINY, "data.path=my.txt", "model.d_model=16")  # the width that int8 asks for
+    # As wide as int8 asks for, and with room for the prompts.
+    own = (*TINY, "data.path=my.txt", "model.d_model=16", "model.context_length=32")
     runs = {name: workspace.train(*own, *FAMILIES[name]).folder for name in ("masked_lm", "hidden_cache")}
     runs["rotary"] = workspace.train(*own, "positional_encoding=rotary").folder
     steps = (f"training.max_steps={STEPS_OF_THE_RUN}", f"callbacks.checkpoint.keep_every_steps={STEPS_OF_THE_RUN}")
