@@ -5,7 +5,7 @@ something first, is entered in `NOT_RUN`, `OF_A_RUN` or `REPLACED`; a command of
 """
 
 import importlib.util
-import itertools
+import math
 import re
 import shlex
 import shutil
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import typer
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep
 from pages import PAGES, commands_of
 from test_extend import EXTENSIONS
 from workspace import FAMILIES, ROOT, TINY, TINY_TEXT, Workspace
@@ -34,6 +35,9 @@ NOT_RUN: dict[str, str] = {
     "make tensorboard": SERVER,
     "tensorboard ": SERVER,
     "make bench": BENCHMARK,
+    "make soak": "an hour: tests/e2e/test_soak.py does five minutes of it",
+    "python train.py -m sweep=": "goes on with a sweep: tests/e2e/test_sweeps.py begins one first",
+    "python train.py sweep=": "the same",
     "python scripts/benchmark.py": BENCHMARK,
     **{command: "tests/e2e/test_extend.py" for extension in EXTENSIONS.values() for command in extension.commands},
 }
@@ -75,6 +79,9 @@ PROMPTED = "ROMEO: But soft! To be, or not to be.\n" * 20
 
 STEPS_OF_THE_RUN = 200
 """So that it has what `--checkpoint step=200` asks for."""
+
+N_TRIALS = 2
+"""Of a search."""
 
 SHOWS_ONLY = ("--help", "--cfg")
 
@@ -139,7 +146,13 @@ def combinations(words: list[str]) -> Iterator[list[str]]:
     choices = []
     for parsed in OverridesParser.create().parse_overrides(overrides):
         key = parsed.get_key_element()
-        values = parsed.sweep_string_iterator() if parsed.is_sweep_override() else [parsed.get_value_element_as_str()]
+        value = parsed.value()
+        if isinstance(value, IntervalSweep):
+            values = [str(value.start), str(value.end)]
+        elif parsed.is_sweep_override():
+            values = list(parsed.sweep_string_iterator())
+        else:
+            values = [parsed.get_value_element_as_str()]
         choices.append([f"{key}={value}" for value in values])
     firsts = [values[0] for values in choices]
     for place, values in enumerate(choices):
@@ -184,8 +197,8 @@ def made_small(words: list[str], runs: dict[str, Path]) -> list[str]:
         return [script, *rest, f"training.max_steps={STEPS_OF_THE_RUN + 2}"]
     if any(word.startswith("init_from=") for word in rest):
         return [script, *rest, *SMALL]
-    numbered = ["hydra.sweep.subdir=${hydra.job.num}"] if "-m" in rest else []  # these words would be a long name
-    return [script, *rest, *SMALL, *SMALL_MODEL, *numbered]
+    trials = [f"hparams_search.n_trials={N_TRIALS}"] if any("hparams_search=" in word for word in rest) else []
+    return [script, *rest, *SMALL, *SMALL_MODEL, *trials]
 
 
 @pytest.fixture(scope="module")
@@ -225,8 +238,11 @@ def test_the_command_runs(command: str, furnished: tuple[Workspace, dict[str, Pa
         expected = 1
         if "-m" in rest:
             swept = OverridesParser.create().parse_overrides([word for word in words[2:] if not word.startswith("-")])
-            lists = [list(each.sweep_string_iterator()) for each in swept if each.is_sweep_override()]
-            expected = len(list(itertools.product(*lists)))
+            expected = (
+                N_TRIALS
+                if any("hparams_search=" in word for word in rest)
+                else math.prod(len(list(each.sweep_string_iterator())) for each in swept if each.is_sweep_override())
+            )
         assert len(workspace.runs()) == len(runs) + expected
 
 
