@@ -103,7 +103,7 @@ TRAINING_MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "a huge number": (("training.max_steps=1000000000000000000000",), ("training.max_steps=1000",)),
     "a number of 5,000 digits": (("training.max_steps=" + "9" * 5000,), ("training.max_steps=999", "more digits")),
     "a folder of 5,000 letters": (("resume=" + "x" * 5000,), ("xxx", "File name too long")),
-    "what only Hydra's own section has": (("hydra.sweeper.params={a:1}",), ("hydra.sweeper.params is not a key of the config",)),
+    "what only Hydra's own section has": (("hydra.sweeper.params={a:1}",), ("hydra.sweeper.params is not a key",)),
     "a number beyond floats": (("optimizer.learning_rate=1e400",), ("optimizer.learning_rate=inf", "finite")),
     "a layer for every atom": (("model.n_layers=1000000000000",), ("model.n_layers=1000000000000", "10000 or less")),
     "a key taken away": (("~training.max_steps",), ("training.max_steps is missing",)),

@@ -46,6 +46,7 @@ def runs(family: str, home: Workspace) -> Runs:
 def test_every_figure_of_validation_is_a_curve_and_a_metric(family: str, runs: Runs) -> None:
     run = runs[1, None]
     metrics = {name.removeprefix("val/"): value for name, value in run.metrics.items() if name.startswith("val/")}
+    assert metrics.pop("step") == 20
     assert metrics.keys() == MEASURED[family]
     assert all(map(math.isfinite, metrics.values())), metrics
     curves = {tag for tag in run.events().Tags()["scalars"] if tag.startswith("val/")}
