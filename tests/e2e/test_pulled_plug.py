@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_resume import results
 from workspace import FAMILIES, TINY, Run, Workspace
 
 RECIPE = (
@@ -77,7 +76,7 @@ def assert_same(killed: Run, straight: Run, logger: str = "csv") -> None:
             assert_equal(mine[part], other[part], f"{name}.{part}")
         for part in ("rng", "train_means", "val", "gradients"):
             assert_equal(mine["folio"][part], other["folio"][part], f"{name}.folio.{part}")
-    assert results(killed) == results(straight)
+    assert killed.results == straight.results
     for tag in CURVES:
         assert killed.curve(tag, logger) == straight.curve(tag, logger), tag
     assert killed.samples == straight.samples
@@ -151,6 +150,6 @@ def test_a_run_stopped_in_the_middle_of_validation_ends_in_the_bits_of_one_that_
     run = Run(folder)
     assert run.metrics["val/step"] == run.metrics["step"] == run.checkpoint()["global_step"]
     workspace.must("train.py", "resume=latest")
-    assert results(run) == results(straight)
+    assert run.results == straight.results
     assert run.equals(straight)
     assert run.samples == straight.samples
