@@ -102,7 +102,7 @@ def find_run(run: str, output_dir: Path) -> Path:
 
 
 def check_links(folder: Path) -> None:
-    """Raises: FolioError where a link leads out of a run folder in which Folio is about to write.
+    """Raises: FolioError where a link leads out of a run folder, or of a sweep's, in which Folio is about to write.
 
     What a stranger packed as samples.md could be anybody's file. To read through links is harmless.
     """

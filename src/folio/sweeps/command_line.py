@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from folio.cli import load_config, one_line
 from folio.config import ConfigError, RunConfig
 from folio.errors import FolioError
-from folio.runs import new_folder
+from folio.runs import check_links, new_folder
 from folio.sweeps.jobs import Job, Word, planned_jobs
 from folio.sweeps.lead import Launch, lead_grid, lead_search
 from folio.sweeps.record import find_sweep, hydra_word
@@ -56,11 +56,11 @@ def run_sweep(context: HydraContext, task: TaskFunction, config: DictConfig, arg
         check_space(space)
         check(fixed)
         n_at_once = jobs_at_once(config, search.n_trials)
-    folder = (
-        find_sweep(whole.sweep, Path(whole.paths.output_dir))
-        if whole.sweep
-        else new_folder(Path(str(config.hydra.sweep.dir)), Path(whole.paths.output_dir))
-    )
+    if whole.sweep:
+        folder = find_sweep(whole.sweep, Path(whole.paths.output_dir))
+        check_links(folder)
+    else:
+        folder = new_folder(Path(str(config.hydra.sweep.dir)), Path(whole.paths.output_dir))
     launch = launcher(context, task, config, folder, n_at_once)
     command = ["train.py", *(word for word in sys.argv[1:] if not word.startswith("sweep="))]
     if search is None:
