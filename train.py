@@ -23,9 +23,9 @@ from folio.cli import (
     task_overrides,
 )
 from folio.config import settle_vocabulary
-from folio.runs import find_run, new_run_folder
+from folio.runs import find_run, missing_to_go_on, new_run_folder
 from folio.sweeps.command import whole_command
-from folio.sweeps.job import goes_on, part_of_sweep
+from folio.sweeps.job import part_of_sweep
 from folio.sweeps.record import keys_of, varied_keys
 from folio.sweeps.search import judge_of
 
@@ -39,7 +39,7 @@ def main(cfg: DictConfig) -> float | None:
     resumed = find_run(config.resume, Path(config.paths.output_dir)) if config.resume else None
     if resumed:
         config = resumed_config(config, resumed)
-    elif job and goes_on(job):
+    elif job and not missing_to_go_on(job):
         resumed = job
     data = prepared_data(config)
     if resumed:

@@ -95,9 +95,9 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def refuse(message: str) -> NoReturn:
-    """End the program with a line that says what is wrong."""
+    """End the program with this line (`in_line`), which says what is wrong."""
     with suppress(OSError):  # the disk on which somebody keeps what a program says may be the full one
-        print(f"error: {in_line(message)}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -119,7 +119,7 @@ def run_command(command: Callable[..., None]) -> None:
         explained = getattr(error, "format_message", None)
         if explained is None:
             raise
-        refuse(f"{explained().removesuffix('.')}; {Path(sys.argv[0]).name} --help lists the options")
+        refuse(in_line(f"{explained().removesuffix('.')}; {Path(sys.argv[0]).name} --help lists the options"))
     raise SystemExit(code)
 
 

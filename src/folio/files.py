@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from folio.errors import FolioError
+
 UNFINISHED = ".tmp"
 
 
@@ -74,14 +76,17 @@ def exclusive_lock(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def sole_use(folder: Path) -> Iterator[None]:
-    """Keep a folder to ourselves. Raises: BlockingIOError at once where another process has it.
+def sole_use(folder: Path, doing: str) -> Iterator[None]:
+    """Keep other processes from `doing` this: "training in outputs/run". Raises: FolioError at once where one does.
 
     The lock is on the folder itself: nothing is left behind, and the kernel drops it when we die.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolioError(f"another process is {doing}; wait for it, or stop it") from None
         yield
     finally:
         os.close(descriptor)

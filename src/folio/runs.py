@@ -94,11 +94,16 @@ def checkpoint_names(run_folder: Path) -> list[str]:
 def find_run(run: str, output_dir: Path) -> Path:
     """The run folder that `latest` or a path means. Raises: FolioError where it is not one that can go on."""
     folder = latest_run(output_dir) if run == "latest" else Path(run)
-    for needed in ("config.yaml", "checkpoints/last.ckpt"):
-        if not (folder / needed).is_file():
-            raise FolioError(f"resume={run}: {folder / needed} does not exist; give a run folder or 'latest'")
+    if missing := missing_to_go_on(folder):
+        raise FolioError(f"resume={run}: {missing[0]} does not exist; give a run folder or 'latest'")
     check_links(folder)
     return folder
+
+
+def missing_to_go_on(folder: Path) -> list[Path]:
+    """Of the files without which a run cannot be resumed those that are not there."""
+    needed = (folder / "config.yaml", folder / "checkpoints" / "last.ckpt")
+    return [file for file in needed if not file.is_file()]
 
 
 def check_links(folder: Path) -> None:

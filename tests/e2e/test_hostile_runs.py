@@ -6,20 +6,12 @@ import pty
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
+from gadget import Gadget
 from workspace import TINY, Run, Workspace
-
-
-class Gadget:
-    def __init__(self, canary: Path) -> None:
-        self.command = f"touch {canary}"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (self.command,)
 
 
 @pytest.fixture

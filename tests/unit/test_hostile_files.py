@@ -4,7 +4,6 @@ Each payload is shown to work where it is let.
 """
 
 import json
-import os
 import pickle
 import re
 import subprocess
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from gadget import Gadget
 
 from folio.cli import check_same_text, validate
 from folio.config import ConfigError, RunConfig, plain
@@ -38,16 +38,6 @@ from folio.visible import visible
 
 ROOT = Path(__file__).parents[2]
 TOKENIZER = CharTokenizer("abcdefg")
-
-
-class Gadget:
-    """Runs a command when it is unpickled."""
-
-    def __init__(self, canary: Path) -> None:
-        self.command = f"touch {canary}"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (self.command,)
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from folio.cli import load_config, one_line
 from folio.config import ConfigError, RunConfig
+from folio.data.encoding import processors
 from folio.errors import FolioError
 from folio.runs import check_links, new_folder
 from folio.sweeps.jobs import Job, Word, planned_jobs
 from folio.sweeps.lead import Launch, lead_grid, lead_search
 from folio.sweeps.record import find_sweep, hydra_word
 from folio.sweeps.search import Choice, Dimension, Range, check_space
-from folio.sweeps.workers import n_processors
 
 OF_THE_SWEEP = ("sweep", "hparams_search")
 """Keys that are said of the whole and not of a job."""
@@ -160,7 +160,7 @@ def jobs_at_once(config: DictConfig, n_jobs: int) -> int:
     wanted = OmegaConf.select(config, "hydra.launcher.n_jobs")
     if wanted is None:
         return 1
-    wanted = int(wanted) if int(wanted) > 0 else max(1, n_processors() + 1 + int(wanted))
+    wanted = int(wanted) if int(wanted) > 0 else max(1, processors() + 1 + int(wanted))
     return max(1, min(wanted, n_jobs))
 
 

@@ -5,12 +5,14 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from omegaconf import DictConfig
 
 from folio.cli import one_line, one_line_errors, sweep_folder, task_overrides
+from folio.runs import missing_to_go_on
 from folio.startup import end_at_signals, lasting_imports
 from folio.sweeps import record
 from folio.sweeps.workers import become_worker, is_worker, may_begin
@@ -58,17 +60,17 @@ def run_job(task: Callable[[], object], folder: Path, seed: object) -> None:
                 sys.stdout = NumberedLines(sys.stdout, number)
                 sys.stderr = NumberedLines(sys.stderr, number)
             print(f"job {number} of {n_jobs}: {name}", flush=True)
-            if not goes_on(folder):
+            if missing_to_go_on(folder):
                 clear(folder)
             task()
     except SystemExit:
-        record.mark(sweep, name, record.status_of(folder))
         if not is_worker():
             raise
     except Exception as error:
         fail(folder, error, number, seed)
-    free_memory()
-    record.mark(sweep, name, record.status_of(folder))
+    finally:
+        free_memory()
+        record.mark(sweep, name, record.status_of(folder))
 
 
 def place_of(name: str, entry: record.Record) -> tuple[int, int]:
@@ -82,11 +84,6 @@ def clear(folder: Path) -> None:
     """Remove what an attempt left that never came to a checkpoint, so that its curves are not shown twice."""
     for path in sorted(folder.rglob("*"), reverse=True):  # what lies in a folder before the folder
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
-def goes_on(folder: Path) -> bool:
-    """Whether a job has a checkpoint to go on from."""
-    return all((folder / needed).is_file() for needed in ("config.yaml", "checkpoints/last.ckpt"))
 
 
 def fail(folder: Path, error: Exception, number: int, seed: object) -> None:
@@ -106,11 +103,8 @@ def fail(folder: Path, error: Exception, number: int, seed: object) -> None:
 
 def append(file: Path, text: str) -> None:
     """To a log, as far as the disk allows."""
-    try:
-        with file.open("a", encoding="utf-8", errors="backslashreplace") as log:
-            log.write(text)
-    except OSError:
-        pass
+    with suppress(OSError), file.open("a", encoding="utf-8", errors="backslashreplace") as log:
+        log.write(text)
 
 
 class NumberedLines:

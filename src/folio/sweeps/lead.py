@@ -1,7 +1,7 @@
 """What the process that leads a sweep does: run what is left, whatever becomes of single jobs, and say how it ended."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from folio.config import SearchConfig
@@ -16,14 +16,9 @@ Launch = Callable[[Sequence[Job]], None]
 """Runs jobs, each by `folio.sweeps.job.run_job`, and returns when all have ended."""
 
 
-@contextlib.contextmanager
-def led(folder: Path) -> Iterator[None]:
+def led(folder: Path) -> AbstractContextManager[None]:
     """Keep other processes from leading the same sweep. Raises: FolioError where one does already."""
-    try:
-        with sole_use(folder):
-            yield
-    except BlockingIOError:
-        raise FolioError(f"another process is running the sweep {folder}; wait for it, or stop it") from None
+    return sole_use(folder, f"running the sweep {folder}")
 
 
 def lead_grid(folder: Path, jobs: Sequence[Job], command: Sequence[str], launch: Launch, n_at_once: int) -> None:

@@ -71,8 +71,3 @@ def signals_to_workers(sweep: Path) -> Iterator[Stop]:
         for number, handler in before.items():
             signal.signal(number, handler)
         (sweep / STOP).unlink(missing_ok=True)
-
-
-def n_processors() -> int:
-    """As many as this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -91,7 +91,7 @@ def run(
     shape = config.transformer_config(config.model.vocab_size)
     figures = preflight(config, shape, data, device, folder)
     console.print(figures.table())
-    with claimed(folder):
+    with sole_use(folder, f"training in {folder}"):
         _describe(folder, config, data, figures, occasion.overrides)
         if config.dry_run:
             log.info("dry_run=true: stopping before the first step")
@@ -117,16 +117,6 @@ def _describe(
     # Beside the one in each checkpoint: read without torch, it lets a wrong prompt be answered at once.
     write_atomically(folder / "tokenizer.json", state_to_json(data.tokenizer.state()))
     start_log(folder / "train.log")
-
-
-@contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Keep other processes from training in this run folder. Raises: FolioError where one does already."""
-    try:
-        with sole_use(folder):
-            yield
-    except BlockingIOError:
-        raise FolioError(f"another process is training in {folder}; wait for it, or stop it") from None
 
 
 @contextmanager

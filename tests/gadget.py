@@ -1,0 +1,15 @@
+"""A stranger's pickle."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+
+class Gadget:
+    """Makes the file `canary` when it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.command = f"touch {canary}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (self.command,)
