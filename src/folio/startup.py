@@ -1,5 +1,6 @@
 """How a program begins soon, and ends in one line at Ctrl-C. Imports nothing that takes time."""
 
+import atexit
 import gc
 import os
 import signal
@@ -38,6 +39,13 @@ def end_at_signals() -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
+    atexit.register(_end_undisturbed)
+
+
+def _end_undisturbed() -> None:
+    """What ends anyway keeps its own exit code: in the last moments Python would let a signal kill the process."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

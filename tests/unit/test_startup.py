@@ -1,6 +1,7 @@
-"""A start is quick because the garbage collector does not watch the imports, and does not stay off."""
+"""A start is quick because the garbage collector does not watch the imports, and does not stay off; the end is ours."""
 
 import ast
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -61,3 +62,19 @@ def test_training_imports_torch_and_lightning_in_this_way_alone() -> None:
         for part in (block, tree)
     )
     assert inside == everywhere == {"folio.training.devices", "folio.training.run"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("code", [0, 130])
+def test_a_signal_in_the_last_moments_changes_no_exit_code(number: signal.Signals, code: int) -> None:
+    program = f"""
+import os, signal, sys
+from folio.startup import end_at_signals
+end_at_signals()
+class Late:
+    def __del__(self, kill=os.kill, pid=os.getpid()):  # when Python has already let go of our handlers
+        kill(pid, {int(number)})
+late = Late()
+sys.exit({code})
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == code
