@@ -1,6 +1,6 @@
 """Train a GPT: python train.py [group=option] [key=value] ...   (python train.py --help lists them)."""
 
-from folio.startup import end_at_signals, lasting_imports
+from folio.startup import end_at_signals, lasting_imports, undisturbed_end
 
 if __name__ == "__main__":  # before the imports, which take a second
     end_at_signals()
@@ -67,6 +67,7 @@ def main(cfg: DictConfig) -> float | None:
     return run(config, data, device, folder, resumed is not None, occasion)
 
 
+@undisturbed_end()
 @one_line_errors
 def start() -> None:
     """Hydra reads sys.argv: the command as typed, or the one that it stands for."""

@@ -9,15 +9,12 @@ import json
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from folio.cli import check_data, one_line_errors, prepared_data, run_command
-from folio.config import RunConfig
-from folio.data.prepare import PreparedData
+from folio.cli import check_data, data_of, one_line_errors, run_command
 from folio.errors import FolioError
-from folio.generation.prompts import last_position
 from folio.runs import find_checkpoint
 
 
@@ -62,7 +59,7 @@ def main(
     from folio.training.batches import validation
     from folio.training.checkpoint import load_trained
     from folio.training.devices import resolve_device
-    from folio.training.evaluation import in_words, measure
+    from folio.training.evaluation import in_words, measure, with_context
 
     trained = load_trained(path, "cpu")
     config = trained.config if context_length is None else with_context(trained, context_length)
@@ -96,32 +93,6 @@ def main(
         logged = trained.val["loss_nats"]
         difference = abs(metrics["loss_nats"] - logged)
         print(f"training logged  {logged:.6f} nats: {'the same' if difference == 0 else f'{difference:.2e} apart'}")
-
-
-def with_context(trained: Any, context_length: int) -> RunConfig:
-    """The run's config with windows of another length. Raises: FolioError where the model cannot read them."""
-    config = trained.config
-    if config.model.family != "decoder":
-        raise FolioError(f"--context-length={context_length}: this is for a decoder; RUN is an {config.model.family}")
-    longest = last_position(trained.model.config)
-    if longest is not None and context_length > longest:
-        raise FolioError(
-            f"--context-length={context_length}: learned positions end at the {longest} that the model was trained "
-            f"with; use at most {longest}, or train with another positional_encoding"
-        )
-    model = config.model.model_copy(update={"context_length": context_length})
-    return config.model_copy(update={"model": model})
-
-
-def data_of(trained: Any, data_dir: Path | None) -> PreparedData:
-    """The data that the model was trained on. Raises: FolioError where it would not be the same tokens."""
-    data = prepared_data(trained.config, data_dir)
-    if data.tokenizer.state() != trained.tokenizer.state():
-        raise FolioError(
-            f"data.path={trained.config.data.path} gives another tokenizer than the checkpoint's: the text has changed "
-            "since training; bring back the old text, or train again"
-        )
-    return data
 
 
 if __name__ == "__main__":

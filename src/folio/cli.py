@@ -30,6 +30,7 @@ from folio.explain import explain, explain_invalid, explain_python, hint
 from folio.init_from import begin_with_folder, chosen_keys
 from folio.options.objectives import MaskedLMConfig
 from folio.runs import read_config
+from folio.startup import undisturbed_end
 from folio.upgrade import later_keys, upgraded
 from folio.visible import visible
 
@@ -111,7 +112,8 @@ def run_command(command: Callable[..., None]) -> None:
     program = typer.Typer(add_completion=False)
     program.command()(command)
     try:
-        code = program(standalone_mode=False)
+        with undisturbed_end():
+            code = program(standalone_mode=False)
     except typer.Abort:
         code = 1
     except Exception as error:
@@ -226,6 +228,17 @@ def prepared_data(config: RunConfig, data_dir: Path | None = None) -> PreparedDa
     text = Path(config.data.path) if config.data.path else None
     tokenizer = TokenizerChoice(**config.tokenizer.model_dump())
     return prepare(config.data.name, text, tokenizer, data_dir or Path(config.paths.data_dir), say=print)
+
+
+def data_of(trained: Any, data_dir: Path | None) -> PreparedData:
+    """The data that a `Trained` model was trained on. Raises: FolioError where it would not be the same tokens."""
+    data = prepared_data(trained.config, data_dir)
+    if data.tokenizer.state() != trained.tokenizer.state():
+        raise FolioError(
+            f"data.path={trained.config.data.path} gives another tokenizer than the checkpoint's: the text has changed "
+            "since training; bring back the old text, or train again"
+        )
+    return data
 
 
 def check_data(config: RunConfig, data: PreparedData) -> None:

@@ -1,6 +1,5 @@
 """How a program begins soon, and ends in one line at Ctrl-C. Imports nothing that takes time."""
 
-import atexit
 import gc
 import os
 import signal
@@ -39,13 +38,21 @@ def end_at_signals() -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
-    atexit.register(_end_undisturbed)
 
 
-def _end_undisturbed() -> None:
-    """What ends anyway keeps its own exit code: in the last moments Python would let a signal kill the process."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+@contextmanager
+def undisturbed_end() -> Iterator[None]:
+    """Run a program that has called `end_at_signals`; what has ended keeps its exit code and its last words.
+
+    Python takes half a second to let go of torch. A signal in that time would stop it with a traceback from there, or
+    kill it.
+    """
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is _end:
+                signal.signal(number, signal.SIG_IGN)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

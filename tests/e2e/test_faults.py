@@ -144,7 +144,12 @@ def alter_one_byte(file: Path) -> None:
         writing.write(bytes([first[0] ^ 1]))
 
 
-@pytest.mark.parametrize("damage", [cut_short, alter_one_byte])
+def fill_with_ids_that_no_symbol_has(file: Path) -> None:
+    with file.open("r+b") as writing:
+        writing.write(b"\xff" * file.stat().st_size)
+
+
+@pytest.mark.parametrize("damage", [cut_short, alter_one_byte, fill_with_ids_that_no_symbol_has])
 def test_damaged_tokens_end_a_run_before_its_next_checkpoint(
     damage: Callable[[Path], None], workspace: Workspace
 ) -> None:

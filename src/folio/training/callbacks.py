@@ -49,6 +49,10 @@ class DataWatch(Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Raises: FolioError, and nothing is saved."""
+        self.check()
+
+    def check(self) -> None:
+        """Raises: FolioError where something has written to the tokens since they were opened."""
         self.data.train.check_unchanged()
         self.data.val.check_unchanged()
 

@@ -10,10 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from folio.config import RunConfig
 from folio.data.batch import IGNORE_INDEX, Batch
 from folio.data.token_file import TokenFileInfo
+from folio.errors import FolioError
+from folio.generation.prompts import last_position
 from folio.models import Model
 from folio.training.batches import Validation
+from folio.training.checkpoint import Trained
 from folio.training.objectives import CHUNK_ROWS, hidden_states, score_
 
 Metrics = dict[str, float]
@@ -113,3 +117,18 @@ def evaluate(model: Model, batches: Iterable[Batch], device: torch.device) -> Te
     for batch in batches:
         sums += token_sums(model, batch.to(device))
     return sums
+
+
+def with_context(trained: Trained, context_length: int) -> RunConfig:
+    """The run's config with windows of another length. Raises: FolioError where the model cannot read them."""
+    config = trained.config
+    if config.model.family != "decoder":
+        raise FolioError(f"--context-length={context_length}: this is for a decoder; RUN is an {config.model.family}")
+    longest = last_position(trained.model.config)
+    if longest is not None and context_length > longest:
+        raise FolioError(
+            f"--context-length={context_length}: learned positions end at the {longest} that the model was trained "
+            f"with; use at most {longest}, or train with another positional_encoding"
+        )
+    model = config.model.model_copy(update={"context_length": context_length})
+    return config.model_copy(update={"model": model})

@@ -207,6 +207,7 @@ class Run:
             folder / "checkpoints", training, config.callbacks.checkpoint.keep_every_steps, self._restore_folder
         )
         self.stop_on_signal = StopOnSignal(self.checkpoints)
+        self.data_watch = DataWatch(data)
 
     def callbacks(self) -> list[Callback]:
         """In the order of their hooks: what measures, what saves, what may stop the run.
@@ -216,7 +217,7 @@ class Run:
         """
         max_steps, judge = self.config.training.max_steps, self.occasion.judge
         return [
-            DataWatch(self.data),
+            self.data_watch,
             self.curves,
             FirstEstimate(max_steps),
             ProgressBar(console, self.pace, self.curves, max_steps),
@@ -252,9 +253,19 @@ class Run:
             raise self._with_way_on(error) from None
         except FolioError as error:
             raise self._with_way_on(error) from error
+        except Exception as error:
+            self._blame_data(error)
+            raise
         metrics = self._finish(trainer, "finished")
         self._report(metrics)
         return float(metrics["val/loss_nats"])
+
+    def _blame_data(self, error: Exception) -> None:
+        """Raises: FolioError where the tokens were altered: one that no embedding has is an IndexError to torch."""
+        try:
+            self.data_watch.check()
+        except FolioError as fault:
+            raise self._with_way_on(fault) from error
 
     def _restore_folder(self) -> None:
         """Of a run whose folder was removed: what training holds in memory is worth more than the wish behind that."""
