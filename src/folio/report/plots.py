@@ -46,7 +46,7 @@ def results_figure(report: Report) -> Figure | None:
     names, looks = run_styles(report)
     n_across = min(3, len(columns))
     n_down = -(-len(columns) // n_across)
-    figure = _figure(3.4 * n_across + 1.0, n_down * (1.0 + 0.32 * len(groups)))
+    figure = new_figure(3.4 * n_across + 1.0, n_down * (1.0 + 0.32 * len(groups)))
     grid = figure.subplots(n_down, n_across, squeeze=False, sharey=True).flatten()
     for axes, column in zip(grid, columns, strict=False):
         for place, group in enumerate(groups):
@@ -59,11 +59,11 @@ def results_figure(report: Report) -> Figure | None:
                 axes.errorbar(
                     mean, place, xerr=margin, fmt="|", color=color, markersize=13, markeredgewidth=2, capsize=3
                 )
-        axes.set_yticks(range(len(groups)), [_label(f"{group.label} (n={len(group.counted)})") for group in groups])
+        axes.set_yticks(range(len(groups)), [label(f"{group.label} (n={len(group.counted)})") for group in groups])
         axes.set(ylim=(len(groups) - 0.5, -0.5), xlabel=column.heading)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.margins(x=0.12)
-        _plain(axes)
+        plain_axes(axes)
     for axes in grid[len(columns) :]:
         axes.set_visible(False)
     figure.suptitle("Each seed a dot; the mean with its 95 % interval", fontsize="medium")
@@ -81,9 +81,9 @@ def curves_figure(report: Report) -> Figure | None:
     axes_shown = [
         each for each in AXES if any(_along(run.curves[tag], each[0]) for run in report.runs if tag in run.curves)
     ]
-    figure = _figure(3.9 * len(axes_shown), 4.4)
+    figure = new_figure(3.9 * len(axes_shown), 4.4)
     grid = figure.subplots(1, len(axes_shown), squeeze=False, sharey=True)[0]
-    for axes, (name, label) in zip(grid, axes_shown, strict=True):
+    for axes, (name, title_x) in zip(grid, axes_shown, strict=True):
         for group in report.groups:
             mean = mean_curve(group.counted, tag)
             look = looks[names[id(group.runs[0])]]
@@ -91,12 +91,12 @@ def curves_figure(report: Report) -> Figure | None:
                 _draw(axes, run, tag, name, looks[names[id(run)]], is_thin=mean is not None)
             along = None if mean is None else _along(mean.points, name)
             if mean is not None and along is not None:
-                axes.plot(along, mean.points.values, color=look.light, linewidth=2.2, linestyle=_dash(look))
+                axes.plot(along, mean.points.values, color=look.light, linewidth=2.2, linestyle=dash(look))
                 axes.fill_between(along, mean.low, mean.high, color=look.light, alpha=0.12, linewidth=0)
-        axes.set(xlabel=label, xlim=(0, None))
+        axes.set(xlabel=title_x, xlim=(0, None))
         axes.xaxis.set_major_formatter(EngFormatter(unit="", sep=""))
         axes.xaxis.set_major_locator(MaxNLocator(4))
-        _plain(axes)
+        plain_axes(axes)
     grid[0].set_ylabel(title)
     grid[0].set_ylim(*_range_after_start([run.curves[tag] for run in report.runs if tag in run.curves]))
     _legend(figure, looks)
@@ -110,7 +110,7 @@ def _draw(axes: Axes, run: ReportedRun, tag: str, name: str, look: Style, *, is_
     if points is None or along is None:
         return
     width, alpha = (0.8, 0.5) if is_thin or not run.is_finished else (1.8, 1.0)
-    axes.plot(along, points.values, color=look.light, linewidth=width, alpha=alpha, linestyle=_dash(look))
+    axes.plot(along, points.values, color=look.light, linewidth=width, alpha=alpha, linestyle=dash(look))
     if not run.is_finished:
         axes.plot(along[-1], points.values[-1], "x", color=look.light)
 
@@ -131,29 +131,29 @@ def _along(points: Points, name: str) -> Sequence[float] | None:
 
 def _legend(figure: Figure, looks: dict[str, Style]) -> None:
     shown_looks = list(looks.items())[:N_IN_LEGEND]
-    handles = [Line2D([], [], color=look.light, linestyle=_dash(look), linewidth=2) for _, look in shown_looks]
-    labels = [_label(name) for name, _ in shown_looks]
+    handles = [Line2D([], [], color=look.light, linestyle=dash(look), linewidth=2) for _, look in shown_looks]
+    labels = [label(name) for name, _ in shown_looks]
     if len(looks) > N_IN_LEGEND:
         handles.append(Line2D([], [], linewidth=0))
         labels.append(f"and {len(looks) - N_IN_LEGEND} more")
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
 
 
-def _dash(look: Style) -> Literal["-"] | tuple[float, Sequence[float]]:
+def dash(look: Style) -> Literal["-"] | tuple[float, Sequence[float]]:
     return (0.0, tuple(float(part) / 2 for part in look.dash.split())) if look.dash else "-"
 
 
-def _label(text: str) -> str:
+def label(text: str) -> str:
     """A dollar sign is one, and begins no formula; and no label is as wide as the picture."""
     text = text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 3]}..."
     return text.replace("$", r"\$")
 
 
-def _figure(width_inches: float, height_inches: float) -> Figure:
+def new_figure(width_inches: float, height_inches: float) -> Figure:
     layout = ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.08)
     return Figure(figsize=(width_inches, height_inches), dpi=DPI, layout=layout)
 
 
-def _plain(axes: Axes) -> None:
+def plain_axes(axes: Axes) -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

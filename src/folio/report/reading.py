@@ -24,6 +24,9 @@ LONGEST_TEXT = 400
 """Characters of a value or an error."""
 LONGEST_SAMPLE = 4000
 
+PARAMETERS = ("n_parameters", "n_parameters_without_embeddings")
+"""Of preflight.json: known also of a run that has no metrics."""
+
 Warn = Callable[[str], None]
 Scalar = bool | int | float | str | None
 
@@ -199,7 +202,7 @@ def _read_run(folder: Path, name: str, job: tuple[list[str], str] | None, warn: 
     else:
         known = {"status": metrics.get("status", "unknown")}
     metrics = metrics or {}
-    numbers = _numbers({"n_parameters": preflight.get("n_parameters")} | metrics)
+    numbers = _numbers({name: preflight.get(name) for name in PARAMETERS} | metrics)
     text, step = _last_sample(folder / "samples.md")
     return ReportedRun(
         folder=folder,

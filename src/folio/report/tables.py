@@ -43,7 +43,7 @@ def runs_csv(report: Report) -> str:
                 run_command(run),
             ]
         )
-    return _csv(rows)
+    return csv_of(rows)
 
 
 def groups_csv(report: Report) -> str:
@@ -58,10 +58,11 @@ def groups_csv(report: Report) -> str:
             row += [0, "", "", ""] if found is None else [found.n, found.mean, found.deviation, found.margin]
         compared = (report.verdict.against_best or {}).get(index)
         rows.append([*row, "" if compared is None else compared[1]])
-    return _csv(rows)
+    return csv_of(rows)
 
 
-def _csv(rows: Iterable[Sequence[object]]) -> str:
+def csv_of(rows: Iterable[Sequence[object]]) -> str:
+    """In which no spreadsheet computes anything."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows(
@@ -128,7 +129,7 @@ def print_report(report: Report, console: Console) -> None:
     """The configurations, the verdict, and what did not finish."""
     console.print(_group_table(report, console), Text(report.verdict.sentence), sep="\n")
     if report.others:
-        console.print(_rich("not finished, and in no mean", OTHER_HEADINGS, other_rows(report)))
+        console.print(rich_table("not finished, and in no mean", OTHER_HEADINGS, other_rows(report)))
 
 
 def _group_table(report: Report, console: Console) -> Table:
@@ -145,13 +146,13 @@ def _group_table(report: Report, console: Console) -> Table:
         if report.verdict.best is not None:
             headings.append("against the lowest mean")
             rows = [[*row, compared(report, index)] for index, row in enumerate(rows)]
-        table = _rich(title, headings, rows)
+        table = rich_table(title, headings, rows)
         if len(columns) <= 1 or console.measure(table).maximum <= console.width:
             return table
         columns.remove(max(columns, key=lambda column: (column.metric != report.figure.metric, column.rank)))
 
 
-def _rich(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+def rich_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """Cells as Text: what looks like markup is none."""
     table = Table(title=Text(title), title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="bold")
     for heading in headings:
@@ -164,13 +165,13 @@ def _rich(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) ->
 def markdown(report: Report, pictures: Sequence[str]) -> str:
     headings, rows = group_rows(report)
     parts = [f"# {escaped(report.title)}", f"{escaped(report.count())}.", escaped(report.verdict.sentence)]
-    parts += [_markdown_table(headings, rows)]
+    parts += [markdown_table(headings, rows)]
     parts += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in pictures]
     remarks = [*report.notes, *report.warnings]
     if remarks:
         parts.append("\n".join(f"- {escaped(remark)}" for remark in remarks))
     if report.others:
-        parts += ["## Not finished, and in no mean", _markdown_table(OTHER_HEADINGS, other_rows(report))]
+        parts += ["## Not finished, and in no mean", markdown_table(OTHER_HEADINGS, other_rows(report))]
     samples = [run for run in report.runs if run.sample]
     if samples:
         parts.append("## Samples")
@@ -190,7 +191,8 @@ def commands(report: Report) -> list[str]:
     return [line for line in [*dict.fromkeys(lines), report.command] if line]
 
 
-def _markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Escaped."""
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join(
         "| " + " | ".join(cell if line is lines[1] else escaped(cell) for cell in line) + " |" for line in lines
