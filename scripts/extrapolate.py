@@ -5,7 +5,6 @@ from folio.startup import end_at_signals
 if __name__ == "__main__":  # before the imports, which take a second
     end_at_signals()
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -72,7 +71,7 @@ def measure_all(
 ) -> Iterator[Measured]:
     runs = [(group, run) for group in report.groups for run in group.counted]
     for number, (group, run) in enumerate(runs, start=1):
-        print(f"{number} of {len(runs)}: {run.name}", file=sys.stderr, flush=True)
+        print(f"{number} of {len(runs)}: {run.name}", flush=True)
         yield from measure_run(group, run, lengths, checkpoint, data_dir)
 
 
