@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from folio.benchmark.options import Options, Progress
+from folio.benchmark.quality import CONTESTS, measure_quality
 from folio.benchmark.results import Report
 from folio.benchmark.sides import choose_peers
 from folio.benchmark.works import SAME_FUNCTION, WORKS, Work
@@ -59,6 +60,9 @@ def main(
     work: Annotated[
         str | None, typer.Option(help="Of a, b, c, d and (on a GPU) e, separated by commas; all if not given.")
     ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help=f"Of quality: {', '.join(CONTESTS)}, separated by commas; both if not given.")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="An override of train.py for every run; may be given again.")
     ] = None,
@@ -73,6 +77,7 @@ def main(
     """
     chosen = choose(parts or [], PARTS, "part") or [part for part in PARTS if part not in ONLY_BY_NAME]
     works = choose(work.split(",") if work else [], WORKS, "--work")
+    recipes = choose(recipe.split(",") if recipe else [], CONTESTS, "--recipe")
     for option, value in (("rounds", rounds), ("threads", threads)):
         if value is not None and value < 1:
             raise FolioError(f"--{option}={value} must be 1 or more")
@@ -83,7 +88,7 @@ def main(
 
     report = Report({})
     try:
-        measure(chosen, settle_works(works), options, report)
+        measure(chosen, settle_works(works), recipes or list(CONTESTS), options, report)
     finally:  # what was measured before a mistake, or before Ctrl-C, took long enough
         progress.clear()
         if report.series:
@@ -138,13 +143,14 @@ def present(report: Report, output: Path | None, plots: Path | None) -> None:
         print(*write_plots(report, plots), sep="\n")
 
 
-def measure(parts: Sequence[str], works: Sequence[Work], options: Options, report: Report) -> None:
+def measure(
+    parts: Sequence[str], works: Sequence[Work], recipes: Sequence[str], options: Options, report: Report
+) -> None:
     """All parts, one after the other, into the report."""
     import torch
 
     from folio.benchmark import machine, micro
     from folio.benchmark.generation import measure_generation
-    from folio.benchmark.quality import measure_quality
     from folio.benchmark.scaling import measure_scaling
     from folio.benchmark.startup import measure_startup
     from folio.benchmark.steps import measure_works
@@ -167,7 +173,7 @@ def measure(parts: Sequence[str], works: Sequence[Work], options: Options, repor
     if "scaling" in parts:
         measure_scaling(options, report)
     if "quality" in parts:
-        measure_quality(options, report)
+        measure_quality(recipes, options, report)
 
 
 def composed(overrides: Sequence[str]) -> RunConfig:

@@ -139,6 +139,7 @@ def test_the_command_prints_tables_and_writes_json_and_pictures(workspace: Works
         (["step", "--rounds", "0"], "--rounds=0 must be 1 or more"),
         (["step", "--threads", "0"], "--threads=0 must be 1 or more"),
         (["step", "--work", "a,z"], "--work=z is not one of a, b, c, d, e"),
+        (["quality", "--recipe", "speedrun"], "--recipe=speedrun is not one of speedrun_char_cpu, speedrun_bpe_cpu"),
         (["step", "--nanogpt", "nowhere"], "--nanogpt=nowhere has no model.py"),
         (["step", "--peers", "minigpt"], "--peers=minigpt is not one of bare, hf, nanogpt"),
         (["step", "--output", "no/folder/x.json"], "--output=no/folder/x.json cannot be written"),

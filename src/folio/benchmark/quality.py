@@ -1,6 +1,7 @@
 """The part `quality`: which program reaches a validation loss first, and by how much."""
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,20 +20,20 @@ class Contest:
 
     units: str
     """What the losses are nats of."""
-    ours: str
-    """An experiment, as the other."""
     theirs: str
+    """An experiment, too."""
     changes: tuple[str, ...] = ()
     """Of their recipe."""
     goal_nats: float | None = None
     """What is to be reached; where theirs ends, if not given."""
 
 
-CONTESTS = (
+CONTESTS = {
     # 1.898: where nanoGPT's own code, with its own order of batches, ends over the whole validation split.
-    Contest("characters", "speedrun_char_cpu", "nanogpt_shakespeare_char_cpu", goal_nats=1.898),
-    Contest("GPT-2's tokens", "speedrun_bpe_cpu", "nanogpt_shakespeare_char_cpu", ("tokenizer=gpt2",)),
-)
+    "speedrun_char_cpu": Contest("characters", "nanogpt_shakespeare_char_cpu", goal_nats=1.898),
+    "speedrun_bpe_cpu": Contest("GPT-2's tokens", "nanogpt_shakespeare_char_cpu", ("tokenizer=gpt2",)),
+}
+"""By Folio's recipe, which is an experiment."""
 
 BLOCK_STEPS = 25
 """After so many steps each side is validated, which is not timed: the clock of this part is training alone."""
@@ -74,18 +75,19 @@ class Runner:
         self.losses.append(loss)
 
 
-def measure_quality(options: Options, report: Report) -> None:
-    """Add the curves of Folio's best recipes and of nanoGPT's, each to its end, in turn."""
-    for contest in CONTESTS:
-        measure_contest(contest, options, report)
+def measure_quality(recipes: Sequence[str], options: Options, report: Report) -> None:
+    """Add the curves of these of Folio's best recipes and of nanoGPT's, each to its end, in turn."""
+    for recipe in recipes:
+        measure_contest(recipe, options, report)
 
 
-def measure_contest(contest: Contest, options: Options, report: Report) -> None:
+def measure_contest(ours: str, options: Options, report: Report) -> None:
+    contest = CONTESTS[ours]
     peer = "nanogpt" if "nanogpt" in options.peers.names else "folio"
     with scratch_folder() as folder:
         specs, names, ends = [], [], []
         for experiment, side, changes, title in (
-            (contest.ours, "folio", (), f"Folio, {contest.ours}"),
+            (ours, "folio", (), f"Folio, {ours}"),
             (contest.theirs, peer, contest.changes, f"{TITLES[peer]}, nanoGPT's recipe"),
         ):
             same_function = ["model.activation=gelu"] if side == "nanogpt" else []
@@ -98,7 +100,7 @@ def measure_contest(contest: Contest, options: Options, report: Report) -> None:
             config = config.model_copy(update={"training": training})
             specs.append(options.spec(config, folder / experiment, side, weights=None))
             names.append(title)
-        options.say(f"quality: starting {contest.ours}")
+        options.say(f"quality: starting {ours}")
         with workers(specs) as sides:
             runners = [Runner(*parts, [], [], []) for parts in zip(names, sides, ends, strict=True)]
             while any(runner.step < runner.max_steps for runner in runners):
