@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, Sampler
 
 from folio.data.batch import IGNORE_INDEX, Batch
 from folio.data.random_words import Stream, random_words, uniform_integers
+from folio.data.sharded_tokens import ShardedTokens, Tokens
 from folio.data.token_file import check_whole
 from folio.errors import FolioError
 
@@ -126,24 +127,30 @@ def sequential_windows(n_tokens: int, context_length: int) -> SequentialWindows:
     return SequentialWindows(starts, wanted - starts)
 
 
-def gather_windows(tokens: np.ndarray, starts: np.ndarray, context_length: int) -> np.ndarray:
+def gather_windows(tokens: Tokens, starts: np.ndarray, context_length: int) -> np.ndarray:
     """(B, T + 1) int64: the window at each start, in one gather that reads no other page of a mapped file.
 
     Rows of a strided view are copied as runs, which is 40 times faster than B * (T + 1) single positions for
     batches of GPT-2's size.
     """
+    if isinstance(tokens, ShardedTokens):
+        return tokens.windows(starts, context_length + 1).astype(np.int64)
     check_whole(tokens)
     windows: np.ndarray = sliding_window_view(np.asarray(tokens), context_length + 1)[starts].astype(np.int64)
     return windows
 
 
-def gather_runs(tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def gather_runs(tokens: Tokens, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """(B, T) int64: the run of tokens at each start, padded with zeros to the longest; `lengths` (B,) are positive."""
-    check_whole(tokens)
     columns = np.arange(lengths.max())
     # Padding repeats the last position, so that no other page of a mapped file is read.
     positions = starts[:, None] + np.minimum(columns, lengths[:, None] - 1)
-    runs: np.ndarray = np.where(columns < lengths[:, None], np.asarray(tokens)[positions], 0).astype(np.int64)
+    if isinstance(tokens, ShardedTokens):
+        found = tokens.take(positions)
+    else:
+        check_whole(tokens)
+        found = np.asarray(tokens)[positions]
+    runs: np.ndarray = np.where(columns < lengths[:, None], found, 0).astype(np.int64)
     return runs
 
 
@@ -175,7 +182,7 @@ class TrainingWindows(Dataset[Batch]):
     Raises: FolioError if the split is shorter than one window.
     """
 
-    def __init__(self, tokens: np.ndarray, context_length: int) -> None:
+    def __init__(self, tokens: Tokens, context_length: int) -> None:
         self._tokens = tokens
         self._context_length = context_length
         self._n_starts = n_window_starts(len(tokens), context_length)
@@ -195,7 +202,7 @@ class ValidationWindows(Dataset[Batch]):
     Raises: FolioError if the split is shorter than one window.
     """
 
-    def __init__(self, tokens: np.ndarray, context_length: int) -> None:
+    def __init__(self, tokens: Tokens, context_length: int) -> None:
         self._tokens = tokens
         self._context_length = context_length
         self._windows = sequential_windows(len(tokens), context_length)
