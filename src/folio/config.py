@@ -46,12 +46,90 @@ class PathsConfig(Section):
     """Run folders."""
 
 
+WindowOrder = Literal["random", "shuffled"]
+"""random: independent uniform starts; shuffled: each start once an epoch."""
+
+ValFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
 class DataConfig(Section):
+    """One text, split by place: the last tenth is for validation."""
+
     name: Literal["tiny_shakespeare", "text_file"]
     path: str | None
     """The text of data=text_file: UTF-8."""
-    window_order: Literal["random", "shuffled"]
-    """random: independent uniform starts; shuffled: each start once an epoch."""
+    window_order: WindowOrder
+
+
+class TextFilesConfig(Section):
+    """Documents in many files, split by document. See docs/data.md."""
+
+    name: Literal["text_files"]
+    path: str | None
+    """A pattern such as corpus/**/*.txt, a file, or a folder of which all that can be read is taken."""
+    text_field: Text
+    """Of a line of JSON, or the column of a Parquet file."""
+    document_separator: Text | None
+    """What stands between the documents of a text; null: each file is one."""
+    val_fraction: ValFraction
+    """Of the documents; one at least."""
+    shard_tokens: Count
+    """Tokens in each file of the prepared corpus but the last."""
+    window_order: WindowOrder
+
+
+class HuggingFaceConfig(Section):
+    """A dataset of the Hugging Face Hub, split by document like text_files."""
+
+    name: Literal["huggingface"]
+    path: str | None
+    """The name on the Hub, or a folder."""
+    subset: Text | None
+    split: Text
+    revision: Text | None
+    text_field: Text
+    val_fraction: ValFraction
+    shard_tokens: Count
+    window_order: WindowOrder
+
+
+class PreparedDataConfig(Section):
+    """A folder that scripts/prepare_data.py made, wherever it is by now."""
+
+    name: Literal["prepared"]
+    path: str | None
+    window_order: WindowOrder
+
+
+class PartConfig(Section):
+    """One corpus of a mixture, with the keys of its own kind; those left out are as in conf/data."""
+
+    weight: Positive
+    name: Literal["tiny_shakespeare", "text_file", "text_files", "huggingface", "prepared"]
+    path: Text | None = None
+    text_field: Text = "text"
+    document_separator: Text | None = None
+    val_fraction: ValFraction = 0.01
+    shard_tokens: Count = 100_000_000
+    subset: Text | None = None
+    split: Text = "train"
+    revision: Text | None = None
+
+
+class MixtureConfig(Section):
+    """Several corpora, drawn from by weight."""
+
+    name: Literal["mixture"]
+    parts: dict[Text, Positive | PartConfig] | None
+    """tiny_shakespeare, a file, a pattern or a folder -> weight; or any name -> weight, name, path and so on."""
+    window_order: WindowOrder
+
+    @property
+    def path(self) -> None:
+        return None
+
+
+AnyDataConfig = DataConfig | TextFilesConfig | HuggingFaceConfig | PreparedDataConfig | MixtureConfig
 
 
 class TokenizerConfig(Section):
@@ -271,7 +349,7 @@ class RunConfig(Section):
     init_from: str | None
     """A folder of Hugging Face's GPT-2 to begin with; it decides the size. See `folio.init_from`."""
     paths: PathsConfig
-    data: DataConfig
+    data: Annotated[AnyDataConfig, Field(discriminator="name")]
     tokenizer: Annotated[TokenizerConfig | WordTokenizerConfig, Field(discriminator="name")]
     model: ModelConfig
     conditioning: Conditioning | None
@@ -337,14 +415,38 @@ def check_alone(config: RunConfig) -> None:
         raise ConfigError(
             f"trainer.devices={config.trainer.devices}: this version trains on one device; use trainer.devices=1"
         )
-    if config.data.name == "text_file" and config.data.path is None:
-        raise ConfigError("data.path=null: data=text_file needs a file; add data.path=my.txt")
-    if config.data.name != "text_file" and config.data.path is not None:
-        raise ConfigError(
-            f"data.path={config.data.path} has no effect with data={config.data.name}; add data=text_file"
-        )
+    _check_data_source(config.data)
     config.transformer_config(vocab_size=1 if config.model.vocab_size is None else config.model.vocab_size)
     _check_objective(config)
+
+
+EXAMPLES = {
+    "text_file": ("a file", "data.path=my.txt"),
+    "text_files": ("a pattern of files", "data.path='corpus/**/*.txt'"),
+    "huggingface": ("the name of a dataset", "data.path=roneneldan/TinyStories"),
+    "prepared": ("a folder that scripts/prepare_data.py made", "data.path=data/text_files/..."),
+}
+"""What data.path is, for those that need one."""
+
+
+def _check_data_source(data: AnyDataConfig) -> None:
+    """Raises: ConfigError where the place of the text is missing, or given in vain."""
+    if isinstance(data, MixtureConfig):
+        if not data.parts:
+            given = "null" if data.parts is None else "{}"
+            raise ConfigError(
+                f"data.parts={given}: data=mixture needs corpora and their weights; add "
+                "data.parts='{tiny_shakespeare: 0.7, my.txt: 0.3}'"
+            )
+        for name, part in data.parts.items():
+            if isinstance(part, PartConfig) and (part.path is None) == (part.name in EXAMPLES):
+                rule = "has no effect" if part.path else f"must be {EXAMPLES[part.name][0]}"
+                raise ConfigError(f"data.parts.{name}.path={part.path or 'null'} {rule} with name: {part.name}")
+    elif data.name in EXAMPLES and data.path is None:
+        what, example = EXAMPLES[data.name]
+        raise ConfigError(f"data.path=null: data={data.name} needs {what}; add {example}")
+    elif data.name not in EXAMPLES and data.path is not None:
+        raise ConfigError(f"data.path={data.path} has no effect with data={data.name}; add data=text_file")
 
 
 def _check_schedule(config: RunConfig) -> None:
@@ -431,8 +533,8 @@ def settle_vocabulary(config: RunConfig, tokenizer_vocab_size: int) -> RunConfig
     return config.model_copy(update={"model": model})
 
 
-def check_against_data(config: RunConfig, n_train_tokens: int, n_val_tokens: int) -> None:
-    """Check that a window fits into each split. Raises: ConfigError."""
+def check_against_data(config: RunConfig, n_train_tokens: int, n_val_tokens: int, of_what: str = "") -> None:
+    """Check that a window fits into each split, of one corpus of a mixture where that is said. Raises: ConfigError."""
     if isinstance(config.objective, MaskedLMConfig):
         return  # lines are as long as they are
     context = config.model.context_length
@@ -445,7 +547,7 @@ def check_against_data(config: RunConfig, n_train_tokens: int, n_val_tokens: int
         if n_tokens < needed:
             remedy = "lower them" if has_prefix else f"use at most {max(n_tokens - 1, 0)}"
             raise ConfigError(
-                f"model.context_length={context} is too long for the {split} split of {n_tokens} tokens; "
+                f"model.context_length={context} is too long for the {split} split of {n_tokens} tokens{of_what}; "
                 f"a window takes {window} of them: {remedy}, or more text"
             )
 

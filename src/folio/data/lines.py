@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,11 @@ class Lines:
         lengths = np.asarray(self.lengths[indices], dtype=np.int64)
         return gather_runs(self._tokens, np.asarray(self.starts[indices]), lengths), lengths
 
+    @cached_property
+    def mean_length(self) -> float:
+        """Of a large split, that of its first lines: to look at all would take as long as the split is large."""
+        return float(self.lengths[:MOST_TOKENS_IN_MEMORY].mean())
+
     def n_before(self, positions: np.ndarray) -> np.ndarray:
         """(N,) int64: how many lines begin before each position of a token."""
         return np.searchsorted(self.starts, positions).astype(np.int64)
@@ -123,9 +129,7 @@ def _newlines(tokens: Tokens, newline_ids: np.ndarray, begin: int, end: int) -> 
         yield first + np.flatnonzero(np.isin(chunk, newline_ids))
 
 
-def _pieces_of_runs(
-    tokens: Tokens, newline_ids: np.ndarray, max_length: int, borders: Sequence[int]
-) -> Iterator[Runs]:
+def _pieces_of_runs(tokens: Tokens, newline_ids: np.ndarray, max_length: int, borders: Sequence[int]) -> Iterator[Runs]:
     """The lines in order, those of a chunk of the tokens at a time."""
     ends = [*borders, len(tokens)]
     for begin, end in zip([0, *borders], ends, strict=True):

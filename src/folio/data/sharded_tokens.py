@@ -84,7 +84,8 @@ class ShardedTokens:
     def windows(self, starts: np.ndarray, width: int) -> np.ndarray:
         """(B, width): the window at each start. Those that cross a border are put together one by one."""
         windows = np.empty((len(starts), width), self.dtype)
-        within = np.searchsorted(self._ends, starts, "right") == np.searchsorted(self._ends, starts + width - 1, "right")
+        first, last = (np.searchsorted(self._ends, place, side="right") for place in (starts, starts + width - 1))
+        within = first == last
         for number, here in self._by_shard(np.where(within, starts, -1)):
             local = starts[here] - self._begins[number]
             windows[here] = sliding_window_view(self.shard(number), width)[local]

@@ -150,7 +150,6 @@ class TokenFile:
         return cls(path, info, tokens, opened)
 
 
-
 def token_dtype(vocab_size: int) -> str:
     """The smallest of the two types that holds every id."""
     return "<u2" if vocab_size <= LARGEST_UINT16_VOCABULARY else "<u4"

@@ -153,6 +153,12 @@ def load_tokenizer(state: Mapping[str, Any]) -> Tokenizer:
     )
 
 
+def line_breaks(tokenizer: Tokenizer) -> np.ndarray:
+    """(N,) int64: the ids at which a line ends, those of newlines and that of the end of a document."""
+    newlines = tokenizer.newline_ids()
+    return newlines if tokenizer.end_of_text is None else np.append(newlines, tokenizer.end_of_text)
+
+
 def _check_name(name: str) -> None:
     """Raises: FolioError with the nearest known name."""
     if name not in TOKENIZERS:

@@ -48,8 +48,8 @@ class DataWatch(Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Raises: FolioError, and nothing is saved."""
-        self.data.train.check_unchanged()
-        self.data.val.check_unchanged()
+        for split in self.data.files:
+            split.check_unchanged()
 
 
 class Curves(Callback):

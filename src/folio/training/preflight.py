@@ -84,7 +84,7 @@ def preflight(
         run_folder=str(folder),
         device=device.name,
         precision=device.precision,
-        data=config.data.path or config.data.name,
+        data=data_in_words(config, data),
         text_sha256=data.train.info.source_sha256,
         train_tokens=n_train,
         val_tokens=data.val.info.n_tokens,
@@ -102,6 +102,18 @@ def preflight(
         optimizer=optimizer_in_words(config),
         seed=config.seed,
     )
+
+
+def data_in_words(config: RunConfig, data: PreparedData) -> str:
+    """Where the text comes from; of a mixture the shares, and how often each corpus is gone through."""
+    if not data.parts:
+        return config.data.path or config.data.name
+    n_read = config.training.max_steps * tokens_per_step(config, data)
+    parts = (
+        f"{part.name} {100 * part.share:.3g} % ({part.share * n_read / part.train.info.n_tokens:.2f} epochs)"
+        for part in data.parts
+    )
+    return ", ".join(parts)
 
 
 def model_in_words(name: str, shape: TransformerConfig) -> str:

@@ -146,6 +146,7 @@ class Run:
             config=config,
             contents=checkpoints.Contents(plain(config), shape, data.tokenizer),
             val_info=measured.info,
+            val_parts=measured.infos,
             fused_optimizer=device.supports_fused_optimizer,
             scaled_gradients=device.precision == "16-mixed",
             baseline=measured.baseline,

@@ -1,23 +1,21 @@
-"""A corpus of many files, from a pattern to a folder of shards: found, encoded, split, and opened again ever after.
+"""A corpus of many files, from a pattern to a folder of shards: found, encoded, split, opened again ever after.
 
-The folder holds `corpus.json`, `tokenizer.json`, and `train-00000.bin`, `val-00000.bin` and so on. It is used again when
-the files that the pattern matches have the names, sizes and times that they had; their bytes are not read for that.
+The folder holds `corpus.json`, `tokenizer.json`, and `train-00000.bin`, `val-00000.bin` and so on. It is used again
+when the files that the pattern matches have the names, sizes and times that they had; their bytes are not read for it.
 While it is being made `unfinished/` lies in it, from which a process that was killed is gone on with.
 """
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from folio.data.assets import fetch
 from folio.data.char_tokenizer import CHAR, CharTokenizer
 from folio.data.corpora.files import CorpusFile, find_files, listing_sha256
 from folio.data.corpora.reading import DOCUMENT_BYTES, Block, Reading, read_blocks
@@ -36,7 +34,6 @@ from folio.data.corpora.shards import (
 )
 from folio.data.corpora.staging import (
     SEPARATOR,
-    Count,
     Encoded,
     Learned,
     Position,
@@ -50,7 +47,6 @@ from folio.data.corpora.staging import (
 )
 from folio.data.prepared import NotReusableError, PreparedData, Say
 from folio.data.progress import progress
-from folio.data.rank_files import ENCODINGS
 from folio.data.token_file import TokenFileError, token_dtype
 from folio.data.tokenizers import (
     Tokenizer,
@@ -76,9 +72,9 @@ MOST_UNITS = 1 << 21
 class Making:
     """How documents become shards."""
 
-    reading: Reading = Reading()
-    val_fraction: float = 0.01
-    shard_tokens: int = 100_000_000
+    reading: Reading
+    val_fraction: float
+    shard_tokens: int
 
 
 class CorpusSource(Protocol):
@@ -279,9 +275,11 @@ def _report(prepared: PreparedData, manifest: Manifest, n_bytes: int, elapsed_s:
     )
     if train.n_unknown or val.n_unknown:
         shares = (100 * info.n_unknown / info.n_tokens for info in (train, val))
-        say("{}: {:,} symbols; unknown are {:.1f} % of the training and {:.1f} % of the validation tokens".format(
-            manifest.tokenizer, manifest.vocab_size, *shares
-        ))
+        say(
+            "{}: {:,} symbols; unknown are {:.1f} % of the training and {:.1f} % of the validation tokens".format(
+                manifest.tokenizer, manifest.vocab_size, *shares
+            )
+        )
 
 
 def _tokenizer(
@@ -323,7 +321,9 @@ def _learn_once(
     units: Counter[str] = Counter()
     lowest = 2**64
     with progress("Learning", source.n_bytes, say) as count:
-        jobs = ((task, task[1], making.reading, bound, choice.name != CHAR) for task in tasks(source.blocks(Position())))
+        jobs = (
+            (task, task[1], making.reading, bound, choice.name != CHAR) for task in tasks(source.blocks(Position()))
+        )
         part: Learned
         for (_, blocks), part in helpers.map(learn_blocks, jobs):
             characters |= part.characters
@@ -344,4 +344,3 @@ def tokenizer_of(choice: TokenizerChoice, characters: set[str], units: Counter[s
     if choice.name == CHAR:
         return CharTokenizer("".join(sorted(characters | set(SEPARATOR))))
     return WordTokenizer.of_counts(units + Counter({"\n": 1}), choice.max_vocab_size)
-

@@ -53,7 +53,7 @@ def find_files(pattern: str) -> list[CorpusFile]:
         ) from error
     if not files:
         raise FolioError(
-            f"data.path={pattern} matches no file {_where(pattern)}; give a pattern such as 'corpus/**/*.txt', in which "
+            f"data.path={pattern} matches no file {_where(pattern)}; give a pattern such as 'corpus/**/*.txt', where "
             f"** stands for folders however deep; what can be read is {READABLE}"
         )
     return files

@@ -244,7 +244,7 @@ def _read_parquet(file: CorpusFile, reading: Reading, end: int, first: int) -> I
                 share = file.n_bytes / max(sum(groups), 1)
                 batches = table.iter_batches(ROWS_AT_ONCE, row_groups=[number], columns=[reading.text_field])
                 rows = (batch.column(0) for batch in batches)
-                yield from _row_blocks(file, rows, skipped, n_rows - n_in_group, share)
+                yield from row_blocks(file, rows, skipped, n_rows - n_in_group, share)
 
 
 def check_field(names: list[str], text_field: str, where: str) -> None:
@@ -256,7 +256,7 @@ def check_field(names: list[str], text_field: str, where: str) -> None:
         )
 
 
-def _row_blocks(file: CorpusFile, columns: Iterator[Any], skip: int, row: int, share: float) -> Iterator[Block]:
+def row_blocks(file: CorpusFile, columns: Iterator[Any], skip: int, row: int, share: float) -> Iterator[Block]:
     """Blocks of the rows of a group, of which `skip` are left out; `row` counts those before the group."""
     rows: list[bytes] = []
     size, first = 0, row + skip + 1
@@ -314,11 +314,9 @@ def _from_json(block: Block, text_field: str) -> Iterator[tuple[int, bytes]]:
         try:
             fields = parse(line.decode("utf-8"))
         except (ValueError, RecursionError) as error:
-            raise FolioError(
-                f"{where} is not JSON ({_in_one_line(error)}); each line must be a JSON object"
-            ) from error
+            raise FolioError(f"{where} is not JSON ({_in_one_line(error)}); each line must be a JSON object") from error
         if not isinstance(fields, dict):
-            raise FolioError(f"{where} is no JSON object; each line must be one, such as {{\"{text_field}\": ...}}")
+            raise FolioError(f'{where} is no JSON object; each line must be one, such as {{"{text_field}": ...}}')
         if text_field not in fields:
             raise FolioError(
                 f"{where} has no field data.text_field={text_field}; it has {', '.join(map(str, fields))[:200]}: "

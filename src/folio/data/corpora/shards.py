@@ -238,8 +238,8 @@ def choose(staging: Staging, val_fraction: float) -> Kept:
         lowest, highest = min(lowest, int(chunk["high"].min())), max(highest, int(chunk["high"].max()))
     if lowest == highest:
         raise FolioError(
-            "data.path: there is one document in what it matches, however often, and a split by documents needs two; for "
-            "a single text use data=text_file, or say what stands between its documents: data.document_separator=..."
+            "data.path: there is one document in what it matches, however often, and a split by documents needs two; "
+            "for a single text use data=text_file, or say what parts its documents: data.document_separator=..."
         )
     bound = validation_bound(val_fraction, lowest)
     if bound > highest:

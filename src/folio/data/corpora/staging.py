@@ -186,8 +186,8 @@ class Workers:
                 yield key, future.result()
         except BrokenProcessPool:
             raise FolioError(
-                "a process that helped to prepare the data was killed, perhaps for want of memory; start again: it goes "
-                "on where it was"
+                "a process that helped to prepare the data was killed, perhaps for want of memory; start again: it "
+                "goes on where it was"
             ) from None
 
 
@@ -223,7 +223,9 @@ def _begin_worker() -> None:
 _made: dict[str, Tokenizer] = {}
 
 
-def encode_in_worker(blocks: list[Block], reading: Reading, tokenizer_file: Path, fingerprint: str, dtype: str) -> Encoded:
+def encode_in_worker(
+    blocks: list[Block], reading: Reading, tokenizer_file: Path, fingerprint: str, dtype: str
+) -> Encoded:
     """`encode_blocks` with the tokenizer of a file, which a process makes once."""
     if fingerprint not in _made:
         _made.clear()
@@ -283,11 +285,16 @@ class Staging:
         is_whole = all(n_bytes == 0 or (path.is_file() and path.stat().st_size >= n_bytes) for path, n_bytes in sizes)
         return journal if is_whole else Journal(self.plan, Position(), 0, 0, 0)
 
-    def fill(self, source: Source, encode: Callable[[Iterator[Task]], Iterator[tuple[Task, Encoded]]], count: Count) -> int:
+    def fill(
+        self, source: Source, encode: Callable[[Iterator[Task]], Iterator[tuple[Task, Encoded]]], count: Count
+    ) -> int:
         """Go on to the end of the source. Returns: the bytes of text that this call encoded."""
         journal = self.begun()
         n_bytes, written = 0, time.monotonic()
-        with _from(self.tokens, journal.tokens_bytes) as tokens, _from(self.documents, journal.documents_bytes) as table:
+        with (
+            _from(self.tokens, journal.tokens_bytes) as tokens,
+            _from(self.documents, journal.documents_bytes) as table,
+        ):
             position, n_read = journal.position, journal.n_read
             for (position, blocks), encoded in encode(tasks(source.blocks(after=journal.position))):
                 tokens.write(encoded.tokens)
