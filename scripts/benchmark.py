@@ -34,13 +34,14 @@ PARTS = {
     "overhead": "train.py against a bare loop, at the works a and b",
     "memory": "peak memory of the same processes",
     "data": "a batch: one gather against a loop",
+    "prepare": "many files into shards against tiktoken alone; two minutes, so only by name",
     "loss": "the loss over 50,257 symbols: chunks against all logits at once",
     "generation": "GPT-2 small writes 64 and 256 tokens",
     "startup": "until the first error, token and step",
     "scaling": "a step against context, batch, vocabulary, depth and corpus",
     "quality": "who reaches a validation loss first; takes many minutes, so only by name",
 }
-ONLY_BY_NAME = ("quality",)
+ONLY_BY_NAME = ("quality", "prepare")
 TRAINING = {"step", "overhead", "memory"}
 """Parts that measure the works."""
 
@@ -49,7 +50,7 @@ TRAINING = {"step", "overhead", "memory"}
 def main(
     parts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PART...", help=f"Of {', '.join(PARTS)}; all but quality if none is named."),
+        typer.Argument(metavar="PART...", help=f"Of {', '.join(PARTS)}; all but the last if none is named."),
     ] = None,
     rounds: Annotated[int, typer.Option(help="How often each side has its turn.")] = 3,
     nanogpt: Annotated[Path | None, typer.Option(help="A checkout of nanoGPT to compare with.")] = None,
@@ -160,6 +161,11 @@ def measure(parts: Sequence[str], works: Sequence[Work], options: Options, repor
         if name in parts:
             options.say(name)
             report.series += short(options.rounds)
+    if "prepare" in parts:
+        from folio.benchmark.preparing import measure_preparing
+
+        data_dir = Path(options.compose(SAME_FUNCTION).paths.data_dir)
+        report.series += measure_preparing(options.rounds, data_dir, options.say)
     if "generation" in parts:
         measure_generation(options, report)
     if "startup" in parts:

@@ -137,7 +137,6 @@ def test_the_split_of_a_document_is_a_function_of_its_content(tmp_path: Path) ->
     manifest = read_manifest(second.folder)
     assert manifest.n_duplicates == 30
     assert len(other_train) + len(other_val) == 41
-    assert "30 duplicates left out" in json.dumps(manifest.n_duplicates) + " duplicates left out"
 
 
 def test_validation_has_one_document_at_least(tmp_path: Path) -> None:
@@ -236,9 +235,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(("mode", "tokenizer"), [("alone", "byte"), ("alone", "word"), ("pool", "byte")])
-def test_a_preparation_killed_at_random_moments_ends_in_the_same_bytes(
-    mode: str, tokenizer: str, large: Path
-) -> None:
+def test_a_preparation_killed_at_random_moments_ends_in_the_same_bytes(mode: str, tokenizer: str, large: Path) -> None:
     whole = start(large, "whole", "alone", tokenizer)
     said, _ = whole.communicate()
     assert whole.returncode == 0
@@ -440,7 +437,7 @@ def test_what_unpacks_to_much_takes_little_memory(kind: str, tmp_path: Path) -> 
     path.write_bytes(pack(bytes(300 << 20)))  # 300 MiB of zeros in some hundred KB
     assert path.stat().st_size < 1 << 20
     tracemalloc.start()
-    with pytest.raises(FolioError, match="is longer than 64 MiB|holds a NUL byte"):
+    with pytest.raises(FolioError, match=r"is longer than 64 MiB|holds a NUL byte"):
         Corpus(path, tmp_path / "out")()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -460,7 +457,11 @@ def test_datasets_are_read_from_a_folder(tmp_path: Path, monkeypatch: pytest.Mon
     train, val = texts(data, "\n\n\n")
     assert sorted(train + val) == sorted(text.removesuffix("\n") for text in DOCUMENTS)
     with pytest.raises(FolioError, match=r"data\.path=.*has no column data\.text_field=body; it has text, n"):
-        next(iter(HubSource(str(tmp_path / "in"), None, "train", None, Reading("body")).blocks(staging_module.Position())))
+        next(
+            iter(
+                HubSource(str(tmp_path / "in"), None, "train", None, Reading("body")).blocks(staging_module.Position())
+            )
+        )
 
 
 def test_without_the_extra_the_command_to_install_it_is_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -468,7 +469,9 @@ def test_without_the_extra_the_command_to_install_it_is_given(monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     monkeypatch.setitem(sys.modules, zstd.__name__, None)
     monkeypatch.setitem(sys.modules, "backports", None)
-    with pytest.raises(FolioError, match=r"data=huggingface needs the package datasets; pip install '\.\[huggingface\]'"):
+    with pytest.raises(
+        FolioError, match=r"data=huggingface needs the package datasets; pip install '\.\[huggingface\]'"
+    ):
         _ = HubSource("a/b", None, "train", None, Reading()).n_bytes
     for name, package in (("a.parquet", "pyarrow"), ("a.txt.zst", r"backports\.zstd")):
         (tmp_path / name).write_bytes(b"x")

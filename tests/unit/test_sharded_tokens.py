@@ -36,7 +36,9 @@ def files(folder: Path, sizes: list[int]) -> tuple[np.ndarray, ShardedTokens]:
 
 
 @given(SIZES, st.data())
-def test_slices_windows_runs_and_positions_are_those_of_the_concatenation(sizes: list[int], data: st.DataObject) -> None:
+def test_slices_windows_runs_and_positions_are_those_of_the_concatenation(
+    sizes: list[int], data: st.DataObject
+) -> None:
     whole, shards = cut(sizes)
     n = len(whole)
     assert len(shards) == n
