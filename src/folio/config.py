@@ -9,7 +9,7 @@ import re
 import typing
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from folio.errors import FolioError
 from folio.models import TransformerConfig
@@ -116,11 +116,17 @@ class PartConfig(Section):
     revision: Text | None = None
 
 
+WeightOrPart = Annotated[
+    Annotated[Positive, Tag("weight")] | Annotated[PartConfig, Tag("keys")],
+    Discriminator(lambda value: "keys" if isinstance(value, dict | PartConfig) else "weight"),
+]
+
+
 class MixtureConfig(Section):
     """Several corpora, drawn from by weight."""
 
     name: Literal["mixture"]
-    parts: dict[Text, Positive | PartConfig] | None
+    parts: dict[Text, WeightOrPart] | None
     """tiny_shakespeare, a file, a pattern or a folder -> weight; or any name -> weight, name, path and so on."""
     window_order: WindowOrder
 

@@ -86,7 +86,11 @@ class CorpusSource(Protocol):
         ...
 
     def identity(self) -> str:
-        """Another one means that the documents may be others. Known without reading them."""
+        """Another one means that the documents may be others. Known without reading them, and looked at once."""
+        ...
+
+    def is_unchanged(self) -> bool:
+        """Whether its identity is still what it was."""
         ...
 
     def blocks(self, after: Position) -> Iterator[tuple[Position, Block]]: ...
@@ -109,6 +113,9 @@ class FilesSource:
 
     def identity(self) -> str:
         return listing_sha256(self.files)
+
+    def is_unchanged(self) -> bool:
+        return listing_sha256(find_files(self.pattern)) == self.identity()
 
     def blocks(self, after: Position) -> Iterator[tuple[Position, Block]]:
         for number in range(after.file, len(self.files)):
@@ -213,7 +220,7 @@ def _prepare(
     work.mkdir(exist_ok=True)
     for place in (folder, work):
         remove_unfinished(place)
-    identity, started = source.identity(), time.perf_counter()
+    started = time.perf_counter()
     with workers(source.n_bytes) as helpers:
         tokenizer = _tokenizer(source, making, choice, work, assets_dir, helpers, say)
         write_atomically(folder / TOKENIZER, state_to_json(tokenizer.state()))
@@ -247,7 +254,7 @@ def _prepare(
             )
     elapsed_s = time.perf_counter() - started
     _leave_only(folder, manifest)
-    if source.identity() != identity:
+    if not source.is_unchanged():
         (folder / MANIFEST).unlink()
         raise FolioError("data.path: files were changed while they were prepared; start again once they are whole")
     prepared = open_folder(folder)[1]

@@ -90,6 +90,16 @@ def _look_at(path: Path) -> CorpusFile:
     return CorpusFile(path, *kind, seen.st_size, seen.st_mtime_ns)
 
 
+def files_below(folder: Path) -> list[CorpusFile]:
+    """All files in a folder, of whatever kind, by name."""
+    found = []
+    for path in sorted(folder.rglob("*"), key=os.fsencode):
+        if path.is_file():
+            seen = path.stat()
+            found.append(CorpusFile(path, "", "", seen.st_size, seen.st_mtime_ns))
+    return found
+
+
 def listing_sha256(files: list[CorpusFile]) -> str:
     """Of names, sizes and times: another one means that a file came, went or was written to.
 

@@ -1,14 +1,13 @@
 """Datasets of the Hugging Face Hub, or of a folder of files, through the library `datasets`."""
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from folio.data.corpora.files import PARQUET, CorpusFile, find_files, listing_sha256
+from folio.data.corpora.files import PARQUET, CorpusFile, files_below, listing_sha256
 from folio.data.corpora.reading import ROWS_AT_ONCE, Block, Reading, check_field, row_blocks
 from folio.data.corpora.staging import Position
 from folio.errors import FolioError
@@ -30,10 +29,19 @@ class HubSource:
     reading: Reading
 
     def identity(self) -> str:
-        parts = [self.name, self.subset or "", self.split, self.revision or ""]
-        if Path(self.name).is_dir():
-            parts = [os.path.abspath(self.name), *parts[1:], listing_sha256(find_files(self.name))]
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+        parts = [self.name, self.subset or "", self.split, self.revision or "", self._listing]
+        return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def is_unchanged(self) -> bool:
+        return self._look() == self._listing
+
+    @cached_property
+    def _listing(self) -> str:
+        return self._look()
+
+    def _look(self) -> str:
+        """Of a folder."""
+        return listing_sha256(files_below(Path(self.name))) if Path(self.name).is_dir() else ""
 
     @property
     def n_bytes(self) -> int:
