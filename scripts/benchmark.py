@@ -70,7 +70,7 @@ def main(
     """Time Folio and other programs in turn, A B A B ..., and show medians, spread and ratios.
 
     Each side is a process of its own that waits while another works. Before a time counts, the sides have to have the
-    same losses on the same batches. All parts but quality take about ten minutes on two cores, without nanoGPT.
+    same losses on the same batches. All parts but quality and prepare take about ten minutes on two cores, without nanoGPT.
     """
     chosen = choose(parts or [], PARTS, "part") or [part for part in PARTS if part not in ONLY_BY_NAME]
     works = choose(work.split(",") if work else [], WORKS, "--work")
