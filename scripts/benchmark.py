@@ -34,11 +34,11 @@ PARTS = {
     "overhead": "train.py against a bare loop, at the works a and b",
     "memory": "peak memory of the same processes",
     "data": "a batch: one gather against a loop",
-    "prepare": "many files into shards against tiktoken alone; two minutes, so only by name",
     "loss": "the loss over 50,257 symbols: chunks against all logits at once",
     "generation": "GPT-2 small writes 64 and 256 tokens",
     "startup": "until the first error, token and step",
     "scaling": "a step against context, batch, vocabulary, depth and corpus",
+    "prepare": "many files into shards, against tiktoken alone; two minutes, so only by name",
     "quality": "who reaches a validation loss first; takes many minutes, so only by name",
 }
 ONLY_BY_NAME = ("quality", "prepare")
@@ -50,7 +50,7 @@ TRAINING = {"step", "overhead", "memory"}
 def main(
     parts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PART...", help=f"Of {', '.join(PARTS)}; all but the last if none is named."),
+        typer.Argument(metavar="PART...", help=f"Of {', '.join(PARTS)}; all but the last two if none is named."),
     ] = None,
     rounds: Annotated[int, typer.Option(help="How often each side has its turn.")] = 3,
     nanogpt: Annotated[Path | None, typer.Option(help="A checkout of nanoGPT to compare with.")] = None,
@@ -70,7 +70,7 @@ def main(
     """Time Folio and other programs in turn, A B A B ..., and show medians, spread and ratios.
 
     Each side is a process of its own that waits while another works. Before a time counts, the sides have to have the
-    same losses on the same batches. All parts but quality and prepare take about ten minutes on two cores, without nanoGPT.
+    same losses on the same batches. All parts but the last two take about ten minutes on two cores, without nanoGPT.
     """
     chosen = choose(parts or [], PARTS, "part") or [part for part in PARTS if part not in ONLY_BY_NAME]
     works = choose(work.split(",") if work else [], WORKS, "--work")

@@ -180,7 +180,7 @@ def read_manifest(folder: Path) -> Manifest:
         manifest: Manifest = _checked(Manifest, fields | splits)
     except FileNotFoundError:
         raise TokenFileError(path, "is missing") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         raise TokenFileError(path, f"is no manifest of format {FORMAT}") from None
     is_sound = manifest.format == FORMAT and manifest.dtype == token_dtype(manifest.vocab_size)
     for split in SPLITS:
