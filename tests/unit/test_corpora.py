@@ -477,3 +477,16 @@ def test_without_the_extra_the_command_to_install_it_is_given(monkeypatch: pytes
         (tmp_path / name).write_bytes(b"x")
         with pytest.raises(FolioError, match=rf"needs the package {package}; pip install '\.\[corpora\]'"):
             Corpus(tmp_path / name, tmp_path / "out")()
+
+
+def test_what_a_process_killed_at_the_very_end_left_is_removed(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.jsonl", DOCUMENTS)
+    corpus = Corpus(tmp_path / "in", tmp_path / "out")
+    corpus()
+    before = contents(corpus.folder)
+    (corpus.folder / UNFINISHED).mkdir()
+    (corpus.folder / UNFINISHED / "tokens").write_bytes(b"many")
+    (corpus.folder / "train-00099.bin").write_bytes(b"of an earlier corpus")
+    corpus()
+    assert corpus.said == []
+    assert contents(corpus.folder) == before

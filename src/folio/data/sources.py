@@ -27,7 +27,7 @@ from folio.data.corpora.staging import workers
 from folio.data.mixture import mixed
 from folio.data.prepare import open_as_it_is, prepare, text_sha256
 from folio.data.prepared import NotReusableError, PreparedData, Say
-from folio.data.text_file import before_white_space, pieces, split_text
+from folio.data.text_file import before_white_space, check_text_file, pieces, split_text
 from folio.data.tokenizers import Tokenizer, TokenizerChoice, load_tokenizer, state_from_json, state_to_json
 from folio.data.word_tokenizer import UNIT
 from folio.errors import FolioError
@@ -194,6 +194,8 @@ def _identity(source: SingleSource, data_dir: Path) -> str:
         case TinyShakespeare():
             return tiny_shakespeare.ASSET.sha256
         case TextFile(path):
+            if not path.is_file():
+                check_text_file(path)
             return text_sha256(path, data_dir)
         case PreparedFolder(path):
             raise FolioError(

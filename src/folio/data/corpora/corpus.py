@@ -11,6 +11,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -151,6 +152,8 @@ def prepare_corpus(
     folder = corpus_folder / tokenizer.folder_name
     try:
         prepared = _open(folder, source, making, tokenizer)
+        if (folder / UNFINISHED).exists():
+            _finish_leaving(folder)
         if verify_all:
             _verify(folder, say)
         return prepared
@@ -262,9 +265,15 @@ def _prepare(
     return prepared
 
 
+def _finish_leaving(folder: Path) -> None:
+    """Remove what a process left that was killed when all but that was done; not where the folder may only be read."""
+    with suppress(OSError, TokenFileError), exclusive_lock(folder / "prepared"):
+        _leave_only(folder, read_manifest(folder))
+
+
 def _leave_only(folder: Path, manifest: Manifest) -> None:
     """Remove what an earlier preparation has left, and what this one needs no longer."""
-    shutil.rmtree(folder / UNFINISHED)
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     wanted = {shard_path(folder, split, number) for split in SPLITS for number in range(len(manifest.sizes(split)))}
     for path in folder.iterdir():
         is_ours = path.name.startswith(tuple(f"{split}-" for split in SPLITS)) and path.suffix == ".bin"
