@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -191,42 +192,49 @@ def test_reading_goes_on_after_any_block_as_if_it_had_not_stopped(
 
 
 PROGRAM = """
-import sys, time
+import os, signal, sys
 from pathlib import Path
 from folio.data.corpora import corpus, reading, staging
 from folio.data.tokenizers import TokenizerChoice
 reading.BLOCK_BYTES, reading.READ_BYTES, staging.BLOCK_BYTES = 2000, 1000, 2000
 staging.JOURNAL_EVERY_S = 0
-if sys.argv[3] == "pool":
+pattern, out, mode, tokenizer, kill_at = sys.argv[1:]
+if mode == "pool":
     staging.SMALL_BYTES = 0
-encode = corpus.encode_in_worker
-def slow(*arguments):
-    time.sleep(0.004)
-    return encode(*arguments)
-if sys.argv[3] != "pool":
-    corpus.encode_in_worker = slow
+n_events = 0
+def kill(event, arguments):
+    global n_events
+    if event in ("open", "os.rename", "os.remove", "os.truncate", "os.rmdir"):
+        n_events += 1
+        if n_events == int(kill_at):
+            os.kill(os.getpid(), signal.SIGKILL)
 if __name__ == "__main__":
     how = reading.Reading()
-    source = corpus.FilesSource(sys.argv[1], how)
-    print("begins", flush=True)
     making = corpus.Making(how, 0.1, 3000)
-    corpus.prepare_corpus(source, making, TokenizerChoice(sys.argv[4]), Path(sys.argv[2]), Path("."), print)
+    sys.addaudithook(kill)
+    source = corpus.FilesSource(pattern, how)
+    corpus.prepare_corpus(source, making, TokenizerChoice(tokenizer), Path(out), Path("."), print)
+    print(n_events)
 """
 
 
-def start(tmp_path: Path, out: str, mode: str, tokenizer: str) -> subprocess.Popen[str]:
+def prepare_in_process(tmp_path: Path, out: str, mode: str, tokenizer: str, kill_at: int = 0) -> tuple[int, str]:
+    """The exit code and the output of a process that is killed at its n-th operation on a file; 0: never."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    command = [sys.executable, str(program), str(tmp_path / "in"), str(tmp_path / out), mode, tokenizer]
+    arguments = [str(tmp_path / "in"), str(tmp_path / out), mode, tokenizer, str(kill_at)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, str(program), *arguments], stdout=subprocess.PIPE, text=True, env=environment, check=False
+    )
+    return done.returncode, done.stdout
 
 
 @pytest.fixture
 def large(tmp_path: Path) -> Path:
-    many = [f"{number} {text}" for number in range(30) for text in DOCUMENTS]
+    many = [f"{number} {text}" for number in range(8) for text in DOCUMENTS]
     for number, kind in enumerate(KINDS):
-        write(tmp_path / "in" / f"{number}.{kind}", many[number * 150 : number * 150 + 200])
+        write(tmp_path / "in" / f"{number}.{kind}", many[number * 40 : number * 40 + 60])
     return tmp_path
 
 
@@ -236,34 +244,27 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(("mode", "tokenizer"), [("alone", "byte"), ("alone", "word"), ("pool", "byte")])
 def test_a_preparation_killed_at_random_moments_ends_in_the_same_bytes(mode: str, tokenizer: str, large: Path) -> None:
-    whole = start(large, "whole", "alone", tokenizer)
-    said, _ = whole.communicate()
-    assert whole.returncode == 0
+    code, said = prepare_in_process(large, "whole", "alone", tokenizer)
+    assert code == 0
     assert "duplicates left out" in said
-    n_killed, goes_on = 0, 0
-    moments = random.Random(7)
-    for _ in range(60):
-        process = start(large, "killed", mode, tokenizer)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "begins\n"
-        if n_killed < 6:
-            time.sleep(moments.uniform(0.0, 0.4))
-            process.kill()
-        said, _ = process.communicate()
-        goes_on += "Going on where it was" in said
-        if process.returncode == 0:
+    n_operations = int(said.split()[-1])
+    moments, went_on = random.Random(7), ""
+    # First late in the work, so that there is something to go on with; then anywhere.
+    for kill_at in (n_operations * 2 // 3, *(moments.randint(1, n_operations // 3) for _ in range(5))):
+        code, said = prepare_in_process(large, "killed", mode, tokenizer, kill_at)
+        went_on += said
+        if code == 0:
             break
-        n_killed += 1
-    assert n_killed >= 1
-    assert goes_on >= 1 or mode == "pool"
+        assert code == -signal.SIGKILL
+    code, said = prepare_in_process(large, "killed", mode, tokenizer)
+    assert code == 0
+    assert "Going on where it was" in went_on + said
     assert contents(large / "killed") == contents(large / "whole")
 
 
 def test_all_processors_make_the_bytes_of_one(large: Path) -> None:
     for mode in ("alone", "pool"):
-        process = start(large, mode, mode, "byte")
-        process.communicate()
-        assert process.returncode == 0
+        assert prepare_in_process(large, mode, mode, "byte")[0] == 0
     assert contents(large / "alone") == contents(large / "pool")
 
 
