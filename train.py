@@ -5,6 +5,7 @@ from folio.startup import end_at_signals, lasting_imports
 if __name__ == "__main__":  # before the imports, which take a second
     end_at_signals()
 
+import sys
 from pathlib import Path
 
 import hydra
@@ -12,41 +13,66 @@ from omegaconf import DictConfig
 
 from folio.cli import (
     check_data,
+    check_same_experiment,
     check_same_text,
     load_config,
     one_line_errors,
     prepared_data,
     resumed_config,
     sweep_folder,
+    task_overrides,
 )
 from folio.config import settle_vocabulary
 from folio.runs import find_run, new_run_folder
+from folio.sweeps.command import whole_command
+from folio.sweeps.job import goes_on, part_of_sweep
+from folio.sweeps.record import keys_of, varied_keys
+from folio.sweeps.search import judge_of
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-@one_line_errors
+@part_of_sweep
 def main(cfg: DictConfig) -> float | None:
     """Compose, check, prepare the data, run. What can be found wrong without torch is, before it is imported."""
     config = load_config(cfg)
+    job = sweep_folder()
     resumed = find_run(config.resume, Path(config.paths.output_dir)) if config.resume else None
     if resumed:
         config = resumed_config(config, resumed)
+    elif job and goes_on(job):
+        resumed = job
     data = prepared_data(config)
     if resumed:
         check_same_text(resumed, data.train.info.source_sha256)
     config = settle_vocabulary(config, data.tokenizer.vocab_size)
+    if resumed and resumed == job:
+        check_same_experiment(config, job)
     check_data(config, data)
 
     with lasting_imports():
         from folio.training.devices import resolve_device
 
         device = resolve_device(config.trainer)  # before Lightning is imported: there may be no such device
-        folder = resumed or sweep_folder() or new_run_folder(Path(config.paths.output_dir), config.run_name)
+        folder = resumed or job or new_run_folder(Path(config.paths.output_dir), config.run_name)
 
-        from folio.training.run import run
+        from folio.training.run import Occasion, run
 
-    return run(config, data, device, folder, resumed=resumed is not None)
+    overrides = task_overrides()
+    occasion = Occasion(
+        overrides,
+        compared=varied_keys(job) if job else keys_of(overrides),
+        judge=judge_of(job) if job else None,
+        others_follow=job is not None,
+    )
+    return run(config, data, device, folder, resumed is not None, occasion)
+
+
+@one_line_errors
+def start() -> None:
+    """Hydra reads sys.argv: the command as typed, or the one that it stands for."""
+    sys.argv[1:] = whole_command(sys.argv[1:])
+    main()
 
 
 if __name__ == "__main__":
-    one_line_errors(main)()
+    start()

@@ -7,36 +7,21 @@ into a `RunConfig`; everything below the entry points sees only these plain, fro
 import math
 import re
 import typing
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import Field
 
-from folio.errors import FolioError
 from folio.models import TransformerConfig
 from folio.models.transformer_config import Activation, Conditioning, Family, Init, Norm, NormPosition
+from folio.options.callbacks import CallbacksConfig
+from folio.options.data import EXAMPLES, DataSources, MixtureConfig, PartConfig
+from folio.options.objectives import MaskedLMConfig, Objectives, PrefixLMConfig
+from folio.options.optimizers import Optimizers
+from folio.options.section import ConfigError as ConfigError
+from folio.options.section import Count, CountOrZero, NonNegative, Positive, Section, Text
 
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(gt=0, le=2**31 - 1)]
-"""Of steps, sequences or tokens: above, arrays of indices would overflow or take for ever to make."""
-CountOrZero = Annotated[int, Field(ge=0, le=2**31 - 1)]
-
-Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 """Of a folder, so it cannot lead out of the one that it lies in."""
-
-
-class ConfigError(FolioError):
-    """A config that cannot run: key, value, rule and remedy in one line."""
-
-
-class Section(BaseModel):
-    """A node of the config: unknown keys and wrong types are errors, and nothing changes once it is built."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
 
 class PathsConfig(Section):
@@ -44,98 +29,6 @@ class PathsConfig(Section):
     """Prepared token files and downloaded assets."""
     output_dir: Text
     """Run folders."""
-
-
-WindowOrder = Literal["random", "shuffled"]
-"""random: independent uniform starts; shuffled: each start once an epoch."""
-
-ValFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
-
-
-class DataConfig(Section):
-    """One text, split by place: the last tenth is for validation."""
-
-    name: Literal["tiny_shakespeare", "text_file"]
-    path: str | None
-    """The text of data=text_file: UTF-8."""
-    window_order: WindowOrder
-
-
-class TextFilesConfig(Section):
-    """Documents in many files, split by document. See docs/data.md."""
-
-    name: Literal["text_files"]
-    path: str | None
-    """A pattern such as corpus/**/*.txt, a file, or a folder of which all that can be read is taken."""
-    text_field: Text
-    """Of a line of JSON, or the column of a Parquet file."""
-    document_separator: Text | None
-    """What stands between the documents of a text; null: each file is one."""
-    val_fraction: ValFraction
-    """Of the documents; one at least."""
-    shard_tokens: Count
-    """Tokens in each file of the prepared corpus but the last."""
-    window_order: WindowOrder
-
-
-class HuggingFaceConfig(Section):
-    """A dataset of the Hugging Face Hub, split by document like text_files."""
-
-    name: Literal["huggingface"]
-    path: str | None
-    """The name on the Hub, or a folder."""
-    subset: Text | None
-    split: Text
-    revision: Text | None
-    text_field: Text
-    val_fraction: ValFraction
-    shard_tokens: Count
-    window_order: WindowOrder
-
-
-class PreparedDataConfig(Section):
-    """A folder that scripts/prepare_data.py made, wherever it is by now."""
-
-    name: Literal["prepared"]
-    path: str | None
-    window_order: WindowOrder
-
-
-class PartConfig(Section):
-    """One corpus of a mixture, with the keys of its own kind; those left out are as in conf/data."""
-
-    weight: Positive
-    name: Literal["tiny_shakespeare", "text_file", "text_files", "huggingface", "prepared"]
-    path: Text | None = None
-    text_field: Text = "text"
-    document_separator: Text | None = None
-    val_fraction: ValFraction = 0.01
-    shard_tokens: Count = 100_000_000
-    subset: Text | None = None
-    split: Text = "train"
-    revision: Text | None = None
-
-
-WeightOrPart = Annotated[
-    Annotated[Positive, Tag("weight")] | Annotated[PartConfig, Tag("keys")],
-    Discriminator(lambda value: "keys" if isinstance(value, dict | PartConfig) else "weight"),
-]
-
-
-class MixtureConfig(Section):
-    """Several corpora, drawn from by weight."""
-
-    name: Literal["mixture"]
-    parts: dict[Text, WeightOrPart] | None
-    """tiny_shakespeare, a file, a pattern or a folder -> weight; or any name -> weight, name, path and so on."""
-    window_order: WindowOrder
-
-    @property
-    def path(self) -> None:
-        return None
-
-
-AnyDataConfig = DataConfig | TextFilesConfig | HuggingFaceConfig | PreparedDataConfig | MixtureConfig
 
 
 class TokenizerConfig(Section):
@@ -176,76 +69,6 @@ class PositionalEncodingConfig(Section):
     name: str
     base: float = 10_000.0
     """Base of the wavelengths of encodings that have some."""
-
-
-class CausalLMConfig(Section):
-    """Every token from those before it; for a decoder."""
-
-    name: Literal["causal_lm"]
-    family: ClassVar[Family] = "decoder"
-
-
-class MaskedLMConfig(Section):
-    """Hidden tokens of a line from those on both sides (Devlin et al. 2019, section 3.1); for an encoder."""
-
-    name: Literal["masked_lm"]
-    family: ClassVar[Family] = "encoder"
-    mask_fraction: Annotated[float, Field(gt=0.0, le=1.0)]
-    """Share of the tokens of a line that are asked for; at least one is."""
-    mask_share: Annotated[float, Field(ge=0.0, le=1.0)]
-    """Of those asked for, how many the mask hides."""
-    random_share: Annotated[float, Field(ge=0.0, le=1.0)]
-    """How many another token takes the place of; the rest is left as it is."""
-
-
-class PrefixLMConfig(Section):
-    """A text from the prefix before it; for an encoder-decoder."""
-
-    name: Literal["prefix_lm"]
-    family: ClassVar[Family] = "encoder_decoder"
-    min_prefix_length: Count
-    """In tokens; the length of each prefix is drawn between the two."""
-    max_prefix_length: Count | None
-    """model.context_length when null."""
-
-
-ObjectiveConfig = CausalLMConfig | MaskedLMConfig | PrefixLMConfig
-
-
-class AdamConfig(Section):
-    """Adam and AdamW: the latter takes weight decay out of the moments (Loshchilov and Hutter 2019)."""
-
-    name: Literal["adam", "adamw"]
-    learning_rate: Positive
-    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
-    eps: Positive
-    weight_decay: NonNegative
-    """Of matrices and embeddings; biases and norms are never decayed."""
-
-
-class SGDConfig(Section):
-    name: Literal["sgd"]
-    learning_rate: Positive
-    momentum: Fraction
-    nesterov: bool
-    weight_decay: NonNegative
-
-
-class MuonConfig(Section):
-    """Muon for the matrices inside the blocks, AdamW for all other parameters (Jordan et al. 2024)."""
-
-    name: Literal["muon"]
-    learning_rate: Positive
-    """Of Muon, whose updates are scaled to the size of AdamW's."""
-    adamw_learning_rate: Positive | None
-    """Of AdamW, at the same point of the schedule; the same as Muon's when null."""
-    momentum: Fraction
-    nesterov: bool
-    weight_decay: NonNegative
-    """Of matrices and embeddings; biases and norms are never decayed."""
-    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
-    """Of AdamW, as is eps."""
-    eps: Positive
 
 
 class ConstantScheduleConfig(Section):
@@ -320,30 +143,41 @@ class LoggerConfig(Section):
     name: Literal["tensorboard", "csv", "none"]
 
 
-class SamplesConfig(Section):
-    """Text that the model writes at each validation."""
+class SearchConfig(Section):
+    """A search for the values that serve an objective best, over the trials of one sweep. See `folio.sweeps.search`."""
 
-    prompt: Text
-    max_new_tokens: CountOrZero
-    """0 writes none."""
-    temperature: NonNegative
-    top_k: Count | None
+    name: Literal["optuna"]
+    n_trials: Count
+    """In all, those that failed included."""
+    objective: Literal[
+        "val/loss_nats",
+        "val/bits_per_byte",
+        "val/perplexity",
+        "val/accuracy",
+        "best/val/loss_nats",
+        "train/loss_nats",
+        "train/tokens_per_s",
+    ]
+    """A figure of metrics.json: the most of accuracy and tokens/s, the least of the others."""
+    space: dict[str, Text] | None
+    """What is searched, in the words of a sweep by key. Keys that are typed go before it."""
+    n_startup_trials: CountOrZero
+    """Drawn at random before TPE learns from them; as many must have ended before any trial is stopped early."""
+    prune: bool
+    """Stop a trial whose best validation so far is worse than the median of the others at the same step."""
 
-
-class CheckpointConfig(Section):
-    """What is kept besides best.ckpt and last.ckpt."""
-
-    keep_every_steps: Count | None
-    """Every n-th step stays as checkpoints/step=<n>.ckpt; null keeps none."""
-
-
-class CallbacksConfig(Section):
-    samples: SamplesConfig
-    checkpoint: CheckpointConfig
+    @property
+    def maximizes(self) -> bool:
+        return self.objective in ("val/accuracy", "train/tokens_per_s")
 
 
 class RunConfig(Section):
     """One run, whole: with the code it repeats the run."""
+
+    sweep: Text | None = Field(default=None, exclude=True)
+    """`latest` or the folder of a sweep: run what is missing or failed there. Of the command, not of a run."""
+    hparams_search: SearchConfig | None = Field(default=None, exclude=True)
+    """Of the command, too."""
 
     name: Name | None
     """Of the run folder; <data>-<model> when null."""
@@ -355,14 +189,14 @@ class RunConfig(Section):
     init_from: str | None
     """A folder of Hugging Face's GPT-2 to begin with; it decides the size. See `folio.init_from`."""
     paths: PathsConfig
-    data: Annotated[AnyDataConfig, Field(discriminator="name")]
+    data: Annotated[DataSources, Field(discriminator="name")]
     tokenizer: Annotated[TokenizerConfig | WordTokenizerConfig, Field(discriminator="name")]
     model: ModelConfig
     conditioning: Conditioning | None
     """Of an encoder-decoder: how the decoder reads the encoder."""
     positional_encoding: PositionalEncodingConfig
-    objective: Annotated[ObjectiveConfig, Field(discriminator="name")]
-    optimizer: Annotated[AdamConfig | SGDConfig | MuonConfig, Field(discriminator="name")]
+    objective: Annotated[Objectives, Field(discriminator="name")]
+    optimizer: Annotated[Optimizers, Field(discriminator="name")]
     schedule: Annotated[
         ConstantScheduleConfig | CosineScheduleConfig | WSDScheduleConfig | NoamScheduleConfig,
         Field(discriminator="name"),
@@ -426,16 +260,7 @@ def check_alone(config: RunConfig) -> None:
     _check_objective(config)
 
 
-EXAMPLES = {
-    "text_file": ("a file", "data.path=my.txt"),
-    "text_files": ("a pattern of files", "data.path='corpus/**/*.txt'"),
-    "huggingface": ("the name of a dataset", "data.path=roneneldan/TinyStories"),
-    "prepared": ("a folder that scripts/prepare_data.py made", "data.path=data/text_files/..."),
-}
-"""What data.path is, for those that need one."""
-
-
-def _check_data_source(data: AnyDataConfig) -> None:
+def _check_data_source(data: DataSources) -> None:
     """Raises: ConfigError where the place of the text is missing, or given in vain."""
     if isinstance(data, MixtureConfig):
         if not data.parts:
@@ -482,7 +307,7 @@ def _check_schedule(config: RunConfig) -> None:
 def _check_objective(config: RunConfig) -> None:
     objective, family = config.objective, config.model.family
     if objective.family != family:
-        fitting = next(kind for kind in typing.get_args(ObjectiveConfig) if kind.family == family)
+        fitting = next(kind for kind in typing.get_args(Objectives) if kind.family == family)
         (name,) = typing.get_args(fitting.model_fields["name"].annotation)
         raise ConfigError(
             f"objective={objective.name} trains a model of family {objective.family}, and model={config.model.name} is "

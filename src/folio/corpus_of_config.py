@@ -2,21 +2,23 @@
 
 from pathlib import Path
 
-from folio.config import AnyDataConfig, HuggingFaceConfig, MixtureConfig, PartConfig, RunConfig, TextFilesConfig
+from folio.config import RunConfig
 from folio.data.corpora.corpus import Making
 from folio.data.corpora.reading import Reading
-from folio.data.prepared import PreparedData, Say
-from folio.data.sources import (
+from folio.data.origins import (
     HubDataset,
     Mixed,
+    NamedText,
     PreparedFolder,
     SingleSource,
     TextFile,
     TextFiles,
-    TinyShakespeare,
     prepare_source,
 )
+from folio.data.prepared import PreparedData, Say
+from folio.data.sources import SOURCES, TEXT_FILE
 from folio.data.tokenizers import TokenizerChoice
+from folio.options.data import DataSources, HuggingFaceConfig, MixtureConfig, PartConfig, TextFilesConfig
 
 
 def prepared_corpus(config: RunConfig, data_dir: Path, say: Say, verify_all: bool = False) -> PreparedData:
@@ -25,7 +27,7 @@ def prepared_corpus(config: RunConfig, data_dir: Path, say: Say, verify_all: boo
     return prepare_source(source_of(config.data), choice, data_dir, say, verify_all=verify_all)
 
 
-def source_of(data: AnyDataConfig) -> SingleSource | Mixed:
+def source_of(data: DataSources) -> SingleSource | Mixed:
     """What data=... stands for."""
     if isinstance(data, MixtureConfig):
         assert data.parts
@@ -42,8 +44,8 @@ def _part(name: str, part: float | PartConfig) -> tuple[str, float, SingleSource
 def _named(name: str) -> SingleSource:
     """What a bare word of data.parts means: the corpus of that name, a prepared folder, one plain text, a pattern."""
     path = Path(name)
-    if name == "tiny_shakespeare":
-        return TinyShakespeare()
+    if name in SOURCES:
+        return NamedText(name)
     if (path / "tokenizer.json").is_file():
         return PreparedFolder(path)
     if path.suffix in ("", ".txt", ".md", ".text") and path.is_file():
@@ -51,17 +53,17 @@ def _named(name: str) -> SingleSource:
     return _single(PartConfig(weight=1.0, name="text_files", path=name))
 
 
-def _single(data: AnyDataConfig | PartConfig) -> SingleSource:
-    if data.name == "tiny_shakespeare":
-        return TinyShakespeare()
+def _single(data: DataSources | PartConfig) -> SingleSource:
+    if data.name in SOURCES:
+        return NamedText(data.name)
     assert data.path is not None
-    if data.name == "text_file":
+    if data.name == TEXT_FILE:
         return TextFile(Path(data.path))
     if data.name == "prepared":
         return PreparedFolder(Path(data.path))
     assert isinstance(data, TextFilesConfig | HuggingFaceConfig | PartConfig)
     separator = None if isinstance(data, HuggingFaceConfig) else data.document_separator
     making = Making(Reading(data.text_field, separator), data.val_fraction, data.shard_tokens)
-    if isinstance(data, TextFilesConfig) or data.name == "text_files":
+    if isinstance(data, TextFilesConfig) or (isinstance(data, PartConfig) and data.name == "text_files"):
         return TextFiles(data.path, making)
     return HubDataset(data.path, data.subset, data.split, data.revision, making)

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from folio.benchmark.memory import peak_bytes, resident_bytes
 from folio.benchmark.protocol import Line, Spec
 from folio.config import RunConfig
 from folio.corpus_of_config import prepared_corpus
-from folio.data.prepare import PreparedData
+from folio.data.prepared import PreparedData
 from folio.data.token_file import TokenFile
+from folio.memory import peak_bytes, resident_bytes
 
 
 class Turnstile:

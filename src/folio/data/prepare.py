@@ -12,11 +12,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from folio.data import tiny_shakespeare
 from folio.data.assets import fetch
 from folio.data.encoding import encode_all
 from folio.data.prepared import NotReusableError, PreparedData
 from folio.data.progress import progress
+from folio.data.sources import SOURCES, TEXT_FILE
 from folio.data.text_file import before_white_space, check_text_file, pieces, split_text
 from folio.data.token_file import LARGEST_HASHED_BYTES, TokenFile, TokenFileError, write_token_file
 from folio.data.tokenizers import (
@@ -29,8 +29,6 @@ from folio.data.tokenizers import (
 from folio.errors import FolioError
 from folio.files import exclusive_lock, remove_unfinished, sha256_of, write_atomically
 
-SOURCES = ("tiny_shakespeare", "text_file")
-
 REMEMBERED = "text.json"
 
 
@@ -39,7 +37,7 @@ def prepare(
 ) -> PreparedData:
     """Open the prepared corpus, or prepare it first.
 
-    `source` is one of SOURCES; `path` is the text of `text_file`. Whether something has to be done, and why,
+    `source` is a key of SOURCES, or TEXT_FILE, whose text `path` is. Whether something has to be done, and why,
     goes to `say`, a line at a time. Several processes may call this at once: one works, the others wait.
     The text is read in pieces, which as many threads encode as there are processors.
 
@@ -51,8 +49,8 @@ def prepare(
     try:
         # Without the lock at first, so that a data folder that may only be read serves as well.
         with suppress(NotReusableError):
-            return _open(folder, _source_sha256(path, folder), tokenizer)
-        return _prepare_locked(path, tokenizer, folder, data_dir / "assets", say)
+            return _open(folder, _source_sha256(source, path, folder), tokenizer)
+        return _prepare_locked(source, path, tokenizer, folder, data_dir / "assets", say)
     except OSError as error:
         raise FolioError(
             f"paths.data_dir={data_dir} cannot be used: {error}; free space there, mend its permissions, "
@@ -61,12 +59,12 @@ def prepare(
 
 
 def _check_source(source: str, path: Path | None) -> None:
-    if source not in SOURCES:
-        raise FolioError(f"data source {source!r} is unknown; choose one of {', '.join(SOURCES)}")
-    if source == "text_file":
+    if source == TEXT_FILE:
         check_text_file(path)
-    else:
-        assert path is None, "only text_file has a path"
+        return
+    if source not in SOURCES:
+        raise FolioError(f"data source {source!r} is unknown; choose one of {', '.join((*SOURCES, TEXT_FILE))}")
+    assert path is None, "only text_file has a path"
 
 
 def _corpus_folder(source: str, path: Path | None, data_dir: Path) -> Path:
@@ -77,9 +75,9 @@ def _corpus_folder(source: str, path: Path | None, data_dir: Path) -> Path:
     return data_dir / source / f"{path.stem[:40]}-{digest[:8]}"
 
 
-def _source_sha256(path: Path | None, folder: Path) -> str:
+def _source_sha256(source: str, path: Path | None, folder: Path) -> str:
     if path is None:
-        return tiny_shakespeare.ASSET.sha256
+        return SOURCES[source].sha256
     return _remembered(path, folder) or sha256_of(path)
 
 
@@ -105,7 +103,7 @@ def _remember(path: Path, folder: Path, sha256: str) -> None:
 
 def text_sha256(path: Path, data_dir: Path) -> str:
     """Of a text that may have been prepared; of a large one without reading it, where it has not changed since."""
-    folders = _corpus_folder("text_file", path, data_dir).glob("*")
+    folders = _corpus_folder(TEXT_FILE, path, data_dir).glob("*")
     remembered = (_remembered(path, folder) for folder in folders)
     return next(filter(None, remembered), None) or sha256_of(path)
 
@@ -148,18 +146,23 @@ def _fingerprint(state: bytes) -> str:
 
 
 def _prepare_locked(
-    path: Path | None, tokenizer: TokenizerChoice, folder: Path, assets_dir: Path, say: Callable[[str], None]
+    source: str,
+    path: Path | None,
+    tokenizer: TokenizerChoice,
+    folder: Path,
+    assets_dir: Path,
+    say: Callable[[str], None],
 ) -> PreparedData:
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(folder / "prepared"):
         try:
             # Another process may have done the work while this one waited.
-            return _open(folder, _source_sha256(path, folder), tokenizer)
+            return _open(folder, _source_sha256(source, path, folder), tokenizer)
         except NotReusableError as reason:
             say(f"Preparing {folder}" if is_new else f"Preparing {folder} again: {reason}")
         remove_unfinished(folder)
-        text = fetch(tiny_shakespeare.ASSET, assets_dir) if path is None else path
+        text = fetch(SOURCES[source], assets_dir) if path is None else path
         started = time.perf_counter()
         source_sha256 = _write(text, tokenizer, folder, assets_dir, say)
         elapsed_s = time.perf_counter() - started

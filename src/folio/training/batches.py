@@ -1,12 +1,13 @@
-"""Which batches an objective is trained and validated on. Imports no lightning."""
+"""Which batches an objective is trained and validated on, and by which loss. Imports no lightning."""
 
 from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from folio.config import CausalLMConfig, MaskedLMConfig, RunConfig
+from folio.config import RunConfig
 from folio.data.batch import Batch
 from folio.data.lines import LineFiles, Lines
 from folio.data.loaders import token_loader, validation_loader
@@ -17,52 +18,12 @@ from folio.data.prepared import PreparedData, TokenSplit
 from folio.data.token_file import TokenFileInfo
 from folio.data.tokenizers import line_breaks
 from folio.data.windows import TrainingBatches, TrainingWindows, ValidationWindows
+from folio.models import Model
+from folio.options.objectives import MaskedLMConfig
+from folio.training.objectives import batch_loss
 
 Indexed = TrainingWindows | MaskedTrainingLines | PrefixTrainingWindows
 """A dataset that makes the batch of a draw; its length is the number of indices to draw from."""
-
-
-def training_dataset(config: RunConfig, data: PreparedData) -> Indexed:
-    """What the objective trains on: windows of the training split, or its lines."""
-    tokens, context_length = data.train.tokens, config.model.context_length
-    if isinstance(config.objective, CausalLMConfig):
-        return TrainingWindows(tokens, context_length)
-    if isinstance(config.objective, MaskedLMConfig):
-        return MaskedTrainingLines(lines_of(config, data, data.train), masking(config, data), seed=config.seed)
-    shortest, longest = config.prefix_lengths
-    return PrefixTrainingWindows(
-        tokens, context_length, seed=config.seed, min_prefix_length=shortest, max_prefix_length=longest
-    )
-
-
-def mixture_of(config: RunConfig, data: PreparedData, dataset: Indexed) -> Mixture | None:
-    """Which indices of the dataset belong to which corpus, so that none reaches over into the next; None of one."""
-    if not data.parts:
-        return None
-    n_tokens = [part.train.info.n_tokens for part in data.parts]
-    begins = np.cumsum([0, *n_tokens])
-    shares = tuple(part.share for part in data.parts)
-    if isinstance(dataset, MaskedTrainingLines):
-        first_lines = dataset.n_before(begins)
-        return Mixture(shares, tuple(np.diff(first_lines).tolist()), tuple(first_lines[:-1].tolist()))
-    width = len(data.train.tokens) - len(dataset)  # of a window, less one: it starts nowhere in the last of them
-    return Mixture(shares, tuple(n - width for n in n_tokens), tuple(begins[:-1].tolist()))
-
-
-def training_loader(config: RunConfig, data: PreparedData, first_step: int) -> DataLoader[Batch]:
-    """The batches of a run from a step on."""
-    dataset, training = training_dataset(config, data), config.training
-    batches = TrainingBatches(
-        window_order=config.data.window_order,
-        n_starts=len(dataset),
-        seed=config.seed,
-        batch_size=training.batch_size,
-        micro_batch_size=training.sequences_at_once,
-        first_step=first_step,
-        n_steps=training.max_steps,
-        mixture=mixture_of(config, data, dataset),
-    )
-    return token_loader(cast(Dataset[Batch], dataset), batches)
 
 
 @dataclass(frozen=True)
@@ -71,6 +32,7 @@ class PartValidation:
 
     name: str
     info: TokenFileInfo | None
+    """Of the text, for bits per byte; see `Objective.coding_info`."""
     loader: DataLoader[Batch]
     shuffled_prefix: DataLoader[Batch] | None
     """The same with the prefixes of other windows; for a prefix LM."""
@@ -81,7 +43,7 @@ class Validation:
     """How a split is measured: every target once, in fixed order, a corpus after the other."""
 
     info: TokenFileInfo | None
-    """Of the text of all parts, for bits per byte; see `coding_info`."""
+    """Of the text of all parts."""
     parts: tuple[PartValidation, ...]
     baseline: dict[str, float]
     """What can be had without a model; for a masked LM."""
@@ -98,79 +60,172 @@ class Validation:
         return tuple((part.name, part.info) for part in self.parts)
 
 
+class Objective:
+    """What a model reads, what it is asked for, and what is made small: here a causal LM, and what others build on.
+
+    Validation counts nats of the targets whatever the loss, so that objectives of one family compare.
+    """
+
+    def __init__(self, config: RunConfig, data: PreparedData) -> None:
+        self.config = config
+        self.data = data
+
+    def training_dataset(self) -> Indexed:
+        """What is drawn from: windows of the training split."""
+        return TrainingWindows(self.data.train.tokens, self.config.model.context_length)
+
+    def mixture(self, dataset: Indexed) -> Mixture | None:
+        """Which indices of `training_dataset` belong to which corpus, so that none reaches over into the next.
+
+        None of a single one.
+        """
+        if not self.data.parts:
+            return None
+        width = len(self.data.train.tokens) - len(dataset)  # of a window, less one: it starts nowhere in the last ones
+        begins, shares = self._begins(), tuple(part.share for part in self.data.parts)
+        return Mixture(shares, tuple((np.diff(begins) - width).tolist()), tuple(begins[:-1].tolist()))
+
+    def validation(self, split: TokenSplit) -> Validation:
+        """Of one of the two splits."""
+        parts = tuple(self.part_validation(name, part) for name, part in self._parts_of(split))
+        return Validation(self.coding_info(split), parts, {})
+
+    def part_validation(self, name: str, split: TokenSplit) -> PartValidation:
+        """Of that split of one corpus."""
+        windows = ValidationWindows(split.tokens, self.config.model.context_length)
+        return PartValidation(name, self.coding_info(split), self._loader(windows), None)
+
+    def loss(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What training makes small, and the accuracy: two scalars, means over the targets."""
+        return batch_loss(model, batch)
+
+    def coding_info(self, split: TokenSplit) -> TokenFileInfo | None:
+        """What turns a loss into bits per byte; None where the guesses of the model are no code for the text."""
+        return split.info
+
+    def tokens_per_step(self) -> float:
+        """How many tokens a step reads; the mean, where sequences differ in length."""
+        return self.config.training.batch_size * self.config.model.context_length
+
+    def _loader(self, dataset: Dataset[Batch]) -> DataLoader[Batch]:
+        return validation_loader(dataset, self.config.training.sequences_at_once)
+
+    def _parts_of(self, split: TokenSplit) -> list[tuple[str, TokenSplit]]:
+        """The same split of each corpus, with its name; the only one has none."""
+        is_train = split.info.split == "train"
+        return [(part.name, part.train if is_train else part.val) for part in self.data.parts] or [("", split)]
+
+    def _begins(self) -> np.ndarray:
+        """(n + 1,) int64: where each of the n corpora of a mixture begins in the training split, and where it ends."""
+        return np.cumsum([0, *(part.train.info.n_tokens for part in self.data.parts)])
+
+
+class CausalLM(Objective):
+    """Every token from those before it."""
+
+
+class MaskedLM(Objective):
+    """Hidden tokens of lines from those on both sides."""
+
+    def training_dataset(self) -> MaskedTrainingLines:
+        return MaskedTrainingLines(self._lines(self.data.train), self._masking(), seed=self.config.seed)
+
+    def mixture(self, dataset: Indexed) -> Mixture | None:
+        if not self.data.parts:
+            return None
+        assert isinstance(dataset, MaskedTrainingLines)
+        firsts, shares = dataset.n_before(self._begins()), tuple(part.share for part in self.data.parts)
+        return Mixture(shares, tuple(np.diff(firsts).tolist()), tuple(firsts[:-1].tolist()))
+
+    def validation(self, split: TokenSplit) -> Validation:
+        names, splits = zip(*self._parts_of(split), strict=True)
+        lines = [MaskedValidationLines(self._lines(part), self._masking()) for part in splits]
+        parts = (PartValidation(name, None, self._loader(own), None) for name, own in zip(names, lines, strict=True))
+        baseline = unigram_baseline(self.data.train.tokens, line_breaks(self.data.tokenizer), lines)
+        return Validation(None, tuple(parts), baseline)
+
+    def coding_info(self, split: TokenSplit) -> TokenFileInfo | None:
+        return None
+
+    def tokens_per_step(self) -> float:
+        return self.config.training.batch_size * self._lines(self.data.train).mean_length
+
+    def _lines(self, split: TokenSplit) -> Lines:
+        """The lines of a split, cut where they are longer than the context; of a large one kept in its folder."""
+        name, context_length = split.info.split, self.config.model.context_length
+        borders = self._begins()[1:-1].tolist() if split is self.data.train else []
+        identity = split.info.source_sha256[:16] or split.info.tokens_sha256[:16]
+        files = LineFiles(split.path.parent / f"lines-{name}-{context_length}-{identity}")
+        return Lines(split.tokens, line_breaks(self.data.tokenizer), context_length, borders, files)
+
+    def _masking(self) -> Masking:
+        """The mask's id follows the tokenizer's."""
+        objective, n_symbols = self.config.objective, self.data.tokenizer.vocab_size
+        assert isinstance(objective, MaskedLMConfig)
+        return Masking(
+            mask_id=n_symbols,
+            n_symbols=n_symbols,
+            mask_fraction=objective.mask_fraction,
+            mask_share=objective.mask_share,
+            random_share=objective.random_share,
+        )
+
+
+class PrefixLM(Objective):
+    """Windows from the prefixes before them."""
+
+    def training_dataset(self) -> PrefixTrainingWindows:
+        shortest, longest = self.config.prefix_lengths
+        return PrefixTrainingWindows(
+            self.data.train.tokens,
+            self.config.model.context_length,
+            seed=self.config.seed,
+            min_prefix_length=shortest,
+            max_prefix_length=longest,
+        )
+
+    def part_validation(self, name: str, split: TokenSplit) -> PartValidation:
+        shortest, longest = self.config.prefix_lengths
+        right, shuffled = (
+            PrefixValidationWindows(
+                split.tokens,
+                self.config.model.context_length,
+                min_prefix_length=shortest,
+                max_prefix_length=longest,
+                shuffled=shuffled,
+            )
+            for shuffled in (False, True)
+        )
+        return PartValidation(name, self.coding_info(split), self._loader(right), self._loader(shuffled))
+
+    def tokens_per_step(self) -> float:
+        return self.config.training.batch_size * (
+            self.config.model.context_length + sum(self.config.prefix_lengths) / 2
+        )
+
+
+def objective_of(config: RunConfig, data: PreparedData) -> Objective:
+    """The objective that the config names, over these data."""
+    return config.objective.load_code()(config, data)
+
+
+def training_loader(config: RunConfig, data: PreparedData, first_step: int) -> DataLoader[Batch]:
+    """The batches of a run from a step on."""
+    objective, training = objective_of(config, data), config.training
+    dataset = objective.training_dataset()
+    batches = TrainingBatches(
+        window_order=config.data.window_order,
+        n_starts=len(dataset),
+        seed=config.seed,
+        batch_size=training.batch_size,
+        micro_batch_size=training.sequences_at_once,
+        first_step=first_step,
+        n_steps=training.max_steps,
+        mixture=objective.mixture(dataset),
+    )
+    return token_loader(cast(Dataset[Batch], dataset), batches)
+
+
 def validation(config: RunConfig, data: PreparedData, split: TokenSplit) -> Validation:
     """Of one of the two splits of `data`, for the objective of the run."""
-    name = split.info.split
-    splits = [(part.name, part.train if name == "train" else part.val) for part in data.parts] or [("", split)]
-    info = coding_info(config, split)
-    if isinstance(config.objective, MaskedLMConfig):
-        return _masked_validation(config, data, splits)
-    return Validation(info, tuple(_part_validation(config, name, part) for name, part in splits), {})
-
-
-def _part_validation(config: RunConfig, name: str, split: TokenSplit) -> PartValidation:
-    context_length, batch_size = config.model.context_length, config.training.sequences_at_once
-    info = coding_info(config, split)
-    if isinstance(config.objective, CausalLMConfig):
-        windows = ValidationWindows(split.tokens, context_length)
-        return PartValidation(name, info, validation_loader(windows, batch_size), None)
-    shortest, longest = config.prefix_lengths
-    right, shuffled = (
-        validation_loader(
-            PrefixValidationWindows(
-                split.tokens, context_length, min_prefix_length=shortest, max_prefix_length=longest, shuffled=shuffled
-            ),
-            batch_size,
-        )
-        for shuffled in (False, True)
-    )
-    return PartValidation(name, info, right, shuffled)
-
-
-def _masked_validation(config: RunConfig, data: PreparedData, splits: list[tuple[str, TokenSplit]]) -> Validation:
-    batch_size = config.training.sequences_at_once
-    lines = [MaskedValidationLines(lines_of(config, data, split), masking(config, data)) for _, split in splits]
-    parts = [
-        PartValidation(name, None, validation_loader(own, batch_size), None)
-        for (name, _), own in zip(splits, lines, strict=True)
-    ]
-    return Validation(None, tuple(parts), unigram_baseline(data.train.tokens, line_breaks(data.tokenizer), lines))
-
-
-def coding_info(config: RunConfig, split: TokenSplit) -> TokenFileInfo | None:
-    """What turns a loss into bits per byte; None for a masked LM, whose guesses are no code for the text."""
-    return None if isinstance(config.objective, MaskedLMConfig) else split.info
-
-
-def lines_of(config: RunConfig, data: PreparedData, split: TokenSplit) -> Lines:
-    """The lines of a split, cut where they are longer than the context. Those of a large one are kept in its folder."""
-    name, context_length = split.info.split, config.model.context_length
-    borders: list[int] = []
-    if split is data.train:
-        borders = np.cumsum([part.train.info.n_tokens for part in data.parts]).tolist()[:-1]
-    identity = split.info.source_sha256[:16] or split.info.tokens_sha256[:16]
-    files = LineFiles(split.path.parent / f"lines-{name}-{context_length}-{identity}")
-    return Lines(split.tokens, line_breaks(data.tokenizer), context_length, borders, files)
-
-
-def masking(config: RunConfig, data: PreparedData) -> Masking:
-    """The mask's id follows the tokenizer's."""
-    objective, n_symbols = config.objective, data.tokenizer.vocab_size
-    assert isinstance(objective, MaskedLMConfig)
-    return Masking(
-        mask_id=n_symbols,
-        n_symbols=n_symbols,
-        mask_fraction=objective.mask_fraction,
-        mask_share=objective.mask_share,
-        random_share=objective.random_share,
-    )
-
-
-def tokens_per_step(config: RunConfig, data: PreparedData) -> float:
-    """How many tokens a step reads; the mean, where sequences differ in length."""
-    batch_size, context_length = config.training.batch_size, config.model.context_length
-    if isinstance(config.objective, CausalLMConfig):
-        return batch_size * context_length
-    if isinstance(config.objective, MaskedLMConfig):
-        return batch_size * lines_of(config, data, data.train).mean_length
-    return batch_size * (context_length + sum(config.prefix_lengths) / 2)
+    return objective_of(config, data).validation(split)

@@ -1,6 +1,6 @@
 """The LightningModule: a model, its objective, its optimizer, and what a checkpoint holds besides."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
@@ -19,6 +19,9 @@ from folio.training.objectives import batch_loss
 from folio.training.optimizers import build_optimizer, set_learning_rate
 from folio.training.schedules import learning_rate
 
+Loss = Callable[[Model, Batch], tuple[Tensor, Tensor]]
+"""The loss that is made small, and the accuracy."""
+
 
 class LanguageModel(L.LightningModule):
     """Trains a model on batches. Callbacks read `train_means`, `gradient_norm`, `learning_rate` and `val`."""
@@ -34,6 +37,7 @@ class LanguageModel(L.LightningModule):
         fused_optimizer: bool,
         scaled_gradients: bool = False,
         baseline: Metrics | None = None,
+        loss: Loss = batch_loss,
     ) -> None:
         super().__init__()
         self.model = model
@@ -47,6 +51,7 @@ class LanguageModel(L.LightningModule):
         self.scaled_gradients = scaled_gradients
         """With float16, where infinite gradients are how the scale is found, and left out by the scaler."""
         self.baseline = baseline or {}
+        self.loss = loss
         self.train_means = RunningMeans()
         self.gradients = GradientWatch(config.training)
         self.gradient_norm: Tensor | None = None
@@ -82,7 +87,7 @@ class LanguageModel(L.LightningModule):
                 weight.grad = None
 
     def training_step(self, batch: Batch) -> Tensor:
-        loss, accuracy = batch_loss(self.model, batch)
+        loss, accuracy = self.loss(self.model, batch)
         self.train_means.add(loss * batch.weight, accuracy * batch.weight)
         return loss * batch.weight
 

@@ -5,11 +5,7 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
-from folio.config import AdamConfig, MuonConfig, SGDConfig
-from folio.training.muon import MuonWithAdamW, block_matrices
-
-OptimizerConfig = AdamConfig | SGDConfig | MuonConfig
-
+from folio.options.optimizers import AdamConfig, OptimizerConfig, SGDConfig
 
 RATE_FACTOR = "rate_factor"
 """Key of a parameter group: what its learning rate is of the one that the schedule gives; 1 where it is not there."""
@@ -23,21 +19,23 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig, fused: bool) -> torch.optim.Optimizer:
     """The optimizer that the config names. `fused` updates all parameters in one pass: faster, the same rule."""
-    if isinstance(config, MuonConfig):
-        matrices = block_matrices(model)
-        others = decay_groups(model, config.weight_decay, left_out=set(matrices))
-        if config.adamw_learning_rate is not None:
-            for group in others:
-                group[RATE_FACTOR] = config.adamw_learning_rate / config.learning_rate
-        return MuonWithAdamW(matrices, others, config, fused)
-    groups = decay_groups(model, config.weight_decay)
-    if isinstance(config, SGDConfig):
-        return torch.optim.SGD(
-            groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.nesterov, fused=fused
-        )
+    return config.load_code()(model, config, fused)
+
+
+def build_adam(model: nn.Module, config: AdamConfig, fused: bool) -> torch.optim.Optimizer:
+    """Adam or AdamW."""
     cls = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
     first, second = config.betas
+    groups = decay_groups(model, config.weight_decay)
     return cls(groups, lr=config.learning_rate, betas=(first, second), eps=config.eps, fused=fused)
+
+
+def build_sgd(model: nn.Module, config: SGDConfig, fused: bool) -> torch.optim.Optimizer:
+    """SGD with momentum."""
+    groups = decay_groups(model, config.weight_decay)
+    return torch.optim.SGD(
+        groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.nesterov, fused=fused
+    )
 
 
 def decay_groups(

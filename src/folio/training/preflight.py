@@ -7,10 +7,10 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
-from folio.config import NoamScheduleConfig, RunConfig
-from folio.data.prepare import PreparedData
+from folio.config import ConfigError, NoamScheduleConfig, RunConfig
+from folio.data.prepared import PreparedData
 from folio.models import TransformerConfig, build_model
-from folio.training.batches import tokens_per_step
+from folio.training.batches import objective_of
 from folio.training.devices import Device
 from folio.training.schedules import noam
 from folio.visible import visible
@@ -75,11 +75,17 @@ class Preflight:
 def preflight(
     config: RunConfig, shape: TransformerConfig, data: PreparedData, device: Device, folder: Path
 ) -> Preflight:
-    """The figures of a run. The model is built without memory for its weights, so any size is quick."""
-    with torch.device("meta"):
-        model = build_model(shape)
+    """The figures of a run. The model is built without memory for its weights, so any size is quick.
+
+    Raises: ConfigError for a model that cannot be built.
+    """
+    try:
+        with torch.device("meta"):
+            model = build_model(shape)
+    except ValueError as error:  # a positional encoding that has a YAML file and is not in the code's table
+        raise ConfigError(str(error)) from None
     training, n_train = config.training, data.train.info.n_tokens
-    n_tokens = tokens_per_step(config, data)
+    n_tokens = objective_of(config, data).tokens_per_step()
     return Preflight(
         run_folder=str(folder),
         device=device.name,
@@ -108,7 +114,7 @@ def data_in_words(config: RunConfig, data: PreparedData) -> str:
     """Where the text comes from; of a mixture the shares, and how often each corpus is gone through."""
     if not data.parts:
         return config.data.path or config.data.name
-    n_read = config.training.max_steps * tokens_per_step(config, data)
+    n_read = config.training.max_steps * objective_of(config, data).tokens_per_step()
     parts = (
         f"{part.name} {100 * part.share:.3g} % ({part.share * n_read / part.train.info.n_tokens:.2f} epochs)"
         for part in data.parts

@@ -1,14 +1,16 @@
-"""How a run ends before or at its last step: in order, at a signal, or at once at a second one."""
+"""How a run ends before or at its last step: in order, as hopeless, at a signal, or at once at a second one."""
 
 import os
 import signal
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from folio.training.callbacks import Checkpoints, ends_step
+from folio.training.callbacks import Checkpoints, Curves, ends_step
+from folio.training.evaluation import Metrics
 
 
 class ValidateAtEnd(Callback):
@@ -22,6 +24,29 @@ class ValidateAtEnd(Callback):
     ) -> None:
         if trainer.global_step == self.max_steps:
             trainer.should_stop = True  # Lightning validates before it stops
+
+
+Judge = Callable[[int, Metrics], str | None]
+"""Asked after each validation, with its step and figures; a reason ends the run there."""
+
+
+class Hopeless(BaseException):  # not an Exception, which Lightning's loggers would catch
+    """What a judge has against a run."""
+
+
+class EndsEarly(Callback):
+    """Ends a run that its judge has given up. The last step ends it anyway, and properly."""
+
+    def __init__(self, judge: Judge, curves: Curves, max_steps: int) -> None:
+        self.judge = judge
+        self.curves = curves
+        self.max_steps = max_steps
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Raises: Hopeless."""
+        reason = self.judge(trainer.global_step, self.curves.val)
+        if reason is not None and trainer.global_step < self.max_steps:
+            raise Hopeless(reason)
 
 
 class Interrupted(BaseException):  # not an Exception, which Lightning's loggers would catch
@@ -48,7 +73,7 @@ class StopOnSignal(Callback):
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self.checkpoints = checkpoints
-        self._received: int | None = None
+        self.received: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> None:
@@ -64,9 +89,9 @@ class StopOnSignal(Callback):
             signal.signal(number, self._receive)
 
     def _receive(self, signal_number: int, frame: FrameType | None) -> None:
-        if self._received is not None:
+        if self.received is not None:
             raise Interrupted(signal_number, at_once=True)
-        self._received = signal_number
+        self.received = signal_number
         # Past print and log, one of which the signal may have come in the middle of.
         os.write(2, b"stopping after this step; once more stops at once\n")
 
@@ -82,6 +107,6 @@ class StopOnSignal(Callback):
 
     def _stop_if_asked(self, trainer: L.Trainer) -> None:
         # The last step ends the run anyway, and properly.
-        if self._received is not None and not trainer.should_stop:
+        if self.received is not None and not trainer.should_stop:
             self.checkpoints.save(trainer)
-            raise Interrupted(self._received)
+            raise Interrupted(self.received)

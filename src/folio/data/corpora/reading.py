@@ -119,7 +119,7 @@ def _unpacked(raw: IO[bytes], packing: str) -> Iterator[IO[bytes]]:
 def _zstd(path: Path) -> Any:
     """The reader of Python 3.14, or the same for older ones. Raises: FolioError where it is not installed."""
     try:
-        from compression import zstd  # type: ignore[import-not-found]
+        from compression import zstd
     except ImportError:
         try:
             from backports import zstd
