@@ -20,7 +20,7 @@ def test_the_sides_are_timed_and_the_share_is_of_one_thread_times_the_processors
     folio, _, one = series
     shares = sorted(mine / (2 * its) for mine, its in zip(folio.values, one.values, strict=True))
     assert folio.facts["share"] == pytest.approx(sum(shares) / 2)
-    assert "1 MB in 401 documents, byte" in folio.subject
+    assert "1 MB in 400 documents, byte" in folio.subject
     report = json.loads(Report({}, series).to_json())
     assert len(report["comparisons"]) == 2
 

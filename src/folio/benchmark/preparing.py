@@ -66,7 +66,7 @@ def documents_of(lines: list[str]) -> Iterator[str]:
     """Documents of LINES_IN_DOCUMENT lines, no two alike, for equal ones would be left out."""
     for copy in range(N_COPIES):
         for first in range(0, len(lines), LINES_IN_DOCUMENT):
-            yield f"{copy}: " + "\n".join(lines[first : first + LINES_IN_DOCUMENT])
+            yield f"{copy}.{first}: " + "\n".join(lines[first : first + LINES_IN_DOCUMENT])
 
 
 def alone(tokenizer: Tokenizer, documents: list[str], n_threads: int) -> float:
