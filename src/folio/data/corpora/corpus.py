@@ -286,8 +286,8 @@ def _report(prepared: PreparedData, manifest: Manifest, n_bytes: int, elapsed_s:
     n_documents, megabytes = train.n_documents + val.n_documents, n_bytes / 1e6
     say(
         f"Prepared {train.n_tokens:,} training and {val.n_tokens:,} validation tokens of {n_documents:,} documents "
-        f"({val.n_documents:,} for validation, {manifest.n_duplicates:,} duplicates left out) in {prepared.folder}: "
-        f"{megabytes:.1f} MB in {elapsed_s:.1f} s, {megabytes / elapsed_s:.1f} MB/s"
+        f"({val.n_documents:,} for validation, {manifest.n_duplicates:,} duplicates left out) in {prepared.folder}"
+        + (f": {megabytes:.1f} MB in {elapsed_s:.1f} s, {megabytes / elapsed_s:.1f} MB/s" if n_bytes else "")
     )
     if train.n_unknown or val.n_unknown:
         shares = (100 * info.n_unknown / info.n_tokens for info in (train, val))
