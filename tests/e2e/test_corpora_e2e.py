@@ -4,7 +4,7 @@ import gzip
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -25,21 +25,22 @@ TINY = (
 DOCUMENTS = [f"ROMEO: {n} times the quality of mercy.\nJULIET: It droppeth {n % 9} times.\n" for n in range(60)]
 
 
-def lay_down(folder: Path, kind: str) -> None:
-    """DOCUMENTS in files of that kind."""
+def lay_down(folder: Path, kind: str, documents: Sequence[str] = DOCUMENTS) -> None:
+    """Documents in files of that kind."""
     folder.mkdir(exist_ok=True)
-    lines = "".join(json.dumps({"text": text}) + "\n" for text in DOCUMENTS).encode()
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in documents).encode()
     if kind == "txt":
-        for number, text in enumerate(DOCUMENTS):
+        for number, text in enumerate(documents):
             (folder / f"{number}.txt").write_text(text)
     elif kind == "jsonl.gz":
         (folder / "a.jsonl.gz").write_bytes(gzip.compress(lines))
-    elif kind == "txt.zst":
+    elif kind in ("txt.zst", "jsonl.zst"):
         zstd = pytest.importorskip("backports.zstd" if sys.version_info < (3, 14) else "compression.zstd")
-        (folder / "a.txt.zst").write_bytes(zstd.compress("<|end|>".join(DOCUMENTS).encode()))
+        content = "<|end|>".join(documents).encode() if kind == "txt.zst" else lines
+        (folder / f"a.{kind}").write_bytes(zstd.compress(content))
     elif kind == "parquet":
         parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
-        parquet.write_table(pyarrow.table({"text": DOCUMENTS}), folder / "a.parquet")
+        parquet.write_table(pyarrow.table({"text": documents}), folder / "a.parquet")
 
 
 @pytest.mark.parametrize("kind", ["txt", "jsonl.gz", "txt.zst", "parquet"])
