@@ -268,6 +268,18 @@ def test_all_processors_make_the_bytes_of_one(large: Path) -> None:
     assert contents(large / "alone") == contents(large / "pool")
 
 
+def prepare_with_help(folder: Path) -> int:
+    """Whatever the size of the corpus; returns how many tokens there are to train on."""
+    staging_module.SMALL_BYTES = 0
+    return Corpus(folder / "in", folder / "out")().train.info.n_tokens
+
+
+def test_a_job_that_runs_beside_others_of_a_sweep_has_help_too(large: Path) -> None:
+    joblib: Any = pytest.importorskip("joblib")
+    found = joblib.Parallel(n_jobs=2)(joblib.delayed(prepare_with_help)(large) for _ in range(2))
+    assert found == [Corpus(large / "in", large / "alone")().train.info.n_tokens] * 2
+
+
 def test_files_that_came_or_changed_are_noticed_without_reading_them(tmp_path: Path) -> None:
     write(tmp_path / "in" / "a.jsonl", DOCUMENTS)
     corpus = Corpus(tmp_path / "in", tmp_path / "out")

@@ -201,10 +201,26 @@ def workers(n_bytes: int) -> Iterator[Workers]:
     # Spawned, because a fork takes the threads' locks along as they are.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(n_workers, mp_context=context, initializer=_begin_worker)
+    with _start_method_that_others_know():
+        try:
+            yield Workers(pool, n_workers)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _start_method_that_others_know() -> Iterator[None]:
+    """In a job that joblib runs beside others: a new process takes over the start method of this one, which is
+    joblib's own there, and ends at once where it is told a name that it does not know."""
+    own = multiprocessing.get_start_method(allow_none=True)
+    if own is None or own in multiprocessing.get_all_start_methods():
+        yield
+        return
+    multiprocessing.set_start_method("spawn", force=True)
     try:
-        yield Workers(pool, n_workers)
+        yield
     finally:
-        pool.shutdown(cancel_futures=True)
+        multiprocessing.set_start_method(own, force=True)
 
 
 def _begin_worker() -> None:
