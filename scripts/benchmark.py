@@ -39,9 +39,10 @@ PARTS = {
     "generation": "GPT-2 small writes 64 and 256 tokens",
     "startup": "until the first error, token and step",
     "scaling": "a step against context, batch, vocabulary, depth and corpus",
+    "prepare": "many files into shards, against tiktoken alone; two minutes, so only by name",
     "quality": "who reaches a validation loss first; takes many minutes, so only by name",
 }
-ONLY_BY_NAME = ("quality",)
+ONLY_BY_NAME = ("quality", "prepare")
 TRAINING = {"step", "overhead", "memory"}
 """Parts that measure the works."""
 
@@ -50,7 +51,7 @@ TRAINING = {"step", "overhead", "memory"}
 def main(
     parts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PART...", help=f"Of {', '.join(PARTS)}; all but quality if none is named."),
+        typer.Argument(metavar="PART...", help=f"Of {', '.join(PARTS)}; all but the last two if none is named."),
     ] = None,
     rounds: Annotated[int, typer.Option(help="How often each side has its turn.")] = 3,
     nanogpt: Annotated[Path | None, typer.Option(help="A checkout of nanoGPT to compare with.")] = None,
@@ -73,7 +74,7 @@ def main(
     """Time Folio and other programs in turn, A B A B ..., and show medians, spread and ratios.
 
     Each side is a process of its own that waits while another works. Before a time counts, the sides have to have the
-    same losses on the same batches. All parts but quality take about ten minutes on two cores, without nanoGPT.
+    same losses on the same batches. All parts but the last two take about ten minutes on two cores, without nanoGPT.
     """
     chosen = choose(parts or [], PARTS, "part") or [part for part in PARTS if part not in ONLY_BY_NAME]
     works = choose(work.split(",") if work else [], WORKS, "--work")
@@ -166,6 +167,11 @@ def measure(
         if name in parts:
             options.say(name)
             report.series += short(options.rounds)
+    if "prepare" in parts:
+        from folio.benchmark.preparing import measure_preparing
+
+        data_dir = Path(options.compose(SAME_FUNCTION).paths.data_dir)
+        report.series += measure_preparing(options.rounds, data_dir, options.say)
     if "generation" in parts:
         measure_generation(options, report)
     if "startup" in parts:

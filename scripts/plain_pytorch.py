@@ -34,7 +34,7 @@ def main(
         windows = tokens[starts[:, None] + torch.arange(CONTEXT_LENGTH + 1)]  # (B, T + 1)
         return windows[:, :-1], windows[:, 1:]
 
-    train, val = (torch.tensor(split.tokens.astype("int64")) for split in (data.train, data.val))  # (N,)
+    train, val = (torch.tensor(split.tokens[:].astype("int64")) for split in (data.train, data.val))  # (N,)
     model = GPT(
         GPTConfig(
             vocab_size=data.tokenizer.vocab_size,

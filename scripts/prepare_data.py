@@ -14,9 +14,9 @@ from folio.cli import load_config, one_line_errors, prepared_data
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 @one_line_errors
 def main(cfg: DictConfig) -> None:
-    """Takes the words of train.py; `data`, `tokenizer` and `paths` matter here."""
-    data = prepared_data(load_config(cfg))
-    for file in (data.train, data.val):
+    """Takes the words of train.py; `data`, `tokenizer` and `paths` matter here. Shards that are there are verified."""
+    data = prepared_data(load_config(cfg), verify_all=True)
+    for file in data.files:
         info = file.info
         unknown = f", {100 * info.share_unknown:.1f} % of them unknown" if info.n_unknown else ""
         print(f"{file.path}: {info.n_tokens:,} tokens of {info.dtype}{unknown}, {info.n_bytes:,} bytes of text")

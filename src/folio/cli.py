@@ -23,8 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from folio.config import ConfigError, RunConfig, check_against_data, check_alone
-from folio.data.prepare import PreparedData, prepare
-from folio.data.tokenizers import TokenizerChoice
+from folio.corpus_of_config import prepared_corpus
+from folio.data.prepared import PreparedData, holds_other_than
+from folio.data.tokenizers import line_breaks
 from folio.errors import FolioError
 from folio.explain import explain, explain_invalid, explain_python, hint
 from folio.init_from import begin_with_folder, chosen_keys
@@ -223,11 +224,12 @@ def composed_files() -> dict[str, Path]:
     return {"": conf_dir() / "train.yaml"} | files
 
 
-def prepared_data(config: RunConfig, data_dir: Path | None = None) -> PreparedData:
-    """The corpus that a config names, from `data_dir` in place of its own where one is given. Raises: FolioError."""
-    text = Path(config.data.path) if config.data.path else None
-    tokenizer = TokenizerChoice(**config.tokenizer.model_dump())
-    return prepare(config.data.name, text, tokenizer, data_dir or Path(config.paths.data_dir), say=print)
+def prepared_data(config: RunConfig, data_dir: Path | None = None, verify_all: bool = False) -> PreparedData:
+    """The corpus that a config names, from `data_dir` in place of its own where one is given. Raises: FolioError.
+
+    `verify_all` reads every checksum of shards that are there already.
+    """
+    return prepared_corpus(config, data_dir or Path(config.paths.data_dir), say=print, verify_all=verify_all)
 
 
 def data_of(trained: Any, data_dir: Path | None) -> PreparedData:
@@ -243,11 +245,13 @@ def data_of(trained: Any, data_dir: Path | None) -> PreparedData:
 
 def check_data(config: RunConfig, data: PreparedData) -> None:
     """Whether both splits hold what the objective reads. Raises: FolioError."""
+    for part in data.parts:
+        check_against_data(config, part.train.info.n_tokens, part.val.info.n_tokens, f" of {part.name}")
     check_against_data(config, data.train.info.n_tokens, data.val.info.n_tokens)
     if isinstance(config.objective, MaskedLMConfig):
-        newlines = data.tokenizer.newline_ids()
-        for file in (data.train, data.val):
-            if not file.holds_other_than(newlines):
+        newlines = line_breaks(data.tokenizer).tolist()
+        for file in data.files:
+            if not holds_other_than(file.tokens, newlines):
                 raise FolioError(
                     f"the {file.info.split} split of {file.info.n_tokens} tokens holds newlines alone, and "
                     "objective=masked_lm reads the lines between them; use a text with words at its end"

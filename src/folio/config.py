@@ -9,13 +9,12 @@ import re
 import typing
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
-from folio.data.sources import SOURCES, TEXT_FILE
 from folio.models import TransformerConfig
 from folio.models.transformer_config import Activation, Conditioning, Family, Init, Norm, NormPosition
 from folio.options.callbacks import CallbacksConfig
+from folio.options.data import EXAMPLES, DataSources, MixtureConfig, PartConfig
 from folio.options.objectives import MaskedLMConfig, Objectives, PrefixLMConfig
 from folio.options.optimizers import Optimizers
 from folio.options.section import ConfigError as ConfigError
@@ -30,24 +29,6 @@ class PathsConfig(Section):
     """Prepared token files and downloaded assets."""
     output_dir: Text
     """Run folders."""
-
-
-class DataConfig(Section):
-    name: str
-    """A key of `folio.data.sources.SOURCES`, or text_file."""
-    path: str | None
-    """The text of data=text_file: UTF-8."""
-    window_order: Literal["random", "shuffled"]
-    """random: independent uniform starts; shuffled: each start once an epoch."""
-
-    @field_validator("name")
-    @classmethod
-    def _is_known(cls, name: str) -> str:
-        known = (*SOURCES, TEXT_FILE)
-        if name not in known:
-            expected = ", ".join(f"'{source}'" for source in known)
-            raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
-        return name
 
 
 class TokenizerConfig(Section):
@@ -208,7 +189,7 @@ class RunConfig(Section):
     init_from: str | None
     """A folder of Hugging Face's GPT-2 to begin with; it decides the size. See `folio.init_from`."""
     paths: PathsConfig
-    data: DataConfig
+    data: Annotated[DataSources, Field(discriminator="name")]
     tokenizer: Annotated[TokenizerConfig | WordTokenizerConfig, Field(discriminator="name")]
     model: ModelConfig
     conditioning: Conditioning | None
@@ -274,14 +255,29 @@ def check_alone(config: RunConfig) -> None:
         raise ConfigError(
             f"trainer.devices={config.trainer.devices}: this version trains on one device; use trainer.devices=1"
         )
-    if config.data.name == TEXT_FILE and config.data.path is None:
-        raise ConfigError("data.path=null: data=text_file needs a file; add data.path=my.txt")
-    if config.data.name != TEXT_FILE and config.data.path is not None:
-        raise ConfigError(
-            f"data.path={config.data.path} has no effect with data={config.data.name}; add data=text_file"
-        )
+    _check_data_source(config.data)
     config.transformer_config(vocab_size=1 if config.model.vocab_size is None else config.model.vocab_size)
     _check_objective(config)
+
+
+def _check_data_source(data: DataSources) -> None:
+    """Raises: ConfigError where the place of the text is missing, or given in vain."""
+    if isinstance(data, MixtureConfig):
+        if not data.parts:
+            given = "null" if data.parts is None else "{}"
+            raise ConfigError(
+                f"data.parts={given}: data=mixture needs corpora and their weights; add "
+                "data.parts='{tiny_shakespeare: 0.7, my.txt: 0.3}'"
+            )
+        for name, part in data.parts.items():
+            if isinstance(part, PartConfig) and (part.path is None) == (part.name in EXAMPLES):
+                rule = "has no effect" if part.path else f"must be {EXAMPLES[part.name][0]}"
+                raise ConfigError(f"data.parts.{name}.path={part.path or 'null'} {rule} with name: {part.name}")
+    elif data.name in EXAMPLES and data.path is None:
+        what, example = EXAMPLES[data.name]
+        raise ConfigError(f"data.path=null: data={data.name} needs {what}; add {example}")
+    elif data.name not in EXAMPLES and data.path is not None:
+        raise ConfigError(f"data.path={data.path} has no effect with data={data.name}; add data=text_file")
 
 
 def _check_schedule(config: RunConfig) -> None:
@@ -368,8 +364,8 @@ def settle_vocabulary(config: RunConfig, tokenizer_vocab_size: int) -> RunConfig
     return config.model_copy(update={"model": model})
 
 
-def check_against_data(config: RunConfig, n_train_tokens: int, n_val_tokens: int) -> None:
-    """Check that a window fits into each split. Raises: ConfigError."""
+def check_against_data(config: RunConfig, n_train_tokens: int, n_val_tokens: int, of_what: str = "") -> None:
+    """Check that a window fits into each split, of one corpus of a mixture where that is said. Raises: ConfigError."""
     if isinstance(config.objective, MaskedLMConfig):
         return  # lines are as long as they are
     context = config.model.context_length
@@ -382,7 +378,7 @@ def check_against_data(config: RunConfig, n_train_tokens: int, n_val_tokens: int
         if n_tokens < needed:
             remedy = "lower them" if has_prefix else f"use at most {max(n_tokens - 1, 0)}"
             raise ConfigError(
-                f"model.context_length={context} is too long for the {split} split of {n_tokens} tokens; "
+                f"model.context_length={context} is too long for the {split} split of {n_tokens} tokens{of_what}; "
                 f"a window takes {window} of them: {remedy}, or more text"
             )
 

@@ -25,8 +25,9 @@ def blocks(text: str) -> list[Block]:
 def commands_of(page: Path) -> list[str]:
     """What a page shows in blocks of no language and between backticks, each once, without its comment."""
     text = page.read_text(encoding="utf-8")
-    lines = [line for block in blocks(text) if not block.language for line in block.text.splitlines()]
-    # A command in running text may go on in the next line.
+    shown = [re.sub(r"\\\n\s*", "", block.text) for block in blocks(text) if not block.language]
+    lines = [line for block in shown for line in block.splitlines()]
+    # A command in running text may go on in the next line, too.
     spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", FENCE.sub("", text))]
     found = [match[1] for code in (*lines, *spans) if (match := COMMAND.fullmatch(code.strip()))]
     return list(dict.fromkeys(re.sub(r"\s+# .*", "", command).strip() for command in found))

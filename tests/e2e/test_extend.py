@@ -205,7 +205,7 @@ def test_a_callback_can_come_when_a_run_goes_on(extended: Extended) -> None:
         ),
         ("An optimizer", ("optimizer=lyon",), "did you mean lion?"),
         ("An optimizer", ("optimizer=lion", "optimizer.learning_rate=-1"), "optimizer.learning_rate=-1"),
-        ("A dataset", ("data=sums", "data.name=sum"), "data.name=sum is not one of tiny_shakespeare, sums, text_file"),
+        ("A dataset", ("data=sums", "data.name=sum"), "is not one of tiny_shakespeare, sums, text_file, "),
         ("An objective", ("objective=smoothed_lm", "objective.smothing=0.1"), "did you mean objective.smoothing?"),
         ("An objective", ("objective=smoothed_lm", "objective.smoothing=2"), "objective.smoothing=2"),
         (

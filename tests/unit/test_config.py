@@ -31,6 +31,10 @@ CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.glob("*/*.yaml"))
 NEEDED_BESIDE = {
     Path("data/text_file"): ["data.path=my.txt"],
+    Path("data/text_files"): ["data.path=corpus/**/*.txt"],
+    Path("data/huggingface"): ["data.path=roneneldan/TinyStories"],
+    Path("data/prepared"): ["data.path=data/text_files/mine"],
+    Path("data/mixture"): ["data.parts={tiny_shakespeare: 0.7, corpus/**/*.txt: 0.3}"],
     Path("model/encoder_small"): ["objective=masked_lm"],
     Path("model/encoder_decoder_small"): ["objective=prefix_lm"],
     Path("experiment/finetune_gpt2"): ["init_from=gpt2"],
@@ -38,6 +42,15 @@ NEEDED_BESIDE = {
     Path("objective/prefix_lm"): ["model=encoder_decoder_small"],
 }
 MODELS = sorted(path for path in OPTIONS if path.parts[0] == "model")
+
+
+def mixture_of(parts: dict[str, Any]) -> dict[str, Any]:
+    return {"name": "mixture", "parts": parts, "window_order": "random"}
+
+
+def part(name: str, **keys: Any) -> dict[str, Any]:
+    return {"name": name, "weight": 1.0, **keys}
+
 
 VALID: dict[str, Any] = {
     "name": None,
@@ -510,6 +523,9 @@ def test_a_run_name_is_no_path(name: str) -> None:
         ({"trainer.devices": 2}, ("trainer.devices=2", "trainer.devices=1")),
         ({"data.name": "text_file"}, ("data.path=null", "data=text_file")),
         ({"data.path": "my.txt"}, ("data.path=my.txt", "data=tiny_shakespeare")),
+        ({"data": mixture_of({})}, ("data.parts={}", "data=mixture needs corpora")),
+        ({"data": mixture_of({"a": part("text_file")})}, ("data.parts.a.path=null must be a file",)),
+        ({"data": mixture_of({"a": part("tiny_shakespeare", path="x")})}, ("data.parts.a.path=x has no effect",)),
         ({"model.d_model": 5}, ("model.d_model=5", "model.n_heads=2", "model.d_model=4")),
         (
             {"positional_encoding.name": "sinusoidal", "model.d_model": 5, "model.n_heads": 1},

@@ -211,7 +211,7 @@ def test_the_unigram_baseline_by_hand() -> None:
     train = np.array([5, 5, 5, 6, 0, 0, 0, 0, 0], dtype="<u2")
     # Counts with one added: 4 of 5, 2 of 6, 1 of each of the other 6 that are no newline.
     nats = -(2 * math.log(4 / 12) + math.log(2 / 12) + math.log(1 / 12)) / 4
-    assert unigram_baseline(train, NEWLINES, validation) == pytest.approx(
+    assert unigram_baseline(train, NEWLINES, [validation]) == pytest.approx(
         {"unigram_loss_nats": nats, "unigram_accuracy": 0.5}
     )
 
@@ -225,6 +225,6 @@ def test_the_unigram_baseline_looks_at_exactly_the_targets_of_validation() -> No
     n_smoothed = counts.total() + N_SYMBOLS - 1
     nats = [-math.log((counts[token] + 1) / n_smoothed) for token in asked]
     commonest = counts.most_common(1)[0][0]
-    assert unigram_baseline(train, NEWLINES, validation) == pytest.approx(
+    assert unigram_baseline(train, NEWLINES, [validation]) == pytest.approx(
         {"unigram_loss_nats": sum(nats) / len(nats), "unigram_accuracy": asked.count(commonest) / len(asked)}
     )

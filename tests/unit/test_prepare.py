@@ -16,7 +16,8 @@ from folio import files
 from folio.data import prepare as module
 from folio.data import text_file as texts
 from folio.data.char_tokenizer import CharTokenizer
-from folio.data.prepare import PreparedData, prepare
+from folio.data.prepare import prepare
+from folio.data.prepared import PreparedData
 from folio.data.tokenizers import TOKENIZERS, Tokenizer, TokenizerChoice
 from folio.errors import FolioError
 

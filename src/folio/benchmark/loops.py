@@ -12,7 +12,7 @@ from folio.benchmark.protocol import Line, Spec
 from folio.benchmark.turnstile import Turnstile, open_data
 from folio.config import RunConfig
 from folio.data.batch import IGNORE_INDEX, Batch
-from folio.data.prepare import PreparedData
+from folio.data.prepared import PreparedData
 from folio.data.windows import ValidationWindows, gather_windows, random_starts
 from folio.models import Model, TransformerConfig, build_model
 from folio.models.blocks import Block

@@ -20,7 +20,7 @@ from folio.benchmark.loops import Loop
 from folio.benchmark.protocol import Spec
 from folio.benchmark.sides import transformers_path
 from folio.config import RunConfig
-from folio.data.prepare import PreparedData
+from folio.data.prepared import PreparedData
 from folio.errors import FolioError
 from folio.models.gpt2_format import PREFIX, gpt2_config_json, weights_of
 from folio.models.transformer_config import TransformerConfig

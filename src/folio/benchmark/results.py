@@ -11,7 +11,7 @@ from folio.benchmark.arithmetic import median_ratio, ratios
 FORMAT = 1
 """Of the JSON file; grows when a field changes its meaning."""
 
-RATES = ("tokens/s", "GFLOP/s", "GB/s")
+RATES = ("tokens/s", "GFLOP/s", "GB/s", "MB/s")
 """Units of which more is better; of all others less is."""
 
 

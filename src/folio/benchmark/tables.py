@@ -18,6 +18,7 @@ TITLES = {
     "overhead": "overhead: train.py against a bare loop of the same model, loss and optimizer",
     "memory": "memory: peak of the whole process",
     "data": "data",
+    "prepare": "prepare: text into shards of tokens",
     "loss": "loss, with its gradients",
     "generation": "generation: GPT-2 small, greedy, fp32",
     "startup": "startup: from the command to its first sign",

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from folio.benchmark.protocol import Line, Spec
 from folio.config import RunConfig
-from folio.data.prepare import PreparedData, prepare
+from folio.corpus_of_config import prepared_corpus
+from folio.data.prepared import PreparedData
 from folio.data.token_file import TokenFile
-from folio.data.tokenizers import TokenizerChoice
 from folio.memory import peak_bytes, resident_bytes
 
 
@@ -73,7 +73,5 @@ class Turnstile:
 
 def open_data(spec: Spec, config: RunConfig) -> PreparedData:
     """The corpus as train.py would open it, with the token file of the spec in place of the training split."""
-    text = Path(config.data.path) if config.data.path else None
-    tokenizer = TokenizerChoice(**config.tokenizer.model_dump())
-    data = prepare(config.data.name, text, tokenizer, Path(config.paths.data_dir), say=print)
+    data = prepared_corpus(config, Path(config.paths.data_dir), say=print)
     return data if spec.tokens is None else replace(data, train=TokenFile.open(Path(spec.tokens)))

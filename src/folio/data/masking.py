@@ -16,10 +16,16 @@ from torch.utils.data import Dataset
 from folio.data.batch import IGNORE_INDEX, Batch
 from folio.data.lines import Lines
 from folio.data.random_words import Stream, random_words, uniform_fractions, uniform_integers
+from folio.data.sharded_tokens import Tokens
 from folio.data.windows import Draw, as_tensor
 
 WORDS_PER_TOKEN = 3
 """Random words for each token: whether it is asked for, what becomes of it, and which symbol takes its place."""
+
+
+COUNTED_AT_ONCE = 1 << 20
+MOST_COUNTED = 1 << 26
+"""Training tokens that a baseline looks at, so that a start takes no longer on a larger corpus."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +92,10 @@ class MaskedTrainingLines(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self._lines)
 
+    def n_before(self, positions: np.ndarray) -> np.ndarray:
+        """(N,) int64: how many lines begin before each position of a token."""
+        return self._lines.n_before(positions)
+
     def __getitems__(self, draw: Draw) -> Batch:
         tokens, lengths = self._lines.gather(draw.indices)
         # For max_length columns, so that the words of a row do not depend on how long the other lines are.
@@ -125,22 +135,33 @@ def _padded_batch(inputs: np.ndarray, targets: np.ndarray, lengths: np.ndarray, 
 
 
 def unigram_baseline(
-    train_tokens: np.ndarray, newline_ids: np.ndarray, validation: MaskedValidationLines
+    train_tokens: Tokens, newline_ids: np.ndarray, validations: Sequence[MaskedValidationLines]
 ) -> dict[str, float]:
     """What can be had of the validation targets without reading anything around them.
 
     `unigram_loss_nats` is the mean cross entropy under the frequencies of the training tokens, newlines left out
     and one added to each count, and `unigram_accuracy` the share of targets that are the most frequent token.
     """
-    counts = np.bincount(np.asarray(train_tokens), minlength=validation.masking.n_symbols) + 1.0
+    n_symbols = validations[0].masking.n_symbols
+    counts = _token_counts(train_tokens, n_symbols) + 1.0
     counts[newline_ids] = 0
-    asked = _target_counts(validation)
+    asked = np.sum([_target_counts(validation) for validation in validations], axis=0)
     seen = asked > 0
     nats = np.log(counts.sum()) - np.log(counts[seen])
     return {
         "unigram_loss_nats": float(asked[seen] @ nats / asked.sum()),
         "unigram_accuracy": float(asked[counts.argmax()] / asked.sum()),
     }
+
+
+def _token_counts(tokens: Tokens, n_symbols: int) -> np.ndarray:
+    """(n_symbols,): how often each comes; of more than MOST_COUNTED tokens, in blocks spread evenly over them."""
+    n_blocks = -(-len(tokens) // COUNTED_AT_ONCE)
+    blocks = np.linspace(0, n_blocks - 1, min(n_blocks, MOST_COUNTED // COUNTED_AT_ONCE)).astype(np.int64)
+    counts = np.zeros(n_symbols, dtype=np.int64)
+    for first in (blocks * COUNTED_AT_ONCE).tolist():
+        counts += np.bincount(np.asarray(tokens[first : first + COUNTED_AT_ONCE]), minlength=n_symbols)
+    return counts
 
 
 def _target_counts(validation: MaskedValidationLines, batch_size: int = 256) -> np.ndarray:

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from folio.data.batch import Batch
 from folio.data.random_words import Stream, random_words, uniform_integers
+from folio.data.sharded_tokens import Tokens
 from folio.data.windows import Draw, as_tensor, gather_runs, gather_windows, sequential_windows
 from folio.errors import FolioError
 
@@ -42,7 +43,7 @@ class PrefixTrainingWindows(Dataset[Batch]):
     """
 
     def __init__(
-        self, tokens: np.ndarray, context_length: int, *, seed: int, min_prefix_length: int, max_prefix_length: int
+        self, tokens: Tokens, context_length: int, *, seed: int, min_prefix_length: int, max_prefix_length: int
     ) -> None:
         assert 1 <= min_prefix_length <= max_prefix_length
         self._tokens = tokens
@@ -80,7 +81,7 @@ class PrefixValidationWindows(Dataset[Batch]):
 
     def __init__(
         self,
-        tokens: np.ndarray,
+        tokens: Tokens,
         context_length: int,
         *,
         min_prefix_length: int,

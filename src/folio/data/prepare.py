@@ -5,21 +5,21 @@ all of these are whole and were made from the same text with the same tokenizer.
 """
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from folio.data.assets import fetch
 from folio.data.encoding import encode_all
+from folio.data.prepared import NotReusableError, PreparedData
 from folio.data.progress import progress
 from folio.data.sources import SOURCES, TEXT_FILE
 from folio.data.text_file import before_white_space, check_text_file, pieces, split_text
-from folio.data.token_file import TokenFile, TokenFileError, write_token_file
+from folio.data.token_file import LARGEST_HASHED_BYTES, TokenFile, TokenFileError, write_token_file
 from folio.data.tokenizers import (
-    Tokenizer,
     TokenizerChoice,
     build_tokenizer,
     load_tokenizer,
@@ -29,19 +29,7 @@ from folio.data.tokenizers import (
 from folio.errors import FolioError
 from folio.files import exclusive_lock, remove_unfinished, sha256_of, write_atomically
 
-
-@dataclass(frozen=True)
-class PreparedData:
-    """What training needs of a corpus."""
-
-    train: TokenFile
-    val: TokenFile
-    tokenizer: Tokenizer
-    folder: Path
-
-
-class _NotReusableError(Exception):
-    """The folder cannot be used as it is; the message says why."""
+REMEMBERED = "text.json"
 
 
 def prepare(
@@ -55,12 +43,13 @@ def prepare(
 
     Raises: FolioError for an unknown source, an unusable text, a file that cannot be had or written.
     """
-    _check_source(source, path)
     folder = _corpus_folder(source, path, data_dir) / tokenizer.folder_name
+    if path is None or _remembered(path, folder) is None:
+        _check_source(source, path)
     try:
         # Without the lock at first, so that a data folder that may only be read serves as well.
-        with suppress(_NotReusableError):
-            return _open(folder, _source_sha256(source, path), tokenizer)
+        with suppress(NotReusableError):
+            return _open(folder, _source_sha256(source, path, folder), tokenizer)
         return _prepare_locked(source, path, tokenizer, folder, data_dir / "assets", say)
     except OSError as error:
         raise FolioError(
@@ -86,31 +75,70 @@ def _corpus_folder(source: str, path: Path | None, data_dir: Path) -> Path:
     return data_dir / source / f"{path.stem[:40]}-{digest[:8]}"
 
 
-def _source_sha256(source: str, path: Path | None) -> str:
-    return SOURCES[source].sha256 if path is None else sha256_of(path)
+def _source_sha256(source: str, path: Path | None, folder: Path) -> str:
+    if path is None:
+        return SOURCES[source].sha256
+    return _remembered(path, folder) or sha256_of(path)
 
 
-def _open(folder: Path, source_sha256: str, tokenizer: TokenizerChoice) -> PreparedData:
-    """The folder as it is. Raises _NotReusableError unless all of it is whole, of this text and tokenizer."""
+def _remembered(path: Path, folder: Path) -> str | None:
+    """The sha256 of a large text that has the size and time that it had when it was prepared; None of any other.
+
+    Reading it again would make each start as long as the text.
+    """
+    try:
+        seen = path.stat()
+        fields = json.loads((folder / REMEMBERED).read_bytes())
+        is_same = (fields["n_bytes"], fields["modified_ns"]) == (seen.st_size, seen.st_mtime_ns)
+        return str(fields["sha256"]) if is_same and seen.st_size > LARGEST_HASHED_BYTES else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _remember(path: Path, folder: Path, sha256: str) -> None:
+    seen = path.stat()
+    fields = {"n_bytes": seen.st_size, "modified_ns": seen.st_mtime_ns, "sha256": sha256}
+    write_atomically(folder / REMEMBERED, json.dumps(fields).encode())
+
+
+def text_sha256(path: Path, data_dir: Path) -> str:
+    """Of a text that may have been prepared; of a large one without reading it, where it has not changed since."""
+    folders = _corpus_folder(TEXT_FILE, path, data_dir).glob("*")
+    remembered = (_remembered(path, folder) for folder in folders)
+    return next(filter(None, remembered), None) or sha256_of(path)
+
+
+def open_as_it_is(folder: Path) -> PreparedData:
+    """A prepared folder. Raises NotReusableError unless all of it is whole, and of one tokenizer and text."""
     try:
         state = (folder / "tokenizer.json").read_bytes()
         loaded = load_tokenizer(state_from_json(state))
         train, val = TokenFile.open(folder / "train.bin"), TokenFile.open(folder / "val.bin")
     except FileNotFoundError as error:
-        raise _NotReusableError(f"{error.filename} is missing") from error
+        raise NotReusableError(f"{error.filename} is missing") from error
     except TokenFileError as error:
-        raise _NotReusableError(error.fault) from error
+        raise NotReusableError(error.fault) from error
     except ValueError as error:
-        raise _NotReusableError(f"{folder / 'tokenizer.json'} is damaged") from error
+        raise NotReusableError(f"{folder / 'tokenizer.json'} is damaged") from error
     for file, split in ((train, "train"), (val, "val")):
-        if file.info.source_sha256 != source_sha256:
-            raise _NotReusableError("the text has changed since")
         made_as = (file.info.tokenizer, file.info.tokenizer_fingerprint, file.info.split)
-        if made_as != (tokenizer.name, _fingerprint(state), split) or not tokenizer.allows(loaded):
-            raise _NotReusableError(f"{file.path} was made with another tokenizer or for another split")
+        if made_as != (loaded.name, _fingerprint(state), split):
+            raise NotReusableError(f"{file.path} was made with another tokenizer or for another split")
         if file.info.vocab_size != loaded.vocab_size:
-            raise _NotReusableError(f"{file.path} has another vocabulary than its tokenizer")
+            raise NotReusableError(f"{file.path} has another vocabulary than its tokenizer")
+    if train.info.source_sha256 != val.info.source_sha256:
+        raise NotReusableError("the text has changed since")
     return PreparedData(train, val, loaded, folder)
+
+
+def _open(folder: Path, source_sha256: str, tokenizer: TokenizerChoice) -> PreparedData:
+    """Raises NotReusableError unless the folder is whole, of this text and tokenizer."""
+    data = open_as_it_is(folder)
+    if source_sha256 != data.train.info.source_sha256:
+        raise NotReusableError("the text has changed since")
+    if not tokenizer.allows(data.tokenizer):
+        raise NotReusableError(f"{folder} was made with another tokenizer")
+    return data
 
 
 def _fingerprint(state: bytes) -> str:
@@ -130,8 +158,8 @@ def _prepare_locked(
     with exclusive_lock(folder / "prepared"):
         try:
             # Another process may have done the work while this one waited.
-            return _open(folder, _source_sha256(source, path), tokenizer)
-        except _NotReusableError as reason:
+            return _open(folder, _source_sha256(source, path, folder), tokenizer)
+        except NotReusableError as reason:
             say(f"Preparing {folder}" if is_new else f"Preparing {folder} again: {reason}")
         remove_unfinished(folder)
         text = fetch(SOURCES[source], assets_dir) if path is None else path
@@ -140,6 +168,8 @@ def _prepare_locked(
         elapsed_s = time.perf_counter() - started
         if sha256_of(text) != source_sha256:
             raise FolioError(f"data.path={text} was changed while it was prepared; start again once it is whole")
+        if path is not None and path.stat().st_size > LARGEST_HASHED_BYTES:
+            _remember(path, folder, source_sha256)
         prepared = _open(folder, source_sha256, tokenizer)
     _report(prepared, elapsed_s, say)
     return prepared

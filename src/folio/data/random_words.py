@@ -13,6 +13,7 @@ class Stream(IntEnum):
     VALIDATION_MASKS = 2
     PREFIX_LENGTHS = 3
     VALIDATION_PREFIX_LENGTHS = 4
+    MIXTURE = 5
 
 
 def random_words(seed: int, index: int, n_words: int, stream: Stream) -> np.ndarray:

@@ -48,11 +48,12 @@ _CL100K = _rank_file(
 
 @dataclass(frozen=True)
 class RankedEncoding:
-    """What tiktoken must be asked for, how many ids it has, and the one file that it then reads."""
+    """What tiktoken must be asked for, how many ids it has, which one ends a text, and the one file that it reads."""
 
     tiktoken_name: str
     vocab_size: int
     rank_file: Asset
+    end_of_text: int = 50_256
 
 
 # tiktoken's own gpt2 reads two older files instead, and comes out with the ranks, the pattern and the special
@@ -62,5 +63,5 @@ ENCODINGS: dict[str, RankedEncoding] = {
     "r50k_base": RankedEncoding("r50k_base", 50_257, _R50K),
     "p50k_base": RankedEncoding("p50k_base", 50_281, _P50K),
     "p50k_edit": RankedEncoding("p50k_edit", 50_284, _P50K),
-    "cl100k_base": RankedEncoding("cl100k_base", 100_277, _CL100K),
+    "cl100k_base": RankedEncoding("cl100k_base", 100_277, _CL100K, end_of_text=100_257),
 }

@@ -49,6 +49,10 @@ class TiktokenTokenizer(LosslessTokenizer):
     def vocab_size(self) -> int:
         return ENCODINGS[self.name].vocab_size
 
+    @property
+    def end_of_text(self) -> int:
+        return ENCODINGS[self.name].end_of_text
+
     @cached_property
     def _encoding(self) -> "tiktoken.Encoding":
         # Made at first use: a run on prepared data sizes its model and saves this state without encoding.

@@ -79,14 +79,15 @@ class MappedTokens(np.memmap):
 
     def __reduce__(self) -> Any:
         if isinstance(cast(object, self.base), mmap.mmap):  # not a slice
-            return _map_tokens, (self.filename, self.dtype.str)
+            return map_tokens, (self.filename, self.dtype.str)
         return np.asarray(self).__reduce__()
 
 
-def _map_tokens(path: Path, dtype: str) -> MappedTokens:
+def map_tokens(path: Path, dtype: str, at_random: bool = False) -> MappedTokens:
+    """The ids of a file. `at_random`: they are one of many shards that are larger together than memory may be."""
     tokens = MappedTokens(path, dtype=dtype, mode="r")
     # Windows lie anywhere. The system would read megabytes around each, which pays only where the whole file stays.
-    if tokens.nbytes > LARGEST_HASHED_BYTES and hasattr(mmap, "MADV_RANDOM"):
+    if (at_random or tokens.nbytes > LARGEST_HASHED_BYTES) and hasattr(mmap, "MADV_RANDOM"):
         cast(mmap.mmap, tokens.base).madvise(mmap.MADV_RANDOM)
     return tokens
 
@@ -143,15 +144,10 @@ class TokenFile:
             raise TokenFileError(path, f"has {n_bytes} bytes where its sidecar promises {expected}")
         if n_bytes <= LARGEST_HASHED_BYTES and sha256_of(path) != info.tokens_sha256:
             raise TokenFileError(path, "was altered: its sha256 is not the one in its sidecar")
-        tokens = _map_tokens(path, info.dtype)
+        tokens = map_tokens(path, info.dtype)
         if n_bytes <= LARGEST_HASHED_BYTES and tokens.max() >= info.vocab_size:
             raise TokenFileError(path, f"holds the id {tokens.max()}, and its vocabulary ends at {info.vocab_size}")
         return cls(path, info, tokens, opened)
-
-    def holds_other_than(self, ids: np.ndarray) -> bool:
-        """Whether a token is none of these; reads no further than to the first."""
-        pieces = (self.tokens[first : first + 2**16] for first in range(0, len(self.tokens), 2**16))
-        return any(not np.isin(piece, ids).all() for piece in pieces)
 
 
 def token_dtype(vocab_size: int) -> str:

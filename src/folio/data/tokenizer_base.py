@@ -26,6 +26,10 @@ class LosslessTokenizer(ABC):
     """A tokenizer each of whose ids stands for bytes, which joined are the UTF-8 of the text."""
 
     @property
+    def end_of_text(self) -> int | None:
+        return None
+
+    @property
     @abstractmethod
     def vocab_size(self) -> int: ...
 

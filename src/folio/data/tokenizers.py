@@ -6,6 +6,7 @@ without network, data folder or cache.
 
 import base64
 import difflib
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,11 @@ class Tokenizer(Protocol):
 
     @property
     def vocab_size(self) -> int: ...
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The id that stands between documents and is never part of a text; None where there is none."""
+        ...
 
     def encode(self, text: str) -> np.ndarray:
         """Token ids, shape (N,), integers. Every character counts as ordinary text.
@@ -87,6 +93,8 @@ class TokenizerChoice:
     name: str
     max_vocab_size: int | None = None
     """How many ids a word tokenizer may have; None: as many as there are words."""
+    given: Tokenizer | None = None
+    """One that was made already, for several corpora together; else a text is what `char` and `word` learn from."""
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -94,13 +102,20 @@ class TokenizerChoice:
 
     @property
     def folder_name(self) -> str:
-        """word-8192, or the name alone."""
-        return self.name if self.max_vocab_size is None else f"{self.name}-{self.max_vocab_size}"
+        """word-8192, or the name alone; with a digest where the tokenizer was given."""
+        name = self.name if self.max_vocab_size is None else f"{self.name}-{self.max_vocab_size}"
+        return name if self.given is None else f"{name}-{fingerprint_of(self.given)[:8]}"
+
+    @property
+    def learns(self) -> bool:
+        """Whether it depends on the text."""
+        return self.given is None and self.name in (CHAR, WORD)
 
     def allows(self, tokenizer: Tokenizer) -> bool:
         """Whether it can have been built by this choice."""
         fits = self.max_vocab_size is None or tokenizer.vocab_size <= self.max_vocab_size
-        return tokenizer.name == self.name and fits
+        is_given = self.given is None or fingerprint_of(self.given) == fingerprint_of(tokenizer)
+        return tokenizer.name == self.name and fits and is_given
 
 
 def build_tokenizer(choice: TokenizerChoice, train: Iterable[str], val: Iterable[str], assets_dir: Path) -> Tokenizer:
@@ -110,6 +125,8 @@ def build_tokenizer(choice: TokenizerChoice, train: Iterable[str], val: Iterable
 
     Raises: FolioError for an empty text with `char`, or a rank file that cannot be had.
     """
+    if choice.given is not None:
+        return choice.given
     if choice.name == CHAR:
         return CharTokenizer("".join(sorted(set[str]().union(*chain(train, val)))))
     if choice.name == WORD:
@@ -136,6 +153,12 @@ def load_tokenizer(state: Mapping[str, Any]) -> Tokenizer:
     )
 
 
+def line_breaks(tokenizer: Tokenizer) -> np.ndarray:
+    """(N,) int64: the ids at which a line ends, those of newlines and that of the end of a document."""
+    newlines = tokenizer.newline_ids()
+    return newlines if tokenizer.end_of_text is None else np.append(newlines, tokenizer.end_of_text)
+
+
 def _check_name(name: str) -> None:
     """Raises: FolioError with the nearest known name."""
     if name not in TOKENIZERS:
@@ -151,6 +174,11 @@ def state_to_json(state: Mapping[str, Any]) -> bytes:
         for key, value in state.items()
     }
     return json.dumps(plain, sort_keys=True).encode("ascii")
+
+
+def fingerprint_of(tokenizer: Tokenizer) -> str:
+    """The sha256 of the tokenizer's state as a file."""
+    return hashlib.sha256(state_to_json(tokenizer.state())).hexdigest()
 
 
 def state_from_json(data: bytes) -> dict[str, Any]:

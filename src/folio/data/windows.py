@@ -9,9 +9,9 @@ Shapes: B sequences in a batch, T = context_length. A window holds T + 1 tokens:
 that are the same tokens shifted by one.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from folio.data.batch import IGNORE_INDEX, Batch
+from folio.data.permutation import Permutation as Permutation
 from folio.data.random_words import Stream, random_words, uniform_integers
+from folio.data.sharded_tokens import ShardedTokens, Tokens
 from folio.data.token_file import check_whole
 from folio.errors import FolioError
 
@@ -55,51 +57,6 @@ def shuffled_starts(n_starts: int, seed: int, step: int, batch_size: int) -> np.
 WINDOW_ORDERS = {"random": random_starts, "shuffled": shuffled_starts}
 
 
-class Permutation:
-    """A pseudorandom bijection of [0, n), computed point by point: no table, whatever n is.
-
-    Source: Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains", the generalized Feistel cipher:
-    the halves of a number live in Z_a and Z_b with a * b just above n, and a result beyond n is enciphered
-    again until it falls below (cycle walking). The round function is the finaliser of splitmix64 (Steele et
-    al. 2014).
-
-    Shapes: int64 (N,) -> int64 (N,).
-    """
-
-    # Luby and Rackoff 1988 need four for pseudorandomness; two more cost little.
-    N_ROUNDS = 6
-
-    def __init__(self, n: int, seed: int, epoch: int = 0) -> None:
-        assert n >= 1
-        self.n = n
-        self._a = np.uint64(math.isqrt(n - 1) + 1)
-        self._b = np.uint64(-(-n // int(self._a)))
-        self._keys = random_words(seed, epoch, self.N_ROUNDS, Stream.WINDOW_ORDER)
-
-    def __call__(self, places: np.ndarray) -> np.ndarray:
-        assert places.size == 0 or (places.min() >= 0 and places.max() < self.n)
-        values = self._encipher(places.astype(np.uint64))
-        while (beyond := values >= self.n).any():
-            values[beyond] = self._encipher(values[beyond])
-        return values.astype(np.int64)
-
-    def _encipher(self, values: np.ndarray) -> np.ndarray:
-        right, left = np.divmod(values, self._a)
-        for left_key, right_key in self._keys.reshape(-1, 2):
-            left = (left + _scramble(right ^ left_key) % self._a) % self._a
-            right = (right + _scramble(left ^ right_key) % self._b) % self._b
-        enciphered: np.ndarray = self._a * right + left
-        return enciphered
-
-
-def _scramble(words: np.ndarray) -> np.ndarray:
-    """(N,) uint64 -> (N,) uint64 in which each bit depends on every bit of the word."""
-    mixed: np.ndarray = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed ^= mixed >> np.uint64(31)
-    return mixed
-
-
 @dataclass(frozen=True)
 class SequentialWindows:
     """Windows over a whole split: `starts` (N,), and `first_counted` (N,), the first target in each that no
@@ -126,24 +83,30 @@ def sequential_windows(n_tokens: int, context_length: int) -> SequentialWindows:
     return SequentialWindows(starts, wanted - starts)
 
 
-def gather_windows(tokens: np.ndarray, starts: np.ndarray, context_length: int) -> np.ndarray:
+def gather_windows(tokens: Tokens, starts: np.ndarray, context_length: int) -> np.ndarray:
     """(B, T + 1) int64: the window at each start, in one gather that reads no other page of a mapped file.
 
     Rows of a strided view are copied as runs, which is 40 times faster than B * (T + 1) single positions for
     batches of GPT-2's size.
     """
+    if isinstance(tokens, ShardedTokens):
+        return tokens.windows(starts, context_length + 1).astype(np.int64)
     check_whole(tokens)
     windows: np.ndarray = sliding_window_view(np.asarray(tokens), context_length + 1)[starts].astype(np.int64)
     return windows
 
 
-def gather_runs(tokens: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def gather_runs(tokens: Tokens, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """(B, T) int64: the run of tokens at each start, padded with zeros to the longest; `lengths` (B,) are positive."""
-    check_whole(tokens)
     columns = np.arange(lengths.max())
     # Padding repeats the last position, so that no other page of a mapped file is read.
     positions = starts[:, None] + np.minimum(columns, lengths[:, None] - 1)
-    runs: np.ndarray = np.where(columns < lengths[:, None], np.asarray(tokens)[positions], 0).astype(np.int64)
+    if isinstance(tokens, ShardedTokens):
+        found = tokens.take(positions)
+    else:
+        check_whole(tokens)
+        found = np.asarray(tokens)[positions]
+    runs: np.ndarray = np.where(columns < lengths[:, None], found, 0).astype(np.int64)
     return runs
 
 
@@ -175,7 +138,7 @@ class TrainingWindows(Dataset[Batch]):
     Raises: FolioError if the split is shorter than one window.
     """
 
-    def __init__(self, tokens: np.ndarray, context_length: int) -> None:
+    def __init__(self, tokens: Tokens, context_length: int) -> None:
         self._tokens = tokens
         self._context_length = context_length
         self._n_starts = n_window_starts(len(tokens), context_length)
@@ -195,7 +158,7 @@ class ValidationWindows(Dataset[Batch]):
     Raises: FolioError if the split is shorter than one window.
     """
 
-    def __init__(self, tokens: np.ndarray, context_length: int) -> None:
+    def __init__(self, tokens: Tokens, context_length: int) -> None:
         self._tokens = tokens
         self._context_length = context_length
         self._windows = sequential_windows(len(tokens), context_length)
@@ -208,6 +171,12 @@ class ValidationWindows(Dataset[Batch]):
         windows = gather_windows(self._tokens, self._windows.starts[rows], self._context_length)
         tokens = as_tensor(windows[:, :-1])
         return Batch(tokens, as_tensor(self._windows.counted(windows[:, 1:], rows)), n_tokens=tokens.numel())
+
+
+class IndexOrder(Protocol):
+    """An order of indices that is no plain one of `WINDOW_ORDERS`: `folio.data.mixture.Mixture`."""
+
+    def indices(self, window_order: str, seed: int, step: int, batch_size: int) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -232,6 +201,8 @@ class TrainingBatches(Sampler[Draw]):
     n_steps: int
     rank: int = 0
     world_size: int = 1
+    mixture: IndexOrder | None = None
+    """Of several corpora; else `window_order` draws from [0, n_starts)."""
 
     def __post_init__(self) -> None:
         assert self.window_order in WINDOW_ORDERS
@@ -242,10 +213,15 @@ class TrainingBatches(Sampler[Draw]):
         return self.n_steps * (self.batch_size // (self.micro_batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[Draw]:
-        choose_starts = WINDOW_ORDERS[self.window_order]
         n_own = self.batch_size // self.world_size
         own = range(self.rank * n_own, (self.rank + 1) * n_own, self.micro_batch_size)
         for step in range(self.first_step, self.n_steps):
-            indices = choose_starts(self.n_starts, self.seed, step, self.batch_size)
+            indices = self.indices(step)
             for first in own:
                 yield Draw(step, indices, slice(first, first + self.micro_batch_size))
+
+    def indices(self, step: int) -> np.ndarray:
+        """(B,) int64: the global batch of a step."""
+        if self.mixture is not None:
+            return self.mixture.indices(self.window_order, self.seed, step, self.batch_size)
+        return WINDOW_ORDERS[self.window_order](self.n_starts, self.seed, step, self.batch_size)

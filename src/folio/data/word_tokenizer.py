@@ -64,7 +64,12 @@ class WordTokenizer:
     @classmethod
     def of_pieces(cls, pieces: Iterable[str], max_vocab_size: int | None) -> "WordTokenizer":
         """`of_text` of a text in pieces that cut no unit, of which one is held at a time."""
-        counts = Counter(chain.from_iterable(map(UNIT.findall, pieces)))
+        return cls.of_counts(Counter(chain.from_iterable(map(UNIT.findall, pieces))), max_vocab_size)
+
+    @classmethod
+    def of_counts(cls, counts: Counter[str], max_vocab_size: int | None) -> "WordTokenizer":
+        """`of_text` of a text with so many of each unit as UNIT finds them."""
+        counts = counts.copy()
         del counts[SPECIAL_TEXTS[SPACE]]
         units = sorted(counts, key=lambda unit: (-counts[unit], unit))
         return cls(units if max_vocab_size is None else units[: max_vocab_size - len(SPECIAL_TEXTS)])
@@ -72,6 +77,10 @@ class WordTokenizer:
     @property
     def vocab_size(self) -> int:
         return len(self._texts)
+
+    @property
+    def end_of_text(self) -> None:
+        return None
 
     def encode(self, text: str) -> np.ndarray:
         utf8_of(text)  # half of a surrogate pair must not become an unknown unit, which could not be spelled

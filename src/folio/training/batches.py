@@ -9,12 +9,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from folio.config import RunConfig
 from folio.data.batch import Batch
-from folio.data.lines import Lines
+from folio.data.lines import LineFiles, Lines
 from folio.data.loaders import token_loader, validation_loader
 from folio.data.masking import MaskedTrainingLines, MaskedValidationLines, Masking, unigram_baseline
+from folio.data.mixture import Mixture
 from folio.data.prefixes import PrefixTrainingWindows, PrefixValidationWindows
-from folio.data.prepare import PreparedData
-from folio.data.token_file import TokenFile, TokenFileInfo
+from folio.data.prepared import PreparedData, TokenSplit
+from folio.data.token_file import TokenFileInfo
+from folio.data.tokenizers import line_breaks
 from folio.data.windows import TrainingBatches, TrainingWindows, ValidationWindows
 from folio.models import Model
 from folio.options.objectives import MaskedLMConfig
@@ -25,20 +27,37 @@ Indexed = TrainingWindows | MaskedTrainingLines | PrefixTrainingWindows
 
 
 @dataclass(frozen=True)
-class Validation:
-    """How a split is measured: every target once, in fixed order."""
+class PartValidation:
+    """How one corpus is measured; the only one, or one of a mixture."""
 
+    name: str
     info: TokenFileInfo | None
     """Of the text, for bits per byte; see `Objective.coding_info`."""
     loader: DataLoader[Batch]
     shuffled_prefix: DataLoader[Batch] | None
     """The same with the prefixes of other windows; for a prefix LM."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How a split is measured: every target once, in fixed order, a corpus after the other."""
+
+    info: TokenFileInfo | None
+    """Of the text of all parts."""
+    parts: tuple[PartValidation, ...]
     baseline: dict[str, float]
     """What can be had without a model; for a masked LM."""
 
     @property
     def loaders(self) -> list[DataLoader[Batch]]:
-        return [self.loader] if self.shuffled_prefix is None else [self.loader, self.shuffled_prefix]
+        """Those of the parts, and then those of their shuffled prefixes, where there are some."""
+        shuffled = [part.shuffled_prefix for part in self.parts if part.shuffled_prefix is not None]
+        return [*(part.loader for part in self.parts), *shuffled]
+
+    @property
+    def infos(self) -> tuple[tuple[str, TokenFileInfo | None], ...]:
+        """Name and text of each part."""
+        return tuple((part.name, part.info) for part in self.parts)
 
 
 class Objective:
@@ -55,16 +74,32 @@ class Objective:
         """What is drawn from: windows of the training split."""
         return TrainingWindows(self.data.train.tokens, self.config.model.context_length)
 
-    def validation(self, split: TokenFile) -> Validation:
+    def mixture(self, dataset: Indexed) -> Mixture | None:
+        """Which indices of `training_dataset` belong to which corpus, so that none reaches over into the next.
+
+        None of a single one.
+        """
+        if not self.data.parts:
+            return None
+        width = len(self.data.train.tokens) - len(dataset)  # of a window, less one: it starts nowhere in the last ones
+        begins, shares = self._begins(), tuple(part.share for part in self.data.parts)
+        return Mixture(shares, tuple((np.diff(begins) - width).tolist()), tuple(begins[:-1].tolist()))
+
+    def validation(self, split: TokenSplit) -> Validation:
         """Of one of the two splits."""
+        parts = tuple(self.part_validation(name, part) for name, part in self._parts_of(split))
+        return Validation(self.coding_info(split), parts, {})
+
+    def part_validation(self, name: str, split: TokenSplit) -> PartValidation:
+        """Of that split of one corpus."""
         windows = ValidationWindows(split.tokens, self.config.model.context_length)
-        return Validation(self.coding_info(split), self._loader(windows), None, {})
+        return PartValidation(name, self.coding_info(split), self._loader(windows), None)
 
     def loss(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
         """What training makes small, and the accuracy: two scalars, means over the targets."""
         return batch_loss(model, batch)
 
-    def coding_info(self, split: TokenFile) -> TokenFileInfo | None:
+    def coding_info(self, split: TokenSplit) -> TokenFileInfo | None:
         """What turns a loss into bits per byte; None where the guesses of the model are no code for the text."""
         return split.info
 
@@ -75,6 +110,15 @@ class Objective:
     def _loader(self, dataset: Dataset[Batch]) -> DataLoader[Batch]:
         return validation_loader(dataset, self.config.training.sequences_at_once)
 
+    def _parts_of(self, split: TokenSplit) -> list[tuple[str, TokenSplit]]:
+        """The same split of each corpus, with its name; the only one has none."""
+        is_train = split.info.split == "train"
+        return [(part.name, part.train if is_train else part.val) for part in self.data.parts] or [("", split)]
+
+    def _begins(self) -> np.ndarray:
+        """(n + 1,) int64: where each of the n corpora of a mixture begins in the training split, and where it ends."""
+        return np.cumsum([0, *(part.train.info.n_tokens for part in self.data.parts)])
+
 
 class CausalLM(Objective):
     """Every token from those before it."""
@@ -84,22 +128,35 @@ class MaskedLM(Objective):
     """Hidden tokens of lines from those on both sides."""
 
     def training_dataset(self) -> MaskedTrainingLines:
-        return MaskedTrainingLines(self._lines(self.data.train.tokens), self._masking(), seed=self.config.seed)
+        return MaskedTrainingLines(self._lines(self.data.train), self._masking(), seed=self.config.seed)
 
-    def validation(self, split: TokenFile) -> Validation:
-        lines = MaskedValidationLines(self._lines(split.tokens), self._masking())
-        baseline = unigram_baseline(self.data.train.tokens, self.data.tokenizer.newline_ids(), lines)
-        return Validation(self.coding_info(split), self._loader(lines), None, baseline)
+    def mixture(self, dataset: Indexed) -> Mixture | None:
+        if not self.data.parts:
+            return None
+        assert isinstance(dataset, MaskedTrainingLines)
+        firsts, shares = dataset.n_before(self._begins()), tuple(part.share for part in self.data.parts)
+        return Mixture(shares, tuple(np.diff(firsts).tolist()), tuple(firsts[:-1].tolist()))
 
-    def coding_info(self, split: TokenFile) -> TokenFileInfo | None:
+    def validation(self, split: TokenSplit) -> Validation:
+        names, splits = zip(*self._parts_of(split), strict=True)
+        lines = [MaskedValidationLines(self._lines(part), self._masking()) for part in splits]
+        parts = (PartValidation(name, None, self._loader(own), None) for name, own in zip(names, lines, strict=True))
+        baseline = unigram_baseline(self.data.train.tokens, line_breaks(self.data.tokenizer), lines)
+        return Validation(None, tuple(parts), baseline)
+
+    def coding_info(self, split: TokenSplit) -> TokenFileInfo | None:
         return None
 
     def tokens_per_step(self) -> float:
-        return self.config.training.batch_size * float(self._lines(self.data.train.tokens).lengths.mean())
+        return self.config.training.batch_size * self._lines(self.data.train).mean_length
 
-    def _lines(self, tokens: np.ndarray) -> Lines:
-        """The lines of a split, cut where they are longer than the context."""
-        return Lines(tokens, self.data.tokenizer.newline_ids(), self.config.model.context_length)
+    def _lines(self, split: TokenSplit) -> Lines:
+        """The lines of a split, cut where they are longer than the context; of a large one kept in its folder."""
+        name, context_length = split.info.split, self.config.model.context_length
+        borders = self._begins()[1:-1].tolist() if split is self.data.train else []
+        identity = split.info.source_sha256[:16] or split.info.tokens_sha256[:16]
+        files = LineFiles(split.path.parent / f"lines-{name}-{context_length}-{identity}")
+        return Lines(split.tokens, line_breaks(self.data.tokenizer), context_length, borders, files)
 
     def _masking(self) -> Masking:
         """The mask's id follows the tokenizer's."""
@@ -127,7 +184,7 @@ class PrefixLM(Objective):
             max_prefix_length=longest,
         )
 
-    def validation(self, split: TokenFile) -> Validation:
+    def part_validation(self, name: str, split: TokenSplit) -> PartValidation:
         shortest, longest = self.config.prefix_lengths
         right, shuffled = (
             PrefixValidationWindows(
@@ -139,7 +196,7 @@ class PrefixLM(Objective):
             )
             for shuffled in (False, True)
         )
-        return Validation(self.coding_info(split), self._loader(right), self._loader(shuffled), {})
+        return PartValidation(name, self.coding_info(split), self._loader(right), self._loader(shuffled))
 
     def tokens_per_step(self) -> float:
         return self.config.training.batch_size * (
@@ -154,7 +211,8 @@ def objective_of(config: RunConfig, data: PreparedData) -> Objective:
 
 def training_loader(config: RunConfig, data: PreparedData, first_step: int) -> DataLoader[Batch]:
     """The batches of a run from a step on."""
-    dataset, training = objective_of(config, data).training_dataset(), config.training
+    objective, training = objective_of(config, data), config.training
+    dataset = objective.training_dataset()
     batches = TrainingBatches(
         window_order=config.data.window_order,
         n_starts=len(dataset),
@@ -163,10 +221,11 @@ def training_loader(config: RunConfig, data: PreparedData, first_step: int) -> D
         micro_batch_size=training.sequences_at_once,
         first_step=first_step,
         n_steps=training.max_steps,
+        mixture=objective.mixture(dataset),
     )
     return token_loader(cast(Dataset[Batch], dataset), batches)
 
 
-def validation(config: RunConfig, data: PreparedData, split: TokenFile) -> Validation:
+def validation(config: RunConfig, data: PreparedData, split: TokenSplit) -> Validation:
     """Of one of the two splits of `data`, for the objective of the run."""
     return objective_of(config, data).validation(split)

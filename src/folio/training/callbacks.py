@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from folio.config import TrainingConfig
-from folio.data.prepare import PreparedData
+from folio.data.prepared import PreparedData
 from folio.data.token_file import TokenFileInfo
 from folio.data.tokenizers import Tokenizer
 from folio.errors import FolioError
@@ -53,8 +53,8 @@ class DataWatch(Callback):
 
     def check(self) -> None:
         """Raises: FolioError where something has written to the tokens since they were opened."""
-        self.data.train.check_unchanged()
-        self.data.val.check_unchanged()
+        for file in self.data.files:
+            file.check_unchanged()
 
 
 class Curves(Callback):

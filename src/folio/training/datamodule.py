@@ -5,7 +5,7 @@ from torch.utils.data import DataLoader
 
 from folio.config import RunConfig
 from folio.data.batch import Batch
-from folio.data.prepare import PreparedData
+from folio.data.prepared import PreparedData
 from folio.training.batches import Validation, training_loader
 
 

@@ -4,7 +4,7 @@ Imports no lightning.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,6 +50,26 @@ def token_sums(model: Model, batch: Batch) -> Tensor:
     return sums
 
 
+def split_metrics(
+    sums: Mapping[int, Tensor], parts: Sequence[tuple[str, TokenFileInfo | None]], info: TokenFileInfo | None
+) -> Metrics:
+    """What a validation has to say, from the `token_sums` of `Validation.loaders` by their numbers.
+
+    All parts together are the mean over their targets. Of a mixture, loss and bits per byte of each part as well, as
+    `<name>/loss_nats`.
+    """
+    n = len(parts)
+    metrics = metrics_from(torch.stack([sums[number] for number in range(n)]).sum(dim=0), info)
+    if n > 1:
+        for number, (name, own) in enumerate(parts):
+            of_part = metrics_from(sums[number], own)
+            metrics |= {f"{name}/{key}": of_part[key] for key in ("loss_nats", "bits_per_byte") if key in of_part}
+    if n in sums:
+        shuffled = torch.stack([sums[n + number] for number in range(n)]).sum(dim=0)
+        metrics[SHUFFLED_PREFIX] = metrics_from(shuffled, None)["loss_nats"]
+    return metrics
+
+
 def metrics_from(sums: Tensor, info: TokenFileInfo | None) -> Metrics:
     """`metrics_of` the means that `token_sums` gives."""
     nats, correct, n_tokens = sums.tolist()
@@ -81,9 +101,12 @@ def describe(metrics: Metrics) -> str:
     """What a line of progress says of a validation."""
     bits = f", bits per byte {metrics['bits_per_byte']:.4f}" if "bits_per_byte" in metrics else ""
     others = "".join(f", {name.replace('_', ' ')} {metrics[name]:.3f}" for name in sorted(metrics) if name in EXTRA)
+    parts = "".join(
+        f", {name.removesuffix('/loss_nats')} {metrics[name]:.4f}" for name in metrics if name.endswith("/loss_nats")
+    )
     return (
         f"val loss {metrics['loss_nats']:.4f} nats, perplexity {metrics['perplexity']:.1f}{bits}, "
-        f"accuracy {metrics['accuracy']:.3f}{others}"
+        f"accuracy {metrics['accuracy']:.3f}{others}{parts}"
     )
 
 
@@ -98,16 +121,19 @@ def in_words(metrics: Mapping[str, Any], prefix: str = "", split: str = "") -> l
         "accuracy": ("accuracy", "{:.4f}"),
         "unigram_accuracy": ("unigram accuracy", "{:.4f}"),
     }
+    for name in metrics:
+        part, _, metric = name.removeprefix(prefix).rpartition("/")
+        if part and name.startswith(prefix) and metric in rows:
+            title, form = rows[metric]
+            rows[f"{part}/{metric}"] = (f"{title} of {part}", form)
     found = [(row, metrics[prefix + name]) for name, row in rows.items() if prefix + name in metrics]
     return [(title, form.format(value)) for (title, form), value in found]
 
 
 def measure(model: Model, validation: Validation, device: torch.device) -> Metrics:
     """What training logs of a validation, with the same numbers: the sums run over the same batches."""
-    metrics = metrics_from(evaluate(model, validation.loader, device), validation.info) | validation.baseline
-    if validation.shuffled_prefix is not None:
-        metrics[SHUFFLED_PREFIX] = metrics_from(evaluate(model, validation.shuffled_prefix, device), None)["loss_nats"]
-    return metrics
+    sums = {number: evaluate(model, loader, device) for number, loader in enumerate(validation.loaders)}
+    return split_metrics(sums, validation.infos, validation.info) | validation.baseline
 
 
 def evaluate(model: Model, batches: Iterable[Batch], device: torch.device) -> Tensor:

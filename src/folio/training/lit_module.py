@@ -1,6 +1,6 @@
 """The LightningModule: a model, its objective, its optimizer, and what a checkpoint holds besides."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
@@ -14,7 +14,7 @@ from folio.models import Model
 from folio.models.blocks import Block
 from folio.training import checkpoint as checkpoints
 from folio.training.divergence import Diverged, GradientWatch, all_finite
-from folio.training.evaluation import SHUFFLED_PREFIX, Metrics, metrics_from, token_sums
+from folio.training.evaluation import Metrics, split_metrics, token_sums
 from folio.training.objectives import batch_loss
 from folio.training.optimizers import build_optimizer, set_learning_rate
 from folio.training.schedules import learning_rate
@@ -33,6 +33,7 @@ class LanguageModel(L.LightningModule):
         config: RunConfig,
         contents: checkpoints.Contents,
         val_info: TokenFileInfo | None,
+        val_parts: Sequence[tuple[str, TokenFileInfo | None]] = (),
         fused_optimizer: bool,
         scaled_gradients: bool = False,
         baseline: Metrics | None = None,
@@ -44,6 +45,8 @@ class LanguageModel(L.LightningModule):
         self.config = config
         self.contents = contents
         self.val_info = val_info
+        self.val_parts = val_parts or (("", val_info),)
+        """Of a mixture: `folio.training.batches.Validation.infos`."""
         self.fused_optimizer = fused_optimizer
         self.scaled_gradients = scaled_gradients
         """With float16, where infinite gradients are how the scale is found, and left out by the scaler."""
@@ -113,9 +116,7 @@ class LanguageModel(L.LightningModule):
         self._val_sums[dataloader_idx] = self._val_sums.get(dataloader_idx, 0.0) + sums
 
     def on_validation_epoch_end(self) -> None:
-        self.val = metrics_from(self._val_sums[0], self.val_info) | self.baseline
-        if 1 in self._val_sums:  # folio.training.batches.Validation.loaders
-            self.val[SHUFFLED_PREFIX] = metrics_from(self._val_sums[1], None)["loss_nats"]
+        self.val = split_metrics(self._val_sums, self.val_parts, self.val_info) | self.baseline
         self._val_step = self.global_step
         for name, value in self.val.items():
             # For callbacks such as EarlyStopping; `folio.training.callbacks` writes the curves.

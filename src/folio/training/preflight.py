@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from folio.config import ConfigError, NoamScheduleConfig, RunConfig
-from folio.data.prepare import PreparedData
+from folio.data.prepared import PreparedData
 from folio.models import TransformerConfig, build_model
 from folio.training.batches import objective_of
 from folio.training.devices import Device
@@ -90,7 +90,7 @@ def preflight(
         run_folder=str(folder),
         device=device.name,
         precision=device.precision,
-        data=config.data.path or config.data.name,
+        data=data_in_words(config, data),
         text_sha256=data.train.info.source_sha256,
         train_tokens=n_train,
         val_tokens=data.val.info.n_tokens,
@@ -108,6 +108,18 @@ def preflight(
         optimizer=optimizer_in_words(config),
         seed=config.seed,
     )
+
+
+def data_in_words(config: RunConfig, data: PreparedData) -> str:
+    """Where the text comes from; of a mixture the shares, and how often each corpus is gone through."""
+    if not data.parts:
+        return config.data.path or config.data.name
+    n_read = config.training.max_steps * objective_of(config, data).tokens_per_step()
+    parts = (
+        f"{part.name} {100 * part.share:.3g} % ({part.share * n_read / part.train.info.n_tokens:.2f} epochs)"
+        for part in data.parts
+    )
+    return ", ".join(parts)
 
 
 def model_in_words(name: str, shape: TransformerConfig) -> str:

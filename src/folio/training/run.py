@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
 from folio.config import ConfigError, RunConfig, largest_divisor, plain
-from folio.data.prepare import PreparedData
+from folio.data.prepared import PreparedData
 from folio.data.tokenizers import state_to_json
 from folio.errors import FolioError
 from folio.files import sole_use, write_atomically, write_json
@@ -193,6 +193,7 @@ class Run:
             config=config,
             contents=checkpoints.Contents(plain(config), shape, data.tokenizer),
             val_info=measured.info,
+            val_parts=measured.infos,
             fused_optimizer=device.supports_fused_optimizer,
             scaled_gradients=device.precision == "16-mixed",
             baseline=measured.baseline,

@@ -1,0 +1,122 @@
+"""Mixtures draw each corpus by its share, and every batch follows from the seed and the step alone."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from folio.data import mixture as module
+from folio.data.mixture import BLOCK_DRAWS, Mixture, mixed, places_of
+from folio.data.prepare import prepare
+from folio.data.tokenizers import TokenizerChoice
+from folio.data.windows import TrainingBatches
+from folio.errors import FolioError
+
+SHARES = st.lists(st.floats(0.01, 10.0), min_size=1, max_size=5).map(tuple)
+
+
+def mixture_of(shares: tuple[float, ...], sizes: tuple[int, ...]) -> Mixture:
+    return Mixture(shares, sizes, tuple(np.cumsum([0, *sizes])[:-1].tolist()))
+
+
+@given(SHARES)
+def test_every_corpus_has_its_share_of_a_block(shares: tuple[float, ...]) -> None:
+    places = places_of(shares)
+    assert places.sum() == BLOCK_DRAWS
+    assert places.min() >= 1
+    exact = np.array(shares) / sum(shares) * BLOCK_DRAWS
+    assert np.abs(places - exact).max() <= len(shares)
+
+
+@settings(max_examples=20)
+@given(SHARES, st.integers(0, 2**32 - 1), st.sampled_from(["random", "shuffled"]), st.integers(0, 40_000))
+def test_a_batch_is_a_function_of_seed_and_step_however_it_is_cut(
+    shares: tuple[float, ...], seed: int, order: str, step: int
+) -> None:
+    mixture = mixture_of(shares, tuple(range(50, 50 + len(shares))))
+    batch = mixture.indices(order, seed, step, 12)
+    assert batch.tolist() == mixture_of(shares, mixture.sizes).indices(order, seed, step, 12).tolist()
+    assert batch.min() >= 0
+    assert batch.max() < sum(mixture.sizes)
+    corpora, numbers = mixture.places(seed, np.arange(step * 12, step * 12 + 12))
+    one_by_one = [mixture.places(seed, np.array([draw])) for draw in range(step * 12, step * 12 + 12)]
+    assert corpora.tolist() == [int(corpus[0]) for corpus, _ in one_by_one]
+    assert numbers.tolist() == [int(number[0]) for _, number in one_by_one]
+    assert np.searchsorted(np.cumsum(mixture.sizes), batch, side="right").tolist() == corpora.tolist()
+
+
+def test_in_a_block_the_shares_are_exact_and_each_number_comes_once() -> None:
+    mixture = mixture_of((0.7, 0.2, 0.1), (1000, 1000, 1000))
+    for block in (0, 3):
+        corpora, numbers = mixture.places(5, np.arange(block * BLOCK_DRAWS, (block + 1) * BLOCK_DRAWS))
+        counts = Counter(corpora.tolist())
+        assert [round(counts[corpus] / BLOCK_DRAWS, 4) for corpus in range(3)] == [0.7, 0.2, 0.1]
+        for corpus, count in counts.items():
+            expected = range(block * count, (block + 1) * count)
+            assert sorted(numbers[corpora == corpus].tolist()) == list(expected)
+
+
+def test_shuffled_goes_through_each_corpus_by_itself_once_an_epoch() -> None:
+    sizes = BLOCK_DRAWS // 4, BLOCK_DRAWS // 4
+    mixture = mixture_of((0.5, 0.5), sizes)
+    indices = np.concatenate([mixture.indices("shuffled", 3, step, 4096) for step in range(BLOCK_DRAWS // 4096)])
+    assert np.bincount(indices).tolist() == [2] * sum(sizes), "each start twice in two epochs"
+
+
+def test_random_draws_begin_at_once_in_the_right_shares() -> None:
+    mixture = mixture_of((0.75, 0.25), (100, 100))
+    first = np.concatenate([mixture.indices("random", 1, step, 8) for step in range(300)])
+    assert 0.72 < (first < 100).mean() < 0.78
+
+
+def test_other_seeds_and_steps_are_other_batches() -> None:
+    mixture = mixture_of((1.0, 2.0), (10_000, 10_000))
+    batches = {tuple(mixture.indices("random", seed, step, 8).tolist()) for seed in range(3) for step in range(3)}
+    assert len(batches) == 9
+
+
+def test_training_batches_take_the_mixture_whatever_the_micro_batch_and_the_rank() -> None:
+    mixture = mixture_of((1.0, 2.0), (40, 60))
+    common = {"window_order": "shuffled", "n_starts": 100, "seed": 3, "batch_size": 8, "first_step": 2, "n_steps": 5}
+    whole = [draw.indices.tolist() for draw in TrainingBatches(**common, micro_batch_size=8, mixture=mixture)]
+    assert whole == [mixture.indices("shuffled", 3, step, 8).tolist() for step in range(2, 5)]
+    halves = [
+        [
+            draw.indices.tolist()
+            for draw in TrainingBatches(**common, micro_batch_size=2, rank=rank, world_size=2, mixture=mixture)
+        ]
+        for rank in range(2)
+    ]
+    for step in range(3):
+        together = [rows for half in halves for rows in half[2 * step : 2 * step + 2]]
+        assert [index for rows in together for index in rows] == whole[step]
+
+
+def text(folder: Path, name: str, words: str) -> Path:
+    path = folder / name
+    path.write_text(words * 40)
+    return path
+
+
+def test_prepared_corpora_are_joined_with_their_shares(tmp_path: Path) -> None:
+    choice = TokenizerChoice("byte")
+    a, b = (
+        prepare("text_file", text(tmp_path, name, words), choice, tmp_path / "data", print)
+        for name, words in (("a.txt", "one two "), ("b.txt", "three "))
+    )
+    both = mixed([("a", 3.0, a), ("b", 1.0, b)])
+    assert [(part.name, part.share) for part in both.parts] == [("a", 0.75), ("b", 0.25)]
+    assert both.tokenizer.decode(both.train.tokens[:]) == a.tokenizer.decode([*a.train.tokens, *b.train.tokens])
+    assert both.val.info.n_bytes == a.val.info.n_bytes + b.val.info.n_bytes
+    assert both.train.info.n_tokens == len(both.train.tokens)
+    assert len({both.train.info.source_sha256, a.train.info.source_sha256, b.train.info.source_sha256}) == 3
+    assert both.files == [a.train, a.val, b.train, b.val]
+    with pytest.raises(FolioError, match="b has 1e-06 of 1"):
+        mixed([("a", 1.0, a), ("b", 1e-6, b)])
+
+
+def test_the_block_is_no_smaller_than_promised() -> None:
+    assert module.BLOCK_DRAWS == 65_536

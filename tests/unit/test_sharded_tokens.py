@@ -1,0 +1,143 @@
+"""Shards are one array, wherever they are cut."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from folio.data import sharded_tokens as module
+from folio.data.lines import LineFiles, Lines
+from folio.data.prepared import holds_other_than
+from folio.data.sharded_tokens import ShardedTokens, ShardFile, joined
+from folio.data.token_file import TokenFileError
+from folio.data.windows import gather_runs, gather_windows
+
+SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=7)
+
+
+def cut(sizes: list[int]) -> tuple[np.ndarray, ShardedTokens]:
+    """An array of different numbers, and the same in shards of these sizes."""
+    whole = np.arange(sum(sizes), dtype="<u2") * 3 + 1
+    return whole, ShardedTokens(np.split(whole, np.cumsum(sizes)[:-1]))
+
+
+def files(folder: Path, sizes: list[int]) -> tuple[np.ndarray, ShardedTokens]:
+    """The same in files."""
+    whole, shards = cut(sizes)
+    found = []
+    for number, shard in enumerate(shards.shards):
+        path = folder / f"{number}.bin"
+        np.asarray(shard).tofile(path)
+        found.append(ShardFile(path, len(shard), "<u2"))
+    return whole, ShardedTokens(found)
+
+
+@given(SIZES, st.data())
+def test_slices_windows_runs_and_positions_are_those_of_the_concatenation(
+    sizes: list[int], data: st.DataObject
+) -> None:
+    whole, shards = cut(sizes)
+    n = len(whole)
+    assert len(shards) == n
+    first, end = data.draw(st.integers(0, n)), data.draw(st.integers(0, n + 3))
+    assert shards[first:end].tolist() == whole[first:end].tolist()
+    positions = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=9))
+    assert shards.take(np.array(positions)).tolist() == whole[positions].tolist()
+    context = data.draw(st.integers(0, n - 1))
+    starts = np.array(data.draw(st.lists(st.integers(0, n - context - 1), min_size=1, max_size=9)))
+    assert gather_windows(shards, starts, context).tolist() == gather_windows(whole, starts, context).tolist()
+    lengths = np.array([data.draw(st.integers(1, n - start)) for start in starts.tolist()])
+    assert gather_runs(shards, starts, lengths).tolist() == gather_runs(whole, starts, lengths).tolist()
+
+
+@given(SIZES, SIZES)
+def test_corpora_are_joined_one_behind_the_other(first: list[int], second: list[int]) -> None:
+    (whole, shards), (other_whole, other) = cut(first), cut(second)
+    assert joined([shards, other_whole, other])[:].tolist() == [*whole, *other_whole, *other_whole]
+
+
+@given(SIZES, st.integers(1, 5), st.lists(st.integers(0, 30), max_size=3))
+def test_lines_of_shards_end_at_newlines_and_at_borders(sizes: list[int], max_length: int, borders: list[int]) -> None:
+    whole, shards = cut(sizes)
+    newlines = whole[whole % 4 == 0]
+    borders = sorted({border for border in borders if 0 < border < len(whole)})
+    expected = []
+    for part in np.split(whole, borders):
+        runs: list[list[int]] = [[]]
+        for token in part.tolist():
+            runs[-1].append(token) if token not in newlines else runs.append([])
+        expected += [run[at : at + max_length] for run in runs for at in range(0, len(run), max_length)]
+    if not expected:
+        return
+    lines = Lines(shards, newlines, max_length, borders)
+    tokens, lengths = lines.gather(np.arange(len(lines)))
+    assert [row[:length].tolist() for row, length in zip(tokens, lengths, strict=True)] == expected
+    ends = np.array([*borders, len(whole)])
+    assert lines.n_before(ends)[-1] == len(lines)
+
+
+def test_lines_of_a_large_split_are_written_down_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, shards = cut([5, 9, 2])
+    monkeypatch.setattr("folio.data.lines.MOST_TOKENS_IN_MEMORY", 3)
+    newlines = np.array([whole[4], whole[10]])
+    kept = LineFiles(tmp_path / "lines")
+    first = Lines(shards, newlines, 3, (), kept)
+    assert isinstance(first.starts, np.memmap)
+    plain = Lines(shards, newlines, 3)
+    assert (first.starts.tolist(), first.lengths.tolist()) == (plain.starts.tolist(), plain.lengths.tolist())
+    monkeypatch.setattr("folio.data.lines._pieces_of_runs", None)  # nothing is looked for again
+    assert Lines(shards, newlines, 3, (), kept).starts.tolist() == plain.starts.tolist()
+    assert {path.suffix for path in tmp_path.iterdir()} == {".starts", ".lengths", ".json"}
+
+
+def test_lines_that_were_cut_short_are_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, shards = cut([5, 9, 2])
+    monkeypatch.setattr("folio.data.lines.MOST_TOKENS_IN_MEMORY", 3)
+    kept = LineFiles(tmp_path / "lines")
+    before = Lines(shards, whole[4:5], 3, (), kept).starts.tolist()
+    kept.starts.write_bytes(kept.starts.read_bytes()[:-1])
+    assert Lines(shards, whole[4:5], 3, (), kept).starts.tolist() == before
+
+
+def test_no_more_files_are_mapped_than_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_MAPPED", 2)
+    whole, shards = files(tmp_path, [3, 4, 5, 6])
+    assert not shards._mapped, "nothing is mapped before it is asked for"
+    for _ in range(3):
+        assert shards[:].tolist() == whole.tolist()
+        assert list(shards._mapped) == [2, 3]
+
+
+def test_shards_travel_as_their_paths(tmp_path: Path) -> None:
+    whole, shards = files(tmp_path, [1000, 2000])
+    assert shards[:].tolist() == whole.tolist()
+    packed = pickle.dumps(shards)
+    assert len(packed) < 1500
+    assert pickle.loads(packed)[:].tolist() == whole.tolist()
+
+
+@pytest.mark.parametrize("was_mapped", [False, True])
+def test_a_shard_that_was_cut_short_is_one_line_and_no_sigbus(was_mapped: bool, tmp_path: Path) -> None:
+    _, shards = files(tmp_path, [3, 4])
+    if was_mapped:
+        shards[:]
+    (tmp_path / "1.bin").write_bytes(b"12")
+    assert shards[:3].size == 3
+    with pytest.raises(TokenFileError, match=r"1\.bin (has 2 bytes|was cut short)"):
+        shards[:]
+
+
+def test_a_shard_that_is_gone_is_named(tmp_path: Path) -> None:
+    _, shards = files(tmp_path, [3, 4])
+    (tmp_path / "0.bin").unlink()
+    with pytest.raises(TokenFileError, match=r"0\.bin is missing"):
+        shards[:1]
+
+
+def test_other_tokens_than_newlines_are_found_in_any_shard() -> None:
+    shards = ShardedTokens([np.array([7, 7], "<u2"), np.array([7, 1], "<u2")])
+    assert holds_other_than(shards, [7])
+    assert not holds_other_than(shards, [7, 1])
