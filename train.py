@@ -5,6 +5,7 @@ from folio.startup import end_at_signals, lasting_imports
 if __name__ == "__main__":  # before the imports, which take a second
     end_at_signals()
 
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -16,10 +17,14 @@ from folio.cli import (
     load_config,
     one_line_errors,
     prepared_data,
+    requeued_config,
     resumed_config,
+    started_processes,
     sweep_folder,
 )
 from folio.config import settle_vocabulary
+from folio.processes import leave_words_to_the_first
+from folio.requeued import remember_job, requeued_run
 from folio.runs import find_run, new_run_folder
 
 
@@ -28,9 +33,13 @@ from folio.runs import find_run, new_run_folder
 def main(cfg: DictConfig) -> float | None:
     """Compose, check, prepare the data, run. What can be found wrong without torch is, before it is imported."""
     config = load_config(cfg)
-    resumed = find_run(config.resume, Path(config.paths.output_dir)) if config.resume else None
+    output_dir = Path(config.paths.output_dir)
+    resumed = find_run(config.resume, output_dir) if config.resume else None
     if resumed:
         config = resumed_config(config, resumed)
+    elif resumed := requeued_run(output_dir, sweep_folder()):
+        config = requeued_config(config, resumed)
+    place = started_processes(config.trainer)
     data = prepared_data(config)
     if resumed:
         check_same_text(resumed, data.train.info.source_sha256)
@@ -41,12 +50,17 @@ def main(cfg: DictConfig) -> float | None:
         from folio.training.devices import resolve_device
 
         device = resolve_device(config.trainer)  # before Lightning is imported: there may be no such device
-        folder = resumed or sweep_folder() or new_run_folder(Path(config.paths.output_dir), config.run_name)
-
         from folio.training.run import run
+        from folio.training.strategies import meet
 
-    return run(config, data, device, folder, resumed=resumed is not None)
+    world = meet(place, device.accelerator)
+    folder = world.from_first(lambda: resumed or sweep_folder() or new_run_folder(output_dir, config.run_name))
+    remember_job(output_dir, folder)
+    loss = run(config, data, device, folder, resumed is not None, partial(prepared_data, config), world)
+    world.leave()
+    return loss
 
 
 if __name__ == "__main__":
+    leave_words_to_the_first()
     one_line_errors(main)()

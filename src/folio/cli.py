@@ -20,12 +20,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from folio.config import ConfigError, MaskedLMConfig, RunConfig, check_against_data, check_alone
+from folio.config import ConfigError, MaskedLMConfig, RunConfig, TrainerConfig, check_against_data, check_alone
 from folio.data.prepare import PreparedData, prepare
 from folio.data.tokenizers import TokenizerChoice
 from folio.errors import FolioError
 from folio.explain import explain, explain_invalid, hint
 from folio.init_from import begin_with_folder, chosen_keys
+from folio.processes import Place, check_processes, place_from_environment
 from folio.runs import read_config
 from folio.upgrade import later_keys, upgraded
 from folio.visible import visible
@@ -221,6 +222,29 @@ def resumed_config(config: RunConfig, folder: Path) -> RunConfig:
     resumed = validate(values)
     check_alone(resumed)
     return resumed
+
+
+def requeued_config(config: RunConfig, folder: Path) -> RunConfig:
+    """The config of a run whose job a scheduler has started anew, with the same words. Raises: ConfigError."""
+    print(f"the job was started again: going on in {folder}")
+    again = validate(upgraded(read_config(folder)) | {"dry_run": config.dry_run})
+    check_alone(again)
+    return again
+
+
+def started_processes(trainer: TrainerConfig) -> Place | None:
+    """Where this process stands among those that torchrun or srun have started; None where it was started alone.
+
+    Raises: ConfigError where they are not those that the config asks for, or would each go through a whole sweep.
+    """
+    place = place_from_environment()
+    check_processes(trainer, place)
+    if place is not None and sweep_folder() is not None and "SUBMITIT_EXECUTOR" not in os.environ:
+        raise ConfigError(
+            f"-m under {place.started_by}: each of its {place.size} processes would go through the whole sweep; leave "
+            f"{place.started_by} out, and each job starts its own processes"
+        )
+    return place
 
 
 def check_same_text(folder: Path, text_sha256: str) -> None:

@@ -33,17 +33,21 @@ def training_dataset(config: RunConfig, data: PreparedData) -> Indexed:
     )
 
 
-def training_loader(config: RunConfig, data: PreparedData, first_step: int) -> DataLoader[Batch]:
-    """The batches of a run from a step on."""
+def training_loader(
+    config: RunConfig, data: PreparedData, first_step: int, rank: int = 0, world_size: int = 1
+) -> DataLoader[Batch]:
+    """The batches of a run from a step on, as one of its processes has them."""
     dataset, training = training_dataset(config, data), config.training
     batches = TrainingBatches(
         window_order=config.data.window_order,
         n_starts=len(dataset),
         seed=config.seed,
         batch_size=training.batch_size,
-        micro_batch_size=training.sequences_at_once,
+        micro_batch_size=config.sequences_at_once,
         first_step=first_step,
         n_steps=training.max_steps,
+        rank=rank,
+        world_size=world_size,
     )
     return token_loader(cast(Dataset[Batch], dataset), batches)
 
@@ -65,17 +69,19 @@ class Validation:
         return [self.loader] if self.shuffled_prefix is None else [self.loader, self.shuffled_prefix]
 
 
-def validation(config: RunConfig, data: PreparedData, split: TokenFile) -> Validation:
-    """Of one of the two splits of `data`, for the objective of the run."""
-    context_length, batch_size = config.model.context_length, config.training.sequences_at_once
+def validation(
+    config: RunConfig, data: PreparedData, split: TokenFile, rank: int = 0, world_size: int = 1
+) -> Validation:
+    """Of one of the two splits of `data`, for the objective of the run; one process's share of it."""
+    context_length, batch_size = config.model.context_length, config.sequences_at_once
     info = coding_info(config, split)
     if isinstance(config.objective, CausalLMConfig):
         windows = ValidationWindows(split.tokens, context_length)
-        return Validation(info, validation_loader(windows, batch_size), None, {})
+        return Validation(info, validation_loader(windows, batch_size, rank, world_size), None, {})
     if isinstance(config.objective, MaskedLMConfig):
         lines = MaskedValidationLines(lines_of(config, data, split.tokens), masking(config, data))
         baseline = unigram_baseline(data.train.tokens, data.tokenizer.newline_ids(), lines)
-        return Validation(info, validation_loader(lines, batch_size), None, baseline)
+        return Validation(info, validation_loader(lines, batch_size, rank, world_size), None, baseline)
     shortest, longest = config.prefix_lengths
     right, shuffled = (
         validation_loader(
@@ -83,6 +89,8 @@ def validation(config: RunConfig, data: PreparedData, split: TokenFile) -> Valid
                 split.tokens, context_length, min_prefix_length=shortest, max_prefix_length=longest, shuffled=shuffled
             ),
             batch_size,
+            rank,
+            world_size,
         )
         for shuffled in (False, True)
     )

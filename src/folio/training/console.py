@@ -43,3 +43,9 @@ def start_log(file: Path) -> None:
     log.propagate = False
     log.addHandler(ConsoleHandler())
     log.addHandler(to_file)
+
+
+def keep_quiet() -> None:
+    """Say nothing, in a process that is not the first of its run."""
+    log.handlers = [logging.NullHandler()]
+    log.propagate = False

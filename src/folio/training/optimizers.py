@@ -21,16 +21,21 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group.get(RATE_FACTOR, 1.0)
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig, fused: bool) -> torch.optim.Optimizer:
-    """The optimizer that the config names. `fused` updates all parameters in one pass: faster, the same rule."""
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, fused: bool, matrices: Collection[nn.Parameter] | None = None
+) -> torch.optim.Optimizer:
+    """The optimizer that the config names. `fused` updates all parameters in one pass: faster, the same rule.
+
+    `matrices` are what decays, for a model whose parameters have lost their shapes by now, as sharded ones have.
+    """
     if isinstance(config, MuonConfig):
-        matrices = block_matrices(model)
-        others = decay_groups(model, config.weight_decay, left_out=set(matrices))
+        in_blocks = block_matrices(model)
+        others = decay_groups(model, config.weight_decay, left_out=set(in_blocks))
         if config.adamw_learning_rate is not None:
             for group in others:
                 group[RATE_FACTOR] = config.adamw_learning_rate / config.learning_rate
-        return MuonWithAdamW(matrices, others, config, fused)
-    groups = decay_groups(model, config.weight_decay)
+        return MuonWithAdamW(in_blocks, others, config, fused)
+    groups = decay_groups(model, config.weight_decay, matrices=matrices)
     if isinstance(config, SGDConfig):
         return torch.optim.SGD(
             groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.nesterov, fused=fused
@@ -41,7 +46,10 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, fused: bool) -> t
 
 
 def decay_groups(
-    model: nn.Module, weight_decay: float, left_out: Collection[nn.Parameter] = ()
+    model: nn.Module,
+    weight_decay: float,
+    left_out: Collection[nn.Parameter] = (),
+    matrices: Collection[nn.Parameter] | None = None,
 ) -> list[dict[str, object]]:
     """Matrices and embeddings decay; biases and norms, which set scales and not directions, do not.
 
@@ -50,10 +58,10 @@ def decay_groups(
     parameters = [
         parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in left_out
     ]
-    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
-    vectors = [parameter for parameter in parameters if parameter.ndim < 2]
+    decaying = {parameter for parameter in parameters if parameter.ndim >= 2} if matrices is None else set(matrices)
+    vectors = [parameter for parameter in parameters if parameter not in decaying]
     groups: list[dict[str, object]] = [
-        {"params": matrices, "weight_decay": weight_decay},
+        {"params": [parameter for parameter in parameters if parameter in decaying], "weight_decay": weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]

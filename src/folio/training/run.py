@@ -5,8 +5,8 @@ import logging
 import os
 import shlex
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,12 @@ from folio.training.callbacks import (
     ProgressBar,
     Samples,
 )
-from folio.training.console import console, log, start_log
+from folio.training.console import console, keep_quiet, log, start_log
 from folio.training.datamodule import TokenDataModule
 from folio.training.devices import Device, is_out_of_memory
 from folio.training.divergence import Diverged
 from folio.training.evaluation import in_words
+from folio.training.launch import RankDied, Task, free_port, train_in_processes
 from folio.training.lit_module import LanguageModel
 from folio.training.loggers import build_loggers, write_hparams
 from folio.training.pace import Pace, duration
@@ -50,30 +51,90 @@ from folio.training.preflight import Preflight, preflight
 from folio.training.provenance import git_commit, python_command, versions
 from folio.training.rewind import rewind
 from folio.training.stopping import Interrupted, StopOnSignal, ValidateAtEnd
+from folio.training.strategies import build_strategy, cluster_environment
+from folio.training.world import World
 
 PROMPT_TOKENS = 6
 """Of a prompt that is taken from the text."""
 
 
-def run(config: RunConfig, data: PreparedData, device: Device, folder: Path, resumed: bool) -> float | None:
+def run(
+    config: RunConfig,
+    data: PreparedData,
+    device: Device,
+    folder: Path,
+    resumed: bool,
+    open_data: Callable[[], PreparedData] | None = None,
+    world: World | None = None,
+) -> float | None:
     """Train as `config` says and leave a whole run folder behind; `resumed` goes on from its last checkpoint.
+
+    Where the config asks for more processes than there are in `world`, they are started, and open the data by
+    `open_data`, which must be a function that can be pickled.
 
     Returns: the final validation loss in nats; None for a dry run.
     Raises: SystemExit with 128 + n where signal n stopped the run.
     """
+    world = world or World()
     assert config.model.vocab_size is not None
     shape = config.transformer_config(config.model.vocab_size)
     figures = preflight(config, shape, data, device, folder)
+    if not world.is_first:
+        world.from_first(lambda: None)  # the folder is claimed and described
+        return None if config.dry_run else train(config, data, device, folder, figures, resumed, world)
     console.print(figures.table())
-    with claimed(folder):
+
+    def begin() -> None:
+        stack.enter_context(claimed(folder))
         _describe(folder, config, data, figures)
+
+    with ExitStack() as stack:
+        world.from_first(begin)
         if config.dry_run:
             log.info("dry_run=true: stopping before the first step")
             return None
         log.info(f"{'resuming' if resumed else 'training'} in {folder} on {device.name}")
-        with memory_in_one_line(config, device):
-            parts = Run(config, shape, data, device, folder, figures, resumed)
-        return parts.fit()
+        if config.trainer.n_processes == world.size:
+            return train(config, data, device, folder, figures, resumed, world)
+        assert open_data is not None
+        return _train_in_processes(config, device, folder, figures, resumed, open_data)
+
+
+def train(
+    config: RunConfig,
+    data: PreparedData,
+    device: Device,
+    folder: Path,
+    figures: Preflight,
+    resumed: bool,
+    world: World,
+    asked_to_stop: Callable[[], int] | None = None,
+) -> float:
+    """The part of a run that is the same in each of its processes; `asked_to_stop` as in `StopOnSignal`."""
+    start_log(folder / "train.log") if world.is_first else keep_quiet()
+    assert config.model.vocab_size is not None
+    shape = config.transformer_config(config.model.vocab_size)
+    with memory_in_one_line(config, device):
+        parts = Run(config, shape, data, device, folder, figures, resumed, world, asked_to_stop)
+    return parts.fit()
+
+
+def _train_in_processes(
+    config: RunConfig,
+    device: Device,
+    folder: Path,
+    figures: Preflight,
+    resumed: bool,
+    open_data: Callable[[], PreparedData],
+) -> float:
+    try:
+        return train_in_processes(Task(config, device, folder, figures, resumed, open_data, free_port()))
+    except RankDied as error:
+        last = folder / "checkpoints" / "last.ckpt"
+        if not last.is_file():
+            raise
+        step = checkpoints.load(last, mmap=True)["global_step"]
+        raise FolioError(f"{error}; last.ckpt has step {step}: go on with {resume_command(folder)}") from None
 
 
 def _describe(folder: Path, config: RunConfig, data: PreparedData, figures: Preflight) -> None:
@@ -87,7 +148,7 @@ def _describe(folder: Path, config: RunConfig, data: PreparedData, figures: Pref
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Keep other processes from training in this run folder. Raises: FolioError where one does already."""
+    """Keep other programs from training in this run folder. Raises: FolioError where one does already."""
     try:
         with sole_use(folder):
             yield
@@ -104,11 +165,11 @@ def memory_in_one_line(config: RunConfig, device: Device) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         training, model = config.training, config.model
-        fewer = largest_divisor(training.batch_size, training.sequences_at_once // 2)
+        fewer = largest_divisor(training.batch_size // config.trainer.n_processes, config.sequences_at_once // 2)
         remedy = f"try training.micro_batch_size={fewer}" if fewer else "try a shorter context or a smaller model"
         raise FolioError(
             f"out of memory on {device.name} with training.batch_size={training.batch_size}, training.micro_batch_size="
-            f"{training.sequences_at_once} and model.context_length={model.context_length}; {remedy}"
+            f"{config.sequences_at_once} and model.context_length={model.context_length}; {remedy}"
         ) from error
 
 
@@ -124,8 +185,11 @@ class Run:
         folder: Path,
         figures: Preflight,
         resumed: bool = False,
+        world: World | None = None,
+        asked_to_stop: Callable[[], int] | None = None,
     ) -> None:
         self.config = config
+        self.world = world or World()
         self.device = device
         self.folder = folder
         if device.accelerator == "cpu":
@@ -136,10 +200,11 @@ class Run:
         self.resumed_at: int | None = None
         if self.last_checkpoint is not None:
             self.resumed_at = int(checkpoints.load(self.last_checkpoint, mmap=True)["global_step"])
-            rewind(folder, self.resumed_at)
-        self.loggers = build_loggers(config, folder, self.resumed_at)
-        measured = validation(config, data, data.val)
-        self.datamodule = TokenDataModule(config, data, measured)
+            if self.world.is_first:
+                rewind(folder, self.resumed_at)
+        self.loggers = build_loggers(config, folder, self.resumed_at) if self.world.is_first else []
+        measured = validation(config, data, data.val, self.world.rank, self.world.size)
+        self.datamodule = TokenDataModule(config, data, measured, self.world)
         L.seed_everything(config.seed, verbose=False)
         self.module = LanguageModel(
             model=first_model(config, shape, resumed),
@@ -149,16 +214,17 @@ class Run:
             fused_optimizer=device.supports_fused_optimizer,
             scaled_gradients=device.precision == "16-mixed",
             baseline=measured.baseline,
+            world=self.world,
         )
         training = config.training
-        self.pace = Pace()
+        self.pace = Pace(self.world)
         self.curves = Curves(self.pace, training, coding_info(config, data.train))
         samples = config.callbacks.samples.model_copy(update={"prompt": sample_prompt(config, data)})
         self.samples = Samples(samples, data.tokenizer, config.seed, folder / "samples.md")
         self.checkpoints = Checkpoints(
             folder / "checkpoints", training, config.callbacks.checkpoint.keep_every_steps, self._restore_folder
         )
-        self.stop_on_signal = StopOnSignal(self.checkpoints)
+        self.stop_on_signal = StopOnSignal(self.checkpoints, self.world, asked_to_stop)
 
     def callbacks(self) -> list[Callback]:
         """In the order of their hooks: what measures, what saves, what may stop the run.
@@ -181,7 +247,7 @@ class Run:
 
     def fit(self) -> float:
         """Train to the end, or until a signal. Raises: FolioError, which says how to go on."""
-        trainer = build_trainer(self.config, self.device, self.loggers, self.callbacks())
+        trainer = build_trainer(self.config, self.device, self.loggers, self.callbacks(), self.world)
         try:
             with self.stop_on_signal, memory_in_one_line(self.config, self.device):
                 trainer.fit(self.module, self.datamodule, ckpt_path=self.last_checkpoint)
@@ -191,6 +257,7 @@ class Run:
             else:
                 self._finish(trainer, "interrupted")
                 log.info(f"stopped by {stop} after step {trainer.global_step}; go on with:\n  {self._resume_command()}")
+                self.stop_on_signal.requeue(stop)
             raise SystemExit(stop.exit_code) from None
         except Diverged as error:
             self._finish(trainer, "diverged")
@@ -198,7 +265,8 @@ class Run:
         except FolioError as error:
             raise self._with_way_on(error) from error
         metrics = self._finish(trainer, "finished")
-        self._report(metrics)
+        if self.world.is_first:
+            self._report(metrics)
         return float(metrics["val/loss_nats"])
 
     def _restore_folder(self) -> None:
@@ -209,6 +277,8 @@ class Run:
 
     def _finish(self, trainer: L.Trainer, status: str) -> dict[str, Any]:
         metrics = self._metrics(trainer, status)
+        if not self.world.is_first:
+            return metrics
         _write_json(self.folder / "metrics.json", metrics)
         if self.config.logger.name == "tensorboard":
             write_hparams(self.folder / "tensorboard", plain(self.config), metrics)
@@ -232,6 +302,7 @@ class Run:
             "best_checkpoint": "checkpoints/best.ckpt" if best is not None else None,
             "seed": self.config.seed,
             "device": self.device.name,
+            "n_processes": self.world.size,
             "versions": versions(),
             "git_commit": git_commit(),
         }
@@ -266,7 +337,12 @@ resume           {self._resume_command()} training.max_steps={2 * self.config.tr
         return FolioError(f"{what}; last.ckpt has step {step}: go on with {self._resume_command()}")
 
     def _resume_command(self) -> str:
-        return f"{python_command()} train.py resume={shlex.quote(str(self.folder))}"
+        return resume_command(self.folder)
+
+
+def resume_command(folder: Path) -> str:
+    """What a person types to go on with a run."""
+    return f"{python_command()} train.py resume={shlex.quote(str(folder))}"
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -294,14 +370,21 @@ def first_model(config: RunConfig, shape: TransformerConfig, resumed: bool) -> M
     return model
 
 
-def build_trainer(config: RunConfig, device: Device, loggers: list[Logger], callbacks: list[Callback]) -> L.Trainer:
+def build_trainer(
+    config: RunConfig,
+    device: Device,
+    loggers: list[Logger],
+    callbacks: list[Callback],
+    world: World | None = None,
+) -> L.Trainer:
     """Lightning's Trainer, with everything off that Folio's own callbacks do."""
-    training = config.training
-    accumulation = training.batch_size // training.sequences_at_once
+    training, accumulation, world = config.training, config.accumulation, world or World()
     _quieten_lightning()
     return L.Trainer(
         accelerator=device.accelerator,
         devices=config.trainer.devices,
+        num_nodes=config.trainer.num_nodes,
+        strategy=build_strategy(config.trainer, world),
         precision=device.precision,  # type: ignore[arg-type]
         deterministic=config.deterministic,
         benchmark=False,
@@ -314,7 +397,7 @@ def build_trainer(config: RunConfig, device: Device, loggers: list[Logger], call
         num_sanity_val_steps=0,
         logger=loggers,
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), cluster_environment(world.place)],
         log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -347,6 +430,10 @@ def _quieten_lightning() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # One of Lightning's own calls into torch.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    # torch from 2.13 on has another word for it, and says so; older ones have not.
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated.*")
+    # What is logged for callbacks is the same in each process already.
+    warnings.filterwarnings("ignore", message=".*to accumulate the metric across devices.*")
     # A batch is one gather, cheaper than handing it over from a worker process.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # Where a loader stands follows from the step alone, so it goes on exactly.
