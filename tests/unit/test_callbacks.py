@@ -82,6 +82,7 @@ def training(**changes: int) -> TrainingConfig:
 def fake_trainer(**changes: Any) -> SimpleNamespace:
     """As much of Lightning's Trainer as callbacks look at; `saved` lists (step, file)."""
     trainer = SimpleNamespace(global_step=0, accumulate_grad_batches=1, should_stop=False, loggers=[], saved=[])
+    trainer.is_global_zero, trainer.strategy = True, None
     trainer.save_checkpoint = lambda path: trainer.saved.append((trainer.global_step, path.name))
     vars(trainer).update(changes)
     return trainer

@@ -54,7 +54,7 @@ def resolve_device(config: TrainerConfig) -> Device:
 
 def _check_number(config: TrainerConfig, accelerator: str) -> None:
     """Raises: ConfigError where this machine has fewer devices than are asked for, or of a kind that does not do."""
-    if accelerator == "gpu" and config.devices > torch.cuda.device_count():
+    if accelerator == "gpu" and config.devices > max(1, torch.cuda.device_count()):
         raise ConfigError(
             f"trainer.devices={config.devices}: this machine has {torch.cuda.device_count()} GPU(s); ask for as many"
         )
