@@ -120,10 +120,13 @@ def block_activations(shape: TransformerConfig, n_sequences: int, half: bool, is
     stream, rest = 2 * width, 2 * width + 4 * width + in_width
     if not is_cpu:
         rest += shape.feed_forward_width
+    if is_cpu:  # where some layers are made of several operations, each of which keeps what it reads; as counted
+        rest += round(width * (3 * (shape.positional_encoding == "rotary") + 2.5 * (shape.norm == "rms_norm")))
+        rest += 5 * width * shape.qk_norm
     statistics = 4 * 4 + 4 * shape.n_heads
     kept = tokens * (4 * stream + (2 if half else 4) * rest + statistics)
     if shape.dropout:
-        kept += tokens * 2 * width  # a byte for each element that may be dropped
+        kept += tokens * 2 * width * (4 if is_cpu else 1)  # which elements are dropped
         if is_cpu:  # whose fused attention knows no dropout: scores, their softmax, and what is left of it
             kept += 4 * 3 * tokens * shape.n_heads * shape.context_length
     return float(kept)

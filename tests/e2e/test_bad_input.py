@@ -120,7 +120,10 @@ TRAINING_MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("model.vocab_size=50257", "gpt2", "50258 symbols, the mask included"),
     ),
     "nothing kept": (("callbacks.checkpoint.keep_every_steps=0",), ("callbacks.checkpoint.keep_every_steps=0",)),
-    "a batch that cannot be dealt out": (("trainer=ddp_cpu", "trainer.devices=3"), ("batch_size=8", "trainer.devices=3")),
+    "a batch that cannot be dealt out": (
+        ("trainer=ddp_cpu", "trainer.devices=3"),
+        ("batch_size=8", "trainer.devices=3"),
+    ),
     "machines on which nobody started anything": (("trainer=ddp_cpu", "trainer.num_nodes=2"), ("torchrun", "srun")),
     "sharded weights on a CPU": (("trainer=fsdp", "trainer.accelerator=cpu"), ("strategy=fsdp", "trainer=ddp_cpu")),
     "a shared Muon": (("trainer=fsdp", "optimizer=muon"), ("optimizer=muon", "trainer.strategy=fsdp", "trainer=ddp")),

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from workspace import FAMILIES, ROOT, TINY, Run, Workspace
@@ -44,7 +45,9 @@ def on(n_processes: int, micro_batch_size: int | None = None) -> tuple[str, ...]
 def assert_same_experiment(run: Run, alone: Run, without_step: int | None = None) -> None:
     """Within what another order of adding float32 numbers makes of it."""
     for name in CURVES:
-        ours, theirs = ([point for point in each.curve(name, "csv") if point[0] != without_step] for each in (run, alone))
+        ours, theirs = (
+            [point for point in each.curve(name, "csv") if point[0] != without_step] for each in (run, alone)
+        )
         assert [step for step, _ in ours] == [step for step, _ in theirs]
         assert [value for _, value in ours] == pytest.approx([value for _, value in theirs], rel=1e-3, abs=1e-5), name
     assert run.metrics["n_tokens_seen"] == alone.metrics["n_tokens_seen"]
@@ -149,7 +152,8 @@ def test_a_run_of_two_processes_goes_on_with_fewer_or_more(n_processes: int, alo
     workspace.must("train.py", "resume=latest", "training.max_steps=24", *on(n_processes, 2))
     curves = run.folder / "csv" / "metrics.csv"
     # The last step of the first part is drawn, and validated, whatever the intervals.
-    curves.write_text("".join(line for line in curves.open() if not line.startswith("14,")))
+    kept = [line for line in curves.read_text().splitlines(keepends=True) if not line.startswith("14,")]
+    curves.write_text("".join(kept))
     assert_same_experiment(run, alone, without_step=15)
 
 
@@ -215,3 +219,55 @@ def test_torchrun_and_the_config_must_agree_and_a_sweep_needs_no_torchrun(worksp
     assert refused.returncode != 0
     assert "-m under torchrun" in refused.stderr
     assert workspace.runs() == []
+
+
+LOCAL_JOBS = ("-m", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=20")
+
+
+@pytest.mark.slow
+def test_a_sweep_by_submitit_has_the_folders_of_a_sweep(workspace: Workspace) -> None:
+    workspace.must("train.py", *LOCAL_JOBS, *RECIPE, *on(1), "training.max_steps=6", "seed=1,2")
+    assert sorted(Run(folder).metrics["seed"] for folder in workspace.runs()) == [1, 2]
+    assert {folder.parent.parent.parent.name for folder in workspace.runs()} == {"multirun"}
+
+
+@pytest.mark.slow
+def test_a_job_that_submitit_warns_is_saved_and_goes_on_in_its_folder(workspace: Workspace) -> None:
+    """As before a time limit, or a preemption, by the signal that submitit asks SLURM for."""
+    words = (*LONG, *on(2), "training.max_steps=120", "seed=3,")
+    process = workspace.start("train.py", *LOCAL_JOBS, *words)
+    log = wait_for(lambda: next(iter(workspace.folder.glob("outputs/multirun/*/*/*/train.log")), None), process)
+    wait_for(lambda: "step 20: val loss" in log.read_text() or None, process)
+    job = wait_for(lambda: next(iter(tasks_of_submitit(workspace)), None), process)
+    os.kill(job, signal.SIGUSR2)
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    (folder,) = workspace.runs()
+    assert Run(folder).metrics["status"] == "finished"
+    assert Run(folder).metrics["step"] == 120
+    told = log.read_text()
+    assert "stopped by SIGUSR2 after step" in told
+    assert told.count("training in") == told.count("resuming in") == 1
+
+
+def wait_for(look: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
+    """What it finds, as soon as it finds something, while the process lives."""
+    while process.poll() is None:
+        found = look()
+        if found is not None:
+            return found
+        time.sleep(0.2)
+    pytest.fail(process.communicate()[0])
+
+
+def tasks_of_submitit(workspace: Workspace) -> list[int]:
+    """The processes that submitit runs a job of this workspace in."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            line, here = (entry / "cmdline").read_bytes(), (entry / "cwd").resolve()
+        except OSError:  # it has ended meanwhile
+            continue
+        if b"submitit.core._submit" in line and here == workspace.folder.resolve():
+            found.append(int(entry.name))
+    return found

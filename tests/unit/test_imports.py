@@ -17,6 +17,7 @@ ENTRY_POINTS = [ROOT / "train.py", *sorted((ROOT / "scripts").glob("*.py"))]
 LIGHTNING_FILES = {
     "callbacks.py",
     "datamodule.py",
+    "launch.py",
     "lit_module.py",
     "loggers.py",
     "pace.py",
@@ -24,6 +25,7 @@ LIGHTNING_FILES = {
     "provenance.py",
     "run.py",
     "stopping.py",
+    "strategies.py",
 }
 
 ABOVE = {
