@@ -52,12 +52,15 @@ class Memory:
     """What the backward pass needs of the forward pass, for one micro batch."""
     logits: float
     """What the loss holds of tokens x symbols."""
+    working: float = 0.0
+    """Of the backward pass through one feed-forward layer: three arrays as wide as it is."""
     gathered: float = 0.0
     """Of sharded weights: two blocks and what lies outside them, whole."""
 
     @property
     def total(self) -> float:
-        return self.weights + self.gradients + self.moments + self.activations + self.logits + self.gathered
+        parts = (self.weights, self.gradients, self.moments, self.activations, self.logits, self.working, self.gathered)
+        return sum(parts)
 
 
 @dataclass(frozen=True)
@@ -84,14 +87,18 @@ def n_parameters(shape: TransformerConfig) -> int:
         return build_model(shape).n_parameters
 
 
+def in_width(shape: TransformerConfig) -> int:
+    """Of what goes into the activation of a feed-forward layer."""
+    return shape.feed_forward_width * (2 if shape.activation == "swiglu" else 1)
+
+
 def forward_flops(shape: TransformerConfig, n_sequences: int) -> int:
     """The matrix products of a forward pass of a decoder over whole contexts, two for each multiplication.
 
     Attention counts whole, as kernels that do not skip the hidden half would do it.
     """
     tokens, width = n_sequences * shape.context_length, shape.d_model
-    in_width = shape.feed_forward_width * (2 if shape.activation == "swiglu" else 1)
-    projections = 4 * width * width + width * in_width + shape.feed_forward_width * width
+    projections = 4 * width * width + width * in_width(shape) + shape.feed_forward_width * width
     attention = 2 * shape.context_length * width
     return 2 * tokens * (shape.n_layers * (projections + attention) + shape.vocab_size * width)
 
@@ -116,8 +123,7 @@ def block_activations(shape: TransformerConfig, n_sequences: int, half: bool, is
     (`half`) the residual stream stays in float32, and everything else is kept in two bytes.
     """
     tokens, width = n_sequences * shape.context_length, shape.d_model
-    in_width = shape.feed_forward_width * (2 if shape.activation == "swiglu" else 1)
-    stream, rest = 2 * width, 2 * width + 4 * width + in_width
+    stream, rest = 2 * width, 2 * width + 4 * width + in_width(shape)
     if not is_cpu:
         rest += shape.feed_forward_width
     if is_cpu:  # where some layers are made of several operations, each of which keeps what it reads; as counted
@@ -173,7 +179,8 @@ def memory(
     if strategy == "fsdp":
         outside = parameters - shape.n_layers * block_parameters(shape)
         gathered = (2.0 if half else 4.0) * (2 * block_parameters(shape) + outside)
-    return Memory(share + copies, gradients, n_moments * share, kept + ends, logits, gathered)
+    working = 3.0 * (2 if half else 4) * tokens * in_width(shape)
+    return Memory(share + copies, gradients, n_moments * share, kept + ends, logits, working, gathered)
 
 
 def block_parameters(shape: TransformerConfig) -> int:

@@ -18,8 +18,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
-import torch.multiprocessing
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
+from torch.multiprocessing.spawn import start_processes
 
 from folio.config import RunConfig
 from folio.data.prepare import PreparedData
@@ -85,9 +85,7 @@ class Processes:
         for number in self._before:
             signal.signal(number, signal.SIG_IGN)
         args = (task, self._asked_to_stop, [ear for _, ear in pipes])
-        started = torch.multiprocessing.start_processes(  # type: ignore[no-untyped-call]
-            _train_as_rank, args, nprocs=self._size, join=False, start_method="spawn"
-        )
+        started = start_processes(_train_as_rank, args, nprocs=self._size, join=False, start_method="spawn")
         self._processes: list[BaseProcess] = started.processes
         for number in self._before:
             signal.signal(number, self._receive)
@@ -117,14 +115,14 @@ class Processes:
 
     def _wait(self) -> None:
         """Until all have ended, or GRACE_S after the first of them that failed."""
-        waiting = {process.sentinel: process for process in self._processes}
+        waiting: dict[Any, BaseProcess] = {process.sentinel: process for process in self._processes}
         grace: float | None = None
         while waiting:
             ended = connection.wait(list(waiting), timeout=grace)
             if not ended:  # the grace is over
                 return
             for sentinel in ended:
-                process = waiting.pop(sentinel)  # type: ignore[call-overload]
+                process = waiting.pop(sentinel)
                 process.join()
                 self._listen(self._processes.index(process))
                 if process.exitcode != 0:

@@ -1,4 +1,4 @@
-"""The processes that train one model together, and what they tell each other besides gradients. Imports no lightning."""
+"""The processes that train one model together, and what they tell each other beside gradients. No lightning here."""
 
 from collections.abc import Callable
 from datetime import timedelta
