@@ -47,9 +47,10 @@ def main(cfg: DictConfig) -> float | None:
     check_data(config, data)
 
     with lasting_imports():
-        from folio.training.devices import resolve_device
+        from folio.training.devices import check_devices, resolve_device
 
         device = resolve_device(config.trainer)  # before Lightning is imported: there may be no such device
+        check_devices(config.trainer, device.accelerator)
         from folio.training.run import run
         from folio.training.strategies import meet
 

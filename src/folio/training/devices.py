@@ -48,12 +48,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 def resolve_device(config: TrainerConfig) -> Device:
     """The device that the config asks for. Raises: ConfigError where this machine has none; never another one."""
     accelerator = find_accelerator(config.accelerator)
-    _check_number(config, accelerator)
     return Device(accelerator, _precision(config.precision, accelerator), _device_name(accelerator))
 
 
-def _check_number(config: TrainerConfig, accelerator: str) -> None:
-    """Raises: ConfigError where this machine has fewer devices than are asked for, or of a kind that does not do."""
+def check_devices(config: TrainerConfig, accelerator: str) -> None:
+    """Raises: ConfigError where this machine has fewer devices than training asks for, or not of that kind."""
     if accelerator == "gpu" and config.devices > max(1, torch.cuda.device_count()):
         raise ConfigError(
             f"trainer.devices={config.devices}: this machine has {torch.cuda.device_count()} GPU(s); ask for as many"
@@ -61,7 +60,7 @@ def _check_number(config: TrainerConfig, accelerator: str) -> None:
     if accelerator == "mps" and config.n_processes > 1:
         raise ConfigError(f"trainer.devices={config.devices}: Apple's GPU is one; use trainer.devices=1")
     if accelerator != "gpu" and config.strategy == "fsdp":
-        raise ConfigError(_missing("trainer.strategy=fsdp", "it needs GPUs, and this machine has none"))
+        raise ConfigError("trainer.strategy=fsdp: it needs GPUs, and this machine has none; use trainer=ddp_cpu")
 
 
 def named_device(name: str) -> torch.device:
@@ -94,7 +93,7 @@ def best_accelerator() -> str:
 
 
 def _missing(asked: str, reason: str) -> str:
-    option = "trainer" if asked.startswith("trainer") else asked.partition("=")[0]
+    option = asked.partition("=")[0]
     return f"{asked}: {reason}; use {option}=cpu, or {option}=auto for the best there is"
 
 

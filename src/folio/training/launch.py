@@ -9,6 +9,7 @@ to signals and to notice who is missing. torchrun and srun do the same on a clus
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class RankDied(FolioError):  # noqa: N818 (what happened to the run)
 def train_in_processes(task: Task) -> float:
     """Train on trainer.devices processes of this machine; returns the final validation loss in nats.
 
-    Raises: SystemExit with 128 + n where signal n stopped the run, FolioError for what a user can mend, RankDied where
+    Raises: SystemExit with 128 + n where signal n stopped the run, Interrupted where a second one did, FolioError for what a user can mend, RankDied where
     a process was killed, and RuntimeError with its traceback where one failed.
     """
     return Processes(task).outcome()
@@ -100,8 +101,6 @@ class Processes:
         """Wait for the end; see `train_in_processes`."""
         try:
             self._wait()
-        except Interrupted as stop:
-            raise SystemExit(stop.exit_code) from None
         finally:
             self._kill()
             for number, handler in self._before.items():
@@ -116,17 +115,18 @@ class Processes:
     def _wait(self) -> None:
         """Until all have ended, or GRACE_S after the first of them that failed."""
         waiting: dict[Any, BaseProcess] = {process.sentinel: process for process in self._processes}
-        grace: float | None = None
+        deadline: float | None = None
         while waiting:
-            ended = connection.wait(list(waiting), timeout=grace)
-            if not ended:  # the grace is over
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            ended = connection.wait(list(waiting), timeout=left)
+            if not ended:
                 return
             for sentinel in ended:
                 process = waiting.pop(sentinel)
                 process.join()
                 self._listen(self._processes.index(process))
-                if process.exitcode != 0:
-                    grace = GRACE_S
+                if process.exitcode != 0 and deadline is None:
+                    deadline = time.monotonic() + GRACE_S
 
     def _listen(self, rank: int) -> None:
         mouth = self._mouths[rank]

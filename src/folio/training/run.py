@@ -129,12 +129,20 @@ def _train_in_processes(
 ) -> float:
     try:
         return train_in_processes(Task(config, device, folder, figures, resumed, open_data, free_port()))
+    except Interrupted as stop:
+        log.info(f"stopped at once by {stop}{_way_on(folder)}")
+        raise SystemExit(stop.exit_code) from None
     except RankDied as error:
-        last = folder / "checkpoints" / "last.ckpt"
-        if not last.is_file():
-            raise
-        step = checkpoints.load(last, mmap=True)["global_step"]
-        raise FolioError(f"{error}; last.ckpt has step {step}: go on with {resume_command(folder)}") from None
+        raise FolioError(f"{error}{_way_on(folder)}") from None
+
+
+def _way_on(folder: Path) -> str:
+    """From the last checkpoint, where there is one."""
+    last = folder / "checkpoints" / "last.ckpt"
+    if not last.is_file():
+        return ""
+    step = checkpoints.load(last, mmap=True)["global_step"]
+    return f"; last.ckpt has step {step}: go on with {resume_command(folder)}"
 
 
 def _describe(folder: Path, config: RunConfig, data: PreparedData, figures: Preflight) -> None:
