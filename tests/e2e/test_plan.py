@@ -11,7 +11,7 @@ from workspace import TINY, Workspace
 from folio import scale
 from folio.models import GPTConfig
 
-TOLERANCE = 0.25
+TOLERANCE = 0.15
 """Of planned memory, as docs/scale.md states it."""
 
 STEPS = (

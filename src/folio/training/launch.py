@@ -64,8 +64,8 @@ class RankDied(FolioError):  # noqa: N818 (what happened to the run)
 def train_in_processes(task: Task) -> float:
     """Train on trainer.devices processes of this machine; returns the final validation loss in nats.
 
-    Raises: SystemExit with 128 + n where signal n stopped the run, Interrupted where a second one did, FolioError for what a user can mend, RankDied where
-    a process was killed, and RuntimeError with its traceback where one failed.
+    Raises: SystemExit with 128 + n where signal n stopped the run, and Interrupted where a second one did; FolioError
+    for what a user can mend, RankDied where a process was killed, RuntimeError with its traceback where one failed.
     """
     return Processes(task).outcome()
 
