@@ -33,6 +33,9 @@ from folio.training.stopping import Interrupted, requeue, stop_signals
 GRACE_S = 10.0
 """What the others have to end by themselves, once one has failed. They cannot go on, and may be waiting for it."""
 
+LAST_WORDS = 20_000
+"""Characters of a traceback, so that it fits into a pipe that nobody reads before its process has ended."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -88,6 +91,8 @@ class Processes:
         args = (task, self._asked_to_stop, [ear for _, ear in pipes])
         started = start_processes(_train_as_rank, args, nprocs=self._size, join=False, start_method="spawn")
         self._processes: list[BaseProcess] = started.processes
+        for _, ear in pipes:
+            ear.close()  # so that what a killed process leaves half-said has an end
         for number in self._before:
             signal.signal(number, self._receive)
 
@@ -207,7 +212,7 @@ def _outcome(rank: int, task: Task, asked_to_stop: Any) -> Outcome:
     except FolioError as error:
         return Outcome("refused", str(error))
     except Exception:
-        return Outcome("failed", traceback.format_exc())
+        return Outcome("failed", traceback.format_exc()[-LAST_WORDS:])
 
 
 def free_port() -> int:
