@@ -301,3 +301,11 @@ def test_sharding_on_one_gpu_changes_nothing(make_workspace: Callable[[], Worksp
         make_workspace().train(*RECIPE, f"trainer={name}", "trainer.devices=1", exact) for name in ("gpu", "fsdp")
     )
     assert_same_experiment(sharded, plain)
+
+
+@pytest.mark.slow
+def test_what_ends_all_processes_at_one_step_is_one_line(workspace: Workspace) -> None:
+    line = workspace.run("train.py", *RECIPE, *on(2), "optimizer.learning_rate=1e30").error_line()
+    assert "not finite" in line
+    (folder,) = workspace.runs()
+    assert Run(folder).metrics["status"] == "diverged"

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hydra import compose as compose_hydra
+from hydra import initialize_config_dir
 
 from folio.config import ConfigError, RunConfig, TrainerConfig
 from folio.data.batch import IGNORE_INDEX
@@ -33,6 +35,7 @@ SRUN = {
     "SLURM_LOCALID": "1",
     "SLURM_NTASKS_PER_NODE": "4",
 }
+CONF = Path(__file__).parents[2] / "conf"
 TOKENS = np.arange(1000, dtype=np.uint16)
 
 
@@ -169,6 +172,15 @@ def test_one_device_is_lightnings_own_choice_and_sharding_is_as_asked() -> None:
     assert build_strategy(trainer(), alone) == "auto"
     assert type(build_strategy(trainer(devices=2), two)).__name__ == "DDPStrategy"
     assert type(build_strategy(trainer(strategy="fsdp", accelerator="gpu"), two)).__name__ == "FSDPStrategy"
+
+
+@pytest.mark.parametrize("where", ["slurm", "local"])
+def test_a_sweep_can_be_given_to_submitit(where: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        words = [f"hydra/launcher=submitit_{where}", "hydra.launcher.gpus_per_node=8"]
+        launcher = compose_hydra("train", words, return_hydra_config=True).hydra.launcher
+    assert launcher._target_.endswith(f"{where.capitalize()}Launcher")
+    assert launcher.gpus_per_node == 8
 
 
 @pytest.fixture
