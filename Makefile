@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 TRANSFORMERS := tests/golden/transformers.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow check format tensorboard bench clean
+.PHONY: help setup train test test-slow check format tensorboard bench soak clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ tensorboard: setup ## Look at all runs: http://localhost:6006
 
 bench: setup ## Speed and memory beside other programs: about ten minutes on two cores
 	$(BIN)/python scripts/benchmark.py $(ARGS)
+
+soak: setup ## An hour of faults at random; ARGS="--minutes 5" for less
+	$(BIN)/python tests/e2e/soak.py $(ARGS)
 
 clean: ## Remove caches; keeps .venv, data and outputs
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build src/*.egg-info

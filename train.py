@@ -5,6 +5,7 @@ from folio.startup import end_at_signals, lasting_imports
 if __name__ == "__main__":  # before the imports, which take a second
     end_at_signals()
 
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from omegaconf import DictConfig
 
 from folio.cli import (
     check_data,
+    check_same_experiment,
     check_same_text,
     load_config,
     one_line_errors,
@@ -21,29 +23,38 @@ from folio.cli import (
     resumed_config,
     started_processes,
     sweep_folder,
+    task_overrides,
 )
 from folio.config import settle_vocabulary
 from folio.processes import leave_words_to_the_first
 from folio.requeued import remember_job, requeued_run
 from folio.runs import find_run, new_run_folder
+from folio.sweeps.command import whole_command
+from folio.sweeps.job import goes_on, part_of_sweep
+from folio.sweeps.record import keys_of, varied_keys
+from folio.sweeps.search import judge_of
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-@one_line_errors
+@part_of_sweep
 def main(cfg: DictConfig) -> float | None:
     """Compose, check, prepare the data, run. What can be found wrong without torch is, before it is imported."""
     config = load_config(cfg)
-    output_dir = Path(config.paths.output_dir)
+    output_dir, job = Path(config.paths.output_dir), sweep_folder()
     resumed = find_run(config.resume, output_dir) if config.resume else None
     if resumed:
         config = resumed_config(config, resumed)
-    elif resumed := requeued_run(output_dir, sweep_folder()):
+    elif job:
+        resumed = job if goes_on(job) else None
+    elif resumed := requeued_run(output_dir):
         config = requeued_config(config, resumed)
     place = started_processes(config.trainer)
     data = prepared_data(config)
     if resumed:
         check_same_text(resumed, data.train.info.source_sha256)
     config = settle_vocabulary(config, data.tokenizer.vocab_size)
+    if resumed and resumed == job:
+        check_same_experiment(config, job)
     check_data(config, data)
 
     with lasting_imports():
@@ -51,17 +62,31 @@ def main(cfg: DictConfig) -> float | None:
 
         device = resolve_device(config.trainer)  # before Lightning is imported: there may be no such device
         check_devices(config.trainer, device.accelerator)
-        from folio.training.run import run
+        from folio.training.run import Occasion, run
         from folio.training.strategies import meet
 
+    overrides = task_overrides()
+    occasion = Occasion(
+        overrides,
+        compared=varied_keys(job) if job else keys_of(overrides),
+        judge=judge_of(job) if job else None,
+        others_follow=job is not None,
+    )
     world = meet(place, device.accelerator)
-    folder = world.from_first(lambda: resumed or sweep_folder() or new_run_folder(output_dir, config.run_name))
+    folder = world.from_first(lambda: resumed or job or new_run_folder(output_dir, config.run_name))
     remember_job(output_dir, folder)
-    loss = run(config, data, device, folder, resumed is not None, partial(prepared_data, config), world)
+    loss = run(config, data, device, folder, resumed is not None, occasion, partial(prepared_data, config), world)
     world.leave()
     return loss
 
 
-if __name__ == "__main__":
+@one_line_errors
+def start() -> None:
+    """Hydra reads sys.argv: the command as typed, or the one that it stands for."""
     leave_words_to_the_first()
-    one_line_errors(main)()
+    sys.argv[1:] = whole_command(sys.argv[1:])
+    main()
+
+
+if __name__ == "__main__":
+    start()

@@ -17,7 +17,7 @@ from folio.benchmark.options import Options, Progress
 from folio.benchmark.results import Report
 from folio.benchmark.sides import choose_peers
 from folio.benchmark.works import SAME_FUNCTION, WORKS, Work
-from folio.cli import one_line_errors, prepared_data, validate
+from folio.cli import one_line_errors, prepared_data, run_command, validate
 from folio.config import RunConfig, check_against_data, check_alone, settle_vocabulary
 from folio.errors import FolioError
 from folio.explain import hint
@@ -189,4 +189,4 @@ def checked(overrides: Sequence[str]) -> RunConfig:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from folio.cli import check_data, one_line_errors, prepared_data
+from folio.cli import check_data, one_line_errors, prepared_data, run_command
 from folio.config import RunConfig
 from folio.data.prepare import PreparedData
 from folio.errors import FolioError
@@ -51,6 +51,8 @@ def main(
     On the device and in the precision of training, where they are there, the validation loss is exactly the one
     that training logged for the checkpoint.
     """
+    if context_length is not None and context_length < 1:
+        raise FolioError(f"--context-length={context_length} must be 1 or more")
     path = find_checkpoint(run, output_dir, checkpoint)
 
     # Only now torch, whose import takes seconds.
@@ -101,8 +103,6 @@ def with_context(trained: Any, context_length: int) -> RunConfig:
     config = trained.config
     if config.model.family != "decoder":
         raise FolioError(f"--context-length={context_length}: this is for a decoder; RUN is an {config.model.family}")
-    if context_length < 1:
-        raise FolioError(f"--context-length={context_length} must be 1 or more")
     longest = last_position(trained.model.config)
     if longest is not None and context_length > longest:
         raise FolioError(
@@ -125,4 +125,4 @@ def data_of(trained: Any, data_dir: Path | None) -> PreparedData:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from folio.cli import one_line_errors
+from folio.cli import one_line_errors, run_command
 from folio.errors import FolioError
 from folio.models.gpt2_format import END_OF_TEXT, GPT2FormatError, check_target, gpt2_config_json
 from folio.runs import find_checkpoint
@@ -67,4 +67,4 @@ def tokenizer_in_words(name: str, checkpoint: Path) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from matplotlib.figure import Figure
 
-from folio.cli import one_line_errors, validate
+from folio.cli import one_line_errors, run_command, validate
 from folio.config import RunConfig
 from folio.data.tokenizers import load_tokenizer, state_from_json
 from folio.errors import FolioError
@@ -21,7 +21,7 @@ from folio.figures.curves import read_curves
 from folio.figures.labelled_prompt import LabelledPrompt, label_prompt
 from folio.figures.plots import loss_figure, positional_figure, schedule_figure
 from folio.models import TransformerConfig
-from folio.runs import checkpoint_names, find_checkpoint, find_started_run, read_config
+from folio.runs import check_links, checkpoint_names, find_checkpoint, find_started_run, read_config
 from folio.training.schedules import learning_rates
 from folio.upgrade import upgraded
 
@@ -47,6 +47,8 @@ def main(
     shape = config.transformer_config(config.model.vocab_size)
     chosen_layers, chosen_heads = numbers(layers, shape.n_layers, "layers"), numbers(heads, shape.n_heads, "heads")
     labelled = label(folder, config, shape, prompt, prefix)
+    if output is None:
+        check_links(folder)
     pictures = Pictures(output or folder / "figures", folder.name)
 
     pictures.save("schedule", schedule_figure(learning_rates(config), pictures.title("learning rate")))
@@ -107,7 +109,10 @@ def locate(run: str, output_dir: Path, checkpoint: str) -> tuple[Path, Path | No
     """The run folder and the checkpoint, if there is one yet, that RUN means. Raises: FolioError."""
     if Path(run).is_file():
         weights = find_checkpoint(run, output_dir, checkpoint)
-        return find_started_run(str(weights.parent.parent), output_dir), weights
+        folder = weights.parent.parent
+        if not (folder / "config.yaml").is_file():
+            raise FolioError(f"RUN={run}: {folder / 'config.yaml'} does not exist; give a checkpoint in its run folder")
+        return folder, weights
     folder = find_started_run(run, output_dir)
     has_weights = bool(checkpoint_names(folder))
     return folder, find_checkpoint(str(folder), output_dir, checkpoint) if has_weights else None
@@ -120,7 +125,8 @@ def numbers(text: str | None, n: int, name: str) -> list[int] | None:
     """
     if text is None:
         return None
-    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+    # No model has a layer of ten digits, and Python reads no number of 5,000.
+    if not re.fullmatch(r"[0-9]{1,9}(-[0-9]{1,9})?(,[0-9]{1,9}(-[0-9]{1,9})?)*", text):
         raise FolioError(f"--{name}={text} is no choice of {name}; write numbers and ranges, as in 0,5,11 or 0-3")
     found: list[int] = []
     for part in text.split(","):
@@ -159,4 +165,4 @@ def label(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

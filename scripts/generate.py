@@ -14,7 +14,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from folio.cli import one_line_errors
+from folio.cli import one_line_errors, run_command
 from folio.config import RunConfig
 from folio.data.tokenizers import Tokenizer, load_tokenizer, state_from_json
 from folio.errors import FolioError
@@ -30,8 +30,19 @@ TEXTS_AT_ONCE = 32
 """So that any number of samples fits into memory."""
 
 
+MOST_TOKENS, MOST_SAMPLES = 10_000_000, 1_000_000
+"""What memory holds a place for before the first token is written."""
+
+
 class Quantization(StrEnum):
     INT8 = "int8"
+
+
+class Accelerator(StrEnum):
+    AUTO = "auto"
+    CPU = "cpu"
+    GPU = "gpu"
+    MPS = "mps"
 
 
 @one_line_errors
@@ -71,7 +82,7 @@ def main(
     ] = None,
     checkpoint: Annotated[str, typer.Option(help="Which one of a run folder: best, last or step=N.")] = "best",
     output_dir: Annotated[Path, typer.Option(help="Where 'latest' looks.")] = Path("outputs"),
-    device: Annotated[str, typer.Option(help="auto, cpu, gpu or mps.")] = "auto",
+    device: Annotated[Accelerator, typer.Option(help="Where it is written.")] = Accelerator.AUTO,
 ) -> None:
     """Continue a prompt, or a prefix, or fill the blanks of a text, as the family of the trained model has it.
 
@@ -172,10 +183,12 @@ def plan(starts: Sequence[Start], n_samples: int, first_seed: int) -> list[Task]
 
 def check_counts(max_new_tokens: int, num_samples: int, seed: int | None, stop: list[str]) -> None:
     """Raises: FolioError."""
-    if max_new_tokens < 1:
-        raise FolioError(f"--max-new-tokens={max_new_tokens} must be 1 or more")
-    if num_samples < 1:
-        raise FolioError(f"--num-samples={num_samples} must be 1 or more")
+    for option, value, most in (
+        ("--max-new-tokens", max_new_tokens, MOST_TOKENS),
+        ("--num-samples", num_samples, MOST_SAMPLES),
+    ):
+        if not 1 <= value <= most:
+            raise FolioError(f"{option}={value} must be at least 1 and at most {most}")
     if seed is not None and not 0 <= seed < 2**32:
         raise FolioError(f"--seed={seed} must be at least 0 and below 2**32")
     if "" in stop:
@@ -207,4 +220,4 @@ def config_beside(checkpoint: Path) -> TransformerConfig | None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -1,6 +1,9 @@
 """Fixtures for every test."""
 
+import csv
 import importlib
+import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
@@ -123,3 +127,76 @@ def refuse(load: Callable[..., RunConfig]) -> Callable[..., str]:
         return message
 
     return refuse
+
+
+@pytest.fixture
+def write_run(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a run folder as a training leaves it, without the training: write_run("a", {"seed": 2}, loss=1.5).
+
+    `changes` are dotted keys of the config; without a status there is no metrics.json.
+    """
+
+    def write(
+        name: str,
+        changes: dict[str, Any] | None = None,
+        *,
+        loss: float = 1.5,
+        status: str | None = "finished",
+        curve: tuple[float, ...] = (),
+        sample: str = "",
+        error: str | None = None,
+        **metrics: Any,
+    ) -> Path:
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        config: dict[str, Any] = {
+            "name": None,
+            "seed": 1,
+            "paths": {"output_dir": "outputs"},
+            "tokenizer": {"name": "char"},
+            "model": {"n_layers": 2, "d_model": 8},
+            "positional_encoding": {"name": "learned"},
+            "objective": {"name": "causal_lm"},
+            "optimizer": {"name": "adamw", "learning_rate": 1e-3},
+            "training": {"max_steps": 40},
+        }
+        for key, value in (changes or {}).items():
+            *sections, leaf = key.split(".")
+            place = config
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[leaf] = value
+        (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        (folder / "preflight.json").write_text(
+            json.dumps({"n_parameters": 1234, "tokens_per_step": 100, "text_sha256": "0" * 64})
+        )
+        if status is not None:
+            measured = {
+                "status": status,
+                "val/loss_nats": loss,
+                "val/bits_per_byte": loss / math.log(2),
+                "n_parameters": 1234,
+                "step": 40,
+                "elapsed_s": 12.5,
+                "train/tokens_per_s": 1000.0,
+                "peak_memory_bytes": 300 * 2**20,
+                "seed": config["seed"],
+                "device": "CPU (x86_64, 1 threads)",
+            }
+            measured |= metrics | ({} if error is None else {"error": error})
+            (folder / "metrics.json").write_text(json.dumps(measured))
+        if curve:
+            (folder / "csv").mkdir()
+            with (folder / "csv" / "metrics.csv").open("w", newline="") as file:
+                rows = csv.writer(file)
+                rows.writerow(("step", "name", "value"))
+                for number, value in enumerate(curve, start=1):
+                    rows.writerow((10 * number, "train/tokens_per_s", 1000.0))
+                    rows.writerow((10 * number, "train/loss_nats", value + 0.1))
+                    rows.writerow((10 * number, "val/loss_nats", value))
+        if sample:
+            indented = "\n".join(f"    {line}" for line in sample.splitlines())
+            (folder / "samples.md").write_text(f"## Step 20\n\n    early\n\n## Step 40\n\n{indented}\n\n")
+        return folder
+
+    return write

@@ -7,11 +7,13 @@ import errno
 import functools
 import json
 import os
+import re
 import sys
 import typing
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
@@ -20,12 +22,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from folio.config import ConfigError, MaskedLMConfig, RunConfig, TrainerConfig, check_against_data, check_alone
+from folio.config import ConfigError, RunConfig, TrainerConfig, check_against_data, check_alone
 from folio.data.prepare import PreparedData, prepare
 from folio.data.tokenizers import TokenizerChoice
 from folio.errors import FolioError
-from folio.explain import explain, explain_invalid, hint
+from folio.explain import explain, explain_invalid, explain_python, hint
 from folio.init_from import begin_with_folder, chosen_keys
+from folio.options.objectives import MaskedLMConfig
 from folio.processes import Place, check_processes, place_from_environment
 from folio.runs import read_config
 from folio.upgrade import later_keys, upgraded
@@ -61,9 +64,16 @@ OF_THE_MACHINE = {
     errno.EPERM,
     errno.EROFS,
     errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
     errno.EIO,
 }
-"""Trouble with files that is no bug: a full disk, a quota, permissions, a folder that has gone."""
+"""Trouble with files that is no bug: a full disk, a quota, permissions, a folder that has gone, an impossible name."""
+
+LONG_WORD = re.compile(r"(\S{300})\S+")
+"""What nobody reads to its end: a number of 5,000 digits, a name of as many letters."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,26 +86,63 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except FolioError as error:
-            message = str(error)
-        except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-            message = explain(error)
-        except OSError as error:
-            if error.errno not in OF_THE_MACHINE:
+        except Exception as error:
+            message = one_line(error)
+            if message is None:
                 raise
-            where = f"{error.filename}: " if error.filename else ""
-            message = f"{where}{error.strerror}; mend that, and type the same again"
-        except ValueError as error:
-            if "Config group override" not in str(error):  # Hydra's words for model=null
-                raise
-            message = f"{error}; write group=option, as in model=nano"
-        print(f"error: {visible(message, keep='')}", file=sys.stderr)
-        raise SystemExit(2)
+        refuse(message)
 
     return wrapper
 
 
-def load_config(cfg: DictConfig) -> RunConfig:
+def refuse(message: str) -> NoReturn:
+    """End the program with a line that says what is wrong."""
+    with suppress(OSError):  # the disk on which somebody keeps what a program says may be the full one
+        print(f"error: {in_line(message)}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def run_command(command: Callable[..., None]) -> None:
+    """Run a function as the command line that its annotations describe to Typer.
+
+    What is misspelt or of a wrong type is told in one line, as everywhere, and not in a frame below the usage.
+    """
+    import typer  # here, because training does without
+
+    program = typer.Typer(add_completion=False)
+    program.command()(command)
+    try:
+        code = program(standalone_mode=False)
+    except typer.Abort:
+        code = 1
+    except Exception as error:
+        # Typer's errors of usage had another base in each of its versions; this is what they have in common.
+        explained = getattr(error, "format_message", None)
+        if explained is None:
+            raise
+        refuse(f"{explained().removesuffix('.')}; {Path(sys.argv[0]).name} --help lists the options")
+    raise SystemExit(code)
+
+
+def one_line(error: Exception) -> str | None:
+    """What to tell the user who can mend it; None for a bug of ours."""
+    if isinstance(error, FolioError):
+        return in_line(str(error))
+    if isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError):
+        return in_line(explain(error))
+    if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
+        where = f"{error.filename}: " if error.filename else ""
+        return in_line(f"{where}{error.strerror}; mend that, and type the same again")
+    explained = explain_python(error, sys.argv[1:]) if isinstance(error, AttributeError | ValueError) else None
+    return None if explained is None else in_line(explained)
+
+
+def in_line(message: str) -> str:
+    """As a terminal may show it: without what it would obey, and with long words cut."""
+    return visible(LONG_WORD.sub(r"\1...", message), keep="")
+
+
+def load_config(cfg: DictConfig, say: Callable[[str], None] = print) -> RunConfig:
     """Check a composed config against the schema and itself. Raises: ConfigError."""
     try:
         values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
@@ -103,12 +150,16 @@ def load_config(cfg: DictConfig) -> RunConfig:
         raise ConfigError(explain(error)) from None
     assert isinstance(values, dict)
     overrides = HydraConfig.get().overrides.task
-    values = leave_out_replaced(typing.cast(dict[str, Any], values), overrides, say=print)
+    values = leave_out_replaced(typing.cast(dict[str, Any], values), overrides, say)
     config = validate(values)
     check_choices(config)
+    if not is_sweep():
+        for key, value in (("sweep", config.sweep), ("hparams_search", config.hparams_search)):
+            if value is not None:
+                raise ConfigError(f"{key} is for a sweep of many runs; add -m, as in python train.py -m {key}=...")
     if config.resume is None:  # else the run's own config decides, in resumed_config
         if config.init_from is not None:
-            config = begin_with_folder(config, chosen_keys(overrides, conf_dir()), say=print)
+            config = begin_with_folder(config, chosen_keys(overrides, conf_dir()), say)
         check_alone(config)
     return config
 
@@ -191,12 +242,22 @@ def check_data(config: RunConfig, data: PreparedData) -> None:
                 )
 
 
+def is_sweep() -> bool:
+    """Whether the command line has -m."""
+    mode = HydraConfig.get().mode
+    return mode is not None and mode.name == "MULTIRUN"
+
+
 def sweep_folder() -> Path | None:
     """The folder that a sweep gives this job; None outside a sweep, where the run makes its own."""
-    hydra = HydraConfig.get()
-    if hydra.mode is None or hydra.mode.name != "MULTIRUN":
+    if not is_sweep():
         return None
-    return Path(os.path.relpath(hydra.runtime.output_dir))  # as short as the folders of single runs
+    return Path(os.path.relpath(HydraConfig.get().runtime.output_dir))  # as short as the folders of single runs
+
+
+def task_overrides() -> list[str]:
+    """What was typed of this run's own config, in the order of typing."""
+    return list(HydraConfig.get().overrides.task)
 
 
 def resumed_config(config: RunConfig, folder: Path) -> RunConfig:
@@ -215,6 +276,8 @@ def resumed_config(config: RunConfig, folder: Path) -> RunConfig:
         *parents, leaf = key.split(".")
         source, target = composed, values
         for parent in parents:
+            # Of a section that the run did not have, as a callback of one's own, the parts come one by one.
+            target[parent] = target.get(parent) or {}
             source, target = source[parent], target[parent]
         target[leaf] = source[leaf]
     # Of this start and not of the run, whose config.yaml repeats it from the beginning.
@@ -245,6 +308,26 @@ def started_processes(trainer: TrainerConfig) -> Place | None:
             f"{place.started_by} out, and each job starts its own processes"
         )
     return place
+
+
+def check_same_experiment(config: RunConfig, folder: Path) -> None:
+    """Raises: ConfigError where a job of a sweep would go on as another experiment than it began as."""
+    began, now = upgraded(read_config(folder)), config.model_dump(mode="python")
+    for key in sorted((began.keys() | now.keys()) - set(RESUMABLE_KEYS)):
+        before, after = began.get(key), now.get(key)
+        if key == "training":
+            before, after = _without_resumable(before), _without_resumable(after)
+        if before != after:
+            raise ConfigError(
+                f"{folder} was begun with another {key} than this command composes; remove that folder to begin it "
+                "anew, or start a new sweep"
+            )
+
+
+def _without_resumable(training: Any) -> dict[str, Any] | None:
+    if not isinstance(training, dict):
+        return None
+    return {key: value for key, value in training.items() if f"training.{key}" not in RESUMABLE_KEYS}
 
 
 def check_same_text(folder: Path, text_sha256: str) -> None:

@@ -7,36 +7,22 @@ into a `RunConfig`; everything below the entry points sees only these plain, fro
 import math
 import re
 import typing
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
-from folio.errors import FolioError
+from folio.data.sources import SOURCES, TEXT_FILE
 from folio.models import TransformerConfig
 from folio.models.transformer_config import Activation, Conditioning, Family, Init, Norm, NormPosition
+from folio.options.callbacks import CallbacksConfig
+from folio.options.objectives import MaskedLMConfig, Objectives, PrefixLMConfig
+from folio.options.optimizers import Optimizers
+from folio.options.section import ConfigError as ConfigError
+from folio.options.section import Count, CountOrZero, NonNegative, Positive, Section, Text
 
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-NonNegative = Annotated[float, Field(ge=0.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(gt=0, le=2**31 - 1)]
-"""Of steps, sequences or tokens: above, arrays of indices would overflow or take for ever to make."""
-CountOrZero = Annotated[int, Field(ge=0, le=2**31 - 1)]
-
-Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 """Of a folder, so it cannot lead out of the one that it lies in."""
-
-
-class ConfigError(FolioError):
-    """A config that cannot run: key, value, rule and remedy in one line."""
-
-
-class Section(BaseModel):
-    """A node of the config: unknown keys and wrong types are errors, and nothing changes once it is built."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
 
 class PathsConfig(Section):
@@ -47,11 +33,21 @@ class PathsConfig(Section):
 
 
 class DataConfig(Section):
-    name: Literal["tiny_shakespeare", "text_file"]
+    name: str
+    """A key of `folio.data.sources.SOURCES`, or text_file."""
     path: str | None
     """The text of data=text_file: UTF-8."""
     window_order: Literal["random", "shuffled"]
     """random: independent uniform starts; shuffled: each start once an epoch."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        known = (*SOURCES, TEXT_FILE)
+        if name not in known:
+            expected = ", ".join(f"'{source}'" for source in known)
+            raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
+        return name
 
 
 class TokenizerConfig(Section):
@@ -92,76 +88,6 @@ class PositionalEncodingConfig(Section):
     name: str
     base: float = 10_000.0
     """Base of the wavelengths of encodings that have some."""
-
-
-class CausalLMConfig(Section):
-    """Every token from those before it; for a decoder."""
-
-    name: Literal["causal_lm"]
-    family: ClassVar[Family] = "decoder"
-
-
-class MaskedLMConfig(Section):
-    """Hidden tokens of a line from those on both sides (Devlin et al. 2019, section 3.1); for an encoder."""
-
-    name: Literal["masked_lm"]
-    family: ClassVar[Family] = "encoder"
-    mask_fraction: Annotated[float, Field(gt=0.0, le=1.0)]
-    """Share of the tokens of a line that are asked for; at least one is."""
-    mask_share: Annotated[float, Field(ge=0.0, le=1.0)]
-    """Of those asked for, how many the mask hides."""
-    random_share: Annotated[float, Field(ge=0.0, le=1.0)]
-    """How many another token takes the place of; the rest is left as it is."""
-
-
-class PrefixLMConfig(Section):
-    """A text from the prefix before it; for an encoder-decoder."""
-
-    name: Literal["prefix_lm"]
-    family: ClassVar[Family] = "encoder_decoder"
-    min_prefix_length: Count
-    """In tokens; the length of each prefix is drawn between the two."""
-    max_prefix_length: Count | None
-    """model.context_length when null."""
-
-
-ObjectiveConfig = CausalLMConfig | MaskedLMConfig | PrefixLMConfig
-
-
-class AdamConfig(Section):
-    """Adam and AdamW: the latter takes weight decay out of the moments (Loshchilov and Hutter 2019)."""
-
-    name: Literal["adam", "adamw"]
-    learning_rate: Positive
-    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
-    eps: Positive
-    weight_decay: NonNegative
-    """Of matrices and embeddings; biases and norms are never decayed."""
-
-
-class SGDConfig(Section):
-    name: Literal["sgd"]
-    learning_rate: Positive
-    momentum: Fraction
-    nesterov: bool
-    weight_decay: NonNegative
-
-
-class MuonConfig(Section):
-    """Muon for the matrices inside the blocks, AdamW for all other parameters (Jordan et al. 2024)."""
-
-    name: Literal["muon"]
-    learning_rate: Positive
-    """Of Muon, whose updates are scaled to the size of AdamW's."""
-    adamw_learning_rate: Positive | None
-    """Of AdamW, at the same point of the schedule; the same as Muon's when null."""
-    momentum: Fraction
-    nesterov: bool
-    weight_decay: NonNegative
-    """Of matrices and embeddings; biases and norms are never decayed."""
-    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)]
-    """Of AdamW, as is eps."""
-    eps: Positive
 
 
 class ConstantScheduleConfig(Section):
@@ -244,30 +170,41 @@ class LoggerConfig(Section):
     name: Literal["tensorboard", "csv", "none"]
 
 
-class SamplesConfig(Section):
-    """Text that the model writes at each validation."""
+class SearchConfig(Section):
+    """A search for the values that serve an objective best, over the trials of one sweep. See `folio.sweeps.search`."""
 
-    prompt: Text
-    max_new_tokens: CountOrZero
-    """0 writes none."""
-    temperature: NonNegative
-    top_k: Count | None
+    name: Literal["optuna"]
+    n_trials: Count
+    """In all, those that failed included."""
+    objective: Literal[
+        "val/loss_nats",
+        "val/bits_per_byte",
+        "val/perplexity",
+        "val/accuracy",
+        "best/val/loss_nats",
+        "train/loss_nats",
+        "train/tokens_per_s",
+    ]
+    """A figure of metrics.json: the most of accuracy and tokens/s, the least of the others."""
+    space: dict[str, Text] | None
+    """What is searched, in the words of a sweep by key. Keys that are typed go before it."""
+    n_startup_trials: CountOrZero
+    """Drawn at random before TPE learns from them; as many must have ended before any trial is stopped early."""
+    prune: bool
+    """Stop a trial whose best validation so far is worse than the median of the others at the same step."""
 
-
-class CheckpointConfig(Section):
-    """What is kept besides best.ckpt and last.ckpt."""
-
-    keep_every_steps: Count | None
-    """Every n-th step stays as checkpoints/step=<n>.ckpt; null keeps none."""
-
-
-class CallbacksConfig(Section):
-    samples: SamplesConfig
-    checkpoint: CheckpointConfig
+    @property
+    def maximizes(self) -> bool:
+        return self.objective in ("val/accuracy", "train/tokens_per_s")
 
 
 class RunConfig(Section):
     """One run, whole: with the code it repeats the run."""
+
+    sweep: Text | None = Field(default=None, exclude=True)
+    """`latest` or the folder of a sweep: run what is missing or failed there. Of the command, not of a run."""
+    hparams_search: SearchConfig | None = Field(default=None, exclude=True)
+    """Of the command, too."""
 
     name: Name | None
     """Of the run folder; <data>-<model> when null."""
@@ -285,8 +222,8 @@ class RunConfig(Section):
     conditioning: Conditioning | None
     """Of an encoder-decoder: how the decoder reads the encoder."""
     positional_encoding: PositionalEncodingConfig
-    objective: Annotated[ObjectiveConfig, Field(discriminator="name")]
-    optimizer: Annotated[AdamConfig | SGDConfig | MuonConfig, Field(discriminator="name")]
+    objective: Annotated[Objectives, Field(discriminator="name")]
+    optimizer: Annotated[Optimizers, Field(discriminator="name")]
     schedule: Annotated[
         ConstantScheduleConfig | CosineScheduleConfig | WSDScheduleConfig | NoamScheduleConfig,
         Field(discriminator="name"),
@@ -345,9 +282,9 @@ def check_alone(config: RunConfig) -> None:
     """Check what needs only the config: rules between fields. Raises: ConfigError."""
     _check_devices(config)
     _check_schedule(config)
-    if config.data.name == "text_file" and config.data.path is None:
+    if config.data.name == TEXT_FILE and config.data.path is None:
         raise ConfigError("data.path=null: data=text_file needs a file; add data.path=my.txt")
-    if config.data.name != "text_file" and config.data.path is not None:
+    if config.data.name != TEXT_FILE and config.data.path is not None:
         raise ConfigError(
             f"data.path={config.data.path} has no effect with data={config.data.name}; add data=text_file"
         )
@@ -415,7 +352,7 @@ def _check_schedule(config: RunConfig) -> None:
 def _check_objective(config: RunConfig) -> None:
     objective, family = config.objective, config.model.family
     if objective.family != family:
-        fitting = next(kind for kind in typing.get_args(ObjectiveConfig) if kind.family == family)
+        fitting = next(kind for kind in typing.get_args(Objectives) if kind.family == family)
         (name,) = typing.get_args(fitting.model_fields["name"].annotation)
         raise ConfigError(
             f"objective={objective.name} trains a model of family {objective.family}, and model={config.model.name} is "

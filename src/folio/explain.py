@@ -4,7 +4,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,24 @@ from folio.config import RunConfig
 
 LONGEST_SHOWN = 200
 """Characters of a value."""
+
+OTHER_NAMES = {
+    "block_size": "model.context_length",
+    "ckpt_path": "resume",
+    "dataset": "data",
+    "eval_interval": "training.validate_every_steps",
+    "grad_clip": "training.gradient_clip_norm",
+    "gradient_accumulation_steps": "training.micro_batch_size",
+    "log_interval": "training.log_every_steps",
+    "lr": "optimizer.learning_rate",
+    "max_epochs": "training.max_steps",
+    "max_iters": "training.max_steps",
+    "min_lr": "schedule.min_learning_rate",
+    "n_embd": "model.d_model",
+    "out_dir": "paths.output_dir",
+    "warmup_iters": "schedule.warmup_steps",
+}
+"""What nanoGPT, lightning-hydra-template and others call our keys."""
 
 
 def explain(error: Exception) -> str:
@@ -46,6 +64,20 @@ def explain(error: Exception) -> str:
     reason, _, place = text.partition("\n    full_key: ")
     key = place.partition("\n")[0]
     return " ".join(f"{key}: {reason}".split() if key else text.split())
+
+
+def explain_python(error: AttributeError | ValueError, typed: Sequence[str]) -> str | None:
+    """One line for what Hydra lets Python say of the words that somebody typed; None where that is a bug."""
+    text = str(error)
+    if "Config group override" in text:  # model=null
+        return f"{text}; write group=option, as in model=nano"
+    if "integer string conversion" in text:
+        word = next((word for word in typed if re.search(r"\d{4301}", word)), None)
+        return f"{word} is a number of more digits than can be read; give a smaller one" if word else None
+    if place := re.search(r"full_key: (\S+)", text):  # OmegaConf's mark of a key
+        key = place[1]
+        return f"{key} cannot hold what is given for it; leave it out, or give one of its entries, as in +{key}.x=1"
+    return None
 
 
 def explain_invalid(error: ValidationError, values: dict[str, Any], files: dict[str, Path]) -> str:
@@ -82,9 +114,10 @@ def _short(value: str) -> str:
 
 def _explain_unknown(key: str) -> str:
     known = list(_known_keys(RunConfig))
-    leaves = {leaf: full for full in known if (leaf := full.rpartition(".")[2])}
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
-    near = near or [leaves[leaf] for leaf in difflib.get_close_matches(key.rpartition(".")[2], leaves, n=1)]
+    leaves = {full.rpartition(".")[2]: full for full in known}
+    leaf = key.rpartition(".")[2]
+    near = [OTHER_NAMES[leaf]] if leaf in OTHER_NAMES else difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    near = near or [leaves[leaf] for leaf in difflib.get_close_matches(leaf, leaves, n=1)]
     if near == [key]:
         group = key.partition(".")[0]
         return f"{key} is a key of another {group}, not of the chosen one; leave it out or choose that {group}"

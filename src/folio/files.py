@@ -2,12 +2,13 @@
 
 import fcntl
 import hashlib
+import json
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 UNFINISHED = ".tmp"
 
@@ -37,6 +38,11 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Put `data` at `path`, by `atomic_writer`."""
     with atomic_writer(path) as file:
         file.write(data)
+
+
+def write_json(path: Path, values: dict[str, Any] | list[str]) -> None:
+    """Put values at `path` as JSON that a person can read, by `atomic_writer`."""
+    write_atomically(path, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -12,12 +12,12 @@ JOBS = ".jobs"
 """In the output folder: for each job of SLURM, the run folder that it made."""
 
 
-def requeued_run(output_dir: Path, sweep_folder: Path | None) -> Path | None:
+def requeued_run(output_dir: Path) -> Path | None:
     """The run that this job trained before it was requeued; None at its first start, or before a first checkpoint."""
-    folder = sweep_folder if "SUBMITIT_EXECUTOR" in os.environ else None
-    if folder is None and int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0:
-        note = _note(output_dir)
-        folder = Path(note.read_text(encoding="utf-8")) if note and note.is_file() else None
+    if int(os.environ.get("SLURM_RESTART_COUNT", "0")) == 0:
+        return None
+    note = _note(output_dir)
+    folder = Path(note.read_text(encoding="utf-8")) if note and note.is_file() else None
     return folder if folder and (folder / "checkpoints" / "last.ckpt").is_file() else None
 
 

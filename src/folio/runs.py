@@ -1,5 +1,6 @@
 """Run folders: where a new one lies, and which one a person means. Imports no torch."""
 
+import os
 import re
 from datetime import datetime
 from pathlib import Path
@@ -11,12 +12,16 @@ from folio.errors import FolioError
 
 
 def new_run_folder(output_dir: Path, name: str, now: datetime | None = None) -> Path:
-    """Make output_dir/<date>/<time>-<name>; where that is taken, -2, -3 ... follow. Returns the new folder.
-
-    mkdir decides who was first, so two runs of one second never share a folder.
-    """
+    """Make output_dir/<date>/<time>-<name>, or -2, -3 ...: two runs of one second never share a folder."""
     now = now or datetime.now()
-    base = output_dir / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S}-{name}"
+    return new_folder(output_dir / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S}-{name}", output_dir)
+
+
+def new_folder(base: Path, output_dir: Path) -> Path:
+    """Make the folder `base`; where that is taken, -2, -3 ... follow. Returns the new folder.
+
+    mkdir decides who was first. Raises: FolioError, which names paths.output_dir, where nothing can be made there.
+    """
     folder, number = base, 1
     try:
         base.parent.mkdir(parents=True, exist_ok=True)  # apart: a link to nowhere "exists", and would forever
@@ -92,7 +97,23 @@ def find_run(run: str, output_dir: Path) -> Path:
     for needed in ("config.yaml", "checkpoints/last.ckpt"):
         if not (folder / needed).is_file():
             raise FolioError(f"resume={run}: {folder / needed} does not exist; give a run folder or 'latest'")
+    check_links(folder)
     return folder
+
+
+def check_links(folder: Path) -> None:
+    """Raises: FolioError where a link leads out of a run folder, or of a sweep's, in which Folio is about to write.
+
+    What a stranger packed as samples.md could be anybody's file. To read through links is harmless.
+    """
+    home = os.path.realpath(folder)
+    for path in sorted(folder.rglob("*")):
+        target = os.path.realpath(path)
+        if path.is_symlink() and os.path.commonpath([home, target]) != home:
+            raise FolioError(
+                f"{path} is a link to {target}, outside of the run folder, and would be written to; put what it leads "
+                "to in its place"
+            )
 
 
 def latest_run(output_dir: Path) -> Path:

@@ -1,10 +1,12 @@
 """Fixtures of the end-to-end tests: real processes in a folder like a user's."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from browser import chromium
+from playwright.sync_api import Browser
 from workspace import TINY_TEXT, Run, Workspace
 
 from folio.data import tiny_shakespeare
@@ -88,3 +90,10 @@ def forbid_imports(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., di
     folder = tmp_path_factory.mktemp("forbid")
     (folder / "sitecustomize.py").write_text(SITECUSTOMIZE)
     return lambda *packages: {"PYTHONPATH": str(folder), "FORBIDDEN_IMPORTS": ",".join(packages)}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium for the tests of a file, which are skipped where the machine has none."""
+    with chromium() as started:
+        yield started

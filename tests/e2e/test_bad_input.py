@@ -101,6 +101,9 @@ TRAINING_MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("model.context_length=200", "val split", "longest prefix = 400", "lower them"),
     ),
     "a huge number": (("training.max_steps=1000000000000000000000",), ("training.max_steps=1000",)),
+    "a number of 5,000 digits": (("training.max_steps=" + "9" * 5000,), ("training.max_steps=999", "more digits")),
+    "a folder of 5,000 letters": (("resume=" + "x" * 5000,), ("xxx", "File name too long")),
+    "what only Hydra's own section has": (("hydra.sweeper.params={a:1}",), ("hydra.sweeper.params is not a key",)),
     "a number beyond floats": (("optimizer.learning_rate=1e400",), ("optimizer.learning_rate=inf", "finite")),
     "a layer for every atom": (("model.n_layers=1000000000000",), ("model.n_layers=1000000000000", "10000 or less")),
     "a key taken away": (("~training.max_steps",), ("training.max_steps is missing",)),
@@ -131,6 +134,13 @@ TRAINING_MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "no text": (OWN_TEXT, ("data.path",)),
     "a missing text": ((*OWN_TEXT, "data.path=none.txt"), ("data.path=none.txt", "does not exist")),
     "a folder for a text": ((*OWN_TEXT, "data.path=folder"), ("data.path=folder",)),
+    "a text of one character": ((*OWN_TEXT, "data.path=one.txt"), ("data.path=one.txt", "1 character", "longer text")),
+    "a text shorter than a window": (
+        (*OWN_TEXT, "data.path=short.txt"),
+        ("val split", "model.context_length=8", "tokens"),
+    ),
+    "a text that is none": ((*OWN_TEXT, "data.path=binary"), ("data.path=binary", "NUL byte", "offset 0")),
+    "a pipe for a text": ((*OWN_TEXT, "data.path=pipe"), ("data.path=pipe", "not a regular file")),
     "an empty text": ((*OWN_TEXT, "data.path=empty.txt"), ("data.path=empty.txt", "empty")),
     "a text in another encoding": ((*OWN_TEXT, "data.path=latin1.txt"), ("data.path=latin1.txt", "UTF-8", "offset 1")),
     "a context longer than the split": (
@@ -190,6 +200,10 @@ def training_answers(make_workspace: Callable[[], Workspace], no_torch: dict[str
         workspace = make_workspace()
         (workspace.folder / "folder").mkdir()
         (workspace.folder / "empty.txt").touch()
+        (workspace.folder / "one.txt").write_text("x")
+        (workspace.folder / "short.txt").write_text("to be, or not")
+        (workspace.folder / "binary").write_bytes(bytes(range(256)))
+        os.mkfifo(workspace.folder / "pipe")
         (workspace.folder / "newlines.txt").write_text(NEWLINES_AT_THE_END)
         (workspace.folder / "latin1.txt").write_bytes("né pour écrire".encode("latin1"))
         return workspace, workspace.run("train.py", *TRAINING_MISTAKES[mistake][0], **no_torch)
@@ -238,27 +252,47 @@ def test_no_text_is_generated_with(mistake: str, generation_answers: dict[str, F
     assert generation_answers[mistake].stdout == ""
 
 
-@pytest.mark.parametrize("script", ["scripts/generate.py", "scripts/evaluate.py"])
+SCRIPTS = ("generate", "evaluate", "export", "figures")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_a_run_that_does_not_exist_is_named(script: str, workspace: Workspace, no_torch: dict[str, str]) -> None:
-    assert "RUN=nowhere" in workspace.run(script, "nowhere", **no_torch).error_line()
-    assert "latest" in workspace.run(script, "latest", **no_torch).error_line()
+    more = ("new",) if script == "export" else ()
+    before = workspace.files()
+    for typed in ("nowhere", "latest"):
+        assert typed in workspace.run(f"scripts/{script}.py", typed, *more, **no_torch).error_line()
+    assert workspace.files() == before
 
 
-@pytest.mark.parametrize("script", ["scripts/generate.py", "scripts/evaluate.py"])
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_a_file_that_is_no_checkpoint_is_named(script: str, workspace: Workspace) -> None:
-    assert "tiny.txt" in workspace.run(script, "tiny.txt").error_line()
+    more = ("new",) if script == "export" else ()
+    assert "tiny.txt" in workspace.run(f"scripts/{script}.py", "tiny.txt", *more).error_line()
 
 
-@pytest.mark.parametrize("typed", [("--tempreature", "1"), ("--top-k", "many"), ()], ids=" ".join)
-def test_an_option_that_typer_refuses_ends_with_its_usage(
-    typed: tuple[str, ...], home: Workspace, finished_run: Run, no_torch: dict[str, str]
+@pytest.mark.parametrize(
+    ("script", "typed", "words"),
+    [
+        ("generate", ("--tempreature", "1"), "--tempreature"),
+        ("generate", ("--top-k", "many"), "--top-k"),
+        ("generate", ("--device", "nonsense"), "--device"),
+        ("evaluate", ("--split", "valid"), "--split"),
+        ("evaluate", ("--context-length", "0"), "--context-length=0"),
+        ("export", (), "DIR"),
+        ("export", (".",), "DIR=."),
+        ("figures", ("--layers", "9" * 5000), "--layers=9"),
+    ],
+    ids=str,
+)
+def test_what_a_script_does_not_understand_is_one_line_before_torch_is_imported(
+    script: str, typed: tuple[str, ...], words: str, home: Workspace, finished_run: Run, no_torch: dict[str, str]
 ) -> None:
-    run = [str(finished_run.folder)] if typed else []
-    finished = home.run("scripts/generate.py", *run, *typed, **no_torch)
-    assert finished.code == 2
-    assert "Usage:" in finished.stderr
-    assert "Traceback" not in finished.stderr
+    """All the others are tried in tests/unit/test_bad_command_lines.py, without a process for each."""
+    before = home.files()
+    finished = home.run(f"scripts/{script}.py", str(finished_run.folder), *typed, **no_torch)
+    assert words in finished.error_line()
     assert finished.stdout == ""
+    assert home.files() == before
 
 
 @pytest.mark.parametrize(
@@ -331,5 +365,5 @@ def test_forbidding_an_import_ends_a_program_that_needs_it(workspace: Workspace,
 def test_a_run_that_diverges_ends_with_a_line_and_not_with_a_traceback(workspace: Workspace) -> None:
     hopeless = ("optimizer=sgd", "optimizer.learning_rate=1e30", "training.gradient_clip_norm=null")
     line = workspace.run("train.py", *TINY, *hopeless).error_line()
-    assert "loss is nan at step" in line
+    assert "the gradients of step 2 are not finite" in line
     assert "lower optimizer.learning_rate" in line

@@ -1,5 +1,6 @@
 """What a person sees when the machine fails a run, and that the last checkpoint is whole: real faults, no mocks."""
 
+import json
 import os
 import re
 import resource
@@ -109,7 +110,7 @@ def test_a_run_without_a_place_for_tensorboard_goes_on_with_a_warning(workspace:
     shutil.rmtree(run.folder / "tensorboard")
     (run.folder / "tensorboard").write_text("in the way")
     said = workspace.must("train.py", "resume=latest", "training.max_steps=40")
-    assert said.count("warning: no TensorBoard curves from here on") == 2  # of the curves, and of the final metrics
+    assert said.count("warning: no TensorBoard curves from here on") == 1
     assert run.metrics["status"] == "finished"
     assert run.metrics["step"] == 40
 
@@ -182,6 +183,33 @@ def test_a_run_that_diverges_says_where_and_saves_nothing_of_it(choice: tuple[st
         assert all(weight.isfinite().all() for weight in Run(folder).weights(checkpoint.stem).values())
 
 
+def test_a_loss_that_jumps_is_told_and_the_run_goes_on(workspace: Workspace) -> None:
+    """By a learning rate that is good at first, and a thousand times too large at the end of its warm-up."""
+    jumpy = (
+        "schedule=constant",
+        "schedule.warmup_steps=30",
+        "optimizer.learning_rate=30",
+        "training.log_every_steps=1",
+    )
+    finished = workspace.run("train.py", *TINY, *jumpy, "training.max_steps=40", "logger=none")
+    assert finished.code == 0, finished.stderr
+    told = r"warning: the training loss jumped to \d+\.\d+ nats at step \d+; the median of the 20 values before is"
+    assert re.search(told, finished.stdout + finished.stderr), finished.stdout
+
+
+def test_two_runs_of_one_name_at_once_prepare_their_data_once_and_end_in_the_same_bits(workspace: Workspace) -> None:
+    processes = [workspace.start("train.py", *TINY, "name=twin", "logger=none") for _ in range(2)]
+    said = [last_words(process) for process in processes]
+    for process in processes:
+        assert process.stdout is not None
+        process.stdout.close()
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert sum(words.count("Prepared ") for words in said) == 1
+    one, two = workspace.runs()
+    assert Run(one).equals(Run(two))
+    assert not list(workspace.folder.rglob("*.tmp"))
+
+
 def test_memory_that_does_not_suffice_is_one_line_with_what_to_lower(workspace: Workspace) -> None:
     """By a limit on the process's own memory, which the system answers as it answers a machine that has no more."""
     huge = ("training.batch_size=65536", "model.context_length=256", "model.d_model=256", "training.max_steps=5")
@@ -236,7 +264,10 @@ def test_ctrl_c_stops_a_whole_sweep(workspace: Workspace) -> None:
     process.stdout.close()
     assert process.returncode == 130, said
     assert "Traceback" not in said
-    assert len(workspace.runs()) == 1
+    (folder,) = workspace.runs()
+    statuses = {job["folder"]: job["status"] for job in json.loads((folder.parent / "sweep.json").read_text())["jobs"]}
+    assert statuses == {"seed=1": "interrupted", "seed=2": "missing", "seed=3": "missing"}
+    assert said.splitlines()[-1].endswith(f"train.py -m sweep={folder.parent.relative_to(workspace.folder)}")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -1,5 +1,6 @@
 """A run folder from a stranger, used by real processes: nothing of it runs, and the answer is one line."""
 
+import json
 import os
 import pty
 import shutil
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from workspace import Run, Workspace
+from workspace import TINY, Run, Workspace
 
 
 class Gadget:
@@ -76,6 +77,37 @@ def test_classes_in_the_hyper_parameters_of_a_checkpoint_are_never_made(copy: Pa
     torch.save(state, copy / "checkpoints" / "last.ckpt")
     workspace.must(*COMMANDS["resume"])
     assert not canary.exists()
+
+
+@pytest.mark.parametrize("name", ["samples.md", "train.log", "checkpoints", "tensorboard", "figures"])
+def test_a_link_out_of_a_run_folder_is_not_written_to(name: str, copy: Path, workspace: Workspace) -> None:
+    victim = workspace.folder / "victim"
+    if (copy / name).is_dir():
+        shutil.move(copy / name, victim)
+    elif name == "figures":
+        victim.mkdir()
+    else:
+        (copy / name).replace(victim)
+    (copy / name).symlink_to(victim)
+    before = {path: path.stat().st_mtime_ns for path in [victim, *victim.rglob("*")]}
+    typed = ("scripts/figures.py", "theirs") if name == "figures" else COMMANDS["resume"]
+    assert f"theirs/{name} is a link to {victim}, outside of the run folder" in workspace.run(*typed).error_line()
+    assert {path: path.stat().st_mtime_ns for path in [victim, *victim.rglob("*")]} == before
+
+
+def test_a_job_of_a_sweep_that_is_a_link_out_of_it_is_not_run_there(workspace: Workspace) -> None:
+    """A job that begins anew is first emptied of what an earlier attempt left."""
+    victim, theirs = workspace.folder / "victim", workspace.folder / "theirs"
+    victim.mkdir()
+    (victim / "thesis.txt").write_text("years of work")
+    theirs.mkdir()
+    words = [*TINY, "seed=1"]
+    job = {"folder": "seed=1", "overrides": words, "status": "missing"}
+    (theirs / "sweep.json").write_text(json.dumps({"command": ["train.py", "-m", *words], "jobs": [job]}))
+    (theirs / "seed=1").symlink_to(victim)
+    said = workspace.run("train.py", "-m", "sweep=theirs").error_line()
+    assert f"theirs/seed=1 is a link to {victim}, outside of the run folder" in said
+    assert [path.name for path in victim.iterdir()] == ["thesis.txt"]
 
 
 def test_a_terminal_is_sent_no_escapes_that_a_text_holds_and_a_pipe_is(copy: Path, workspace: Workspace) -> None:

@@ -24,8 +24,6 @@ LONG = (
     "training.checkpoint_every_steps=25",
     "training.log_every_steps=15",
 )
-OF_ITS_TIME = {"elapsed_s", "train/tokens_per_s", "git_commit"}
-"""What no two runs have in common."""
 CURVES = ("train/loss_nats", "train/accuracy", "train/gradient_norm", "train/learning_rate", "val/loss_nats")
 
 
@@ -52,13 +50,8 @@ def train_until_signal(workspace: Workspace, number: signal.Signals, *args: str)
     return code, said, Run(folder)
 
 
-def results(run: Run) -> dict[str, Any]:
-    """All metrics that a run comes to however long it takes."""
-    return {key: value for key, value in run.metrics.items() if key not in OF_ITS_TIME}
-
-
 def assert_same_end(resumed: Run, straight: Run, logger: str = "tensorboard") -> None:
-    assert results(resumed) == results(straight)
+    assert resumed.results == straight.results
     assert resumed.equals(straight)
     assert resumed.config == straight.config
     for tag in CURVES:  # no point twice, none missing
@@ -91,8 +84,11 @@ def test_what_a_run_stopped_by_ctrl_c_tells_ends_in_the_bits_of_one_that_was_not
     assert_stopped_in_order(ended, 130, said, run, workspace)
     told = re.search(r"train\.py (resume=.*)", said)
     assert told is not None, said
+    first_part = run.metrics
     workspace.must("train.py", *shlex.split(told[1]))
     assert_same_end(run, straight)
+    assert run.metrics["elapsed_s"] > first_part["elapsed_s"] > 0, "the time of both parts"
+    assert run.metrics["n_tokens_seen"] > first_part["n_tokens_seen"] > 0
     assert workspace.runs() == [run.folder]
 
 
@@ -138,9 +134,9 @@ def test_a_finished_run_can_be_made_longer_and_keeps_its_curves_in_csv(optimizer
 
 def test_resuming_a_finished_run_changes_no_number(workspace: Workspace) -> None:
     run = workspace.train(*TINY)
-    before, weights = results(run), run.weights()
+    before, weights = run.results, run.weights()
     workspace.must("train.py", f"resume={run.folder}")
-    assert results(run) == before
+    assert run.results == before
     assert all(value.equal(weights[key]) for key, value in run.weights().items())
 
 

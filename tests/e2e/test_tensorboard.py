@@ -41,9 +41,9 @@ def test_samples_are_shown_as_text(events: EventAccumulator) -> None:
 def test_pictures_show_the_start_and_the_end(events: EventAccumulator) -> None:
     steps = {tag: [image.step for image in events.Images(tag)] for tag in events.Tags()["images"]}
     assert steps == {
-        "pictures/schedule": [0],
-        "pictures/positional_encoding": [0, 20],  # learned, so that training has changed it
-        "pictures/attention": [20],
+        "visuals/schedule": [0],
+        "visuals/positional_encoding": [0, 20],  # learned, so that training has changed it
+        "visuals/attention": [20],
     }
     for tag in steps:
         for image in events.Images(tag):
@@ -55,7 +55,9 @@ def hparams_session(events: EventAccumulator) -> HParamsPluginData:
     return HParamsPluginData.FromString(content)
 
 
-def test_hparams_hold_the_flat_config_and_its_final_metrics(events: EventAccumulator, finished_run: Run) -> None:
+def test_hparams_hold_the_config_and_name_the_curves_of_final_metrics(
+    events: EventAccumulator, finished_run: Run
+) -> None:
     hparams = hparams_session(events).session_start_info.hparams
     assert hparams["optimizer.learning_rate"].number_value == 3e-3
     assert hparams["model.name"].string_value == "debug"
@@ -63,6 +65,8 @@ def test_hparams_hold_the_flat_config_and_its_final_metrics(events: EventAccumul
     experiment = HParamsPluginData.FromString(
         events.SummaryMetadata("_hparams_/experiment").plugin_data.content
     ).experiment
+    first = [info.name for info in experiment.hparam_infos if info.differs]
+    assert first == ["model.name", "tokenizer.name"], "what was typed; trainer has no name"
     shown = {info.name.tag for info in experiment.metric_infos}
     assert {f"val/{name}" for name in METRICS} <= shown
     # The tab takes a metric's value from the curve of its name.

@@ -44,6 +44,7 @@ UNIFORM_NATS = math.log(len(set(TINY_TEXT)))
 
 FOLDER = {
     "config.yaml",
+    "overrides.json",
     "metrics.json",
     "preflight.json",
     "train.log",
@@ -187,6 +188,7 @@ def test_runs_started_at_once_share_no_folder_and_dry_ones_stop_after_the_prefli
     for folder in folders:
         assert {path.name for path in folder.iterdir()} == {
             "config.yaml",
+            "overrides.json",
             "preflight.json",
             "tokenizer.json",
             "train.log",

@@ -46,6 +46,10 @@ class Finished:
         return self.stderr
 
 
+OF_ITS_TIME = {"elapsed_s", "train/tokens_per_s", "peak_memory_bytes", "git_commit"}
+"""Metrics that no two runs have in common."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder, read as a user would."""
@@ -57,6 +61,11 @@ class Run:
         metrics = json.loads((self.folder / "metrics.json").read_text())
         assert isinstance(metrics, dict)
         return metrics
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """All metrics that a run comes to however long it takes."""
+        return {key: value for key, value in self.metrics.items() if key not in OF_ITS_TIME}
 
     @property
     def config(self) -> dict[str, Any]:

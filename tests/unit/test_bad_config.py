@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from folio.cli import validate
 from folio.config import ConfigError, RunConfig, plain
+from folio.explain import OTHER_NAMES
 
 Refuse = Callable[..., str]
 
@@ -217,8 +218,11 @@ def violating(bound: Any, kinds: set[type]) -> list[Any]:
 @pytest.fixture(scope="module")
 def composed(compose: Callable[..., RunConfig]) -> dict[str, dict[str, Any]]:
     """The plain values of the config in which each of FIELDS stands."""
+    search = compose("hparams_search=optuna").hparams_search
+    assert search is not None
     return {
-        group: plain(compose(*([group] if group else [])))
+        # A search is of the command and not of a run, whose plain values leave it out.
+        group: plain(compose(*([group] if group else []))) | {"hparams_search": search.model_dump()}
         for group in sorted({group for group, _, _ in FIELDS.values()})
     }
 
@@ -256,3 +260,25 @@ def test_every_field_is_proposed_where_its_name_lacks_a_letter(name: str, compos
     with pytest.raises(ConfigError) as caught:
         validate(changed(composed[group], misspelt, 1))
     assert str(caught.value).startswith(f"{misspelt} is not a key of the config; did you mean {key}?")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("optimizer.lr=0.001", "optimizer.learning_rate"),
+        ("n_embd=128", "model.d_model"),
+        ("model.block_size=64", "model.context_length"),
+        ("max_iters=10", "training.max_steps"),
+        ("trainer.max_epochs=3", "training.max_steps"),
+    ],
+)
+def test_what_others_call_a_key_is_answered_with_ours(typed: str, meant: str, refuse: Refuse) -> None:
+    assert f"{typed.partition('=')[0]} is not a key of the config; did you mean {meant}?" in refuse(typed)
+
+
+def test_the_names_that_others_use_stand_for_keys_that_there_are(compose: Callable[..., RunConfig]) -> None:
+    values = compose().model_dump()
+    for meant in OTHER_NAMES.values():
+        node = values
+        for part in meant.split("."):
+            node = node[part]

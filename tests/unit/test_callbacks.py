@@ -1,7 +1,9 @@
 """What happens around the steps happens when it should, and a stop loses nothing."""
 
 import io
+import re
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +14,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from folio.config import RunConfig, SamplesConfig, TrainingConfig, plain
+from folio.config import RunConfig, TrainingConfig, plain
 from folio.data.batch import Batch
 from folio.data.token_file import TokenFileInfo
 from folio.data.tokenizers import CharTokenizer
 from folio.errors import FolioError
 from folio.models import GPT, build_model
+from folio.options.callbacks import SamplesConfig
 from folio.training import callbacks, pace
 from folio.training.callbacks import (
     Checkpoints,
@@ -257,6 +262,28 @@ def test_each_validation_appends_a_text_to_the_samples(tmp_path: Path, module: L
     assert (tmp_path / "samples.md").read_text() == "".join(
         f"## Step {step}\n\n    {callback.latest}\n\n" for step in (5, 10)
     )
+
+
+def test_html_in_a_sample_is_text_in_markdown_and_in_tensorboard(
+    tmp_path: Path, module: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By TensorBoard's own reader; the same without the indent would be a picture and a heading."""
+    with warnings.catch_warnings():  # of a package in it, which TensorBoard has a copy of
+        warnings.simplefilter("ignore")
+        from tensorboard.plugin_util import markdown_to_safe_html
+    hostile = "<script>alert(1)</script>\n\n<img src=x onerror=alert(1)>\r\n# A heading\n[a](javascript:alert(1))"
+    callback, logger = samples(tmp_path), TensorBoardLogger(tmp_path, name="", version="")
+    monkeypatch.setattr(callback, "_pieces", lambda _: iter([hostile]))
+    callback.on_validation_end(fake_trainer(global_step=5, loggers=[logger]), module)
+    logger.experiment.flush()
+    (event,) = EventAccumulator(str(tmp_path)).Reload().Tensors("samples/text_summary")
+    (text,) = event.tensor_proto.string_val
+    shown = markdown_to_safe_html(text)
+    assert "<h1>" in markdown_to_safe_html(hostile)
+    assert re.findall(r"<[^>]*>", shown) == ["<pre>", "<code>", "</code>", "</pre>"]
+    heading, *lines = (tmp_path / "samples.md").read_text().splitlines()
+    assert heading == "## Step 5"
+    assert all(line.startswith("    ") for line in lines if line)
 
 
 def test_no_samples_are_written_where_none_are_wanted(tmp_path: Path, module: LanguageModel) -> None:

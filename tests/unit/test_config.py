@@ -22,6 +22,8 @@ from folio.config import (
 )
 from folio.data.tokenizers import TOKENIZERS, VOCAB_SIZES
 from folio.models import build_model
+from folio.training.optimizers import build_optimizer
+from folio.training.schedules import learning_rates
 
 Compose = Callable[..., RunConfig]
 
@@ -131,17 +133,39 @@ def test_there_are_options_to_look_at() -> None:
     assert set(NEEDED_BESIDE) <= set(OPTIONS)
 
 
-@pytest.mark.parametrize("option", OPTIONS, ids=str)
-def test_every_shipped_option_composes_passes_the_checks_and_builds(option: Path, compose: Compose) -> None:
-    group, name = option.parts
-    config = compose(f"{group}={name}", *NEEDED_BESIDE.get(option, []))
+def test_every_shipped_file_is_an_option_or_the_whole() -> None:
+    files = {path.relative_to(CONF).with_suffix("") for path in CONF.rglob("*.y*ml")}
+    assert files == {Path("train"), *OPTIONS}
+
+
+@pytest.mark.parametrize("option", [None, *OPTIONS], ids=str)
+def test_every_shipped_option_composes_passes_the_checks_and_builds(option: Path | None, compose: Compose) -> None:
+    typed = [] if option is None else ["=".join(option.parts), *NEEDED_BESIDE.get(option, [])]
+    config = compose(*typed)
     check_alone(config)
     tokenizer_vocab_size = VOCAB_SIZES.get(config.tokenizer.name, 65)
     settled = settle_vocabulary(config, tokenizer_vocab_size)
     assert settled.model.vocab_size is not None
-    with torch.device("meta"):
+    with torch.device("meta"):  # shapes without memory: gpt2_xl takes no longer than nano
         model = build_model(settled.transformer_config(settled.model.vocab_size))
     assert model.n_parameters > 0
+    optimizer = build_optimizer(model, settled.optimizer, fused=False)
+    updated = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert sum(parameter.numel() for parameter in updated) == model.n_parameters
+    rates = learning_rates(settled)
+    assert len(rates) == settled.training.max_steps
+    assert min(rates) >= 0.0 < max(rates) < 1.0
+
+
+@pytest.mark.parametrize("group", ["optimizer", "schedule"])
+def test_options_that_differ_build_what_differs(group: str, compose: Compose) -> None:
+    built = {}
+    for path in sorted((CONF / group).glob("*.yaml")):
+        config = compose(f"{group}={path.stem}", "model=debug")
+        model = build_model(config.transformer_config(65))
+        optimizer = type(build_optimizer(model, config.optimizer, fused=False)).__name__
+        built[path.stem] = optimizer if group == "optimizer" else learning_rates(config)[-1]
+    assert len(set(built.values())) == len(built), built
 
 
 def test_tokenizers_of_the_config_are_those_of_the_code() -> None:

@@ -14,25 +14,29 @@ SOURCES = sorted((SRC / "folio").rglob("*.py"))
 ENTRY_POINTS = [ROOT / "train.py", *sorted((ROOT / "scripts").glob("*.py"))]
 
 # Evaluating and generating go without Lightning, whose import takes seconds.
-LIGHTNING_FILES = {
-    "callbacks.py",
-    "datamodule.py",
-    "launch.py",
-    "lit_module.py",
-    "loggers.py",
-    "pace.py",
-    "pictures.py",
-    "provenance.py",
-    "run.py",
-    "stopping.py",
-    "strategies.py",
+WITHOUT_LIGHTNING = {
+    "allocator.py",
+    "batches.py",
+    "checkpoint.py",
+    "console.py",
+    "devices.py",
+    "divergence.py",
+    "evaluation.py",
+    "muon.py",
+    "objectives.py",
+    "optimizers.py",
+    "preflight.py",
+    "rewind.py",
+    "schedules.py",
+    "world.py",
 }
 
 ABOVE = {
-    "folio.benchmark": {"folio.explain"},  # measures the whole
-    "folio.training": {"folio.cli", "folio.explain", "folio.benchmark"},
-    "folio.cli": {"folio.training", "folio.benchmark"},
-    "folio": {"folio.cli", "folio.training", "folio.benchmark"},
+    "folio.benchmark": {"folio.explain", "folio.sweeps"},  # measures the whole
+    "folio.sweeps": {"folio.explain", "folio.benchmark"},  # many runs of the whole
+    "folio.training": {"folio.cli", "folio.explain", "folio.sweeps", "folio.benchmark"},
+    "folio.cli": {"folio.training", "folio.sweeps", "folio.benchmark"},
+    "folio": {"folio.cli", "folio.training", "folio.sweeps", "folio.benchmark"},
 }
 """What the files of a package, of the first that fits, must not import."""
 
@@ -95,15 +99,30 @@ def test_models_know_no_loop_config_or_tokenizer() -> None:
     assert not strangers.intersection((SRC / "folio" / "models").glob("*.py"))
 
 
-def test_hydra_is_for_entry_points_cli_and_explain_alone() -> None:
-    assert importers_of("hydra", "omegaconf") <= {*ENTRY_POINTS, SRC / "folio" / "cli.py", SRC / "folio" / "explain.py"}
+def test_hydra_is_for_entry_points_cli_explain_and_the_way_into_a_sweep_alone() -> None:
+    folio = SRC / "folio"
+    knowing = {
+        folio / "cli.py",
+        folio / "explain.py",
+        folio / "sweeps" / "command_line.py",
+        folio / "sweeps" / "job.py",
+    }
+    assert importers_of("hydra", "omegaconf") <= {*ENTRY_POINTS, *knowing}
+
+
+def test_optuna_is_for_searches_alone() -> None:
+    assert importers_of("optuna") == {SRC / "folio" / "sweeps" / "search.py"}
+    plugin = (SRC / "hydra_plugins" / "folio_sweeper.py").read_text()
+    assert loaded_after(plugin, "hydra", "torch", "optuna", "joblib", "folio.sweeps.lead") == ["hydra"]
 
 
 def test_lightning_is_for_the_training_loop_alone() -> None:
+    training = SRC / "folio" / "training"
     importers = importers_of("lightning", "pytorch_lightning").intersection(SOURCES)
-    in_training = {SRC / "folio" / "training" / name for name in LIGHTNING_FILES}
+    assert training / "lit_module.py" in importers
     # What measures the whole of train.py has to be part of the loop, too.
-    assert importers - {SRC / "folio" / "benchmark" / "lightning_side.py"} == in_training
+    assert {path.parent for path in importers - {SRC / "folio" / "benchmark" / "lightning_side.py"}} == {training}
+    assert not importers.intersection(training / name for name in WITHOUT_LIGHTNING)
 
 
 def test_hugging_faces_library_is_for_tests_and_the_benchmark_alone() -> None:
@@ -142,11 +161,19 @@ def test_training_looks_at_prepared_data_without_what_preparing_needs() -> None:
     assert loaded_after("import folio.cli", "folio.data.prepare", "rich", "tiktoken") == ["folio.data.prepare"]
 
 
+def test_a_report_needs_neither_torch_nor_before_it_draws_matplotlib() -> None:
+    code = importing(ROOT / "scripts" / "report.py", at_start_only=False)
+    assert loaded_after(code, "folio.report", "torch", "matplotlib", "tensorboard") == ["folio.report"]
+
+
 def test_mistakes_are_answered_before_torch_is_loaded() -> None:
     """What every entry point imports before it has checked its arguments."""
     paths = [
         ROOT / "train.py",
-        *(ROOT / "scripts" / f"{name}.py" for name in ("generate", "evaluate", "export", "figures", "prepare_data")),
+        *(
+            ROOT / "scripts" / f"{name}.py"
+            for name in ("generate", "evaluate", "export", "figures", "prepare_data", "report")
+        ),
     ]
     code = "\n".join(importing(path, at_start_only=True) for path in paths)
     assert loaded_after(code, "folio.config", "torch", "lightning") == ["folio.config"]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from folio.config import MuonConfig
 from folio.models import GPT, GPTConfig
+from folio.options.optimizers import MuonConfig
 from folio.training.muon import MuonWithAdamW, block_matrices
 from folio.training.optimizers import build_optimizer, set_learning_rate
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from folio.config import AdamConfig, SGDConfig
 from folio.models import GPT, GPTConfig
+from folio.options.optimizers import AdamConfig, SGDConfig
 from folio.training.optimizers import build_optimizer, decay_groups
 
 LEARNING_RATE, DECAY, BETAS, EPS, MOMENTUM = 0.05, 0.3, (0.8, 0.95), 1e-3, 0.9

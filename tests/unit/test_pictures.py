@@ -10,9 +10,10 @@ import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from folio.config import RunConfig, SamplesConfig, plain
+from folio.config import RunConfig, plain
 from folio.data.char_tokenizer import CharTokenizer
 from folio.models import build_model
+from folio.options.callbacks import SamplesConfig
 from folio.training.callbacks import Samples
 from folio.training.checkpoint import Contents
 from folio.training.lit_module import LanguageModel
@@ -38,7 +39,7 @@ class Board:
     def add_image(self, tag: str, image: np.ndarray, step: int, dataformats: str) -> None:
         assert dataformats == "HWC"
         assert image.shape[2] == 3
-        self.images.append((tag.removeprefix("pictures/"), step))
+        self.images.append((tag.removeprefix("visuals/"), step))
 
 
 class BoardLogger(TensorBoardLogger):

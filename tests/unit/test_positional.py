@@ -15,14 +15,13 @@ from folio.models.positional import (
     POSITIONAL_ENCODINGS,
     ALiBiPositions,
     LearnedPositions,
-    PositionalEncoding,
     RotaryPositions,
     SinusoidalPositions,
     alibi_slopes,
     build_positional_encoding,
-    rotate,
     sinusoids,
 )
+from folio.models.positional_base import PositionalEncoding, rotate
 
 SHAPE = GPTConfig(vocab_size=11, context_length=8, n_layers=1, n_heads=2, d_model=4)
 POSITIONS = torch.arange(4)
@@ -249,7 +248,7 @@ def test_the_table_to_look_at_is_what_the_model_uses() -> None:
 
 
 def test_a_new_encoding_is_a_class_and_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the head of positional.py tells a reader who wants to add one."""
+    """What docs/extend.md tells a reader who wants to add one."""
 
     class TokenCounts(PositionalEncoding):
         def embed(self, hidden: Tensor, positions: Tensor) -> Tensor:

@@ -195,14 +195,14 @@ def test_a_job_that_slurm_starts_again_finds_its_run(tmp_path: Path, monkeypatch
     run = tmp_path / "outputs" / "run"
     run.mkdir(parents=True)
     remember_job(tmp_path / "outputs", run)
-    assert requeued_run(tmp_path / "outputs", None) is None, "the first start"
+    assert requeued_run(tmp_path / "outputs") is None, "the first start"
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert requeued_run(tmp_path / "outputs", None) is None, "nothing was saved"
+    assert requeued_run(tmp_path / "outputs") is None, "nothing was saved"
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / "last.ckpt").touch()
-    assert requeued_run(tmp_path / "outputs", None) == run
+    assert requeued_run(tmp_path / "outputs") == run
     monkeypatch.setenv("SLURM_JOB_ID", "124")
-    assert requeued_run(tmp_path / "outputs", None) is None, "another job"
+    assert requeued_run(tmp_path / "outputs") is None, "another job"
 
 
 def test_without_a_scheduler_no_job_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

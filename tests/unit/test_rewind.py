@@ -17,7 +17,7 @@ def test_rows_are_kept_up_to_the_step(step: int, n_rows: int) -> None:
     assert rows_until(ROWS, step) == "".join(ROWS.splitlines(keepends=True)[: 1 + n_rows])
 
 
-@pytest.mark.parametrize("torn", ["1", "15", "15,train/lo", "15,train/loss_nats,1.5"])
+@pytest.mark.parametrize("torn", ["1", "15", "15,train/lo", "15,train/loss_nats,1.5", "x,y,1\n", "9" * 5000 + ",y,1\n"])
 def test_a_row_that_was_not_written_to_its_end_goes(torn: str) -> None:
     assert rows_until(ROWS + torn, 99) == ROWS
 
@@ -26,6 +26,10 @@ def test_a_row_that_was_not_written_to_its_end_goes(torn: str) -> None:
 def test_samples_are_kept_up_to_the_step_whatever_they_say(step: int, kept: int) -> None:
     first = SAMPLES.index("## Step 20")
     assert samples_until(SAMPLES, step) == SAMPLES[: [0, first, None][kept]]
+
+
+def test_a_heading_with_a_number_that_cannot_be_read_ends_the_samples() -> None:
+    assert samples_until(f"{SAMPLES}## Step {'9' * 5000}\n", 99) == SAMPLES
 
 
 @pytest.mark.parametrize("torn", ["#", "## Step 3", "## Step 30"])

@@ -151,3 +151,13 @@ def test_a_run_that_has_not_started_is_one_line(tmp_path: Path) -> None:
         find_started_run("nowhere", tmp_path)
     with pytest.raises(FolioError, match=r"^latest: no run below .*; start one, or give its folder$"):
         find_started_run("latest", tmp_path)
+
+
+@pytest.mark.parametrize("target", ["../elsewhere", "/etc/hostname", "../../nowhere"])
+def test_a_run_with_a_link_out_of_it_does_not_go_on(target: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", "config.yaml", "checkpoints/last.ckpt")
+    (run / "best").symlink_to("checkpoints")  # leads nowhere else
+    assert find_run(str(run), tmp_path) == run
+    (run / "samples.md").symlink_to(target)
+    with pytest.raises(FolioError, match=r"samples\.md is a link to /.*, outside of the run folder"):
+        find_run(str(run), tmp_path)

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from folio.benchmark.loops import Loop
 from folio.benchmark.protocol import Spec
 from folio.benchmark.sides import transformers_path
-from folio.config import AdamConfig, RunConfig
+from folio.config import RunConfig
 from folio.data.prepare import PreparedData
 from folio.errors import FolioError
 from folio.models.gpt2_format import PREFIX, gpt2_config_json, weights_of
 from folio.models.transformer_config import TransformerConfig
+from folio.options.optimizers import AdamConfig
 from folio.training.optimizers import decay_groups
 
 LOG_EVERY_STEPS = 10

@@ -149,14 +149,19 @@ def _figure(height_inches: float) -> Figure:
 def _whiskered_bars(axes: Axes, rows: Sequence[tuple[str, Sequence[float], str]], form: str = "{:.2f}") -> None:
     """A horizontal bar for each (label, values, side): the median, with a line from the least to the most."""
     for place, (_, values, side) in enumerate(rows):
-        middle = statistics.median(values)
-        whisker = [[middle - min(values)], [max(values) - middle]]
-        axes.barh(place, middle, color=COLORS.get(side, OTHER_COLOR), alpha=0.75, xerr=whisker, capsize=3)
-        axes.annotate(form.format(middle), (0, place), xytext=(4, 0), textcoords="offset points", va="center")
+        _bar(axes, place, values, side, form.format)
     axes.set_yticks(range(len(rows)), [label for label, *_ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlim(0, 1.08 * max(max(values) for _, values, _ in rows))
     _plain(axes)
+
+
+def _bar(axes: Axes, place: float, values: Sequence[float], side: str, written: Callable[[float], str]) -> None:
+    """The median, with a line from the least to the most and its number behind that."""
+    middle, color = statistics.median(values), COLORS.get(side, OTHER_COLOR)
+    whisker = [[middle - min(values)], [max(values) - middle]] if len(values) > 1 else None
+    axes.barh(place, middle, color=color, alpha=0.75, xerr=whisker, capsize=3)
+    axes.annotate(written(middle), (max(values), place), xytext=(7, 0), textcoords="offset points", va="center")
+    axes.set_xlim(0, max(axes.get_xlim()[1], 1.15 * max(values)))
 
 
 def _grouped_bars(groups: Sequence[Sequence[Series]], title: str, unit: str, scale: Callable[[float], float]) -> Figure:
@@ -167,18 +172,13 @@ def _grouped_bars(groups: Sequence[Sequence[Series]], title: str, unit: str, sca
     place, ticks = 0.0, []
     for group in groups:
         for series in group:
-            values = [scale(value) for value in series.values]
-            middle = statistics.median(values)
-            whisker = [[middle - min(values)], [max(values) - middle]] if len(values) > 1 else None
-            axes.barh(place, middle, color=COLORS.get(series.side, OTHER_COLOR), alpha=0.75, xerr=whisker, capsize=3)
-            axes.annotate(number(middle), (0, place), xytext=(4, 0), textcoords="offset points", va="center")
+            _bar(axes, place, [scale(value) for value in series.values], series.side, number)
             subject = f"work {series.subject}" if len(series.subject) == 1 else series.subject
             ticks.append((place, f"{subject}, {series.side}"))
             place += 1.0
         place += 0.6
     axes.set_yticks([at for at, _ in ticks], [label for _, label in ticks])
-    axes.set(ylim=(place - 0.9, -0.7), xlim=(0, None), xlabel=unit, title=title)
-    axes.margins(x=0.08)
+    axes.set(ylim=(place - 0.9, -0.7), xlabel=unit, title=title)
     _plain(axes)
     return figure
 

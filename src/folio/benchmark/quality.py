@@ -1,5 +1,6 @@
 """The part `quality`: which program reaches a validation loss first, and by how much."""
 
+import statistics
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ CONTESTS = (
     Contest("GPT-2's tokens", "speedrun_bpe_cpu", "nanogpt_shakespeare_char_cpu", ("tokenizer=gpt2",)),
 )
 
-BLOCK_STEPS = 50
+BLOCK_STEPS = 25
 """After so many steps each side is validated, which is not timed: the clock of this part is training alone."""
 
 # A side's run must neither validate nor end by itself: both are done from here.
@@ -48,12 +49,19 @@ class Runner:
     worker: Worker
     max_steps: int
     steps: list[int]
-    seconds: list[float]
+    """After each block."""
+    step_s: list[float]
+    """Mean of each block."""
     losses: list[float]
 
     @property
     def step(self) -> int:
         return self.steps[-1] if self.steps else 0
+
+    @property
+    def train_s(self) -> list[float]:
+        """Training time at each of `steps`, by the median step: what held a block up does not count."""
+        return [step * statistics.median(self.step_s) for step in self.steps]
 
     def go_on(self, n_steps: int) -> None:
         n = min(n_steps, self.max_steps - self.step)
@@ -61,7 +69,7 @@ class Runner:
             return
         answer = self.worker.ask(Command("steps", n))
         loss = self.worker.ask(Command("validate"))["loss_nats"]
-        self.seconds.append((self.seconds[-1] if self.seconds else 0.0) + answer["elapsed_s"])
+        self.step_s.append(answer["elapsed_s"] / n)
         self.steps.append(self.step + n)
         self.losses.append(loss)
 
@@ -96,7 +104,8 @@ def measure_contest(contest: Contest, options: Options, report: Report) -> None:
             while any(runner.step < runner.max_steps for runner in runners):
                 for runner in runners:
                     runner.go_on(BLOCK_STEPS)
-                    options.say(f"quality: {runner.name}, step {runner.step}, {runner.losses[-1]:.4f} nats")
+                    train_s, loss = runner.train_s[-1], runner.losses[-1]
+                    options.say(f"quality: {runner.name}, step {runner.step} after {train_s:.0f} s: {loss:.4f} nats")
             report.series += summaries(runners, contest)
 
 
@@ -106,24 +115,25 @@ def summaries(runners: list[Runner], contest: Contest) -> list[Series]:
         raise FolioError("quality: a recipe without a step; give training.max_steps of 1 or more")
     series = []
     goal_nats = contest.goal_nats or runners[-1].losses[-1]
-    whole_s = runners[-1].seconds[-1]
+    whole_s = runners[-1].train_s[-1]
     for runner in runners:
-        passed = first_at_most(runner.losses, goal_nats)
+        train_s, passed = runner.train_s, first_at_most(runner.losses, goal_nats)
         facts: dict[str, Any] = {
             "steps": runner.steps,
-            "train_s": runner.seconds,
+            "step_s": runner.step_s,
+            "train_s": train_s,
             "val_loss_nats": runner.losses,
             "goal_nats": goal_nats,
             "goal_step": None if passed is None else runner.steps[passed],
-            "goal_s": None if passed is None else runner.seconds[passed],
-            "goal_share": None if passed is None else runner.seconds[passed] / whole_s,
+            "goal_s": None if passed is None else train_s[passed],
+            "goal_share": None if passed is None else train_s[passed] / whole_s,
         }
-        note = f"{runner.max_steps:,} steps in {runner.seconds[-1]:.0f} s; {goal_nats:.3f} nats not reached"
+        note = f"{runner.max_steps:,} steps in {train_s[-1]:.0f} s; {goal_nats:.3f} nats not reached"
         if passed is not None:
             note = (
-                f"{runner.max_steps:,} steps in {runner.seconds[-1]:.0f} s; {goal_nats:.3f} nats by step "
-                f"{runner.steps[passed]:,}, {runner.seconds[passed]:.0f} s, "
-                f"{100 * runner.seconds[passed] / whole_s:.0f} % of the other's whole time"
+                f"{runner.max_steps:,} steps in {train_s[-1]:.0f} s; {goal_nats:.3f} nats by step "
+                f"{runner.steps[passed]:,}, {train_s[passed]:.0f} s, "
+                f"{100 * train_s[passed] / whole_s:.0f} % of the other's whole time"
             )
         series.append(Series("quality", contest.units, runner.name, "nats", [runner.losses[-1]], note, facts))
     return series

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from folio.benchmark.memory import peak_bytes, resident_bytes
 from folio.benchmark.protocol import Line, Spec
 from folio.config import RunConfig
 from folio.data.prepare import PreparedData, prepare
 from folio.data.token_file import TokenFile
 from folio.data.tokenizers import TokenizerChoice
+from folio.memory import peak_bytes, resident_bytes
 
 
 class Turnstile:

@@ -7,9 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-from folio.benchmark.memory import resident_bytes
 from folio.benchmark.protocol import Line, Spec
 from folio.errors import FolioError
+from folio.memory import resident_bytes
 from folio.startup import lasting_imports
 
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from folio.benchmark.loops import shape_of
-from folio.benchmark.memory import peak_bytes, resident_bytes
 from folio.benchmark.peers import build_hugging_face, build_nanogpt, import_nanogpt, import_transformers
 from folio.benchmark.protocol import Line, Spec
 from folio.config import RunConfig
 from folio.generation.generate import generate_tokens
 from folio.generation.sampling import Sampling
+from folio.memory import peak_bytes, resident_bytes
 from folio.models import GPT
 from folio.models.cpu_products import lay_out_by_input
 from folio.models.transformer_config import TransformerConfig

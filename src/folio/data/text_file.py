@@ -119,7 +119,9 @@ def split_text(path: Path) -> tuple[dict[str, Split], str]:
         n_train = int(TRAIN_FRACTION * n_characters)
         for name, n in (("train", n_train), ("val", n_characters - n_train)):
             if n == 0:
-                raise FolioError(f"the {name} split of a {n_characters} character text is empty; use a longer text")
+                raise FolioError(
+                    f"data.path={path}: the {name} split of a {n_characters} character text is empty; use a longer text"
+                )
         index = bisect_right(n_before, n_train) - 1
         file.seek(index * CHUNK_BYTES)
         cut = index * CHUNK_BYTES + int(_first_bytes(file.read(CHUNK_BYTES))[n_train - n_before[index]])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from folio.models.cache import LayerCache
 from folio.models.cpu_products import Linear
 from folio.models.masks import causal_mask, combine_masks
-from folio.models.positional import Rotation, rotate
+from folio.models.positional_base import Rotation, rotate
 from folio.models.transformer_config import TransformerConfig
 
 NORM_EPS = 1e-5

@@ -17,13 +17,14 @@ from lightning.pytorch.strategies import FSDPStrategy
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from folio.config import SamplesConfig, TrainingConfig
+from folio.config import TrainingConfig
 from folio.data.prepare import PreparedData
 from folio.data.token_file import TokenFileInfo
 from folio.data.tokenizers import Tokenizer
 from folio.errors import FolioError
 from folio.generation.generate import generate_text
 from folio.generation.sampling import Sampling
+from folio.options.callbacks import SamplesConfig
 from folio.training.console import log
 from folio.training.divergence import Diverged, SpikeWatch
 from folio.training.evaluation import Metrics, describe, metrics_of

@@ -34,9 +34,7 @@ class LogFile(logging.FileHandler):
 
 def start_log(file: Path) -> None:
     """Print the lines of `log`, and append them to a file with their time. Replaces what an earlier call set up."""
-    for handler in list(log.handlers):
-        log.removeHandler(handler)
-        handler.close()
+    close_log()
     to_file = LogFile(file, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
     log.setLevel(logging.INFO)
@@ -45,7 +43,15 @@ def start_log(file: Path) -> None:
     log.addHandler(to_file)
 
 
+def close_log() -> None:
+    """Let go of the file of `log`, which another run must not write into."""
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
+
+
 def keep_quiet() -> None:
     """Say nothing, in a process that is not the first of its run."""
-    log.handlers = [logging.NullHandler()]
+    close_log()
+    log.addHandler(logging.NullHandler())
     log.propagate = False

@@ -24,8 +24,7 @@ class TokenDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         assert self.trainer is not None
-        step, world = self.trainer.global_step, self.world
-        return training_loader(self.config, self.data, step, world.rank, world.size)
+        return training_loader(self.config, self.data, self.trainer.global_step, self.world)
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         return self.validation.loaders

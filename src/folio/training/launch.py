@@ -17,7 +17,7 @@ from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from torch.multiprocessing.spawn import start_processes
@@ -29,6 +29,9 @@ from folio.processes import Place, silence
 from folio.training.devices import Device
 from folio.training.preflight import Preflight
 from folio.training.stopping import Interrupted, requeue, stop_signals
+
+if TYPE_CHECKING:
+    from folio.training.run import Occasion
 
 GRACE_S = 10.0
 """What the others have to end by themselves, once one has failed. They cannot go on, and may be waiting for it."""
@@ -46,6 +49,7 @@ class Task:
     folder: Path
     figures: Preflight
     resumed: bool
+    occasion: "Occasion"
     open_data: Callable[[], PreparedData]
     """Maps what is prepared; arrays themselves would be copied."""
     port: int
@@ -57,17 +61,17 @@ class Outcome:
 
     how: Literal["finished", "stopped", "refused", "failed"]
     value: Any
-    """Of finished: the final validation loss; refused: the line for the user; failed: the traceback."""
+    """Of finished: the final validation loss, or None; refused: the line for the user; failed: the traceback."""
 
 
 class RankDied(FolioError):  # noqa: N818 (what happened to the run)
     """A process was killed, and took the run with it."""
 
 
-def train_in_processes(task: Task) -> float:
-    """Train on trainer.devices processes of this machine; returns the final validation loss in nats.
+def train_in_processes(task: Task) -> float | None:
+    """Train on trainer.devices processes of this machine; returns what `folio.training.run.run` does.
 
-    Raises: SystemExit with 128 + n where signal n stopped the run, and Interrupted where a second one did; FolioError
+    Raises: SystemExit with 128 + n as that does, and Interrupted where a second signal stopped the run; FolioError
     for what a user can mend, RankDied where a process was killed, RuntimeError with its traceback where one failed.
     """
     return Processes(task).outcome()
@@ -78,6 +82,7 @@ class Processes:
 
     def __init__(self, task: Task) -> None:
         self._size = task.config.trainer.devices
+        self._others_follow = task.occasion.others_follow
         context = get_context("spawn")
         self._asked_to_stop = context.Value("i", 0, lock=False)
         """The number of the signal."""
@@ -102,7 +107,7 @@ class Processes:
         self._asked_to_stop.value = number
         os.write(2, b"stopping after this step; once more stops at once\n")
 
-    def outcome(self) -> float:
+    def outcome(self) -> float | None:
         """Wait for the end; see `train_in_processes`."""
         try:
             self._wait()
@@ -115,7 +120,9 @@ class Processes:
         if first.how == "stopped":
             requeue(self._asked_to_stop.value, self._before.get(self._asked_to_stop.value))
             raise SystemExit(first.value)
-        return float(first.value)
+        if self._others_follow and self._asked_to_stop.value:
+            raise SystemExit(128 + self._asked_to_stop.value)
+        return None if first.value is None else float(first.value)
 
     def _wait(self) -> None:
         """Until all have ended, or GRACE_S after the first of them that failed."""
@@ -202,7 +209,15 @@ def _outcome(rank: int, task: Task, asked_to_stop: Any) -> Outcome:
         world = meet(place, task.device.accelerator)
         data = task.open_data()
         loss = train(
-            task.config, data, task.device, task.folder, task.figures, task.resumed, world, lambda: asked_to_stop.value
+            task.config,
+            data,
+            task.device,
+            task.folder,
+            task.figures,
+            task.resumed,
+            task.occasion,
+            world,
+            lambda: asked_to_stop.value,
         )
         world.leave()
         return Outcome("finished", loss)

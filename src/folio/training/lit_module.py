@@ -1,5 +1,6 @@
 """The LightningModule: a model, its objective, its optimizer, and what a checkpoint holds besides."""
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -16,9 +17,12 @@ from folio.training import checkpoint as checkpoints
 from folio.training.divergence import Diverged, GradientWatch, all_finite
 from folio.training.evaluation import SHUFFLED_PREFIX, Metrics, metrics_from, token_sums
 from folio.training.objectives import batch_loss
-from folio.training.optimizers import build_optimizer, set_learning_rate
+from folio.training.optimizers import build_optimizer, note_matrices, set_learning_rate
 from folio.training.schedules import learning_rate
 from folio.training.world import World
+
+Loss = Callable[[Model, Batch], tuple[Tensor, Tensor]]
+"""The loss that is made small, and the accuracy."""
 
 
 class LanguageModel(L.LightningModule):
@@ -34,12 +38,13 @@ class LanguageModel(L.LightningModule):
         fused_optimizer: bool,
         scaled_gradients: bool = False,
         baseline: Metrics | None = None,
+        loss: Loss = batch_loss,
         world: World | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self._weights = tuple(model.parameters())  # walking through the modules at each step takes longer than a norm
-        self._matrices = [weight for weight in self._weights if weight.ndim >= 2 and weight.requires_grad]
+        note_matrices(model)
         self.config = config
         self.world = world or World()
         self.contents = contents
@@ -48,6 +53,7 @@ class LanguageModel(L.LightningModule):
         self.scaled_gradients = scaled_gradients
         """With float16, where infinite gradients are how the scale is found, and left out by the scaler."""
         self.baseline = baseline or {}
+        self.loss = loss
         self.train_means = RunningMeans(self.world)
         self.gradients = GradientWatch(config.training)
         self.gradient_norm: Tensor | None = None
@@ -91,12 +97,12 @@ class LanguageModel(L.LightningModule):
                 weight.grad = None
 
     def training_step(self, batch: Batch) -> Tensor:
-        loss, accuracy = batch_loss(self.model, batch)
+        loss, accuracy = self.loss(self.model, batch)
         self.train_means.add(loss * batch.weight, accuracy * batch.weight)
         return loss * batch.weight
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return build_optimizer(self.model, self.config.optimizer, self.fused_optimizer, self._matrices)
+        return build_optimizer(self.model, self.config.optimizer, self.fused_optimizer)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         set_learning_rate(optimizer, self.learning_rate)

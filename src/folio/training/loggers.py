@@ -1,4 +1,4 @@
-"""Where the curves of a run go, and what TensorBoard's HParams tab shows of it."""
+"""Where the curves of a run go."""
 
 import csv
 import threading
@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from torch.utils.tensorboard import FileWriter
-from torch.utils.tensorboard.summary import hparams
 
 from folio.config import RunConfig
 from folio.training.console import log
+
+TOGETHER = {
+    title: ["Multiline", [f"train/{name}", f"val/{name}"]]
+    for title, name in (("loss in nats", "loss_nats"), ("bits per byte", "bits_per_byte"), ("accuracy", "accuracy"))
+}
+"""Charts of the Custom Scalars tab: training and validation in one, which the other tabs show apart."""
 
 
 def build_loggers(config: RunConfig, folder: Path, resumed_at: int | None = None) -> list[Logger]:
@@ -29,6 +33,7 @@ class TensorBoard(TensorBoardLogger):
 
     def __init__(self, folder: Path, purge_step: int | None) -> None:
         super().__init__(folder, name="tensorboard", version="", default_hp_metric=False, purge_step=purge_step)
+        self._purge_step = purge_step
         self._guarded: WhilePossible | None = None
 
     @property
@@ -36,6 +41,8 @@ class TensorBoard(TensorBoardLogger):
         """A SummaryWriter that warns where another would raise OSError."""
         if self._guarded is None:
             self._guarded = WhilePossible(lambda: super(TensorBoard, self).experiment, self.log_dir)
+            if self._purge_step is None:  # a run that goes on has said so
+                self._guarded.add_custom_scalars({"training and validation": TOGETHER})
         return self._guarded
 
     def save(self) -> None:
@@ -110,28 +117,3 @@ class CSVCurves(Logger):
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """They are in config.yaml."""
-
-
-def write_hparams(folder: Path, config: dict[str, Any], metrics: dict[str, Any]) -> None:
-    """Enter a run in TensorBoard's HParams tab with its final metrics.
-
-    By a writer of its own, since the logger's is closed by now and its log_hyperparams would write the metrics
-    again, as scalars of step 0.
-    """
-    curves = {key: value for key, value in metrics.items() if key.startswith(("val/", "train/")) and key != "val/step"}
-    shown = {key: value for key, value in curves.items() if value is not None}
-    writer = WhilePossible(lambda: FileWriter(str(folder)), str(folder))
-    for summary in hparams(flatten(config), shown):
-        writer.add_summary(summary)
-    writer.close()
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Nested config to dotted keys with values that TensorBoard can sort."""
-    flat: dict[str, bool | int | float | str] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
-    return flat

@@ -6,7 +6,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from folio.config import MuonConfig
+from folio.options.optimizers import MuonConfig
+from folio.training.optimizers import RATE_FACTOR, decay_groups
+
+
+def build_muon(model: nn.Module, config: MuonConfig, fused: bool) -> torch.optim.Optimizer:
+    """Muon and AdamW over all parameters of a model."""
+    matrices = block_matrices(model)
+    others = decay_groups(model, config.weight_decay, left_out=set(matrices))
+    if config.adamw_learning_rate is not None:
+        for group in others:
+            group[RATE_FACTOR] = config.adamw_learning_rate / config.learning_rate
+    return MuonWithAdamW(matrices, others, config, fused)
 
 
 def block_matrices(model: nn.Module) -> list[nn.Parameter]:

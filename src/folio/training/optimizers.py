@@ -5,14 +5,23 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
-from folio.config import AdamConfig, MuonConfig, SGDConfig
-from folio.training.muon import MuonWithAdamW, block_matrices
-
-OptimizerConfig = AdamConfig | SGDConfig | MuonConfig
-
+from folio.options.optimizers import AdamConfig, OptimizerConfig, SGDConfig
 
 RATE_FACTOR = "rate_factor"
 """Key of a parameter group: what its learning rate is of the one that the schedule gives; 1 where it is not there."""
+
+WAS_MATRIX = "was_matrix"
+"""Of a parameter, as `note_matrices` found it."""
+
+
+def note_matrices(model: nn.Module) -> None:
+    """Let `is_matrix` know after a strategy has sharded the model, which flattens parameters."""
+    for parameter in model.parameters():
+        setattr(parameter, WAS_MATRIX, parameter.ndim >= 2)
+
+
+def is_matrix(parameter: nn.Parameter) -> bool:
+    return bool(getattr(parameter, WAS_MATRIX, parameter.ndim >= 2))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -21,35 +30,29 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group.get(RATE_FACTOR, 1.0)
 
 
-def build_optimizer(
-    model: nn.Module, config: OptimizerConfig, fused: bool, matrices: Collection[nn.Parameter] | None = None
-) -> torch.optim.Optimizer:
-    """The optimizer that the config names. `fused` updates all parameters in one pass: faster, the same rule.
+def build_optimizer(model: nn.Module, config: OptimizerConfig, fused: bool) -> torch.optim.Optimizer:
+    """The optimizer that the config names. `fused` updates all parameters in one pass: faster, the same rule."""
+    return config.load_code()(model, config, fused)
 
-    `matrices` are what decays, for a model whose parameters have lost their shapes by now, as sharded ones have.
-    """
-    if isinstance(config, MuonConfig):
-        in_blocks = block_matrices(model)
-        others = decay_groups(model, config.weight_decay, left_out=set(in_blocks))
-        if config.adamw_learning_rate is not None:
-            for group in others:
-                group[RATE_FACTOR] = config.adamw_learning_rate / config.learning_rate
-        return MuonWithAdamW(in_blocks, others, config, fused)
-    groups = decay_groups(model, config.weight_decay, matrices=matrices)
-    if isinstance(config, SGDConfig):
-        return torch.optim.SGD(
-            groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.nesterov, fused=fused
-        )
+
+def build_adam(model: nn.Module, config: AdamConfig, fused: bool) -> torch.optim.Optimizer:
+    """Adam or AdamW."""
     cls = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
     first, second = config.betas
+    groups = decay_groups(model, config.weight_decay)
     return cls(groups, lr=config.learning_rate, betas=(first, second), eps=config.eps, fused=fused)
 
 
+def build_sgd(model: nn.Module, config: SGDConfig, fused: bool) -> torch.optim.Optimizer:
+    """SGD with momentum."""
+    groups = decay_groups(model, config.weight_decay)
+    return torch.optim.SGD(
+        groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.nesterov, fused=fused
+    )
+
+
 def decay_groups(
-    model: nn.Module,
-    weight_decay: float,
-    left_out: Collection[nn.Parameter] = (),
-    matrices: Collection[nn.Parameter] | None = None,
+    model: nn.Module, weight_decay: float, left_out: Collection[nn.Parameter] = ()
 ) -> list[dict[str, object]]:
     """Matrices and embeddings decay; biases and norms, which set scales and not directions, do not.
 
@@ -58,10 +61,10 @@ def decay_groups(
     parameters = [
         parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in left_out
     ]
-    decaying = {parameter for parameter in parameters if parameter.ndim >= 2} if matrices is None else set(matrices)
-    vectors = [parameter for parameter in parameters if parameter not in decaying]
+    matrices = [parameter for parameter in parameters if is_matrix(parameter)]
+    vectors = [parameter for parameter in parameters if not is_matrix(parameter)]
     groups: list[dict[str, object]] = [
-        {"params": [parameter for parameter in parameters if parameter in decaying], "weight_decay": weight_decay},
+        {"params": matrices, "weight_decay": weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]

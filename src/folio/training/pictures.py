@@ -81,7 +81,10 @@ def tensorboard_writers(trainer: L.Trainer) -> list[Any]:
 
 
 def show(writers: list[Any], name: str, figure: Figure, step: int) -> None:
-    """Enter a figure in the Images tab; `add_figure` would go through pyplot."""
+    """Enter a figure in the Images tab; `add_figure` would go through pyplot.
+
+    Time Series sorts all groups by name and opens at the first: that is `train`, before `val` and `visuals`.
+    """
     image = pixels(figure)
     for writer in writers:
-        writer.add_image(f"pictures/{name}", image, step, dataformats="HWC")
+        writer.add_image(f"visuals/{name}", image, step, dataformats="HWC")

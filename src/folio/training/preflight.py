@@ -7,10 +7,10 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
-from folio.config import NoamScheduleConfig, RunConfig
+from folio.config import ConfigError, NoamScheduleConfig, RunConfig
 from folio.data.prepare import PreparedData
 from folio.models import TransformerConfig, build_model
-from folio.training.batches import tokens_per_step
+from folio.training.batches import objective_of
 from folio.training.devices import Device
 from folio.training.schedules import noam
 from folio.visible import visible
@@ -100,11 +100,17 @@ class Preflight:
 def preflight(
     config: RunConfig, shape: TransformerConfig, data: PreparedData, device: Device, folder: Path
 ) -> Preflight:
-    """The figures of a run. The model is built without memory for its weights, so any size is quick."""
-    with torch.device("meta"):
-        model = build_model(shape)
+    """The figures of a run. The model is built without memory for its weights, so any size is quick.
+
+    Raises: ConfigError for a model that cannot be built.
+    """
+    try:
+        with torch.device("meta"):
+            model = build_model(shape)
+    except ValueError as error:  # a positional encoding that has a YAML file and is not in the code's table
+        raise ConfigError(str(error)) from None
     training, n_train = config.training, data.train.info.n_tokens
-    n_tokens = tokens_per_step(config, data)
+    n_tokens = objective_of(config, data).tokens_per_step()
     return Preflight(
         run_folder=str(folder),
         device=device.name,

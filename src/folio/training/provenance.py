@@ -1,10 +1,7 @@
 """What a run was made with."""
 
 import platform
-import shlex
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import lightning as L
@@ -31,12 +28,3 @@ def git_commit() -> str | None:
     except FileNotFoundError:
         return None
     return result.stdout.strip() or None
-
-
-def python_command() -> str:
-    """What to type for the interpreter that runs this: `python`, or its path where `python` is another one."""
-    found = shutil.which("python")
-    if found and Path(found).samefile(sys.executable) and Path(found).parent == Path(sys.executable).parent:
-        return "python"
-    executable = Path(sys.executable)
-    return shlex.quote(str(executable.relative_to(Path.cwd()) if executable.is_relative_to(Path.cwd()) else executable))

@@ -1,17 +1,17 @@
 """One run, from a checked config to metrics.json."""
 
-import json
 import logging
 import os
 import shlex
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 import yaml
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.callbacks import Callback
@@ -21,14 +21,16 @@ from folio.config import ConfigError, RunConfig, largest_divisor, plain
 from folio.data.prepare import PreparedData
 from folio.data.tokenizers import state_to_json
 from folio.errors import FolioError
-from folio.files import sole_use, write_atomically
+from folio.files import sole_use, write_atomically, write_json
 from folio.generation.prompts import MASK
+from folio.interpreter import python_command
+from folio.memory import forget_peak, peak_bytes
 from folio.models import Model, TransformerConfig, build_model
 from folio.models.gpt2_format import GPT2FormatError
 from folio.models.pretrained import load_gpt2
 from folio.training import checkpoint as checkpoints
 from folio.training.allocator import return_large_blocks
-from folio.training.batches import coding_info, validation
+from folio.training.batches import objective_of
 from folio.training.callbacks import (
     Checkpoints,
     Curves,
@@ -42,20 +44,35 @@ from folio.training.datamodule import TokenDataModule
 from folio.training.devices import Device, is_out_of_memory
 from folio.training.divergence import Diverged
 from folio.training.evaluation import in_words
+from folio.training.hparams import begin_session, end_session
 from folio.training.launch import RankDied, Task, free_port, train_in_processes
 from folio.training.lit_module import LanguageModel
-from folio.training.loggers import build_loggers, write_hparams
+from folio.training.loggers import build_loggers
 from folio.training.pace import Pace, duration
 from folio.training.pictures import Pictures
 from folio.training.preflight import Preflight, preflight
-from folio.training.provenance import git_commit, python_command, versions
+from folio.training.provenance import git_commit, versions
 from folio.training.rewind import rewind
-from folio.training.stopping import Interrupted, StopOnSignal, ValidateAtEnd
+from folio.training.stopping import EndsEarly, Hopeless, Interrupted, Judge, StopOnSignal, ValidateAtEnd
 from folio.training.strategies import build_strategy, cluster_environment
 from folio.training.world import World
 
 PROMPT_TOKENS = 6
 """Of a prompt that is taken from the text."""
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """How a run came about, and what it is part of."""
+
+    overrides: Sequence[str] = ()
+    """The words that it was started with."""
+    compared: Sequence[str] = ()
+    """Keys of the config in which it differs from the runs that it will be compared with."""
+    judge: Judge | None = None
+    """May end it early, after a validation."""
+    others_follow: bool = False
+    """In the same process: a signal is for them, too."""
 
 
 def run(
@@ -64,6 +81,7 @@ def run(
     device: Device,
     folder: Path,
     resumed: bool,
+    occasion: Occasion | None = None,
     open_data: Callable[[], PreparedData] | None = None,
     world: World | None = None,
 ) -> float | None:
@@ -72,21 +90,23 @@ def run(
     Where the config asks for more processes than there are in `world`, they are started, and open the data by
     `open_data`, which must be a function that can be pickled.
 
-    Returns: the final validation loss in nats; None for a dry run.
-    Raises: SystemExit with 128 + n where signal n stopped the run.
+    Returns: the final validation loss in nats; None for a dry run, and for a run that the judge ended.
+    Raises: SystemExit with 128 + n where signal n stopped the run; where others follow, also where it came in the
+        last step, which ends the run as it should.
     """
     world = world or World()
     assert config.model.vocab_size is not None
+    occasion = occasion or Occasion()
     shape = config.transformer_config(config.model.vocab_size)
     figures = preflight(config, shape, data, device, folder)
     if not world.is_first:
         world.from_first(lambda: None)  # the folder is claimed and described
-        return None if config.dry_run else train(config, data, device, folder, figures, resumed, world)
+        return None if config.dry_run else train(config, data, device, folder, figures, resumed, occasion, world)
     console.print(figures.table())
 
     def begin() -> None:
         stack.enter_context(claimed(folder))
-        _describe(folder, config, data, figures)
+        _describe(folder, config, data, figures, occasion.overrides)
 
     with ExitStack() as stack:
         world.from_first(begin)
@@ -95,9 +115,9 @@ def run(
             return None
         log.info(f"{'resuming' if resumed else 'training'} in {folder} on {device.name}")
         if config.trainer.n_processes == world.size:
-            return train(config, data, device, folder, figures, resumed, world)
+            return train(config, data, device, folder, figures, resumed, occasion, world)
         assert open_data is not None
-        return _train_in_processes(config, device, folder, figures, resumed, open_data)
+        return _train_in_processes(Task(config, device, folder, figures, resumed, occasion, open_data, free_port()))
 
 
 def train(
@@ -107,33 +127,33 @@ def train(
     folder: Path,
     figures: Preflight,
     resumed: bool,
+    occasion: Occasion,
     world: World,
     asked_to_stop: Callable[[], int] | None = None,
-) -> float:
+) -> float | None:
     """The part of a run that is the same in each of its processes; `asked_to_stop` as in `StopOnSignal`."""
     start_log(folder / "train.log") if world.is_first else keep_quiet()
     assert config.model.vocab_size is not None
     shape = config.transformer_config(config.model.vocab_size)
     with memory_in_one_line(config, device):
-        parts = Run(config, shape, data, device, folder, figures, resumed, world, asked_to_stop)
-    return parts.fit()
+        parts = Run(config, shape, data, device, folder, figures, resumed, occasion, world, asked_to_stop)
+    if not world.is_first:
+        return parts.fit()
+    with in_hparams_tab(config, folder, occasion.compared, resumed):
+        loss = parts.fit()
+    if occasion.others_follow and parts.stop_on_signal.received is not None:
+        raise SystemExit(128 + parts.stop_on_signal.received)
+    return loss
 
 
-def _train_in_processes(
-    config: RunConfig,
-    device: Device,
-    folder: Path,
-    figures: Preflight,
-    resumed: bool,
-    open_data: Callable[[], PreparedData],
-) -> float:
+def _train_in_processes(task: Task) -> float | None:
     try:
-        return train_in_processes(Task(config, device, folder, figures, resumed, open_data, free_port()))
+        return train_in_processes(task)
     except Interrupted as stop:
-        log.info(f"stopped at once by {stop}{_way_on(folder)}")
+        log.info(f"stopped at once by {stop}{_way_on(task.folder)}")
         raise SystemExit(stop.exit_code) from None
     except RankDied as error:
-        raise FolioError(f"{error}{_way_on(folder)}") from None
+        raise FolioError(f"{error}{_way_on(task.folder)}") from None
 
 
 def _way_on(folder: Path) -> str:
@@ -145,10 +165,14 @@ def _way_on(folder: Path) -> str:
     return f"; last.ckpt has step {step}: go on with {resume_command(folder)}"
 
 
-def _describe(folder: Path, config: RunConfig, data: PreparedData, figures: Preflight) -> None:
+def _describe(
+    folder: Path, config: RunConfig, data: PreparedData, figures: Preflight, overrides: Sequence[str]
+) -> None:
     """Write what a run folder holds besides what training brings."""
-    _write_json(folder / "preflight.json", asdict(figures))
+    write_json(folder / "preflight.json", asdict(figures))
     write_atomically(folder / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False).encode())
+    if not (folder / "overrides.json").exists():  # a run that goes on keeps the words that it was started with
+        write_json(folder / "overrides.json", list(overrides))
     # Beside the one in each checkpoint: read without torch, it lets a wrong prompt be answered at once.
     write_atomically(folder / "tokenizer.json", state_to_json(data.tokenizer.state()))
     start_log(folder / "train.log")
@@ -162,6 +186,25 @@ def claimed(folder: Path) -> Iterator[None]:
             yield
     except BlockingIOError:
         raise FolioError(f"another process is training in {folder}; wait for it, or stop it") from None
+
+
+@contextmanager
+def in_hparams_tab(config: RunConfig, folder: Path, compared: Sequence[str], resumed: bool) -> Iterator[None]:
+    """Show the run in TensorBoard's HParams tab from its beginning on, and with how it ended: well, or with an error.
+
+    A run that was stopped and may go on has not ended.
+    """
+    if config.logger.name != "tensorboard":
+        yield
+        return
+    place = folder / "tensorboard"
+    begin_session(place, plain(config), compared, goes_on=resumed)
+    try:
+        yield
+    except Exception:
+        end_session(place, finished=False)
+        raise
+    end_session(place, finished=True)
 
 
 @contextmanager
@@ -193,6 +236,7 @@ class Run:
         folder: Path,
         figures: Preflight,
         resumed: bool = False,
+        occasion: Occasion | None = None,
         world: World | None = None,
         asked_to_stop: Callable[[], int] | None = None,
     ) -> None:
@@ -200,6 +244,8 @@ class Run:
         self.world = world or World()
         self.device = device
         self.folder = folder
+        self.occasion = occasion or Occasion()
+        forget_peak_memory(device)
         if device.accelerator == "cpu":
             return_large_blocks()
         self.data = data
@@ -211,7 +257,8 @@ class Run:
             if self.world.is_first:
                 rewind(folder, self.resumed_at)
         self.loggers = build_loggers(config, folder, self.resumed_at) if self.world.is_first else []
-        measured = validation(config, data, data.val, self.world.rank, self.world.size)
+        objective = objective_of(config, data, self.world)
+        measured = objective.validation(data.val)
         self.datamodule = TokenDataModule(config, data, measured, self.world)
         L.seed_everything(config.seed, verbose=False)
         self.module = LanguageModel(
@@ -222,11 +269,12 @@ class Run:
             fused_optimizer=device.supports_fused_optimizer,
             scaled_gradients=device.precision == "16-mixed",
             baseline=measured.baseline,
+            loss=objective.loss,
             world=self.world,
         )
         training = config.training
         self.pace = Pace(self.world)
-        self.curves = Curves(self.pace, training, coding_info(config, data.train))
+        self.curves = Curves(self.pace, training, objective.coding_info(data.train))
         samples = config.callbacks.samples.model_copy(update={"prompt": sample_prompt(config, data)})
         self.samples = Samples(samples, data.tokenizer, config.seed, folder / "samples.md")
         self.checkpoints = Checkpoints(
@@ -237,24 +285,27 @@ class Run:
     def callbacks(self) -> list[Callback]:
         """In the order of their hooks: what measures, what saves, what may stop the run.
 
-        Pace comes last, because samples, checkpoints and pictures are no training time.
+        What only some runs have comes before what saves, so that a checkpoint holds its state of the same step. Pace
+        comes last, because samples, checkpoints and pictures are no training time.
         """
-        max_steps = self.config.training.max_steps
+        max_steps, judge = self.config.training.max_steps, self.occasion.judge
         return [
             DataWatch(self.data),
             self.curves,
             FirstEstimate(max_steps),
             ProgressBar(console, self.pace, self.curves, max_steps),
             self.samples,
+            *(chosen.load_code()(chosen, self) for chosen in self.config.callbacks.chosen),
             self.checkpoints,
             Pictures(self.samples, max_steps),
             ValidateAtEnd(max_steps),
             self.stop_on_signal,
+            *([EndsEarly(judge, self.curves, max_steps, self.world)] if judge else []),
             self.pace,
         ]
 
-    def fit(self) -> float:
-        """Train to the end, or until a signal. Raises: FolioError, which says how to go on."""
+    def fit(self) -> float | None:
+        """Train to the end, or until the judge or a signal ends it. Raises: FolioError, which says how to go on."""
         trainer = build_trainer(self.config, self.device, self.loggers, self.callbacks(), self.world)
         try:
             with self.stop_on_signal, memory_in_one_line(self.config, self.device):
@@ -267,6 +318,10 @@ class Run:
                 log.info(f"stopped by {stop} after step {trainer.global_step}; go on with:\n  {self._resume_command()}")
                 self.stop_on_signal.requeue(stop)
             raise SystemExit(stop.exit_code) from None
+        except Hopeless as verdict:
+            self._finish(trainer, "pruned")
+            log.info(f"ended early after step {trainer.global_step}: {verdict}")
+            return None
         except Diverged as error:
             self._finish(trainer, "diverged")
             raise self._with_way_on(error) from None
@@ -280,16 +335,13 @@ class Run:
     def _restore_folder(self) -> None:
         """Of a run whose folder was removed: what training holds in memory is worth more than the wish behind that."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        _describe(self.folder, self.config, self.data, self.figures)
+        _describe(self.folder, self.config, self.data, self.figures, self.occasion.overrides)
         log.warning(f"warning: {self.folder} was removed and is made again; its curves and samples so far are lost")
 
     def _finish(self, trainer: L.Trainer, status: str) -> dict[str, Any]:
         metrics = self._metrics(trainer, status)
-        if not self.world.is_first:
-            return metrics
-        _write_json(self.folder / "metrics.json", metrics)
-        if self.config.logger.name == "tensorboard":
-            write_hparams(self.folder / "tensorboard", plain(self.config), metrics)
+        if self.world.is_first:
+            write_json(self.folder / "metrics.json", metrics)
         return metrics
 
     def _metrics(self, trainer: L.Trainer, status: str) -> dict[str, Any]:
@@ -307,6 +359,7 @@ class Run:
             "skipped_steps": self.module.gradients.n_skipped,
             "elapsed_s": self.pace.elapsed_s,
             "train/tokens_per_s": self.pace.mean_tokens_per_s(),
+            "peak_memory_bytes": peak_memory_bytes(self.device),
             "best_checkpoint": "checkpoints/best.ckpt" if best is not None else None,
             "seed": self.config.seed,
             "device": self.device.name,
@@ -351,6 +404,18 @@ resume           {self._resume_command()} training.max_steps={2 * self.config.tr
 def resume_command(folder: Path) -> str:
     """What a person types to go on with a run."""
     return f"{python_command()} train.py resume={shlex.quote(str(folder))}"
+
+
+def peak_memory_bytes(device: Device) -> int:
+    """The most memory of this part of the run: on a CUDA GPU what torch's tensors took there, else the process."""
+    return torch.cuda.max_memory_allocated() if device.accelerator == "gpu" else peak_bytes()
+
+
+def forget_peak_memory(device: Device) -> None:
+    """Begin to count anew: the process may have had another run before."""
+    if device.accelerator == "gpu":
+        torch.cuda.reset_peak_memory_stats()
+    forget_peak()
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -426,10 +491,6 @@ def sample_prompt(config: RunConfig, data: PreparedData) -> str:
         log.info(f"callbacks.samples.prompt={prompt!r} has characters that the text lacks; samples begin {opening!r}")
         return opening
     return prompt
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    write_atomically(path, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def _quieten_lightning() -> None:

@@ -1,4 +1,4 @@
-"""How a run ends before or at its last step: in order, at a signal, or at once at a second one."""
+"""How a run ends before or at its last step: in order, as hopeless, at a signal, or at once at a second one."""
 
 import os
 import signal
@@ -10,8 +10,9 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from folio.training.callbacks import Checkpoints, ends_step
+from folio.training.callbacks import Checkpoints, Curves, ends_step
 from folio.training.console import log
+from folio.training.evaluation import Metrics
 from folio.training.world import World
 
 
@@ -26,6 +27,30 @@ class ValidateAtEnd(Callback):
     ) -> None:
         if trainer.global_step == self.max_steps:
             trainer.should_stop = True  # Lightning validates before it stops
+
+
+Judge = Callable[[int, Metrics], str | None]
+"""Asked after each validation, with its step and figures; a reason ends the run there."""
+
+
+class Hopeless(BaseException):  # not an Exception, which Lightning's loggers would catch
+    """What a judge has against a run."""
+
+
+class EndsEarly(Callback):
+    """Ends a run that its judge has given up. The last step ends it anyway, and properly."""
+
+    def __init__(self, judge: Judge, curves: Curves, max_steps: int, world: World | None = None) -> None:
+        self.judge = judge
+        self.curves = curves
+        self.max_steps = max_steps
+        self.world = world or World()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Raises: Hopeless, in all processes of the run: the first asks for all."""
+        reason = self.world.from_first(lambda: self.judge(trainer.global_step, self.curves.val))
+        if reason is not None and trainer.global_step < self.max_steps:
+            raise Hopeless(reason)
 
 
 class Interrupted(BaseException):  # not an Exception, which Lightning's loggers would catch
@@ -82,7 +107,7 @@ class StopOnSignal(Callback):
         self.checkpoints = checkpoints
         self.world = world or World()
         self._asked = asked
-        self._received: int | None = None
+        self.received: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> None:
@@ -106,11 +131,11 @@ class StopOnSignal(Callback):
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def _receive(self, signal_number: int, frame: FrameType | None) -> None:
-        if self._received is not None:
+        if self.received is not None:
             if self.world.size > 1:  # torchrun and srun repeat a signal, and know harder ways to end a process
                 return
             raise Interrupted(signal_number, at_once=True)
-        self._received = signal_number
+        self.received = signal_number
         if self.world.is_first:
             # Past print and log, one of which the signal may have come in the middle of.
             os.write(2, b"stopping after this step; once more stops at once\n")
@@ -129,7 +154,7 @@ class StopOnSignal(Callback):
         # The last step ends the run anyway, and properly.
         if trainer.should_stop:
             return
-        mine = self._received or (self._asked() if self._asked else 0)
+        mine = self.received or (self._asked() if self._asked else 0)
         number = self.world.largest(mine)
         if number:
             self.checkpoints.save(trainer)

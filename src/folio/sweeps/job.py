@@ -1,0 +1,138 @@
+"""One job of a sweep, in whatever process it runs: its failure is recorded, and nothing of it stays behind."""
+
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from omegaconf import DictConfig
+
+from folio.cli import one_line, one_line_errors, sweep_folder, task_overrides
+from folio.startup import end_at_signals, lasting_imports
+from folio.sweeps import record
+from folio.sweeps.workers import become_worker, is_worker, may_begin
+from folio.visible import visible
+
+LONGEST_ERROR = 500
+"""Characters of the line that a failure leaves; the whole is in train.log."""
+
+
+def part_of_sweep(task: Callable[[DictConfig], object]) -> Callable[[DictConfig], None]:
+    """Let `task` run as a job where Hydra started it as one, and with errors of one line where it is alone."""
+
+    @functools.wraps(task)
+    def wrapper(cfg: DictConfig) -> None:
+        folder = sweep_folder()
+        if folder is None:
+            one_line_errors(task)(cfg)
+        else:
+            run_job(functools.partial(task, cfg), folder, seed=cfg["seed"])
+
+    return wrapper
+
+
+def run_job(task: Callable[[], object], folder: Path, seed: object) -> None:
+    """Run it, and enter in sweep.json what became of it. An error ends the job and not the sweep.
+
+    Raises: SystemExit with 128 + n where signal n stopped the job, except in a worker: other jobs run beside it.
+    """
+    sweep, name = folder.parent, folder.name
+    if is_worker():
+        become_worker()
+    record.mark(sweep, name, "running", pid=os.getpid())
+    if not may_begin(sweep):
+        record.mark(sweep, name, record.status_of(folder))
+        return
+    number, n_jobs = place_of(name, record.read_record(sweep))
+    with lasting_imports():
+        import folio.training.run  # noqa: F401
+    from folio.sweeps.isolation import free_memory, isolated
+
+    try:
+        with isolated():
+            if is_worker():
+                end_at_signals()
+                sys.stdout = NumberedLines(sys.stdout, number)
+                sys.stderr = NumberedLines(sys.stderr, number)
+            print(f"job {number} of {n_jobs}: {name}", flush=True)
+            if not goes_on(folder):
+                clear(folder)
+            task()
+    except SystemExit:
+        record.mark(sweep, name, record.status_of(folder))
+        if not is_worker():
+            raise
+    except Exception as error:
+        fail(folder, error, number, seed)
+    free_memory()
+    record.mark(sweep, name, record.status_of(folder))
+
+
+def place_of(name: str, entry: record.Record) -> tuple[int, int]:
+    """Which job of how many, those of other commands for the same sweep included."""
+    names = [job["folder"] for job in entry["jobs"]]
+    n_jobs = entry["search"]["n_trials"] if "search" in entry else len(names)
+    return names.index(name) + 1, max(n_jobs, len(names))
+
+
+def clear(folder: Path) -> None:
+    """Remove what an attempt left that never came to a checkpoint, so that its curves are not shown twice."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # what lies in a folder before the folder
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def goes_on(folder: Path) -> bool:
+    """Whether a job has a checkpoint to go on from."""
+    return all((folder / needed).is_file() for needed in ("config.yaml", "checkpoints/last.ckpt"))
+
+
+def fail(folder: Path, error: Exception, number: int, seed: object) -> None:
+    """Say it in one line, with the traceback of a bug in train.log; a run that diverged has said so itself."""
+    message = one_line(error)
+    where = ""
+    if message is None:
+        message = visible(f"{type(error).__name__}: {error}".partition("\n")[0])[:LONGEST_ERROR]
+        where = f" (a bug; {folder / 'train.log'} has the traceback)"
+        append(folder / "train.log", "".join(traceback.format_exception(error)))
+    else:
+        append(folder / "train.log", f"error: {message}\n")
+    if record.status_of(folder) != "diverged":
+        record.record_failure(folder, message, seed, task_overrides())
+    print(f"error: job {number}: {message}{where}", file=sys.stderr, flush=True)
+
+
+def append(file: Path, text: str) -> None:
+    """To a log, as far as the disk allows."""
+    try:
+        with file.open("a", encoding="utf-8", errors="backslashreplace") as log:
+            log.write(text)
+    except OSError:
+        pass
+
+
+class NumberedLines:
+    """A stream of whole lines, each with the number of its job: those of jobs side by side are told apart."""
+
+    def __init__(self, stream: TextIO, number: int) -> None:
+        self._stream = stream
+        self._head = f"[{number}] "
+        self._begun = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._begun = (self._begun + text).split("\n")
+        if lines:
+            self._stream.write("".join(f"{self._head}{line}\n" for line in lines))
+            self._stream.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

@@ -1,0 +1,257 @@
+"""Every command that README.md and docs/ show: the words are understood (fast), and it does what it says (slow).
+
+A new command of train.py or of scripts/ is run without a word here, made small by `SMALL`. What cannot run, or needs
+something first, is entered in `NOT_RUN`, `OF_A_RUN` or `REPLACED`; a command of a kind that is not known fails.
+"""
+
+import importlib.util
+import math
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep
+from pages import PAGES, commands_of
+from test_extend import EXTENSIONS
+from workspace import FAMILIES, ROOT, TINY, TINY_TEXT, Workspace
+
+from folio.config import check_alone
+
+BENCHMARK = "minutes: tests/e2e/test_benchmark.py runs its parts with small works"
+SERVER = "does not end: tests/e2e/test_tensorboard.py starts it and looks"
+ITSELF = "runs this test: tests/e2e/test_make.py looks at what it would do"
+
+NOT_RUN: dict[str, str] = {
+    # command, or how it begins: why, and what stands in for it
+    "make setup": "installs from the network: tests/e2e/test_make.py looks at what it would do",
+    "make test": ITSELF,
+    "make check": ITSELF,
+    "make tensorboard": SERVER,
+    "tensorboard ": SERVER,
+    "make bench": BENCHMARK,
+    "make soak": "an hour: tests/e2e/test_soak.py does five minutes of it",
+    "python train.py -m sweep=": "goes on with a sweep: tests/e2e/test_sweeps.py begins one first",
+    "python train.py sweep=": "the same",
+    "python scripts/benchmark.py": BENCHMARK,
+    "python train.py -m hydra/launcher=submitit_slurm": "no SLURM here: test_many_processes.py has submitit_local",
+    **{command: "tests/e2e/test_extend.py" for extension in EXTENSIONS.values() for command in extension.commands},
+}
+
+REFUSED: dict[str, str] = {
+    # command: what it is told
+    "python train.py model.n_layer=3": "did you mean model.n_layers?",
+    "python train.py optimizer.lr=0.001": "did you mean optimizer.learning_rate?",
+    "python train.py trainer=ddp_cpu trainer.devices=3": "must be a multiple of the 3 processes of trainer.devices=3",
+}
+
+REPLACED: dict[str, str] = {
+    # what stands for something that a person chooses, or what only another machine has: what stands there in the test
+    "tokenizer=...": "tokenizer=char",
+    "trainer=gpu": "trainer=cpu",
+    "trainer=ddp trainer.devices=8": "trainer=ddp_cpu trainer.devices=2",
+    "trainer=fsdp trainer.devices=8": "trainer=ddp_cpu trainer.devices=2",
+    "trainer=mps": "trainer=cpu",
+}
+
+OF_A_RUN: dict[str, str] = {
+    # words that a command holds which reads RUN: the run that it needs; any other is for a decoder
+    "[MASK]": "masked_lm",
+    "--prefix": "hidden_cache",
+    "--context-length": "rotary",  # learned positions end with the context
+}
+
+SMALL = (
+    "training.max_steps=2",
+    "training.validate_every_steps=2",
+    "training.checkpoint_every_steps=2",
+    "training.batch_size=32",
+    "training.micro_batch_size=null",
+    "schedule.warmup_steps=0",
+    "callbacks.samples.max_new_tokens=4",
+)
+SMALL_MODEL = ("model.n_layers=1", "model.n_heads=2", "model.d_model=16", "model.d_ff=16", "model.context_length=32")
+
+PROMPTED = "ROMEO: But soft! To be, or not to be.\n" * 20
+"""What the prompts of the pages are made of."""
+
+STEPS_OF_THE_RUN = 200
+"""So that it has what `--checkpoint step=200` asks for."""
+
+N_TRIALS = 2
+"""Of a search."""
+
+SHOWS_ONLY = ("--help", "--cfg")
+
+
+def all_commands() -> dict[str, str]:
+    """Each once, with the page that shows it first."""
+    found: dict[str, str] = {}
+    for page in PAGES:
+        for command in commands_of(page):
+            found.setdefault(command, page.name)
+    return found
+
+
+COMMANDS = all_commands()
+
+
+def reason_not_to_run(command: str) -> str | None:
+    return next((why for start, why in NOT_RUN.items() if command.startswith(start)), None)
+
+
+def words_of(command: str) -> list[str]:
+    """As the shell hands them over; `make train ARGS=...` is the command that it stands for."""
+    for shown, here in REPLACED.items():
+        command = command.replace(shown, here)
+    words = shlex.split(command)
+    if words[:2] == ["make", "train"]:
+        given = dict(word.split("=", 1) for word in words[2:]).get("ARGS") or "experiment=quickstart"
+        words = ["python", "train.py", *shlex.split(given)]
+    return words
+
+
+RUNNABLE = [command for command in COMMANDS if reason_not_to_run(command) is None and command not in REFUSED]
+COMPOSED = [
+    command
+    for command in RUNNABLE
+    if words_of(command)[1] in ("train.py", "scripts/prepare_data.py") and "--config-dir" not in command
+]
+HYDRAS = ("scripts/prepare_data.py", "scripts/plan.py")
+"""Scripts that take the words of train.py."""
+SCRIPTS = [c for c in COMMANDS if c.startswith("python scripts/") and words_of(c)[1] not in HYDRAS]
+
+
+def test_there_are_commands_to_run() -> None:
+    assert "python train.py model=gpt2_small trainer=gpu" in RUNNABLE
+    assert "python scripts/evaluate.py latest --split val" in RUNNABLE
+    assert set(REFUSED) <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_of_a_kind_that_is_run_or_excused(command: str) -> None:
+    if reason_not_to_run(command) or command in REFUSED:
+        return
+    words = words_of(command)
+    assert words[0] == "python", f"{COMMANDS[command]} shows {command}, which no test knows: see the tables here"
+    assert (ROOT / words[1]).is_file(), f"{COMMANDS[command]} shows {command}, and there is no {words[1]}"
+
+
+def combinations(words: list[str]) -> Iterator[list[str]]:
+    """What a sweep composes: each value of each word once, beside the first of the others."""
+    overrides = [word for word in words if not word.startswith("-")]
+    if not {"-m", "--multirun"}.intersection(words):
+        yield overrides
+        return
+    choices = []
+    for parsed in OverridesParser.create().parse_overrides(overrides):
+        key = parsed.get_key_element()
+        value = parsed.value()
+        if isinstance(value, IntervalSweep):
+            values = [str(value.start), str(value.end)]
+        elif parsed.is_sweep_override():
+            values = list(parsed.sweep_string_iterator())
+        else:
+            values = [parsed.get_value_element_as_str()]
+        choices.append([f"{key}={value}" for value in values])
+    firsts = [values[0] for values in choices]
+    for place, values in enumerate(choices):
+        for value in values[place > 0 :]:
+            yield [*firsts[:place], value, *firsts[place + 1 :]]
+
+
+@pytest.mark.parametrize("command", COMPOSED)
+def test_the_words_compose_and_pass_the_checks(command: str, compose: Callable[..., Any]) -> None:
+    words = words_of(command)[2:]
+    if "--cfg" in words:
+        words = words[words.index("--cfg") + 2 :]
+    for overrides in combinations(words):
+        config = compose(*overrides)
+        if config.init_from is None:  # else the folder decides the size
+            check_alone(config)
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_a_script_knows_its_options(command: str) -> None:
+    words = words_of(command)
+    spec = importlib.util.spec_from_file_location(Path(words[1]).stem, ROOT / words[1])
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    app = typer.Typer()
+    app.command()(module.main)
+    typer.main.get_command(app).make_context(words[1], words[2:])  # raises UsageError
+
+
+def made_small(words: list[str], runs: dict[str, Path]) -> list[str]:
+    """The script and its words, for a run of a second. `runs` are the folders that RUN may stand for."""
+    script, *rest = words[1:]
+    which = next((run for word, run in OF_A_RUN.items() if any(word in given for given in rest)), "decoder")
+    rest = [str(runs[which]) if word == "RUN" else word for word in rest]
+    if script == "scripts/plain_pytorch.py":
+        return [script, *rest, "--steps", "2"]
+    if script != "train.py" or any(word in rest for word in SHOWS_ONLY):
+        return [script, *rest]
+    if any(word.startswith("resume=") for word in rest):
+        return [script, *rest, f"training.max_steps={STEPS_OF_THE_RUN + 2}"]
+    if any(word.startswith("init_from=") for word in rest):
+        return [script, *rest, *SMALL]
+    trials = [f"hparams_search.n_trials={N_TRIALS}"] if any("hparams_search=" in word for word in rest) else []
+    return [script, *rest, *SMALL, *SMALL_MODEL, *trials]
+
+
+@pytest.fixture(scope="module")
+def furnished(make_workspace: Callable[[], Workspace]) -> tuple[Workspace, dict[str, Path]]:
+    """A workspace with what the commands begin with: a text, a folder of GPT-2, a run of each family."""
+    workspace = make_workspace()
+    (workspace.folder / "my.txt").write_text(TINY_TEXT + PROMPTED)
+    workspace.train("model=debug", "trainer=cpu", "model.bias=true", "name=gpt2", *SMALL, "model.context_length=256")
+    workspace.must("scripts/export.py", "latest", "gpt2_folder")
+    shutil.rmtree(workspace.folder / "outputs")
+    # As wide as int8 asks for, and with room for the prompts.
+    own = (*TINY, "data.path=my.txt", "model.d_model=16", "model.context_length=32")
+    runs = {name: workspace.train(*own, *FAMILIES[name]).folder for name in ("masked_lm", "hidden_cache")}
+    runs["rotary"] = workspace.train(*own, "positional_encoding=rotary").folder
+    steps = (f"training.max_steps={STEPS_OF_THE_RUN}", f"callbacks.checkpoint.keep_every_steps={STEPS_OF_THE_RUN}")
+    # A GPT-2, so that it can be exported; the last, so that `latest` means it.
+    runs["decoder"] = workspace.train(*own, *steps).folder
+    return workspace, {name: folder.relative_to(workspace.folder) for name, folder in runs.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", RUNNABLE)
+def test_the_command_runs(command: str, furnished: tuple[Workspace, dict[str, Path]], tmp_path: Path) -> None:
+    model, runs = furnished
+    folder = tmp_path / "workspace"
+    shutil.copytree(model.folder, folder, symlinks=True)
+    workspace = Workspace(folder, model.environment)
+    words = words_of(command)
+    for given in words:
+        if match := re.fullmatch(r"init_from=(\w+)", given):
+            (folder / "gpt2_folder").rename(folder / match[1])
+    script, *rest = made_small(words, runs)
+    finished = workspace.run(script, *rest)
+    assert finished.code == 0, finished.stdout + finished.stderr
+    assert finished.stdout
+    if script == "train.py" and "resume" not in command and not any(word in rest for word in SHOWS_ONLY):
+        expected = 1
+        if "-m" in rest:
+            swept = OverridesParser.create().parse_overrides([word for word in words[2:] if not word.startswith("-")])
+            expected = (
+                N_TRIALS
+                if any("hparams_search=" in word for word in rest)
+                else math.prod(len(list(each.sweep_string_iterator())) for each in swept if each.is_sweep_override())
+            )
+        assert len(workspace.runs()) == len(runs) + expected
+
+
+@pytest.mark.parametrize("command", REFUSED)
+def test_what_is_shown_as_a_mistake_is_refused(command: str, workspace: Workspace) -> None:
+    _, script, *words = words_of(command)
+    assert REFUSED[command] in workspace.run(script, *words).error_line()

@@ -1,0 +1,189 @@
+"""Runs compared as a user does it, and the page looked at as a person sees it."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from browser import Window, window
+from matplotlib.image import imread
+from playwright.sync_api import Browser
+from workspace import TINY, Workspace
+
+REPORT = "scripts/report.py"
+KIND = "positional_encoding.name"
+HOSTILE = '"><script>document.title = "owned"</script><img src="https://example.com/x" onerror="document.title=1">'
+SMALLEST_TEXT = 12.0
+"""Pixels of the letters in a plot."""
+
+
+@pytest.fixture(scope="module")
+def compared(make_workspace: Callable[[], Workspace]) -> Workspace:
+    """Two real runs, and what a third leaves that was stopped by a mistake."""
+    workspace = make_workspace()
+    for kind in ("learned", "rotary"):
+        workspace.train(*TINY, f"positional_encoding={kind}", "training.validate_every_steps=10")
+    failed = workspace.folder / "outputs" / "failed"
+    failed.mkdir()
+    (failed / "metrics.json").write_text(json.dumps({"status": "failed", "error": "no rope here", "seed": 1}))
+    return workspace
+
+
+def test_real_runs_are_compared(compared: Workspace, tmp_path: Path) -> None:
+    printed = compared.must(REPORT, "outputs", "--group-by", "positional_encoding", "--output", str(tmp_path))
+    files = [Path(line) for line in printed.splitlines()[-6:]]
+    assert {path.name for path in files} == {path.name for path in tmp_path.iterdir()}
+    assert "No winner" in printed  # one seed each
+    assert "no rope here" in printed
+    rows = {row["status"]: row for row in csv.DictReader(io.StringIO((tmp_path / "report.csv").read_text()))}
+    assert rows["failed"]["error"] == "no rope here"
+    finished = [json.loads((run / "metrics.json").read_text()) for run in compared.runs()]
+    assert {float(finished[0]["val/loss_nats"]), float(finished[1]["val/loss_nats"])} == {
+        float(row["val/loss_nats"])
+        for row in csv.DictReader(io.StringIO((tmp_path / "report.csv").read_text()))
+        if row["status"] == "finished"
+    }
+    for picture in (path for path in files if path.suffix == ".png"):
+        assert imread(picture).std() > 0
+
+
+def test_a_run_knows_the_most_memory_that_it_took(compared: Workspace) -> None:
+    for run in compared.runs():
+        peak = json.loads((run / "metrics.json").read_text())["peak_memory_bytes"]
+        assert 100 * 2**20 < peak < 8 * 2**30
+
+
+def test_the_report_of_one_folder_lies_in_it_and_can_be_made_again(compared: Workspace) -> None:
+    (folder, *_) = compared.runs()
+    for _ in range(2):
+        compared.must(REPORT, str(folder))
+    assert (folder / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["nowhere"], "FOLDER=nowhere is not a folder"),
+        (["data"], "FOLDER=data: no run that can be read"),
+        (["outputs", "data"], "--output is missing"),
+        (["outputs", "--group-by", "sead"], "--group-by=sead is not a key of these runs' configs; did you mean seed?"),
+        (["outputs", "--output", "tiny.txt"], "--output=tiny.txt: cannot make that folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(args: list[str], message: str, compared: Workspace) -> None:
+    before = compared.files()
+    assert message in compared.run(REPORT, *args).error_line()
+    assert compared.files() == before
+
+
+def test_a_damaged_run_is_named_and_the_rest_reported(compared: Workspace, tmp_path: Path) -> None:
+    damaged = compared.folder / "outputs" / "damaged"
+    damaged.mkdir()
+    (damaged / "metrics.json").write_text("{")
+    finished = compared.run(REPORT, "outputs", "--output", str(tmp_path))
+    (damaged / "metrics.json").unlink()
+    damaged.rmdir()
+    assert finished.code == 0
+    assert finished.stderr == "warning: outputs/damaged/metrics.json is damaged; this run is left out\n"
+    assert "2 finished" in finished.stdout
+
+
+@pytest.fixture
+def page_file(write_run: Callable[..., Path], tmp_path: Path, workspace: Workspace) -> Path:
+    """A sweep of four kinds with three seeds, two runs that did not finish, and one whose texts are an attack."""
+    for place, kind in enumerate(("learned", "rotary", "alibi", "none")):
+        for seed in (1, 2, 3):
+            loss = 1.5 + 0.1 * place + 0.01 * seed
+            curve = tuple(loss + 3 / step for step in range(1, 20))
+            changes = {"seed": seed, KIND: kind, "optimizer.learning_rate": 10.0 ** -(2 + place)}
+            status = "interrupted" if (kind, seed) == ("none", 3) else "finished"
+            text = f"ROMEO:\nMy name is {kind}, and my seed is {seed}."
+            write_run(f"sweep/positional_encoding={kind},seed={seed}", changes, loss=loss, curve=curve, status=status,
+                      sample=text)  # fmt: skip
+    write_run(
+        'sweep/<img src=x onerror="document.title=1">',
+        {"seed": 1, KIND: HOSTILE},
+        status="failed",
+        error=HOSTILE,
+        sample=f"</pre>{HOSTILE}",
+        curve=(3.0, 2.0),
+    )
+    workspace.must(REPORT, str(tmp_path / "sweep"))
+    return tmp_path / "sweep" / "report.html"
+
+
+@pytest.fixture(params=[1280, 400])
+def opened(request: pytest.FixtureRequest, browser: Browser, page_file: Path) -> Iterator[Window]:
+    """The page in a window of a laptop and of a telephone. Whatever a test does there, no error and no network."""
+    with window(browser, page_file.as_uri(), request.param) as opened:
+        yield opened
+        assert opened.errors == []
+        assert opened.strangers == []
+        assert opened.page.title() == "sweep · Folio"  # no script but the page's own has run
+
+
+def test_a_person_reads_the_page_without_scrolling_sideways(opened: Window) -> None:
+    """All that is on the page, in one test: to open a browser takes longer than to look."""
+    page = opened.page
+    assert opened.overflow() == 0
+    assert "learned has the lowest mean bits per byte (n = 3)" in page.locator(".verdict").inner_text()
+    # Texts from runs are texts.
+    error = page.locator("#unfinished .error")
+    assert error.inner_text() == HOSTILE
+    assert page.locator("#samples pre", has_text="</pre>").count() == 1
+    assert page.locator("main img").count() == 0
+
+    # Tables sort by a click, numbers as numbers, and the other way round by another.
+    table = page.locator("#results table")
+    loss = table.locator("th", has_text="validation loss")
+    first = table.locator("tbody tr td:first-child")
+    loss.locator("button").click()
+    assert loss.get_attribute("aria-sort") == "ascending"
+    ascending = first.all_inner_texts()
+    assert ascending[:4] == ["learned", "rotary", "alibi", "none"]
+    loss.locator("button").click()
+    assert loss.get_attribute("aria-sort") == "descending"
+    descending = first.all_inner_texts()
+    assert descending[:4] == ["none", "alibi", "rotary", "learned"]
+    assert descending[4] == ascending[4]  # what has no figure stays last
+
+    # Plots have axes with units, in letters that can be read.
+    chart = page.locator("#curve-chart svg")
+    texts = chart.locator("text").all_text_contents()
+    assert "validation loss (nats per token)" in texts
+    for axis, title in (
+        ("steps", "optimizer step"),
+        ("tokens", "tokens read"),
+        ("seconds", "seconds of training (validation left out)"),
+    ):
+        page.locator("#curve-axis").select_option(axis)
+        assert title in chart.locator("text").all_text_contents()
+    scale = chart.evaluate("svg => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width")
+    size = chart.evaluate("svg => parseFloat(getComputedStyle(svg.querySelector('text')).fontSize)")
+    assert scale * size >= SMALLEST_TEXT
+    assert chart.locator("polygon").count() == 4  # a band for each configuration with two seeds or more
+
+    # One choice colours curves, tables and samples alike.
+    page.locator("#curve-key").select_option(label="seed")
+    assert page.locator("#legend button").all_inner_texts() == ["1", "2", "3"]
+    swatches = page.locator("#runs tbody tr .swatch").evaluate_all("all => all.map(each => each.style.backgroundColor)")
+    assert len(set(swatches)) == 3
+    page.locator("#curve-key").select_option(label="positional_encoding")
+    before = chart.locator("polyline").count()
+    page.locator("#legend button", has_text="alibi").click()
+    assert chart.locator("polyline").count() < before
+    assert opened.overflow() == 0
+
+
+def test_the_page_is_read_at_night_as_well(browser: Browser, page_file: Path) -> None:
+    colors = []
+    for dark in (False, True):
+        with window(browser, page_file.as_uri(), dark=dark) as opened:
+            colors.append(opened.page.evaluate("getComputedStyle(document.body).backgroundColor"))
+            line = opened.page.locator("#curve-chart polyline").last
+            colors.append(line.get_attribute("stroke"))
+    light, light_line, dark_page, dark_line = colors
+    assert light != dark_page
+    assert light_line != dark_line

@@ -1,0 +1,331 @@
+"""Sweeps that finish whatever becomes of single jobs, and that go on: real processes, real faults."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from workspace import TINY, Finished, Run, Workspace
+
+QUICK = (*TINY, "logger=none", "callbacks.samples.max_new_tokens=0")
+
+# By its seed a job finds a bug, leaves all that it can to the next one and finds a bug, or is killed by the system.
+SABOTAGE = """
+import os, random, signal, sys, threading, warnings
+from importlib.machinery import PathFinder
+
+def leave_everything_behind():
+    import numpy, torch
+    os.environ["OMP_NUM_THREADS"] = "7"
+    os.environ["PL_GLOBAL_SEED"] = "7"
+    os.chdir("/")
+    warnings.simplefilter("error")
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.excepthook = print
+    torch.set_num_threads(2)
+    torch.use_deterministic_algorithms(True)
+    torch.set_default_dtype(torch.float64)
+    torch.set_grad_enabled(False)
+    torch.autograd.set_detect_anomaly(True)
+    torch.set_float32_matmul_precision("medium")
+    torch.manual_seed(7); numpy.random.seed(7); random.seed(7)
+
+class Sabotage:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name != "folio.training.run":
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        execute = spec.loader.exec_module
+        def exec_module(module):
+            execute(module)
+            first_model = module.first_model
+            def sabotaged(config, *args):
+                if config.seed == 667:
+                    leave_everything_behind()
+                if config.seed in (666, 667):
+                    raise ZeroDivisionError("a bug\\nof two lines")
+                if config.seed == 999:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return first_model(config, *args)
+            module.first_model = sabotaged
+        spec.loader.exec_module = exec_module
+        return spec
+
+sys.meta_path.insert(0, Sabotage)
+"""
+
+
+@pytest.fixture(scope="module")
+def sabotage(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment of a process with the faults above."""
+    folder = tmp_path_factory.mktemp("sabotage")
+    (folder / "sitecustomize.py").write_text(SABOTAGE)
+    return {"PYTHONPATH": str(folder)}
+
+
+def sweep_folder(workspace: Workspace) -> Path:
+    (file,) = (workspace.folder / "outputs").rglob("sweep.json")
+    return file.parent
+
+
+def statuses(workspace: Workspace) -> dict[str, str]:
+    record = json.loads((sweep_folder(workspace) / "sweep.json").read_text())
+    return {job["folder"]: job["status"] for job in record["jobs"]}
+
+
+def begun(said: str) -> list[str]:
+    """The names of the jobs that a sweep began, in order."""
+    return re.findall(r"^job \d+ of \d+: (.*)$", said, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def failing(make_workspace: Callable[[], Workspace], sabotage: dict[str, str]) -> tuple[Workspace, Finished]:
+    """Of its four jobs two have an impossible width, and one of the others finds a bug."""
+    workspace = make_workspace()
+    return workspace, workspace.run("train.py", "-m", *QUICK, "seed=666,2", "model.d_model=5,4", **sabotage)
+
+
+def test_a_failure_is_recorded_and_the_rest_go_on(failing: tuple[Workspace, Finished]) -> None:
+    workspace, finished = failing
+    assert finished.code == 2
+    assert begun(finished.stdout) == [
+        "seed=666,model.d_model=5",
+        "seed=666,model.d_model=4",
+        "seed=2,model.d_model=5",
+        "seed=2,model.d_model=4",
+    ]
+    assert "job 3 of 4: " in finished.stdout
+    assert "Traceback" not in finished.stdout + finished.stderr
+    folder = sweep_folder(workspace)
+    bug = folder / "seed=666,model.d_model=4"
+    metrics = json.loads((bug / "metrics.json").read_text())
+    assert metrics == {"status": "failed", "error": "ZeroDivisionError: a bug", "seed": 666}
+    assert "Traceback" in (bug / "train.log").read_text()
+    assert "of two lines" in (bug / "train.log").read_text()
+    impossible = folder / "seed=2,model.d_model=5"
+    metrics = json.loads((impossible / "metrics.json").read_text())
+    assert metrics["error"].startswith("model.d_model=5 must be divisible by model.n_heads=2")
+    assert metrics["seed"] == 2
+    for line in (bug, impossible):
+        assert f"failed: {line.name}: " in finished.stdout
+
+
+def test_each_job_and_the_sweep_keep_the_words_they_were_started_with(failing: tuple[Workspace, Finished]) -> None:
+    workspace, _ = failing
+    folder = sweep_folder(workspace)
+    record = json.loads((folder / "sweep.json").read_text())
+    assert record["command"] == ["train.py", "-m", *QUICK, "seed=666,2", "model.d_model=5,4"]
+    for job in record["jobs"]:
+        assert job["overrides"][-2:] == job["folder"].split(",")
+        assert json.loads((folder / job["folder"] / "overrides.json").read_text()) == job["overrides"]
+
+
+def test_the_end_shows_a_table_and_the_command_to_go_on(failing: tuple[Workspace, Finished]) -> None:
+    workspace, finished = failing
+    place = sweep_folder(workspace).relative_to(workspace.folder)
+    table = finished.stdout[finished.stdout.rindex("job 4 of 4") :]
+    for words in (
+        "seed=666,model.d_model=5",
+        "loss (nats)",
+        "bits per byte",
+        f"train.py -m sweep={place}",
+        "3 failed",
+        "1 finished",
+    ):
+        assert words in table
+    assert {"report.html", "report.csv", "report.md"} <= {path.name for path in sweep_folder(workspace).iterdir()}
+
+
+def test_the_same_sweep_again_runs_only_what_is_missing_or_failed(failing: tuple[Workspace, Finished]) -> None:
+    workspace, _ = failing
+    run = Run(sweep_folder(workspace) / "seed=2,model.d_model=4")
+    before = (run.folder / "metrics.json").stat().st_mtime_ns
+    shorter = workspace.run("train.py", "-m", "sweep=latest")
+    assert shorter.code == 2
+    assert begun(shorter.stdout) == [
+        "seed=666,model.d_model=5",
+        "seed=666,model.d_model=4",
+        "seed=2,model.d_model=5",
+    ]
+    assert statuses(workspace) == {
+        "seed=666,model.d_model=5": "failed",
+        "seed=666,model.d_model=4": "finished",
+        "seed=2,model.d_model=5": "failed",
+        "seed=2,model.d_model=4": "finished",
+    }
+    assert (run.folder / "metrics.json").stat().st_mtime_ns == before
+    # In full, with the one width that is possible: all is done, which needs no torch to be seen.
+    place = sweep_folder(workspace).relative_to(workspace.folder)
+    said = workspace.must("train.py", "-m", *QUICK, "seed=666,2", "model.d_model=4", f"sweep={place}")
+    assert begun(said) == []
+    assert f"2 of 2 jobs in {place} are done; 0 to run" in said
+    assert len(statuses(workspace)) == 4
+
+
+def test_what_no_job_can_run_with_is_refused_before_anything_is_written(workspace: Workspace) -> None:
+    for words, answer in {
+        ("seed=1,2", "model.d_model=5"): "model.d_model=5 must be divisible by",
+        ("seed=1,2", "model.n_layer=5"): "did you mean model.n_layers?",
+        ("seed=1,2", "sweep=nowhere"): "sweep=nowhere: nowhere/sweep.json does not exist",
+        ("seed=1,2", "hydra.sweep.subdir=x"): "jobs are named by the values that set them apart",
+        ("seed=1,2", "resume=latest"): "a sweep goes on by -m sweep=latest",
+        ("model.dropout=interval(0,1)",): "an interval is for a search",
+        ("hparams_search=optuna", "seed=1,2"): "seed is no key to search",
+        ("hparams_search=optuna", "hparams_search.n_trial=3"): "did you mean hparams_search.n_trials?",
+        ("hparams_search=optuna", "hparams_search.objective=loss"): "is not one of val/loss_nats",
+    }.items():
+        assert answer in workspace.run("train.py", "-m", *QUICK, *words).error_line()
+    assert "add -m" in workspace.run("train.py", *QUICK, "hparams_search=optuna").error_line()
+    assert not (workspace.folder / "outputs").exists()
+
+
+def test_a_job_is_the_same_alone_and_as_the_fifth_of_a_sweep(workspace: Workspace, sabotage: dict[str, str]) -> None:
+    words = (*TINY, "logger=csv", "training.validate_every_steps=5")
+    others = ("deterministic=true,false", "trainer.detect_anomaly=true,false", "seed=1,667")
+    workspace.run("train.py", "-m", *words, *others, **sabotage)
+    names = list(statuses(workspace))
+    assert list(statuses(workspace).values()) == ["finished", "failed"] * 4
+    fifth = Run(sweep_folder(workspace) / names[4])
+    assert fifth.config["deterministic"] is False
+    alone = workspace.train(*words, "deterministic=false", "trainer.detect_anomaly=true", "seed=1")
+    assert fifth.equals(alone)
+    assert fifth.samples == alone.samples
+    assert fifth.results == alone.results
+    for tag in ("train/loss_nats", "train/gradient_norm", "val/loss_nats"):
+        assert fifth.curve(tag, "csv") == alone.curve(tag, "csv")
+    assert (fifth.folder / "train.log").read_text().count("validation loss") == 1
+
+
+def test_a_killed_sweep_goes_on_from_the_last_checkpoint_of_the_job_that_was_killed(workspace: Workspace) -> None:
+    steps = ("training.max_steps=60", "training.validate_every_steps=20", "training.checkpoint_every_steps=20")
+    process = workspace.start("train.py", "-m", *QUICK, *steps, "seed=1,2")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("job 2 of 2"):
+            break
+    assert any(line.startswith("step 40: val") for line in process.stdout)
+    process.kill()
+    process.stdout.close()
+    process.wait()
+    assert statuses(workspace) == {"seed=1": "finished", "seed=2": "running"}
+    said = workspace.must("train.py", "-m", "sweep=latest")
+    assert begun(said) == ["seed=2"]
+    assert "resuming in" in said
+    assert set(statuses(workspace).values()) == {"finished"}
+    killed = Run(sweep_folder(workspace) / "seed=2")
+    assert killed.equals(workspace.train(*QUICK, *steps, "seed=2"))
+
+
+def test_jobs_side_by_side_share_the_processors_and_are_told_apart(workspace: Workspace) -> None:
+    environment = {key: value for key, value in workspace.environment.items() if key != "OMP_NUM_THREADS"}
+    free = Workspace(workspace.folder, environment)
+    # Longer than it takes to start the second, so that a worker is needed for each.
+    said = free.must("train.py", "-m", *QUICK, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=1,2")
+    assert set(statuses(workspace).values()) == {"finished"}
+    n_threads = max(1, len(os.sched_getaffinity(0)) // 2)
+    for run in map(Run, workspace.runs()):
+        assert f", {n_threads} threads)" in run.metrics["device"]
+    for number in (1, 2):
+        assert f"[{number}] job {number} of 2: seed={number}\n" in said
+        assert f"[{number}] step 20: val loss" in said
+    assert "\x1b" not in said
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_a_failed_job_and_those_beside_it_are_run(
+    workspace: Workspace, sabotage: dict[str, str]
+) -> None:
+    finished = workspace.run("train.py", "-m", *QUICK, "hydra/launcher=joblib", "seed=1,999,666,4", **sabotage)
+    assert finished.code == 2
+    assert list(statuses(workspace).values()) == ["finished", "failed", "failed", "finished"]
+    assert "failed: seed=999: its process was killed" in finished.stdout
+    assert "failed: seed=666: ZeroDivisionError: a bug" in finished.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_jobs_side_by_side_and_each_is_saved(
+    number: signal.Signals, code: int, workspace: Workspace
+) -> None:
+    endless = (
+        "training.max_steps=100000",
+        "training.validate_every_steps=20",
+        "training.checkpoint_every_steps=100000",
+    )
+    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    # In a group of its own, to send the signal to all of it as a terminal does.
+    process = subprocess.Popen(
+        workspace.command("train.py", "-m", *QUICK, *endless, *launcher, "seed=1,2,3"),
+        cwd=workspace.folder,
+        env=workspace.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    waiting = {"[1] step 20: val", "[2] step 20: val"}
+    for line in process.stdout:
+        waiting -= {words for words in waiting if line.startswith(words)}
+        if not waiting:
+            break
+    os.killpg(process.pid, number)
+    said = process.stdout.read()
+    process.stdout.close()
+    assert process.wait() == code, said
+    assert "Traceback" not in said
+    assert statuses(workspace) == {"seed=1": "interrupted", "seed=2": "interrupted", "seed=3": "missing"}
+    for run in map(Run, workspace.runs()):
+        assert run.checkpoint()["global_step"] == run.metrics["step"] >= 20
+    assert "train.py -m sweep=" in said.splitlines()[-1]
+
+
+SEARCH = (
+    *QUICK,
+    "hparams_search=optuna",
+    "hparams_search.space=null",
+    "hparams_search.n_startup_trials=2",
+    "training.validate_every_steps=5",
+    "training.checkpoint_every_steps=5",
+    "optimizer.learning_rate=tag(log,interval(1e-5,1e-1))",
+    "model.d_model=choice(4,6,5)",
+)
+
+
+def test_a_search_survives_failing_trials_and_a_kill_and_gives_up_what_is_hopeless(workspace: Workspace) -> None:
+    process = workspace.start("train.py", "-m", *SEARCH, "hparams_search.n_trials=3")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("job 2 of 3"):
+            break
+    process.kill()
+    process.stdout.close()
+    process.wait()
+    assert len(statuses(workspace)) == 2
+    finished = workspace.run("train.py", "-m", *SEARCH, "hparams_search.n_trials=12", "sweep=latest")
+    assert finished.code == 0, finished.stdout + finished.stderr
+    said = finished.stdout
+    reached = statuses(workspace)
+    assert len(reached) == 12
+    assert set(reached.values()) == {"finished", "failed", "pruned"}
+    for name, status in reached.items():
+        assert (status == "failed") == ("d_model=5" in name)
+    assert "best: val/bits_per_byte" in said
+    assert re.search(r"^ended early after step \d+: val/bits_per_byte .* is behind the median", said, re.MULTILINE)
+    pruned = next(name for name, status in reached.items() if status == "pruned")
+    metrics = Run(sweep_folder(workspace) / pruned).metrics
+    assert metrics["status"] == "pruned"
+    assert metrics["step"] < 20
+
+
+@pytest.mark.slow
+def test_a_search_runs_as_the_readme_types_it_on_a_small_model(workspace: Workspace) -> None:
+    said = workspace.must("train.py", "-m", "hparams_search=optuna", *QUICK, "hydra/launcher=joblib")
+    assert len(statuses(workspace)) == 20
+    assert set(statuses(workspace).values()) <= {"finished", "pruned", "diverged"}
+    assert "best: val/bits_per_byte" in said

@@ -1,0 +1,299 @@
+"""What is typed wrong behind evaluate, generate, export or figures is one line that names it; nothing is written."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from folio.cli import run_command
+from folio.config import RunConfig, plain
+from folio.data.char_tokenizer import CharTokenizer
+from folio.data.tokenizers import state_to_json
+from folio.models import build_model
+from folio.training.checkpoint import Contents, rng_state, save
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+TOKENIZER = CharTokenizer("\n :EMORabcdefg")
+DIGITS = "9" * 5000
+LONG = "x" * 5000
+
+NO_RUN: list[tuple[str, str]] = [
+    # what is typed for RUN, and what the answer has to hold
+    ("nowhere", "RUN=nowhere: nowhere does not exist"),
+    ("latest", "latest: no run"),
+    ("", "RUN="),
+    (".", "RUN=.: "),
+    ("näht/木", "näht/木"),
+    ("../..", "RUN=../.."),
+    ("file", "file"),
+    ("empty", "empty"),
+    ("pipe", "pipe"),
+    ("loop", "loop"),
+    ("\x1b[31mred", r"\x1b[31mred"),
+    (DIGITS, "File name too long"),
+    (LONG, "File name too long"),
+    ("file/under", "file/under"),
+]
+OF_ALL: list[tuple[tuple[str, ...], str]] = [
+    (("--bogus",), "--bogus"),
+    (("--bogus=1",), "--bogus"),
+    (("--checkpoit", "last"), "--checkpoit"),
+    (("-z",), "-z"),
+    (("--ünïcode", "1"), "--ünïcode"),
+    (("one", "two", "three"), "two"),
+    (("--checkpoint",), "--checkpoint"),
+    (("--checkpoint", ""), "--checkpoint="),
+    (("--checkpoint", "newest"), "--checkpoint=newest"),
+    (("--checkpoint", "../../etc/passwd"), "--checkpoint=../../etc/passwd"),
+    (("--checkpoint", "step=0"), "--checkpoint=step=0"),
+    (("--checkpoint", f"step={DIGITS}"), "--checkpoint=step=9"),
+    (("--output-dir",), "--output-dir"),
+]
+OF_ONE: dict[str, list[tuple[tuple[str, ...], str]]] = {
+    "evaluate": [
+        (("--split", "valid"), "--split"),
+        (("--split", ""), "--split"),
+        (("--split", "VAL"), "--split"),
+        (("--context-length", "0"), "--context-length=0 must be 1 or more"),
+        (("--context-length", "-5"), "--context-length=-5 must be 1 or more"),
+        (("--context-length", "many"), "--context-length"),
+        (("--context-length", "1.5"), "--context-length"),
+        (("--context-length", ""), "--context-length"),
+        (("--context-length", "9"), "--context-length=9: learned positions end at the 8"),
+        (("--context-length", "1" + 30 * "0"), "--context-length=1000"),
+        (("--context-length", DIGITS), "--context-length"),
+        (("--quantize", "int4"), "--quantize"),
+        (("--quantize", ""), "--quantize"),
+        (("--json", "yes"), "yes"),
+        (("--data-dir", "file"), "file"),
+    ],
+    "generate": [
+        (("--device", "nonsense"), "--device"),
+        (("--device", ""), "--device"),
+        (("--device", "cuda:0"), "--device"),
+        (("--device", "CPU"), "--device"),
+        (("--temperature", "nan"), "temperature=nan"),
+        (("--temperature", "inf"), "temperature=inf"),
+        (("--temperature", "1e400"), "temperature=inf"),
+        (("--temperature", "hot"), "--temperature"),
+        (("--temperature", "-0.1"), "temperature=-0.1"),
+        (("--temperature", ""), "--temperature"),
+        (("--top-k", "0"), "top-k=0"),
+        (("--top-k", "-1"), "top-k=-1"),
+        (("--top-k", "1.5"), "--top-k"),
+        (("--top-k", DIGITS), "--top-k"),
+        (("--top-p", "1.1"), "top-p=1.1"),
+        (("--top-p", "nan"), "top-p=nan"),
+        (("--min-p", "2"), "min-p=2"),
+        (("--min-p", "nan"), "min-p=nan"),
+        (("--repetition-penalty", "0"), "repetition-penalty=0"),
+        (("--repetition-penalty", "nan"), "repetition-penalty=nan"),
+        (("--seed", "-1"), "--seed=-1"),
+        (("--seed", "4294967296"), "--seed=4294967296"),
+        (("--seed", DIGITS), "--seed"),
+        (("--num-samples", "1" + 30 * "0"), "--num-samples=1000"),
+        (("--max-new-tokens", "1" + 30 * "0"), "--max-new-tokens=1000"),
+        (("--max-new-tokens", "1e3"), "--max-new-tokens"),
+        (("--window", "0"), "window=0"),
+        (("--window", "1" + 30 * "0"), "window=1000"),
+        (("--prompt", "\N{GRINNING FACE}"), "U+1F600"),
+        (("--prompt", "R\x1b[2J"), "U+001B"),
+        (("--prompt", "木" * 1_000_000), "U+6728"),
+        (("--prompt", ""), "prompt=''"),
+        (("--prompt",), "--prompt"),
+        (("--stop", ""), "--stop"),
+        (("--prefix", "ROME"), "prefix='ROME'"),
+        (("--quantize", "int7"), "--quantize"),
+        (("--greedy=1",), "--greedy"),
+    ],
+    "export": [
+        ((), "DIR"),
+        (("file",), "DIR=file: file is a file"),
+        (("full",), "DIR=full: full is not empty"),
+        (("file/under",), "file/under"),
+        ((LONG,), "File name too long"),
+        (("new", "--force", "yes"), "yes"),
+        (("new", "--force=yes"), "--force"),
+    ],
+    "figures": [
+        (("--layers", "7"), "--layers=7: the model has layers 0 to 1"),
+        (("--layers", "-1"), "--layers=-1 is no choice"),
+        (("--layers", "1-0"), "--layers=1-0"),
+        (("--layers", "zero"), "--layers=zero is no choice"),
+        (("--layers", ""), "--layers= is no choice"),
+        (("--layers", "0,,1"), "--layers=0,,1 is no choice"),
+        (("--layers", "٣"), "--layers=٣ is no choice"),
+        (("--layers", DIGITS), "--layers=999"),
+        (("--layers", "999999999"), "--layers=999999999"),
+        (("--heads", "2"), "--heads=2: the model has heads 0 to 1"),
+        (("--heads", "1.0"), "--heads=1.0 is no choice"),
+        (("--heads", "0-" + DIGITS), "--heads=0-9"),
+        (("--prompt", "\N{GRINNING FACE}"), "U+1F600"),
+        (("--prompt", ""), "prompt=''"),
+        (("--prefix", "ROME"), "prefix='ROME'"),
+        (("--output", "file"), "--output=file: cannot make that folder"),
+        (("--output", "file/under"), "--output=file/under: cannot make that folder"),
+        (("--output", LONG), "File name too long"),
+    ],
+}
+
+OF_REPORT: list[tuple[tuple[str, ...], str]] = [
+    ((), "FOLDER"),
+    (("",), "FOLDER="),
+    (("nowhere",), "nowhere"),
+    (("empty",), "empty"),
+    (("file",), "file"),
+    (("pipe",), "pipe"),
+    (("loop",), "loop"),
+    ((DIGITS,), "File name too long"),
+    ((LONG,), "File name too long"),
+    (("run", "nowhere", "--output", "new"), "nowhere"),
+    (("run", "run"), "--output is missing"),
+    (("run", "--bogus"), "--bogus"),
+    (("run", "--group-by"), "--group-by"),
+    (("run", "--group-by", ""), "--group-by="),
+    (("run", "--group-by", "optimiser"), "--group-by=optimiser"),
+    (("run", "--output", "file"), "--output=file"),
+    (("run", "--output", "file/under"), "file/under"),
+    (("run", "--output", LONG), "File name too long"),
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, compose: Callable[..., RunConfig]) -> Path:
+    """A folder with a run in it, and things that are none."""
+    folder = tmp_path_factory.mktemp("place")
+    config = compose("model=debug", "tokenizer=char", f"model.vocab_size={TOKENIZER.vocab_size}")
+    assert config.model.vocab_size is not None
+    model = build_model(config.transformer_config(config.model.vocab_size))
+    state = {
+        "state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()},
+        "global_step": 7,
+        "folio": {**Contents(plain(config), model.config, TOKENIZER).to_plain(), "rng": rng_state(), "val": {}},
+    }
+    for name in ("best", "last"):
+        save(state, folder / "run" / "checkpoints" / f"{name}.ckpt")
+    (folder / "run" / "config.yaml").write_text(yaml.safe_dump(plain(config)))
+    (folder / "run" / "tokenizer.json").write_bytes(state_to_json(TOKENIZER.state()))
+    (folder / "file").write_text("no run")
+    (folder / "empty").mkdir()
+    (folder / "full").mkdir()
+    (folder / "full" / "thesis.txt").write_text("years of work")
+    os.mkfifo(folder / "pipe")
+    (folder / "loop").symlink_to("loop")
+    return folder
+
+
+@pytest.fixture
+def refused(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[str, tuple[str, ...]], str]:
+    """The one line with which a script answers what is typed behind it."""
+    monkeypatch.chdir(place)
+
+    def refused(name: str, typed: tuple[str, ...]) -> str:
+        before = contents(place)
+        monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *typed])
+        with pytest.raises(SystemExit) as ended:
+            run_command(script(name).main)
+        said = capsys.readouterr()
+        assert ended.value.code == 2, said
+        assert said.err.startswith("error: ")
+        assert said.err.count("\n") == 1
+        assert len(said.err) < 1000
+        assert said.out == ""
+        assert contents(place) == before
+        return said.err
+
+    return refused
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"script_{name}", SCRIPTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def contents(folder: Path) -> dict[Path, int]:
+    return {path: path.lstat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def named(case: object) -> str:
+    return ascii(" ".join(case) if isinstance(case, tuple) else case)[:40]
+
+
+@pytest.mark.parametrize(("typed", "answer"), OF_REPORT, ids=named)
+def test_what_no_report_can_be_made_of_is_named(
+    typed: tuple[str, ...], answer: str, refused: Callable[..., str]
+) -> None:
+    assert answer in refused("report", typed)
+
+
+@pytest.mark.parametrize("name", OF_ONE)
+@pytest.mark.parametrize(("run", "answer"), NO_RUN, ids=named)
+def test_what_is_no_run_is_named(name: str, run: str, answer: str, refused: Callable[..., str]) -> None:
+    if name == "figures":  # which draws a run without a checkpoint as well, and asks for its config.yaml
+        answer = answer.replace("nowhere does not exist", "nowhere/config.yaml does not exist")
+    assert answer in refused(name, (run, "new") if name == "export" else (run,))
+
+
+@pytest.mark.parametrize("name", OF_ONE)
+def test_no_run_at_all_is_told(name: str, refused: Callable[..., str]) -> None:
+    assert "RUN" in refused(name, ())
+
+
+@pytest.mark.parametrize("name", OF_ONE)
+@pytest.mark.parametrize(("typed", "answer"), OF_ALL, ids=named)
+def test_what_no_script_understands_is_named(
+    name: str, typed: tuple[str, ...], answer: str, refused: Callable[..., str]
+) -> None:
+    assert answer in refused(name, ("run", *(("new",) if name == "export" else ()), *typed))
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "answer"),
+    [(name, typed, answer) for name, cases in OF_ONE.items() for typed, answer in cases],
+    ids=named,
+)
+def test_an_option_that_cannot_be_is_named(
+    name: str, typed: tuple[str, ...], answer: str, refused: Callable[..., str]
+) -> None:
+    assert answer in refused(name, ("run", *typed))
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("evaluate", "--context-length"),
+        ("evaluate", "--split"),
+        ("generate", "--top-k"),
+        ("generate", "--num-samples"),
+        ("generate", "--device"),
+        ("figures", "--layers"),
+        ("figures", "--heads"),
+    ],
+)
+def test_any_text_for_a_number_or_a_choice_is_refused(name: str, option: str, refused: Callable[..., str]) -> None:
+    @settings(max_examples=15, suppress_health_check=list(HealthCheck))
+    @given(st.text(max_size=20).filter(lambda text: not any(char.isdecimal() for char in text) and text not in CHOICES))
+    def try_text(text: str) -> None:
+        assert option in refused(name, ("run", f"{option}={text}"))
+
+    try_text()
+
+
+CHOICES = {"auto", "cpu", "gpu", "mps", "train", "val"}
+
+
+def test_there_are_more_than_150_in_all() -> None:
+    assert len(OF_ONE) * (len(NO_RUN) + len(OF_ALL) + 1) + sum(map(len, OF_ONE.values())) > 150

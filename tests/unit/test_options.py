@@ -1,0 +1,57 @@
+"""Options name their code by text: it is there, it is ours, and no config can name another."""
+
+import inspect
+import typing
+from collections.abc import Callable
+
+import pytest
+
+from folio.options.callbacks import CallbackConfig, CallbacksConfig
+from folio.options.objectives import ObjectiveConfig, Objectives
+from folio.options.optimizers import OptimizerConfig, Optimizers
+from folio.options.section import Count, Option
+from folio.training.batches import Objective
+
+OPTIMIZERS: tuple[type[OptimizerConfig], ...] = typing.get_args(Optimizers)
+OBJECTIVES: tuple[type[ObjectiveConfig], ...] = typing.get_args(Objectives)
+
+
+@pytest.mark.parametrize("option", [*OPTIMIZERS, *OBJECTIVES])
+def test_the_code_of_an_option_is_ours_and_is_there(option: type[Option]) -> None:
+    assert option.code.startswith("folio.training.")
+    code = option.load_code()
+    assert f"{code.__module__}:{code.__qualname__}" == option.code
+
+
+@pytest.mark.parametrize("option", OPTIMIZERS)
+def test_an_optimizer_is_made_of_model_config_and_fused(option: type[OptimizerConfig]) -> None:
+    parameters = inspect.signature(option.load_code(), eval_str=True).parameters
+    assert list(parameters) == ["model", "config", "fused"]
+    assert parameters["config"].annotation is option
+
+
+@pytest.mark.parametrize("option", OBJECTIVES)
+def test_an_objective_is_one(option: type[ObjectiveConfig]) -> None:
+    assert issubclass(option.load_code(), Objective)
+
+
+@pytest.mark.parametrize("group", ["optimizer", "objective", "callbacks"])
+def test_no_config_names_the_code(group: str, refuse: Callable[..., str]) -> None:
+    assert f"{group}.code is not a key of the config" in refuse(f"+{group}.code=os:system")
+
+
+def test_callbacks_that_only_some_runs_have_are_chosen_by_their_section() -> None:
+    class First(CallbackConfig):
+        every_steps: Count
+
+    class More(CallbacksConfig):
+        first: First | None = None
+        second: First | None = None
+
+    usual = {
+        "samples": {"prompt": "A", "max_new_tokens": 1, "temperature": 1.0, "top_k": None},
+        "checkpoint": {"keep_every_steps": None},
+    }
+    assert More.model_validate(usual).chosen == []
+    given = More.model_validate(usual | {"second": {"every_steps": 3}})
+    assert given.chosen == [First(every_steps=3)]

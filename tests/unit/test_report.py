@@ -1,0 +1,422 @@
+"""A report says what the runs say: no more, nothing of it averaged silently, and nothing of it obeyed."""
+
+import csv
+import io
+import json
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import folio.report
+from folio.errors import FolioError
+from folio.report import make_report, print_report, report_sweep, write_report
+from folio.report.colors import DARK, LIGHT, styles
+from folio.report.curves import mean_curve, thinned
+from folio.report.groups import distinguishing_keys
+from folio.report.page import html_page
+from folio.report.reading import Points, brief_names, read_all, training_seconds
+from folio.report.tables import commands, compared, groups_csv, markdown, runs_csv
+
+WriteRun = Callable[..., Path]
+KIND = "positional_encoding.name"
+
+HOSTILE = (
+    '<script>document.title = "owned"</script><img src=x onerror="alert(1)">&amp; | `x` \x1b[2J\x1b]0;t\x07 \u202e'
+)
+
+
+@pytest.fixture
+def three_kinds(write_run: WriteRun, tmp_path: Path) -> Path:
+    """rotary far below learned, and sinusoidal as learned within the noise; three seeds each."""
+    for kind, losses in {
+        "rotary": (1.500, 1.510, 1.505),
+        "learned": (1.60, 1.62, 1.61),
+        "sinusoidal": (1.615, 1.605, 1.618),
+    }.items():
+        for seed, loss in enumerate(losses, start=1):
+            write_run(f"sweep/{kind}-{seed}", {"seed": seed, KIND: kind}, loss=loss, curve=(4.0, 2.0, loss))
+    return tmp_path / "sweep"
+
+
+def rows_of(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def data_of(page: str) -> str:
+    """The JSON that the page's script reads."""
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    assert data is not None
+    return data[1]
+
+
+def test_runs_equal_in_all_but_the_seed_are_one_configuration(three_kinds: Path) -> None:
+    report = make_report([three_kinds])
+    assert report.grouping.keys == [KIND]
+    assert [(group.label, len(group.counted)) for group in report.groups] == [
+        ("learned", 3),
+        ("rotary", 3),
+        ("sinusoidal", 3),
+    ]
+    found = report.groups[1].summary("val/loss_nats")
+    assert found is not None
+    assert (found.n, found.mean, found.deviation) == (3, pytest.approx(1.505), pytest.approx(0.005))
+
+
+def test_a_winner_is_named_where_it_is_outside_the_noise(three_kinds: Path) -> None:
+    verdict = make_report([three_kinds]).verdict
+    assert verdict.best == 1
+    assert verdict.ties == ()
+    assert verdict.sentence == (
+        "rotary has the lowest mean bits per byte (n = 3), and its difference from each of the other 2 with two seeds "
+        "or more is larger than the noise."
+    )
+
+
+def test_no_winner_is_named_inside_the_noise(three_kinds: Path, write_run: WriteRun) -> None:
+    for seed, loss in enumerate((1.49, 1.52, 1.50), start=1):
+        write_run(f"sweep/alibi-{seed}", {"seed": seed, KIND: "alibi"}, loss=loss)
+    report = make_report([three_kinds])
+    assert report.verdict.sentence == (
+        "No winner: alibi has the lowest mean bits per byte (n = 3), but the difference from rotary is within the "
+        "noise."
+    )
+    assert "within the noise" in compared(report, 2)
+    assert compared(report, 1).endswith(": higher")
+
+
+def test_one_run_never_wins_however_low_it_is(three_kinds: Path, write_run: WriteRun) -> None:
+    write_run("sweep/alibi-1", {"seed": 1, KIND: "alibi"}, loss=0.5)
+    report = make_report([three_kinds])
+    assert report.groups[0].label == "alibi"
+    assert report.verdict.best == 2
+    assert compared(report, 0) == "not judged"
+    assert "alibi was run with one seed alone and not judged, though lower in that run." in report.verdict.sentence
+
+
+def test_single_runs_alone_have_no_winner(write_run: WriteRun, tmp_path: Path) -> None:
+    write_run("a", {KIND: "rotary"}, loss=1.0)
+    write_run("b", {KIND: "none"}, loss=2.0)
+    assert make_report([tmp_path]).verdict.sentence.startswith("No winner: rotary has the lowest bits per byte, but")
+
+
+def test_what_did_not_finish_is_named_with_its_error_and_in_no_mean(three_kinds: Path, write_run: WriteRun) -> None:
+    write_run("sweep/rotary-4", {"seed": 4, KIND: "rotary"}, loss=9.0, status="diverged")
+    write_run("sweep/rotary-5", {"seed": 5, KIND: "rotary"}, loss=8.0, status="interrupted")
+    write_run("sweep/rotary-6", {"seed": 6, KIND: "rotary"}, status="failed", error="out of memory")
+    write_run("sweep/rotary-7", {"seed": 7, KIND: "rotary"}, status=None)
+    report = make_report([three_kinds])
+    found = report.groups[1].summary("val/loss_nats")
+    assert found is not None
+    assert (found.n, found.mean) == (3, pytest.approx(1.505))
+    assert [(run.name, run.status, run.error) for run in report.others] == [
+        ("rotary-4", "diverged", ""),
+        ("rotary-5", "interrupted", ""),
+        ("rotary-6", "failed", "out of memory"),
+        ("rotary-7", "unfinished", ""),
+    ]
+    assert report.count() == "9 finished, 1 diverged, 1 interrupted, 1 failed, 1 unfinished"
+    assert any(note.startswith("4 runs have not finished") for note in report.notes)
+    in_mean = {row["run"]: row["in_mean"] for row in rows_of(runs_csv(report))}
+    assert (in_mean["rotary-3"], in_mean["rotary-4"]) == ("yes", "no")
+
+
+def test_the_same_seed_twice_is_one_sample(write_run: WriteRun, tmp_path: Path) -> None:
+    write_run("a", loss=1.0)
+    write_run("b", loss=3.0)
+    report = make_report([tmp_path])
+    (group,) = report.groups
+    assert group.numbers("val/loss_nats") == [3.0]
+    assert "Not counted, because a later run has the same config and seed: a." in report.notes
+
+
+def test_places_and_logging_make_no_configuration(write_run: WriteRun, tmp_path: Path) -> None:
+    write_run("a", {"seed": 1, "paths.output_dir": "x", "name": "one"})
+    write_run("b", {"seed": 2, "paths.output_dir": "y", "name": "two"})
+    report = make_report([tmp_path])
+    assert len(report.groups) == 1
+    assert "Differ as well, and change no figure: name and paths.output_dir." in report.notes
+
+
+def test_the_typed_key_names_a_configuration_and_not_all_that_came_with_it(write_run: WriteRun, tmp_path: Path) -> None:
+    for name, rate in (("adam", 1e-4), ("adamw", 1e-3), ("sgd", 1e-1)):
+        folder = write_run(name, {"optimizer.name": name, "optimizer.learning_rate": rate})
+        (folder / "overrides.json").write_text(json.dumps([f"optimizer={name}", "seed=1"]))
+    grouping = make_report([tmp_path]).grouping
+    assert (grouping.keys, grouping.other_keys) == (["optimizer.name"], ["optimizer.learning_rate"])
+
+
+def test_as_few_keys_as_tell_configurations_apart() -> None:
+    keys = ["a", "b.name", "c"]
+    rows = [("1", "x", "p"), ("1", "y", "p"), ("2", "x", "q"), ("2", "y", "q")]
+    assert distinguishing_keys(keys, rows, typed=[]) == ["a", "b.name"]
+    assert distinguishing_keys(keys, rows, typed=["c"]) == ["b.name", "c"]
+    assert distinguishing_keys([], [()], typed=[]) == []
+
+
+def test_configurations_with_many_keys_have_the_names_of_their_runs(write_run: WriteRun, tmp_path: Path) -> None:
+    keys = ("model.n_layers", "model.d_model", "optimizer.learning_rate", "training.max_steps")
+    for number in range(8):
+        bits = {key: 1 + (number >> place & 1) for place, key in enumerate(keys[:3])}
+        write_run(f"r{number}", bits | {keys[3]: 1 + number // 4, "name": f"try{number}", "model.bias": number == 3})
+        write_run(f"s{number}", bits | {keys[3]: 3 + number, "name": f"other{number}", "model.bias": number == 3})
+    report = make_report([tmp_path])
+    labels = [group.label for group in report.groups]
+    assert len(set(labels)) == len(labels) == 16
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"objective.name": "masked_lm"}, "different objectives"), ({}, "different texts")],
+)
+def test_what_cannot_be_compared_is_not(
+    changes: dict[str, Any], reason: str, write_run: WriteRun, tmp_path: Path
+) -> None:
+    write_run("a")
+    other = write_run("b", {KIND: "none", **changes})
+    if not changes:
+        (other / "preflight.json").write_text(json.dumps({"text_sha256": "1" * 64}))
+    verdict = make_report([tmp_path]).verdict
+    assert reason in verdict.sentence
+    assert verdict.best is None
+
+
+def test_bits_per_byte_decide_and_where_there_are_none_the_loss(write_run: WriteRun, tmp_path: Path) -> None:
+    write_run("a", **{"val/bits_per_byte": None})
+    write_run("b", {"seed": 2})
+    assert make_report([tmp_path]).figure.metric == "val/loss_nats"
+    write_run("c", {"tokenizer.name": "word"})
+    assert "different tokenizers" in make_report([tmp_path]).verdict.sentence
+
+
+@pytest.mark.parametrize(
+    ("names", "brief"),
+    [
+        (["model=debug,seed=1", "model=debug,seed=2"], ["seed=1", "seed=2"]),
+        (["a/model=debug,seed=1", "b/model=debug,seed=1"], ["a/model=debug,seed=1", "b/model=debug,seed=1"]),
+        (["model=debug", "model=debug,seed=2"], ["model=debug", "model=debug,seed=2"]),
+        (["one,two", "one,three"], ["one,two", "one,three"]),
+        (["model=debug,seed=1"], ["model=debug,seed=1"]),
+    ],
+)
+def test_what_all_folders_of_a_sweep_are_named_by_is_not_repeated(names: list[str], brief: list[str]) -> None:
+    assert brief_names(names) == brief
+
+
+def test_runs_are_found_in_trees_and_each_counts_once(three_kinds: Path, tmp_path: Path) -> None:
+    (three_kinds / "circle").symlink_to(tmp_path, target_is_directory=True)
+    report = make_report([tmp_path, three_kinds, three_kinds / "rotary-1"])
+    assert len(report.runs) == 9
+    assert make_report([three_kinds / "rotary-1"]).runs[0].name == "rotary-1"
+
+
+def test_damaged_files_are_named_and_their_runs_left_out(three_kinds: Path) -> None:
+    (three_kinds / "rotary-1" / "metrics.json").write_text("{")
+    (three_kinds / "rotary-2" / "metrics.json").write_text("[" * 100_000)
+    (three_kinds / "rotary-3" / "config.yaml").write_text("a: &x [*x]")
+    (three_kinds / "learned-1" / "metrics.json").write_bytes(b"\xff\xfe")
+    (three_kinds / "learned-2" / "metrics.json").write_text("[1]")
+    (three_kinds / "learned-3" / "csv" / "metrics.csv").write_text("step,name,value\nx,y,z\n")
+    report = make_report([three_kinds])
+    assert len(report.runs) == 4
+    for name in ("rotary-1", "rotary-2", "learned-1", "learned-2"):
+        assert any(f"{name}/metrics.json is damaged; this run is left out" in line for line in report.warnings), name
+    assert any("rotary-3/config.yaml cannot be read" in line for line in report.warnings)
+    assert any("the curves of" in line and "learned-3" in line for line in report.warnings)
+
+
+def test_numbers_that_are_none_are_left_out(write_run: WriteRun, tmp_path: Path) -> None:
+    write_run("a", **{"val/perplexity": float("inf"), "val/loss_nats": "<b>", "elapsed_s": 10**400, "step": True})
+    report = make_report([tmp_path])
+    assert {"val/perplexity", "val/loss_nats", "elapsed_s", "step"}.isdisjoint(report.runs[0].metrics)
+    assert "Infinity" not in data_of(html_page(report, {}))
+
+
+def test_a_folder_without_runs_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(FolioError, match="no run that can be read"):
+        make_report([tmp_path])
+    with pytest.raises(FolioError, match="is not a folder"):
+        make_report([tmp_path / "nowhere"])
+
+
+def test_a_folder_of_something_else_is_left_out(write_run: WriteRun, tmp_path: Path) -> None:
+    write_run("a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "metrics.json").write_text('{"accuracy": 1}')
+    report = make_report([tmp_path])
+    assert [run.name for run in report.runs] == ["a"]
+    assert "it has no status" in report.warnings[0]
+
+
+def test_the_key_to_group_by_may_be_short_and_a_wrong_one_is_answered(three_kinds: Path) -> None:
+    report = make_report([three_kinds], "positional_encoding")
+    assert report.group_by == KIND
+    with pytest.raises(FolioError, match=r"--group-by=sead is not a key .*; did you mean seed\?"):
+        make_report([three_kinds], "sead")
+
+
+def test_a_sweep_names_its_command_its_failed_jobs_and_those_that_are_missing(three_kinds: Path) -> None:
+    failed = three_kinds / "positional_encoding=rope,seed=1"
+    failed.mkdir()
+    (failed / "metrics.json").write_text(json.dumps({"status": "failed", "error": "no such option", "seed": 1}))
+    jobs = [{"folder": failed.name, "overrides": ["positional_encoding=rope", "seed=1"], "status": "failed"}]
+    jobs += [{"folder": "gone", "overrides": ["name=a b"], "status": "missing"}]
+    jobs += [{"folder": "rotary-1", "overrides": ["positional_encoding=rotary"], "status": "finished"}]
+    sweep = {"command": ["train.py", "-m", "positional_encoding=a,b; rm -rf ~"], "jobs": jobs}
+    (three_kinds / "sweep.json").write_text(json.dumps(sweep))
+    report = make_report([three_kinds])
+    assert [(run.name, run.status, run.error) for run in report.others] == [
+        ("gone", "missing", ""),
+        ("positional_encoding=rope,seed=1", "failed", "no such option"),
+    ]
+    assert len(report.groups) == 3
+    assert commands(report) == ["python train.py -m 'positional_encoding=a,b; rm -rf ~'"]
+    assert "python train.py &#39;name=a b&#39;" in html_page(report, {})
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"jobs": [3]}', '{"jobs": [{"folder": "x", "overrides": 3}]}', "null"])
+def test_a_damaged_sweep_file_costs_its_command_alone(text: str, three_kinds: Path) -> None:
+    (three_kinds / "sweep.json").write_text(text)
+    report = make_report([three_kinds])
+    assert len(report.runs) == 9
+    assert "sweep.json is damaged" in report.warnings[0]
+
+
+def test_nothing_in_a_run_becomes_part_of_the_page_the_table_or_the_terminal(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
+    name = "<b>bold</b> [link](x) `t`"
+    folder = write_run(name, {KIND: HOSTILE}, sample=HOSTILE, device=HOSTILE, git_commit=HOSTILE)
+    (folder / "overrides.json").write_text(json.dumps([HOSTILE]))
+    write_run("=cmd|' /C calc'!A0", {"seed": 2}, status="failed", error=HOSTILE)
+    sweep = {"command": [HOSTILE], "jobs": [{"folder": HOSTILE, "overrides": [HOSTILE], "status": HOSTILE}]}
+    (tmp_path / "sweep.json").write_text(json.dumps(sweep))
+    report = make_report([tmp_path], command=["report.py", HOSTILE])
+    page = html_page(report, {})
+    assert page.count("<script") == 2  # the data and the page's own
+    assert "<img" not in page
+    assert "<b>" not in page
+    assert name in {run["name"] for run in json.loads(data_of(page))["runs"]}
+    text = markdown(report, [])
+    # Shown as it is: outside of code, HTML is escaped.
+    assert not [line for line in text.splitlines() if "<" in line and not line.startswith("    ")]
+    console = Console(file=io.StringIO(), force_terminal=True, width=200)
+    print_report(report, console)
+    assert isinstance(console.file, io.StringIO)
+    terminal = re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue())
+    for shown in (page, text, runs_csv(report), groups_csv(report), terminal):
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202e]", shown)
+    runs = rows_of(runs_csv(report))
+    assert "'=cmd|' /C calc'!A0" in {row["run"] for row in runs}
+
+
+def test_the_page_lets_no_other_script_run_and_asks_no_network(three_kinds: Path) -> None:
+    page = html_page(make_report([three_kinds]), {"a.png": b"\x89PNG"})
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
+    assert policy is not None
+    assert "default-src &#39;none&#39;" in policy[1]
+    assert "unsafe" not in policy[1]
+    addresses = set(re.findall(r"""(?:src|href)=["']([^"']*)""", page))
+    assert all(address.startswith(("data:", "#")) for address in addresses)
+    assert re.findall(r"url\(|@import|https?://(?!www\.w3\.org/2000/svg)", page) == []
+
+
+def test_all_files_are_written_and_the_tables_hold_the_figures(three_kinds: Path, tmp_path: Path) -> None:
+    report = make_report([three_kinds])
+    written = write_report(report, tmp_path / "out")
+    assert [path.name for path in written] == [
+        "report.html",
+        "report.csv",
+        "report_configurations.csv",
+        "report.md",
+        "report_results.png",
+        "report_curves.png",
+    ]
+    for path in written[4:]:
+        assert path.read_bytes().startswith(b"\x89PNG")
+    runs = rows_of(written[1].read_text())
+    assert [float(row["val/loss_nats"]) for row in runs if row["configuration"] == "rotary"] == [1.5, 1.51, 1.505]
+    configurations = {row["configuration"]: row for row in rows_of(written[2].read_text())}
+    assert configurations["rotary"]["val/loss_nats/n"] == "3"
+    assert float(configurations["rotary"]["val/loss_nats/standard_deviation"]) == pytest.approx(0.005)
+    assert "| rotary | 3 | 1.5050 ± 0.0050 |" in written[3].read_text()
+    assert "![report curves](report_curves.png)" in written[3].read_text()
+
+
+def test_a_report_of_runs_without_figures_or_curves_is_whole(write_run: WriteRun, tmp_path: Path) -> None:
+    write_run("a", status=None)
+    write_run("b", {"dry_run": True}, status=None)
+    report = make_report([tmp_path])
+    assert [run.status for run in report.runs] == ["unfinished", "dry run"]
+    assert report.verdict.sentence == "No run has finished, so there is nothing to compare."
+    written = write_report(report, tmp_path)
+    assert {path.suffix for path in written} == {".html", ".csv", ".md"}
+
+
+def test_a_sweep_is_reported_in_its_own_folder(three_kinds: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report_sweep(three_kinds)
+    printed = capsys.readouterr().out
+    assert "rotary has the lowest mean" in printed
+    assert printed.rstrip().endswith("report.html")
+    assert (three_kinds / "report.html").is_file()
+
+
+def test_tokens_and_seconds_of_a_curve(write_run: WriteRun, tmp_path: Path) -> None:
+    """10 steps of 100 tokens at 1,000 tokens/s are a second."""
+    write_run("a", curve=(3.0, 2.0, 1.5))
+    ((run,), _) = read_all([tmp_path], pytest.fail)
+    assert run.curves["val/loss_nats"] == Points(
+        [10, 20, 30], [3.0, 2.0, 1.5], [1000, 2000, 3000], [pytest.approx(s) for s in (1.0, 2.0, 3.0)]
+    )
+
+
+def test_seconds_follow_the_speed_and_go_on_at_the_last() -> None:
+    seconds = training_seconds([10, 20, 30], [100.0, 50.0, float("nan")], tokens_per_step=10.0)
+    assert seconds is not None
+    assert [seconds(step) for step in (0, 5, 10, 15, 20, 25)] == pytest.approx([0.0, 0.5, 1.0, 2.0, 3.0, 4.0])
+    assert training_seconds([10], [0.0], 10.0) is None
+
+
+def test_the_mean_of_curves_is_at_the_steps_that_all_have(write_run: WriteRun, tmp_path: Path) -> None:
+    write_run("a", {"seed": 1}, curve=(3.0, 2.0, 1.0))
+    write_run("b", {"seed": 2}, curve=(5.0, 3.0))
+    runs, _ = read_all([tmp_path], pytest.fail)
+    found = mean_curve(runs, "val/loss_nats")
+    assert found is not None
+    assert (found.points.steps, found.points.values, found.n) == ([10, 20], [4.0, 2.5], 2)
+    assert (found.low, found.high) == ([3.0, 2.0], [5.0, 3.0])
+    assert mean_curve(runs[:1], "val/loss_nats") is None
+
+
+def test_long_curves_are_thinned_and_keep_their_end() -> None:
+    steps = list(range(1, 2001))
+    found = thinned(Points(steps, [float(step) for step in steps], None, None))
+    assert len(found.steps) <= 401
+    assert (found.steps[0], found.steps[-1]) == (1, 2000)
+    assert found.values == [float(step) for step in found.steps]
+
+
+def test_only_the_last_sample_is_shown_as_it_was_written(write_run: WriteRun, tmp_path: Path) -> None:
+    write_run("a", sample="ROMEO:\n\n  two blanks\n## Step 9 is no heading")
+    ((run,), _) = read_all([tmp_path], pytest.fail)
+    assert (run.sample_step, run.sample) == (40, "ROMEO:\n\n  two blanks\n## Step 9 is no heading")
+
+
+def test_colours_are_told_apart_and_numbers_have_a_scale() -> None:
+    words = styles([f"kind {number}" for number in range(20)])
+    assert len({(style.light, style.dash) for style in words.values()}) == 20
+    assert len(LIGHT) == len(DARK)
+    numbers = styles([str(10.0**-power) for power in range(12)])
+    assert len({style.light for style in numbers.values()}) == 12
+
+
+def test_the_files_of_the_page_are_installed_with_the_package() -> None:
+    root = Path(__file__).parents[2]
+    patterns = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["folio"]
+    package = Path(folio.report.__file__).parent.parent
+    packed = {path for pattern in patterns for path in package.glob(pattern)}
+    assert {package / "report" / "page" / f"page.{kind}" for kind in ("html", "css", "js")} <= packed

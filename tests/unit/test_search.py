@@ -1,0 +1,249 @@
+"""What a search proposes, what it learns from folders, and what it gives up."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from folio.config import RunConfig, SearchConfig
+from folio.errors import FolioError
+from folio.sweeps import record, search
+from folio.sweeps.command_line import dimension_of, word_of
+from folio.sweeps.lead import HOPELESS_FAILURES, check_trials
+from folio.sweeps.search import Choice, Dimension, MedianJudge, Range
+
+SPACE: tuple[Dimension, ...] = (
+    Range("optimizer.learning_rate", 1e-4, 1e-1, log=True),
+    Choice("schedule", ("constant", "wsd")),
+    Range("model.n_layers", 1, 4, step=1),
+)
+
+
+@pytest.fixture
+def config(compose: Callable[..., RunConfig]) -> SearchConfig:
+    searching = compose("hparams_search=optuna").hparams_search
+    assert searching is not None
+    return searching
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, config: SearchConfig) -> Path:
+    """A search that has begun, without trials."""
+    record.add_jobs(tmp_path, (), ["train.py", "-m", "hparams_search=optuna"])
+    search.begin(tmp_path, config, SPACE, seed=1)
+    return tmp_path
+
+
+def end_trial(sweep: Path, status: str, value: float | None = None, values: Sequence[float] = ()) -> Path:
+    """Propose a trial and let it end: with the objective `value` at last, and `values` at steps 10, 20 ... before."""
+    (job,) = search.proposals(sweep, 1, ["model=debug"])
+    record.add_jobs(sweep, [job], [])
+    folder = sweep / job.folder
+    folder.mkdir()
+    (folder / "metrics.json").write_text(json.dumps({"status": status, "val/bits_per_byte": value, "error": "x"}))
+    steps = {str(10 * number): value for number, value in enumerate(values, start=1)}
+    (folder / "objective.json").write_text(json.dumps(steps))
+    return folder
+
+
+def test_a_proposal_is_a_job_with_a_value_for_every_key(sweep: Path) -> None:
+    jobs = search.proposals(sweep, 3, ["model=debug"])
+    for number, job in enumerate(jobs):
+        assert job.trial is not None
+        assert job.trial.keys() == {dimension.key for dimension in SPACE}
+        assert 1e-4 <= float(job.trial["optimizer.learning_rate"]) <= 1e-1
+        assert job.trial["schedule"] in ("constant", "wsd")
+        assert job.trial["model.n_layers"] in (1, 2, 3, 4)
+        assert job.overrides == ("model=debug", *(f"{key}={value}" for key, value in job.trial.items()))
+        assert job.folder.startswith(f"trial={number},learning_rate=")
+    assert len({job.overrides for job in jobs}) == 3
+
+
+def test_a_search_that_was_killed_goes_on_with_the_trials_it_would_have_had(
+    tmp_path: Path, config: SearchConfig
+) -> None:
+    def trials(folder: Path, kill_after: int) -> list[object]:
+        record.add_jobs(folder, (), [])
+        for number in range(8):
+            if number in (0, kill_after):  # all that a new process does
+                search.begin(folder, config, SPACE, seed=1)
+                record.settle(folder)
+            end_trial(folder, "finished", value=(number * 7) % 5 / 10)
+        return [job["trial"] for job in record.read_record(folder)["jobs"]]
+
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    assert trials(tmp_path / "whole", kill_after=0) == trials(tmp_path / "killed", kill_after=6)
+
+
+def test_what_tpe_proposes_comes_near_to_what_was_good(sweep: Path) -> None:
+    def distance() -> float:
+        (job,) = search.proposals(sweep, 1, [])
+        assert job.trial is not None
+        return abs(math.log10(float(job.trial["optimizer.learning_rate"]) / 0.02))
+
+    distances = []
+    for _ in range(25):
+        distances.append(distance())
+        end_trial(sweep, "finished", value=distances[-1])
+    assert median(distances[-10:]) < median(distances[:5]) / 2
+
+
+def test_trials_count_as_what_they_ended_as(sweep: Path) -> None:
+    for status, value in (
+        ("finished", 2.0),
+        ("pruned", 3.0),
+        ("diverged", None),
+        ("failed", None),
+        ("interrupted", 1.0),
+    ):
+        end_trial(sweep, status, value, values=(4.0, 3.5))
+    study = search.study_of(sweep, record.read_record(sweep))
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "PRUNED", "PRUNED"]
+    assert study.trials[1].intermediate_values == {10: 4.0, 20: 3.5}
+    job, value = search.best_trial(sweep, record.read_record(sweep)) or ({}, 0.0)
+    assert (job["folder"][:8], value) == ("trial=0,", 2.0)
+
+
+def test_values_that_fail_are_proposed_less_and_less(sweep: Path) -> None:
+    def next_schedule() -> str:
+        (job,) = search.proposals(sweep, 1, [])
+        assert job.trial is not None
+        return str(job.trial["schedule"])
+
+    schedules = []
+    for _ in range(25):
+        schedules.append(next_schedule())
+        end_trial(sweep, *(("finished", 1.0) if schedules[-1] == "constant" else ("failed", None)))
+    assert schedules[-12:].count("wsd") <= 3
+
+
+def judged(sweep: Path, step: int, value: float) -> str | None:
+    folder = sweep / "trial=x"
+    folder.mkdir(exist_ok=True)
+    return MedianJudge(folder)(step, {"bits_per_byte": value, "loss_nats": 0.0})
+
+
+def test_a_trial_behind_the_median_is_given_up_once_enough_have_ended(sweep: Path) -> None:
+    for number in range(4):
+        end_trial(sweep, "finished", 1.0, values=(3.0 + number / 10, 2.0))
+    assert judged(sweep, 10, 9.0) is None, "four are not enough"
+    end_trial(sweep, "finished", 1.0, values=(3.4, 2.0))
+    assert judged(sweep, 10, 3.19) is None
+    assert judged(sweep, 20, 2.1) == "val/bits_per_byte 2.1000 is behind the median of the trials before it"
+    assert json.loads((sweep / "trial=x" / "objective.json").read_text()) == {"10": 3.19, "20": 2.1}
+
+
+def test_a_trial_that_goes_on_from_a_checkpoint_forgets_what_it_had_seen_after_it(sweep: Path) -> None:
+    for step in (10, 20, 30, 20):
+        judged(sweep, step, 2.0)
+    assert search.intermediate_values(sweep / "trial=x").keys() == {10, 20}
+
+
+def test_nothing_is_given_up_without_pruning(tmp_path: Path, config: SearchConfig) -> None:
+    record.add_jobs(tmp_path, (), [])
+    search.begin(tmp_path, config.model_copy(update={"prune": False}), SPACE, seed=1)
+    for _ in range(6):
+        end_trial(tmp_path, "finished", 1.0, values=(1.0,))
+    assert judged(tmp_path, 10, 9.0) is None
+
+
+def test_a_figure_that_no_validation_has_ends_no_trial(tmp_path: Path, config: SearchConfig) -> None:
+    record.add_jobs(tmp_path, (), [])
+    search.begin(tmp_path, config.model_copy(update={"objective": "train/tokens_per_s"}), SPACE, seed=1)
+    assert judged(tmp_path, 10, 9.0) is None
+
+
+def test_a_trial_goes_on_with_words_made_of_its_values_and_of_no_file(sweep: Path) -> None:
+    (job,) = search.proposals(sweep, 1, ["model=debug"])
+    assert search.begun_trial(replace(job, overrides=("hydra.x=1",)), SPACE, ["model=debug"]) == job
+    assert job.trial is not None
+    for values in (
+        None,
+        {**job.trial, "hydra.x": 1},
+        {**job.trial, "schedule": "x"},
+        {**job.trial, "model.n_layers": "hydra.x=1"},
+    ):
+        with pytest.raises(FolioError, match="has other values than the search"):
+            search.begun_trial(replace(job, trial=values), SPACE, [])
+
+
+def test_accuracy_is_to_be_large(config: SearchConfig) -> None:
+    assert not config.maximizes
+    assert config.model_copy(update={"objective": "val/accuracy"}).maximizes
+
+
+def test_another_search_in_the_same_folder_is_refused(sweep: Path, config: SearchConfig) -> None:
+    search.begin(sweep, config.model_copy(update={"n_trials": 99, "prune": False}), SPACE, seed=1)
+    for changed, space, seed, key in (
+        (config, SPACE[:1], 1, "space"),
+        (config, SPACE, 2, "seed"),
+        (config.model_copy(update={"objective": "val/loss_nats"}), SPACE, 1, "objective"),
+    ):
+        with pytest.raises(FolioError, match=f"begun with another {key}"):
+            search.begin(sweep, changed, space, seed)
+
+
+def test_a_search_that_cannot_succeed_ends(sweep: Path, config: SearchConfig) -> None:
+    for _ in range(HOPELESS_FAILURES):
+        check_trials(sweep, config)
+        end_trial(sweep, "failed")
+    with pytest.raises(FolioError, match="the first 5 trials of the search have all failed, the last with: x"):
+        check_trials(sweep, config)
+
+
+def test_an_objective_that_a_run_does_not_have_is_told_after_the_first(sweep: Path, config: SearchConfig) -> None:
+    end_trial(sweep, "finished", value=None)
+    with pytest.raises(FolioError, match=r"val/bits_per_byte: .* has no such figure"):
+        check_trials(sweep, config)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("a.b=interval(0,0.3)", Range("a.b", 0.0, 0.3)),
+        ("a=tag(log,interval(1e-4,1e-1))", Range("a", 1e-4, 1e-1, log=True)),
+        ("a=int(interval(1,5))", Range("a", 1, 5, step=1)),
+        ("a=tag(log,int(interval(16,256)))", Range("a", 16, 256, log=True, step=1)),
+        ("a=range(1,6,2)", Range("a", 1, 5, step=2)),
+        ("a=range(0,1,0.5)", Choice("a", ("0.0", "0.5"))),
+        ("a=choice(x,y)", Choice("a", ("x", "y"))),
+        ("a=1,2", Choice("a", ("1", "2"))),
+        ("a='x,y',z", Choice("a", ("'x,y'", "z"))),
+    ],
+)
+def test_the_words_of_a_sweep_say_what_is_searched(typed: str, meant: Dimension) -> None:
+    assert dimension_of(OverridesParser.create().parse_override(typed)) == meant
+
+
+def test_what_is_no_space_is_refused() -> None:
+    parse = OverridesParser.create().parse_override
+    with pytest.raises(FolioError, match="names one value"):
+        dimension_of(parse("a=1"))
+    with pytest.raises(FolioError, match="add hparams_search=optuna"):
+        word_of(parse("a=interval(0,1)"))
+    for space, words in (
+        ([], "no key to search"),
+        ([Range("seed", 1, 3, step=1)], "the best of several seeds is the luckiest"),
+        ([Range("a", 1, 1)], "is empty"),
+        ([Range("a", 0, 1, log=True)], "must begin above 0"),
+    ):
+        with pytest.raises(FolioError, match=words):
+            search.check_space(space)
+
+
+def test_the_shipped_space_fits_the_schema(config: SearchConfig) -> None:
+    parser = OverridesParser.create()
+    dimensions = [dimension_of(parser.parse_override(f"{key}={text}")) for key, text in (config.space or {}).items()]
+    search.check_space(dimensions)
+    assert {dimension.key for dimension in dimensions} == {
+        "optimizer.learning_rate",
+        "model.d_model",
+        "model.dropout",
+        "schedule",
+    }
