@@ -298,15 +298,10 @@ def requeued_config(config: RunConfig, folder: Path) -> RunConfig:
 def started_processes(trainer: TrainerConfig) -> Place | None:
     """Where this process stands among those that torchrun or srun have started; None where it was started alone.
 
-    Raises: ConfigError where they are not those that the config asks for, or would each go through a whole sweep.
+    Raises: ConfigError where they are not those that the config asks for.
     """
     place = place_from_environment()
     check_processes(trainer, place)
-    if place is not None and sweep_folder() is not None and "SUBMITIT_EXECUTOR" not in os.environ:
-        raise ConfigError(
-            f"-m under {place.started_by}: each of its {place.size} processes would go through the whole sweep; leave "
-            f"{place.started_by} out, and each job starts its own processes"
-        )
     return place
 
 

@@ -6,11 +6,13 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
 
 from omegaconf import DictConfig
 
 from folio.cli import one_line, one_line_errors, sweep_folder, task_overrides
+from folio.files import sole_use
+from folio.numbered_lines import NumberedLines
+from folio.processes import place_from_environment
 from folio.startup import end_at_signals, lasting_imports
 from folio.sweeps import record
 from folio.sweeps.workers import become_worker, is_worker, may_begin
@@ -37,11 +39,20 @@ def part_of_sweep(task: Callable[[DictConfig], object]) -> Callable[[DictConfig]
 def run_job(task: Callable[[], object], folder: Path, seed: object) -> None:
     """Run it, and enter in sweep.json what became of it. An error ends the job and not the sweep.
 
+    Of many processes that submitit started for one job, the first says and records what there is to say.
+
     Raises: SystemExit with 128 + n where signal n stopped the job, except in a worker: other jobs run beside it.
     """
+    place = place_from_environment()
+    if place is not None and not place.is_first:
+        task()
+        return
     sweep, name = folder.parent, folder.name
     if is_worker():
         become_worker()
+    if is_in_use(folder):
+        print(f"job {name}: another process is training in it, and it is left to that", flush=True)
+        return
     record.mark(sweep, name, "running", pid=os.getpid())
     if not may_begin(sweep):
         record.mark(sweep, name, record.status_of(folder))
@@ -78,6 +89,17 @@ def place_of(name: str, entry: record.Record) -> tuple[int, int]:
     return names.index(name) + 1, max(n_jobs, len(names))
 
 
+def is_in_use(folder: Path) -> bool:
+    """Whether another process trains there: jobs on a cluster outlive the process that leads their sweep."""
+    try:
+        with sole_use(folder):
+            return False
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+
+
 def clear(folder: Path) -> None:
     """Remove what an attempt left that never came to a checkpoint, so that its curves are not shown twice."""
     for path in sorted(folder.rglob("*"), reverse=True):  # what lies in a folder before the folder
@@ -111,28 +133,3 @@ def append(file: Path, text: str) -> None:
             log.write(text)
     except OSError:
         pass
-
-
-class NumberedLines:
-    """A stream of whole lines, each with the number of its job: those of jobs side by side are told apart."""
-
-    def __init__(self, stream: TextIO, number: int) -> None:
-        self._stream = stream
-        self._head = f"[{number}] "
-        self._begun = ""
-
-    def write(self, text: str) -> int:
-        *lines, self._begun = (self._begun + text).split("\n")
-        if lines:
-            self._stream.write("".join(f"{self._head}{line}\n" for line in lines))
-            self._stream.flush()
-        return len(text)
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def isatty(self) -> bool:
-        return False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)

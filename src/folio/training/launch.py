@@ -6,25 +6,30 @@ started trains nothing: it hands the checked config to processes that torch.mult
 to signals and to notice who is missing. torchrun and srun do the same on a cluster, and need none of this.
 """
 
+import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from torch.multiprocessing.spawn import start_processes
 
 from folio.config import RunConfig
 from folio.data.prepare import PreparedData
 from folio.errors import FolioError
+from folio.numbered_lines import NumberedLines, number_of_job
 from folio.processes import Place, silence
 from folio.training.devices import Device
 from folio.training.preflight import Preflight
@@ -53,6 +58,8 @@ class Task:
     open_data: Callable[[], PreparedData]
     """Maps what is prepared; arrays themselves would be copied."""
     port: int
+    job: int | None = None
+    """The number that a sweep puts before each line, where it runs jobs side by side."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ def train_in_processes(task: Task) -> float | None:
     Raises: SystemExit with 128 + n as that does, and Interrupted where a second signal stopped the run; FolioError
     for what a user can mend, RankDied where a process was killed, RuntimeError with its traceback where one failed.
     """
-    return Processes(task).outcome()
+    return Processes(replace(task, job=number_of_job(sys.stdout))).outcome()
 
 
 class Processes:
@@ -94,7 +101,8 @@ class Processes:
         for number in self._before:
             signal.signal(number, signal.SIG_IGN)
         args = (task, self._asked_to_stop, [ear for _, ear in pipes])
-        started = start_processes(_train_as_rank, args, nprocs=self._size, join=False, start_method="spawn")
+        with spawning():
+            started = start_processes(_train_as_rank, args, nprocs=self._size, join=False, start_method="spawn")
         self._processes: list[BaseProcess] = started.processes
         for _, ear in pipes:
             ear.close()  # so that what a killed process leaves half-said has an end
@@ -173,11 +181,29 @@ class Processes:
             raise RuntimeError(f"a process failed:\n{failed}")
 
 
+@contextmanager
+def spawning() -> Iterator[None]:
+    """Let processes that are started here take spawn for the usual way, as they take over what this one does.
+
+    That of a job of hydra/launcher=joblib is loky's, which they could not find.
+    """
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        yield
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+
+
 def _train_as_rank(rank: int, task: Task, asked_to_stop: Any, ears: list[Connection]) -> None:
     """The life of one process."""
     threading.Thread(target=_end_with_parent, daemon=True, name="end-with-parent").start()
     if rank > 0:
         silence()
+    if task.job is not None:
+        sys.stdout, sys.stderr = NumberedLines(sys.stdout, task.job), NumberedLines(sys.stderr, task.job)
+    if task.device.n_threads:
+        torch.set_num_threads(task.device.n_threads)
     outcome = _outcome(rank, task, asked_to_stop)
     ears[rank].send(outcome)
     if outcome.how in ("refused", "failed"):

@@ -41,7 +41,7 @@ from folio.training.callbacks import (
 )
 from folio.training.console import console, keep_quiet, log, start_log
 from folio.training.datamodule import TokenDataModule
-from folio.training.devices import Device, is_out_of_memory
+from folio.training.devices import Device, is_out_of_memory, shared
 from folio.training.divergence import Diverged
 from folio.training.evaluation import in_words
 from folio.training.hparams import begin_session, end_session
@@ -97,6 +97,8 @@ def run(
     world = world or World()
     assert config.model.vocab_size is not None
     occasion = occasion or Occasion()
+    if config.trainer.n_processes > world.size:
+        device = shared(device, config.trainer.devices)
     shape = config.transformer_config(config.model.vocab_size)
     figures = preflight(config, shape, data, device, folder)
     if not world.is_first:
