@@ -6,6 +6,7 @@ if __name__ == "__main__":  # before the imports, which take a second
     end_at_signals()
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -18,11 +19,15 @@ from folio.cli import (
     load_config,
     one_line_errors,
     prepared_data,
+    requeued_config,
     resumed_config,
+    started_processes,
     sweep_folder,
     task_overrides,
 )
 from folio.config import settle_vocabulary
+from folio.processes import leave_words_to_the_first
+from folio.requeued import remember_job, requeued_run
 from folio.runs import find_run, missing_to_go_on, new_run_folder
 from folio.sweeps.command import whole_command
 from folio.sweeps.job import part_of_sweep
@@ -35,12 +40,15 @@ from folio.sweeps.search import judge_of
 def main(cfg: DictConfig) -> float | None:
     """Compose, check, prepare the data, run. What can be found wrong without torch is, before it is imported."""
     config = load_config(cfg)
-    job = sweep_folder()
-    resumed = find_run(config.resume, Path(config.paths.output_dir)) if config.resume else None
+    output_dir, job = Path(config.paths.output_dir), sweep_folder()
+    resumed = find_run(config.resume, output_dir) if config.resume else None
     if resumed:
         config = resumed_config(config, resumed)
-    elif job and not missing_to_go_on(job):
-        resumed = job
+    elif job:
+        resumed = None if missing_to_go_on(job) else job
+    elif resumed := requeued_run(output_dir):
+        config = requeued_config(config, resumed)
+    place = started_processes(config.trainer)
     data = prepared_data(config)
     if resumed:
         check_same_text(resumed, data.train.info.source_sha256)
@@ -50,12 +58,12 @@ def main(cfg: DictConfig) -> float | None:
     check_data(config, data)
 
     with lasting_imports():
-        from folio.training.devices import resolve_device
+        from folio.training.devices import check_devices, resolve_device
 
         device = resolve_device(config.trainer)  # before Lightning is imported: there may be no such device
-        folder = resumed or job or new_run_folder(Path(config.paths.output_dir), config.run_name)
-
+        check_devices(config.trainer, device.accelerator)
         from folio.training.run import Occasion, run
+        from folio.training.strategies import meet
 
     overrides = task_overrides()
     occasion = Occasion(
@@ -64,13 +72,19 @@ def main(cfg: DictConfig) -> float | None:
         judge=judge_of(job) if job else None,
         others_follow=job is not None,
     )
-    return run(config, data, device, folder, resumed is not None, occasion)
+    world = meet(place, device.accelerator)
+    folder = world.from_first(lambda: resumed or job or new_run_folder(output_dir, config.run_name))
+    remember_job(output_dir, folder)
+    loss = run(config, data, device, folder, resumed is not None, occasion, partial(prepared_data, config), world)
+    world.leave()
+    return loss
 
 
 @undisturbed_end()
 @one_line_errors
 def start() -> None:
     """Hydra reads sys.argv: the command as typed, or the one that it stands for."""
+    leave_words_to_the_first()
     sys.argv[1:] = whole_command(sys.argv[1:])
     main()
 

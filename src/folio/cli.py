@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from folio.config import ConfigError, RunConfig, check_against_data, check_alone
+from folio.config import ConfigError, RunConfig, TrainerConfig, check_against_data, check_alone
 from folio.corpus_of_config import prepared_corpus
 from folio.data.prepared import PreparedData, holds_other_than
 from folio.data.tokenizers import line_breaks
@@ -30,6 +30,7 @@ from folio.errors import FolioError
 from folio.explain import explain, explain_invalid, explain_python, hint
 from folio.init_from import begin_with_folder, chosen_keys
 from folio.options.objectives import MaskedLMConfig
+from folio.processes import Place, check_processes, place_from_environment
 from folio.runs import read_config
 from folio.startup import undisturbed_end
 from folio.upgrade import later_keys, upgraded
@@ -301,6 +302,24 @@ def resumed_config(config: RunConfig, folder: Path) -> RunConfig:
     resumed = validate(values)
     check_alone(resumed)
     return resumed
+
+
+def requeued_config(config: RunConfig, folder: Path) -> RunConfig:
+    """The config of a run whose job a scheduler has started anew, with the same words. Raises: ConfigError."""
+    print(f"the job was started again: going on in {folder}")
+    again = validate(upgraded(read_config(folder)) | {"dry_run": config.dry_run})
+    check_alone(again)
+    return again
+
+
+def started_processes(trainer: TrainerConfig) -> Place | None:
+    """Where this process stands among those that torchrun or srun have started; None where it was started alone.
+
+    Raises: ConfigError where they are not those that the config asks for.
+    """
+    place = place_from_environment()
+    check_processes(trainer, place)
+    return place
 
 
 def check_same_experiment(config: RunConfig, folder: Path) -> None:

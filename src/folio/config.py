@@ -112,7 +112,7 @@ class TrainingConfig(Section):
     batch_size: Count
     """Sequences in one optimizer step, over all devices and accumulation."""
     micro_batch_size: Count | None
-    """Sequences at once on a device; the whole batch when null."""
+    """Sequences at once on a device; its whole share of the batch when null."""
     gradient_clip_norm: Positive | None
     """Gradients whose global norm is larger are scaled down to it; null: never."""
     validate_every_steps: Count
@@ -123,20 +123,28 @@ class TrainingConfig(Section):
     max_nan_steps: Count
     """Of on_nan=skip: so many such steps in a row stop the run."""
 
-    @property
-    def sequences_at_once(self) -> int:
-        return self.micro_batch_size or self.batch_size
-
 
 class TrainerConfig(Section):
     accelerator: Literal["auto", "cpu", "gpu", "mps"]
     devices: Count
+    """Of each machine: a process for each GPU; on a CPU as many processes as are asked for."""
+    num_nodes: Count = 1
+    """Machines. More than one are started by torchrun or SLURM."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """Of many devices: the whole model on each (ddp), or a share of weights, gradients and moments on each (fsdp)."""
+    activation_checkpointing: bool = False
+    """Compute each block once more in the backward pass, and keep only what goes into it."""
     precision: Literal["auto", "32-true", "mixed", "bf16-mixed", "16-mixed"]
     """mixed: bfloat16 where the device has it, else float16; auto: mixed on a GPU, 32-true elsewhere."""
     compile: bool
     """torch.compile the model."""
     detect_anomaly: bool
     """Stop where a gradient becomes NaN and name the operation; slow."""
+
+    @property
+    def n_processes(self) -> int:
+        """Over all machines."""
+        return self.devices * self.num_nodes
 
 
 class LoggerConfig(Section):
@@ -210,6 +218,16 @@ class RunConfig(Section):
     def run_name(self) -> str:
         return self.name or f"{self.data.name}-{self.model.name}"
 
+    @property
+    def sequences_at_once(self) -> int:
+        """On a device."""
+        return self.training.micro_batch_size or self.training.batch_size // self.trainer.n_processes
+
+    @property
+    def accumulation(self) -> int:
+        """Micro batches of a device in one optimizer step."""
+        return self.training.batch_size // (self.sequences_at_once * self.trainer.n_processes)
+
     def transformer_config(self, vocab_size: int) -> TransformerConfig:
         """The model's own config. Raises: ConfigError where the numbers do not fit together."""
         shape = self.model.model_dump(exclude={"name", "vocab_size"})
@@ -243,18 +261,8 @@ def _in_config_keys(message: str) -> str:
 
 def check_alone(config: RunConfig) -> None:
     """Check what needs only the config: rules between fields. Raises: ConfigError."""
-    training = config.training
-    if training.batch_size % training.sequences_at_once:
-        fitting = largest_divisor(training.batch_size, training.sequences_at_once)
-        raise ConfigError(
-            f"training.batch_size={training.batch_size} must be a multiple of "
-            f"training.micro_batch_size={training.micro_batch_size}; try {fitting}"
-        )
+    _check_devices(config)
     _check_schedule(config)
-    if config.trainer.devices > 1:
-        raise ConfigError(
-            f"trainer.devices={config.trainer.devices}: this version trains on one device; use trainer.devices=1"
-        )
     _check_data_source(config.data)
     config.transformer_config(vocab_size=1 if config.model.vocab_size is None else config.model.vocab_size)
     _check_objective(config)
@@ -278,6 +286,39 @@ def _check_data_source(data: DataSources) -> None:
         raise ConfigError(f"data.path=null: data={data.name} needs {what}; add {example}")
     elif data.name not in EXAMPLES and data.path is not None:
         raise ConfigError(f"data.path={data.path} has no effect with data={data.name}; add data=text_file")
+
+
+def _check_devices(config: RunConfig) -> None:
+    """Raises: ConfigError where the batch cannot be cut evenly, or the strategy does not go with the rest."""
+    training, trainer = config.training, config.trainer
+    batch_size, n_processes = training.batch_size, trainer.n_processes
+    if batch_size % n_processes:
+        nodes = f" and trainer.num_nodes={trainer.num_nodes}" if trainer.num_nodes > 1 else ""
+        raise ConfigError(
+            f"training.batch_size={batch_size} must be a multiple of the {n_processes} processes of trainer.devices="
+            f"{trainer.devices}{nodes}; try training.batch_size={n_processes * -(-batch_size // n_processes)}"
+        )
+    own = batch_size // n_processes
+    if own % config.sequences_at_once:
+        whole = f"training.batch_size={batch_size}"
+        if n_processes > 1:
+            whole = f"the {own} sequences of each device, training.batch_size={batch_size} over {n_processes},"
+        raise ConfigError(
+            f"{whole} must be a multiple of training.micro_batch_size={training.micro_batch_size}; try "
+            f"{largest_divisor(own, config.sequences_at_once)}"
+        )
+    if trainer.accelerator == "mps" and n_processes > 1:
+        raise ConfigError(f"trainer.devices={trainer.devices}: Apple's GPU is one; use trainer.devices=1")
+    if trainer.strategy == "fsdp":
+        if trainer.accelerator in ("cpu", "mps"):
+            raise ConfigError(
+                f"trainer.strategy=fsdp needs GPUs, and trainer.accelerator={trainer.accelerator}; use trainer=ddp_cpu"
+            )
+        if config.optimizer.name == "muon":
+            raise ConfigError(
+                "optimizer=muon needs whole matrices, and trainer.strategy=fsdp leaves a share of each on a device; "
+                "use trainer=ddp, or optimizer=adamw"
+            )
 
 
 def _check_schedule(config: RunConfig) -> None:

@@ -40,6 +40,7 @@ NOT_RUN: dict[str, str] = {
     "python train.py -m sweep=": "goes on with a sweep: tests/e2e/test_sweeps.py begins one first",
     "python train.py sweep=": "the same",
     "python scripts/benchmark.py": BENCHMARK,
+    "python train.py -m hydra/launcher=submitit_slurm": "no SLURM here: test_many_processes.py has submitit_local",
     **{command: "tests/e2e/test_extend.py" for extension in EXTENSIONS.values() for command in extension.commands},
 }
 
@@ -47,13 +48,15 @@ REFUSED: dict[str, str] = {
     # command: what it is told
     "python train.py model.n_layer=3": "did you mean model.n_layers?",
     "python train.py optimizer.lr=0.001": "did you mean optimizer.learning_rate?",
-    "python train.py trainer.devices=2": "trainer.devices=2: this version trains on one device",
+    "python train.py trainer=ddp_cpu trainer.devices=3": "must be a multiple of the 3 processes of trainer.devices=3",
 }
 
 REPLACED: dict[str, str] = {
     # what stands for something that a person chooses, or what only another machine has: what stands there in the test
     "tokenizer=...": "tokenizer=char",
     "trainer=gpu": "trainer=cpu",
+    "trainer=ddp trainer.devices=8": "trainer=ddp_cpu trainer.devices=2",
+    "trainer=fsdp trainer.devices=8": "trainer=ddp_cpu trainer.devices=2",
     "trainer=mps": "trainer=cpu",
 }
 
@@ -120,7 +123,9 @@ COMPOSED = [
     for command in RUNNABLE
     if words_of(command)[1] in ("train.py", "scripts/prepare_data.py") and "--config-dir" not in command
 ]
-SCRIPTS = [command for command in COMMANDS if command.startswith("python scripts/") and "prepare_data" not in command]
+HYDRAS = ("scripts/prepare_data.py", "scripts/plan.py")
+"""Scripts that take the words of train.py."""
+SCRIPTS = [c for c in COMMANDS if c.startswith("python scripts/") and words_of(c)[1] not in HYDRAS]
 
 
 def test_there_are_commands_to_run() -> None:

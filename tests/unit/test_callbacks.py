@@ -37,7 +37,7 @@ from folio.training.callbacks import (
 from folio.training.checkpoint import Contents
 from folio.training.lit_module import LanguageModel
 from folio.training.pace import Pace, duration
-from folio.training.stopping import Interrupted, StopOnSignal, ValidateAtEnd
+from folio.training.stopping import Interrupted, StopOnSignal, ValidateAtEnd, stop_signals
 
 TOKENIZER = CharTokenizer("abcdefg")
 
@@ -87,6 +87,7 @@ def training(**changes: int) -> TrainingConfig:
 def fake_trainer(**changes: Any) -> SimpleNamespace:
     """As much of Lightning's Trainer as callbacks look at; `saved` lists (step, file)."""
     trainer = SimpleNamespace(global_step=0, accumulate_grad_batches=1, should_stop=False, loggers=[], saved=[])
+    trainer.is_global_zero, trainer.strategy = True, None
     trainer.save_checkpoint = lambda path: trainer.saved.append((trainer.global_step, path.name))
     vars(trainer).update(changes)
     return trainer
@@ -480,8 +481,8 @@ def test_a_step_that_was_saved_after_its_validation_is_not_saved_again(module: L
 
 
 def test_signals_are_handled_as_before_once_the_run_is_over(tmp_path: Path) -> None:
-    before = [signal.getsignal(number) for number in StopOnSignal.SIGNALS]
+    before = [signal.getsignal(number) for number in stop_signals()]
     callback = StopOnSignal(Checkpoints(tmp_path, training()))
     with callback:
-        assert [signal.getsignal(number) for number in StopOnSignal.SIGNALS] != before
-    assert [signal.getsignal(number) for number in StopOnSignal.SIGNALS] == before
+        assert [signal.getsignal(number) for number in stop_signals()] != before
+    assert [signal.getsignal(number) for number in stop_signals()] == before

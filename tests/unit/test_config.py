@@ -520,7 +520,17 @@ def test_a_run_name_is_no_path(name: str) -> None:
         ({"schedule.warmup_steps": 20}, ("schedule.warmup_steps=20", "training.max_steps=20")),
         ({"schedule": {**WSD, "warmup_steps": 13}}, ("schedule.warmup_steps=13", "at most the 12 steps")),
         ({"schedule": {**WSD, "min_learning_rate": 0.02}}, ("schedule.min_learning_rate=0.02", "lower it")),
-        ({"trainer.devices": 2}, ("trainer.devices=2", "trainer.devices=1")),
+        ({"trainer.devices": 5}, ("training.batch_size=12", "trainer.devices=5", "try training.batch_size=15")),
+        (
+            {"trainer.devices": 2, "trainer.num_nodes": 4},
+            ("8 processes", "trainer.devices=2 and trainer.num_nodes=4", "try training.batch_size=16"),
+        ),
+        (
+            {"trainer.devices": 2, "training.micro_batch_size": 4},
+            ("6 sequences of each device", "training.batch_size=12 over 2", "training.micro_batch_size=4", "try 3"),
+        ),
+        ({"trainer.devices": 2, "trainer.accelerator": "mps"}, ("trainer.devices=2", "trainer.devices=1")),
+        ({"trainer.strategy": "fsdp"}, ("trainer.strategy=fsdp", "GPUs", "trainer.accelerator=cpu")),
         ({"data.name": "text_file"}, ("data.path=null", "data=text_file")),
         ({"data.path": "my.txt"}, ("data.path=my.txt", "data=tiny_shakespeare")),
         ({"data": mixture_of({})}, ("data.parts={}", "data=mixture needs corpora")),

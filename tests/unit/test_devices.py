@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from folio.config import ConfigError, TrainerConfig
-from folio.training.devices import named_device, resolve_device
+from folio.training.devices import check_devices, named_device, resolve_device, shared
 
 Machine = Callable[..., None]
 
@@ -102,3 +102,29 @@ def test_names_of_devices_become_torchs(machine: Machine) -> None:
 def test_an_unknown_device_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="device=cuda is not one of auto, cpu, gpu, mps"):
         named_device("cuda")
+
+
+def test_more_devices_than_there_are_is_one_line(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(gpu=True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    four = trainer("gpu").model_copy(update={"devices": 4})
+    assert resolve_device(four).accelerator == "gpu", "what was trained on four can be measured on one"
+    check_devices(four.model_copy(update={"devices": 2}), "gpu")
+    with pytest.raises(ConfigError, match=r"^trainer.devices=4: this machine has 2 GPU"):
+        check_devices(four, "gpu")
+    with pytest.raises(ConfigError, match=r"^trainer.devices=4: Apple's GPU is one; use trainer.devices=1"):
+        check_devices(four, "mps")
+
+
+def test_sharding_without_a_gpu_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"^trainer.strategy=fsdp: it needs GPUs.* use trainer=ddp_cpu"):
+        check_devices(trainer("auto").model_copy(update={"strategy": "fsdp"}), "cpu")
+
+
+def test_processes_on_a_cpu_divide_its_threads_and_say_so(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(gpu=True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    cpu, gpu = resolve_device(trainer("cpu")), resolve_device(trainer("gpu"))
+    assert (shared(cpu, 2).n_threads, shared(cpu, 8).n_threads) == (2, 1)
+    assert "2 threads" in shared(cpu, 2).name
+    assert shared(gpu, 2) == gpu

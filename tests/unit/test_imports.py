@@ -28,6 +28,7 @@ WITHOUT_LIGHTNING = {
     "preflight.py",
     "rewind.py",
     "schedules.py",
+    "world.py",
 }
 
 ABOVE = {

@@ -69,7 +69,7 @@ def module_of(compose: Callable[..., RunConfig]) -> Callable[..., LanguageModel]
 
 
 def trainer_at(step: int, logger: BoardLogger, *, is_global_zero: bool = True) -> Any:
-    return SimpleNamespace(global_step=step, loggers=[logger], is_global_zero=is_global_zero)
+    return SimpleNamespace(global_step=step, loggers=[logger], is_global_zero=is_global_zero, strategy=None)
 
 
 def pictures(tmp_path: Path, prompt: str = "abc", latest: str = "") -> Pictures:

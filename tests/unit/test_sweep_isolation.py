@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 import torch
 
+from folio.files import sole_use
+from folio.numbered_lines import NumberedLines, number_of_job
 from folio.sweeps import job as jobs
 from folio.sweeps import record
 from folio.sweeps.isolation import isolated
-from folio.sweeps.job import NumberedLines, clear, run_job
+from folio.sweeps.job import clear, run_job
 from folio.sweeps.jobs import Job
 from folio.sweeps.workers import signals_to_workers
 from folio.training.console import LogFile, log, start_log
@@ -143,6 +145,25 @@ def test_no_job_begins_once_the_sweep_is_being_stopped(sweep: Path) -> None:
     assert status(sweep) == "missing"
 
 
+def test_a_job_that_another_process_trains_still_is_left_to_it(sweep: Path) -> None:
+    record.mark(sweep, "seed=1", "running", pid=1)
+    (sweep / "seed=1" / "train.log").touch()
+    with sole_use(sweep / "seed=1"):
+        run_job(lambda: pytest.fail("it began"), sweep / "seed=1", seed=1)
+    assert (sweep / "seed=1" / "train.log").exists()
+    assert record.read_record(sweep)["jobs"][0]["pid"] == 1
+
+
+def test_of_many_processes_of_a_job_the_first_keeps_the_record(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"STEP_ID": "0", "NTASKS": "2", "PROCID": "1", "LOCALID": "1", "NTASKS_PER_NODE": "2"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("SLURM_JOB_NAME", "train")
+    ran = []
+    run_job(lambda: ran.append(1), sweep / "seed=1", seed=1)
+    assert ran == [1]
+    assert status(sweep) == "missing"
+
+
 def test_what_never_came_to_a_checkpoint_is_cleared(tmp_path: Path) -> None:
     (tmp_path / "job" / "csv").mkdir(parents=True)
     (tmp_path / "job" / "csv" / "metrics.csv").touch()
@@ -160,6 +181,7 @@ def test_lines_of_jobs_side_by_side_are_whole_and_numbered() -> None:
     for text in ("a", "b\nc", "\n", "\nd"):
         numbered(text)
     assert stream.getvalue() == "[3] ab\n[3] c\n[3] \n"
+    assert (number_of_job(NumberedLines(stream, 3)), number_of_job(stream)) == (3, None)
 
 
 def test_a_signal_reaches_the_processes_of_the_jobs_that_run(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:

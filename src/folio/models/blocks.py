@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from folio.models.attention import NORM_EPS, AttentionMap, CrossAttention, SelfAttention, Source, View
 from folio.models.cache import LayerCache
@@ -78,11 +80,18 @@ class Block(nn.Module):
         self.feed_forward_norm = build_norm(config)
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
+        self.recomputes = False
+        """Keep nothing for the backward pass but what the block reads, and compute it once more there."""
 
     def forward(
         self, hidden: Tensor, view: View, *, cache: LayerCache | None = None, source: Source | None = None
     ) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
+        if self.recomputes and torch.is_grad_enabled():
+            return checkpoint(self._forward, hidden, view, cache, source, use_reentrant=False)
+        return self._forward(hidden, view, cache, source)
+
+    def _forward(self, hidden: Tensor, view: View, cache: LayerCache | None, source: Source | None) -> Tensor:
         hidden = self._add(hidden, self.attention_norm, lambda x: self.attention(x, view, cache))
         if self.cross_attention is not None:
             cross = self.cross_attention

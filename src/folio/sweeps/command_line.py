@@ -16,10 +16,12 @@ from folio.cli import load_config, one_line
 from folio.config import ConfigError, RunConfig
 from folio.data.encoding import processors
 from folio.errors import FolioError
+from folio.interpreter import python_command
+from folio.processes import Place, place_from_environment
 from folio.runs import check_links, new_folder
 from folio.sweeps.jobs import Job, Word, planned_jobs
 from folio.sweeps.lead import Launch, lead_grid, lead_search
-from folio.sweeps.record import find_sweep, hydra_word
+from folio.sweeps.record import find_sweep, hydra_word, way_on
 from folio.sweeps.search import Choice, Dimension, Range, check_space
 
 OF_THE_SWEEP = ("sweep", "hparams_search")
@@ -31,6 +33,7 @@ Check = Callable[[Sequence[str]], RunConfig]
 def run_sweep(context: HydraContext, task: TaskFunction, config: DictConfig, arguments: Sequence[str]) -> None:
     """Check what was typed, then run it. Raises: FolioError before anything is written; SystemExit at the end."""
     check_hydra_words(config)
+    check_alone(place_from_environment())
     overrides = OverridesParser.create(config_loader=context.config_loader).parse_overrides(list(arguments))
     for override in overrides:
         if is_of_the_sweep(override) and override.is_sweep_override():
@@ -74,6 +77,15 @@ def check_hydra_words(config: DictConfig) -> None:
     for word in config.hydra.overrides.hydra:
         if word.startswith("hydra.sweep.subdir="):
             raise ConfigError(f"{word}: jobs are named by the values that set them apart; leave it out")
+
+
+def check_alone(place: Place | None) -> None:
+    """Raises: ConfigError where torchrun or srun has started many leaders of one sweep."""
+    if place is not None:
+        raise ConfigError(
+            f"-m under {place.started_by}: each of its {place.size} processes would go through the whole sweep; leave "
+            f"{place.started_by} out, and each job starts its own processes"
+        )
 
 
 def is_of_the_sweep(override: Override) -> bool:
@@ -177,7 +189,17 @@ def launcher(context: HydraContext, task: TaskFunction, config: DictConfig, fold
     def launch(jobs: Sequence[Job]) -> None:
         nonlocal n_launched
         words = [[*job.overrides, f"hydra.sweep.subdir={hydra_word(job.folder)}"] for job in jobs]
-        for result in hydras.launch(words, initial_job_idx=n_launched):
+        try:
+            results = hydras.launch(words, initial_job_idx=n_launched)
+        except Exception as error:
+            if not type(error).__module__.startswith("submitit."):
+                raise
+            reason = str(error).partition("\n")[0]
+            raise FolioError(
+                f"a job did not come back: {reason}; those beside it may run still; when they have ended, go on with: "
+                f"{way_on(folder, python_command())}"
+            ) from None
+        for result in results:
             _ = result.return_value  # raises what escaped the job itself, which is a bug or the disk
         n_launched += len(jobs)
 

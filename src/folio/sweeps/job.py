@@ -7,11 +7,14 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
 
 from omegaconf import DictConfig
 
 from folio.cli import one_line, one_line_errors, sweep_folder, task_overrides
+from folio.errors import FolioError
+from folio.files import sole_use
+from folio.numbered_lines import NumberedLines
+from folio.processes import place_from_environment
 from folio.runs import missing_to_go_on
 from folio.startup import end_at_signals, lasting_imports
 from folio.sweeps import record
@@ -39,11 +42,20 @@ def part_of_sweep(task: Callable[[DictConfig], object]) -> Callable[[DictConfig]
 def run_job(task: Callable[[], object], folder: Path, seed: object) -> None:
     """Run it, and enter in sweep.json what became of it. An error ends the job and not the sweep.
 
+    Of many processes that submitit started for one job, the first says and records what there is to say.
+
     Raises: SystemExit with 128 + n where signal n stopped the job, except in a worker: other jobs run beside it.
     """
+    place = place_from_environment()
+    if place is not None and not place.is_first:
+        task()
+        return
     sweep, name = folder.parent, folder.name
     if is_worker():
         become_worker()
+    if is_in_use(folder):
+        print(f"job {name}: another process is training in it, and it is left to that", flush=True)
+        return
     record.mark(sweep, name, "running", pid=os.getpid())
     if not may_begin(sweep):
         record.mark(sweep, name, record.status_of(folder))
@@ -80,6 +92,17 @@ def place_of(name: str, entry: record.Record) -> tuple[int, int]:
     return names.index(name) + 1, max(n_jobs, len(names))
 
 
+def is_in_use(folder: Path) -> bool:
+    """Whether another process trains there: jobs on a cluster outlive the process that leads their sweep."""
+    try:
+        with sole_use(folder, "training in it"):
+            return False
+    except FileNotFoundError:
+        return False
+    except FolioError:
+        return True
+
+
 def clear(folder: Path) -> None:
     """Remove what an attempt left that never came to a checkpoint, so that its curves are not shown twice."""
     for path in sorted(folder.rglob("*"), reverse=True):  # what lies in a folder before the folder
@@ -105,28 +128,3 @@ def append(file: Path, text: str) -> None:
     """To a log, as far as the disk allows."""
     with suppress(OSError), file.open("a", encoding="utf-8", errors="backslashreplace") as log:
         log.write(text)
-
-
-class NumberedLines:
-    """A stream of whole lines, each with the number of its job: those of jobs side by side are told apart."""
-
-    def __init__(self, stream: TextIO, number: int) -> None:
-        self._stream = stream
-        self._head = f"[{number}] "
-        self._begun = ""
-
-    def write(self, text: str) -> int:
-        *lines, self._begun = (self._begun + text).split("\n")
-        if lines:
-            self._stream.write("".join(f"{self._head}{line}\n" for line in lines))
-            self._stream.flush()
-        return len(text)
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def isatty(self) -> bool:
-        return False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)

@@ -21,6 +21,7 @@ from folio.data.windows import TrainingBatches, TrainingWindows, ValidationWindo
 from folio.models import Model
 from folio.options.objectives import MaskedLMConfig
 from folio.training.objectives import batch_loss
+from folio.training.world import World
 
 Indexed = TrainingWindows | MaskedTrainingLines | PrefixTrainingWindows
 """A dataset that makes the batch of a draw; its length is the number of indices to draw from."""
@@ -66,9 +67,10 @@ class Objective:
     Validation counts nats of the targets whatever the loss, so that objectives of one family compare.
     """
 
-    def __init__(self, config: RunConfig, data: PreparedData) -> None:
+    def __init__(self, config: RunConfig, data: PreparedData, world: World | None = None) -> None:
         self.config = config
         self.data = data
+        self.world = world or World()
 
     def training_dataset(self) -> Indexed:
         """What is drawn from: windows of the training split."""
@@ -86,7 +88,7 @@ class Objective:
         return Mixture(shares, tuple((np.diff(begins) - width).tolist()), tuple(begins[:-1].tolist()))
 
     def validation(self, split: TokenSplit) -> Validation:
-        """Of one of the two splits."""
+        """Of one of the two splits; of many processes each has its share of the batches."""
         parts = tuple(self.part_validation(name, part) for name, part in self._parts_of(split))
         return Validation(self.coding_info(split), parts, {})
 
@@ -108,7 +110,7 @@ class Objective:
         return self.config.training.batch_size * self.config.model.context_length
 
     def _loader(self, dataset: Dataset[Batch]) -> DataLoader[Batch]:
-        return validation_loader(dataset, self.config.training.sequences_at_once)
+        return validation_loader(dataset, self.config.sequences_at_once, self.world.rank, self.world.size)
 
     def _parts_of(self, split: TokenSplit) -> list[tuple[str, TokenSplit]]:
         """The same split of each corpus, with its name; the only one has none."""
@@ -204,13 +206,16 @@ class PrefixLM(Objective):
         )
 
 
-def objective_of(config: RunConfig, data: PreparedData) -> Objective:
-    """The objective that the config names, over these data."""
-    return config.objective.load_code()(config, data)
+def objective_of(config: RunConfig, data: PreparedData, world: World | None = None) -> Objective:
+    """The objective that the config names, over these data, as one of the processes of a run has it."""
+    return config.objective.load_code()(config, data, world)
 
 
-def training_loader(config: RunConfig, data: PreparedData, first_step: int) -> DataLoader[Batch]:
-    """The batches of a run from a step on."""
+def training_loader(
+    config: RunConfig, data: PreparedData, first_step: int, world: World | None = None
+) -> DataLoader[Batch]:
+    """The batches of a run from a step on, as one of its processes has them."""
+    world = world or World()
     objective, training = objective_of(config, data), config.training
     dataset = objective.training_dataset()
     batches = TrainingBatches(
@@ -218,10 +223,12 @@ def training_loader(config: RunConfig, data: PreparedData, first_step: int) -> D
         n_starts=len(dataset),
         seed=config.seed,
         batch_size=training.batch_size,
-        micro_batch_size=training.sequences_at_once,
+        micro_batch_size=config.sequences_at_once,
         first_step=first_step,
         n_steps=training.max_steps,
         mixture=objective.mixture(dataset),
+        rank=world.rank,
+        world_size=world.size,
     )
     return token_loader(cast(Dataset[Batch], dataset), batches)
 

@@ -13,6 +13,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import FSDPStrategy
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
@@ -39,6 +40,11 @@ PLAIN_LINE_EVERY_S = 10.0
 def ends_step(trainer: L.Trainer, batch_index: int) -> bool:
     """Whether this micro batch completed an optimizer step."""
     return (batch_index + 1) % trainer.accumulate_grad_batches == 0
+
+
+def is_sharded(trainer: L.Trainer) -> bool:
+    """Whether no process holds the whole model."""
+    return isinstance(trainer.strategy, FSDPStrategy)
 
 
 class DataWatch(Callback):
@@ -87,6 +93,7 @@ class Curves(Callback):
             return
         assert isinstance(pl_module, LanguageModel)
         pl_module.gradients.check()
+        self.pace.meet()
         scalars = {"train/skipped_steps": float(pl_module.gradients.n_skipped)} if pl_module.gradients.skips else {}
         means = pl_module.train_means.take()
         if means is not None:  # else every step since was skipped
@@ -238,19 +245,23 @@ class Samples(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Raises: FolioError where the model cannot write from the prompt, before the first step."""
-        if self.config.max_new_tokens:
+        if self._writes(trainer):
             try:
                 self._pieces(pl_module)
             except FolioError as error:
                 raise FolioError(f"callbacks.samples.prompt: {error}") from None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.config.max_new_tokens == 0:
+        if not self._writes(trainer):
             return
         # Compiled blocks would be compiled again for the lengths of generation.
         with torch.compiler.set_stance("force_eager"):
             self.latest = "".join(self._pieces(pl_module))
         self._write(trainer)
+
+    def _writes(self, trainer: L.Trainer) -> bool:
+        """One process writes for all; none where each holds a share of the weights, which alone says nothing."""
+        return self.config.max_new_tokens > 0 and trainer.is_global_zero and not is_sharded(trainer)
 
     def _pieces(self, pl_module: L.LightningModule) -> Iterator[str]:
         """Of the text, to be written as they are asked for. An encoder-decoder has the prompt as its prefix."""
@@ -334,7 +345,7 @@ class Checkpoints(Callback):
             self.saved_step = trainer.global_step
 
     def _write(self, trainer: L.Trainer, name: str) -> None:
-        if self.restore_run_folder and not self.folder.parent.exists():
+        if self.restore_run_folder and trainer.is_global_zero and not self.folder.parent.exists():
             self.restore_run_folder()
         # First the curves that lead up to it: a run that goes on from here does not draw them again.
         for logger in trainer.loggers:

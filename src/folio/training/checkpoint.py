@@ -158,20 +158,25 @@ def _rebuilt(shape: dict[str, Any], state_dict: dict[str, torch.Tensor], device:
     return model
 
 
-def rng_state() -> dict[str, Any]:
-    """The states of all generators that training draws from, as plain data."""
+def rng_state(one_gpu: bool = False) -> dict[str, Any]:
+    """The states of all generators that training draws from, as plain data; of one GPU, or of all that are there."""
     version, words, gauss = random.getstate()
+    cuda: list[torch.Tensor] = []
+    if torch.cuda.is_available():
+        cuda = [torch.cuda.get_rng_state()] if one_gpu else torch.cuda.get_rng_state_all()
     return {
         "python": [version, list(words), gauss],
         "torch_cpu": torch.get_rng_state(),
-        "torch_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "torch_cuda": cuda,
     }
 
 
-def set_rng_state(state: dict[str, Any]) -> None:
+def set_rng_state(state: dict[str, Any], one_gpu: bool = False) -> None:
     """Inverse of `rng_state`. GPU states are left out where the run goes on without, or with other, GPUs."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     torch.set_rng_state(state["torch_cpu"].cpu())
-    if state["torch_cuda"] and len(state["torch_cuda"]) == torch.cuda.device_count():
+    if one_gpu and state["torch_cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["torch_cuda"][0].cpu())
+    elif state["torch_cuda"] and len(state["torch_cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([part.cpu() for part in state["torch_cuda"]])

@@ -48,3 +48,10 @@ def close_log() -> None:
     for handler in list(log.handlers):
         log.removeHandler(handler)
         handler.close()
+
+
+def keep_quiet() -> None:
+    """Say nothing, in a process that is not the first of its run."""
+    close_log()
+    log.addHandler(logging.NullHandler())
+    log.propagate = False

@@ -2,7 +2,7 @@
 
 import platform
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -19,6 +19,9 @@ class Device:
     precision: str
     name: str
     """What a person calls it."""
+
+    n_threads: int = 0
+    """Of a CPU: those that a process has; 0 on a GPU."""
 
     @property
     def torch_device(self) -> torch.device:
@@ -48,7 +51,30 @@ def is_out_of_memory(error: BaseException) -> bool:
 def resolve_device(config: TrainerConfig) -> Device:
     """The device that the config asks for. Raises: ConfigError where this machine has none; never another one."""
     accelerator = find_accelerator(config.accelerator)
-    return Device(accelerator, _precision(config.precision, accelerator), _device_name(accelerator))
+    n_threads = torch.get_num_threads() if accelerator == "cpu" else 0
+    return Device(
+        accelerator, _precision(config.precision, accelerator), _device_name(accelerator, n_threads), n_threads
+    )
+
+
+def shared(device: Device, n_processes: int) -> Device:
+    """What each of the processes has that share a CPU: its part of the threads, which would else stand in line."""
+    if device.accelerator != "cpu":
+        return device
+    n_threads = max(1, device.n_threads // n_processes)
+    return replace(device, n_threads=n_threads, name=_device_name("cpu", n_threads))
+
+
+def check_devices(config: TrainerConfig, accelerator: str) -> None:
+    """Raises: ConfigError where this machine has fewer devices than training asks for, or not of that kind."""
+    if accelerator == "gpu" and config.devices > max(1, torch.cuda.device_count()):
+        raise ConfigError(
+            f"trainer.devices={config.devices}: this machine has {torch.cuda.device_count()} GPU(s); ask for as many"
+        )
+    if accelerator == "mps" and config.n_processes > 1:
+        raise ConfigError(f"trainer.devices={config.devices}: Apple's GPU is one; use trainer.devices=1")
+    if accelerator != "gpu" and config.strategy == "fsdp":
+        raise ConfigError("trainer.strategy=fsdp: it needs GPUs, and this machine has none; use trainer=ddp_cpu")
 
 
 def named_device(name: str) -> torch.device:
@@ -97,10 +123,10 @@ def _precision(asked: str, accelerator: str) -> str:
     return asked
 
 
-def _device_name(accelerator: str) -> str:
+def _device_name(accelerator: str, n_threads: int) -> str:
     if accelerator == "gpu":
         return torch.cuda.get_device_name()
     processor = platform.processor() or platform.machine()
     if accelerator == "mps":
         return f"Apple GPU ({processor})"
-    return f"CPU ({processor}, {torch.get_num_threads()} threads)"
+    return f"CPU ({processor}, {n_threads} threads)"

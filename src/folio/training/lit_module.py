@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,8 +17,9 @@ from folio.training import checkpoint as checkpoints
 from folio.training.divergence import Diverged, GradientWatch, all_finite
 from folio.training.evaluation import Metrics, split_metrics, token_sums
 from folio.training.objectives import batch_loss
-from folio.training.optimizers import build_optimizer, set_learning_rate
+from folio.training.optimizers import build_optimizer, note_matrices, set_learning_rate
 from folio.training.schedules import learning_rate
+from folio.training.world import World
 
 Loss = Callable[[Model, Batch], tuple[Tensor, Tensor]]
 """The loss that is made small, and the accuracy."""
@@ -38,11 +40,14 @@ class LanguageModel(L.LightningModule):
         scaled_gradients: bool = False,
         baseline: Metrics | None = None,
         loss: Loss = batch_loss,
+        world: World | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self._weights = tuple(model.parameters())  # walking through the modules at each step takes longer than a norm
+        note_matrices(model)
         self.config = config
+        self.world = world or World()
         self.contents = contents
         self.val_info = val_info
         self.val_parts = val_parts or (("", val_info),)
@@ -52,7 +57,7 @@ class LanguageModel(L.LightningModule):
         """With float16, where infinite gradients are how the scale is found, and left out by the scaler."""
         self.baseline = baseline or {}
         self.loss = loss
-        self.train_means = RunningMeans()
+        self.train_means = RunningMeans(self.world)
         self.gradients = GradientWatch(config.training)
         self.gradient_norm: Tensor | None = None
         """Of the last update."""
@@ -60,6 +65,7 @@ class LanguageModel(L.LightningModule):
         self._val_step = -1
         self._val_sums: dict[int, Tensor] = {}
         self._rng_state: dict[str, Any] | None = None
+        self._n_ranks_saved = 0
 
     @property
     def learning_rate(self) -> float:
@@ -69,6 +75,10 @@ class LanguageModel(L.LightningModule):
         return learning_rate(self.global_step, config.schedule, peak, max_steps, config.model.d_model)
 
     def on_fit_start(self) -> None:
+        if self.config.trainer.activation_checkpointing:
+            for module in self.model.modules():
+                if isinstance(module, Block):
+                    module.recomputes = True
         # Regions, not the whole: all blocks share one graph, so compiling takes as long as for one of them.
         if self.config.trainer.compile:
             for module in self.model.modules():
@@ -78,7 +88,10 @@ class LanguageModel(L.LightningModule):
     def on_train_start(self) -> None:
         # After everything that a start draws at random, so that a resumed run goes on with the same numbers.
         if self._rng_state is not None:
-            checkpoints.set_rng_state(self._rng_state)
+            checkpoints.set_rng_state(self._rng_state, one_gpu=self.world.size > 1)
+        elif self.world.rank >= self._n_ranks_saved and self.world.rank > 0:
+            # All began with one seed, for the same weights; but dropout must not be the same in each process.
+            torch.manual_seed(seed_of_rank(self.config.seed, self.world.rank, self.global_step))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Lightning would keep the gradients of the step before until this one's forward pass is over.
@@ -100,13 +113,19 @@ class LanguageModel(L.LightningModule):
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         """Clip here rather than by Lightning's option, to keep the norm and to allow fused optimizers."""
         largest = self.config.training.gradient_clip_norm or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self._weights, largest)
+        norm = self._clip(largest)
         if self.scaled_gradients or self.gradients.allows(self.global_step + 1, self.learning_rate, norm):
             self.gradient_norm = norm
             self.train_means.keep()
         else:
             self.zero_grad()  # optimizers pass over a parameter that has no gradient
             self.train_means.forget()
+
+    def _clip(self, largest: float) -> Tensor:
+        """The norm of all gradients before they were scaled down to `largest`: the same number in each process."""
+        if self.config.trainer.strategy == "fsdp":  # of whose gradients each process has a share
+            return self.trainer.strategy.model.clip_grad_norm_(largest)  # type: ignore[union-attr, operator]
+        return torch.nn.utils.clip_grad_norm_(self._weights, largest)
 
     def on_validation_epoch_start(self) -> None:
         self._val_sums = {}
@@ -116,7 +135,8 @@ class LanguageModel(L.LightningModule):
         self._val_sums[dataloader_idx] = self._val_sums.get(dataloader_idx, 0.0) + sums
 
     def on_validation_epoch_end(self) -> None:
-        self.val = split_metrics(self._val_sums, self.val_parts, self.val_info) | self.baseline
+        sums = {loader: self.world.sum(self._val_sums[loader]) for loader in sorted(self._val_sums)}
+        self.val = split_metrics(sums, self.val_parts, self.val_info) | self.baseline
         self._val_step = self.global_step
         for name, value in self.val.items():
             # For callbacks such as EarlyStopping; `folio.training.callbacks` writes the curves.
@@ -125,15 +145,14 @@ class LanguageModel(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises: Diverged rather than save what no run could go on from."""
         self.gradients.check()
-        if not all_finite(self.model):
+        if not self.world.all(all_finite(self.model)):
             raise Diverged(
                 f"after step {self.global_step} there are weights that are not finite, with learning rate "
                 f"{self.learning_rate:.3g} and gradient norm {self.gradient_norm:.3g}; lower optimizer.learning_rate"
             )
         checkpoint[checkpoints.FOLIO_KEY] = {
             **self.contents.to_plain(),
-            "rng": checkpoints.rng_state(),
-            "train_means": self.train_means.state(),
+            **self._of_ranks(),
             "gradients": self.gradients.state(),
             # Of these weights or none: a run that is stopped between validations has others by now.
             "val": self.val if self._val_step == self.global_step else {},
@@ -141,18 +160,69 @@ class LanguageModel(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint[checkpoints.FOLIO_KEY]
-        self._rng_state, self.val = saved["rng"], saved["val"]
+        self.val = saved["val"]
         if self.val:
             self._val_step = checkpoint["global_step"]
-        self.train_means.load_state(saved["train_means"])
+        self._take_up(saved, checkpoint)
         if "gradients" in saved:  # since format 3
             self.gradients.load_state(saved["gradients"])
+
+    def _of_ranks(self) -> dict[str, Any]:
+        """What each process has of its own: its generators, and the sums of what it read since the last log line."""
+        own = {"rng": checkpoints.rng_state(one_gpu=self.world.size > 1), "train_means": self.train_means.state()}
+        if self.world.size == 1:
+            return own
+        ranks = self.world.gather(own)
+        return {**ranks[0], "train_means": mean_state([rank["train_means"] for rank in ranks]), "ranks": ranks}
+
+    def _take_up(self, saved: dict[str, Any], checkpoint: dict[str, Any]) -> None:
+        """Go on with what this process had; where there were fewer or more of them, with what follows from theirs."""
+        ranks = saved.get("ranks") or [{"rng": saved["rng"], "train_means": saved["train_means"]}]
+        self._n_ranks_saved, rank = len(ranks), self.world.rank
+        self._rng_state = ranks[rank]["rng"] if rank < len(ranks) else None
+        before, now = accumulation_of(saved["config"]), self.config.accumulation
+        if len(ranks) == self.world.size and before == now:
+            self.train_means.load_state(ranks[rank]["train_means"])
+            return
+        means = saved["train_means"]
+        if means["sums"] is not None:  # of micro batches, of which a step has another number from here on
+            means = {"sums": means["sums"] * (now / before), "count": means["count"] * now // before}
+        self.train_means.load_state(means)
+        shift_micro_batches(checkpoint["loops"], checkpoint["global_step"] * (now - before))
+
+
+def seed_of_rank(seed: int, rank: int, step: int) -> int:
+    """For the generators of a process that has none saved."""
+    return int(np.random.SeedSequence((seed, rank, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def accumulation_of(config: dict[str, Any]) -> int:
+    """Micro batches of a device in one optimizer step, by the plain config in a checkpoint."""
+    training, trainer = config["training"], config["trainer"]
+    own = training["batch_size"] // (trainer["devices"] * trainer.get("num_nodes", 1))
+    return own // (training["micro_batch_size"] or own)
+
+
+def shift_micro_batches(loops: dict[str, Any], difference: int) -> None:
+    """Let Lightning's count of micro batches, by which it validates, be what it would be with today's accumulation."""
+    progress = loops["fit_loop"]["epoch_loop.batch_progress"]
+    for counts in (progress["total"], progress["current"]):
+        for name in counts:
+            counts[name] += difference
+
+
+def mean_state(states: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of the `RunningMeans` of all processes: they have counted as many micro batches each."""
+    sums = [state["sums"] for state in states]
+    mean = None if sums[0] is None else torch.stack([part.cpu() for part in sums]).mean(dim=0)
+    return {"sums": mean, "count": states[0]["count"]}
 
 
 class RunningMeans:
     """Means of the loss and the accuracy that stay on the device: asking for them is what waits for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, world: World | None = None) -> None:
+        self._world = world or World()
         self._sums: Tensor | None = None
         self._count = 0
         self._kept: tuple[Tensor | None, int] = None, 0
@@ -173,10 +243,12 @@ class RunningMeans:
         self._sums, self._count = self._kept
 
     def take(self) -> tuple[float, float] | None:
-        """Loss in nats and accuracy, both means since the last call; None where nothing was counted."""
+        """Loss in nats and accuracy, both means since the last call; None where nothing was counted.
+
+        All processes must call it at the same point."""
         if self._sums is None:
             return None
-        loss, accuracy = (self._sums / self._count).tolist()
+        loss, accuracy = (self._world.sum(self._sums) / (self._count * self._world.size)).tolist()
         self._sums, self._count = self._kept = None, 0
         return loss, accuracy
 

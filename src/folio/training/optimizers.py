@@ -10,6 +10,19 @@ from folio.options.optimizers import AdamConfig, OptimizerConfig, SGDConfig
 RATE_FACTOR = "rate_factor"
 """Key of a parameter group: what its learning rate is of the one that the schedule gives; 1 where it is not there."""
 
+WAS_MATRIX = "was_matrix"
+"""Of a parameter, as `note_matrices` found it."""
+
+
+def note_matrices(model: nn.Module) -> None:
+    """Let `is_matrix` know after a strategy has sharded the model, which flattens parameters."""
+    for parameter in model.parameters():
+        setattr(parameter, WAS_MATRIX, parameter.ndim >= 2)
+
+
+def is_matrix(parameter: nn.Parameter) -> bool:
+    return bool(getattr(parameter, WAS_MATRIX, parameter.ndim >= 2))
+
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give each group of parameters its part of the schedule's rate."""
@@ -48,8 +61,8 @@ def decay_groups(
     parameters = [
         parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in left_out
     ]
-    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
-    vectors = [parameter for parameter in parameters if parameter.ndim < 2]
+    matrices = [parameter for parameter in parameters if is_matrix(parameter)]
+    vectors = [parameter for parameter in parameters if not is_matrix(parameter)]
     groups: list[dict[str, object]] = [
         {"params": matrices, "weight_decay": weight_decay},
         {"params": vectors, "weight_decay": 0.0},

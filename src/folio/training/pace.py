@@ -4,21 +4,38 @@ import time
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback
+
+from folio.training.world import World
 
 
 class Pace(Callback):
-    """Counts tokens and seconds over all parts of a run; other callbacks read it. Validation has its own time."""
+    """Counts tokens and seconds over all parts of a run; other callbacks read it. Validation has its own time.
 
-    def __init__(self) -> None:
-        self.n_tokens = 0
-        """That training has read, over all parts of the run; padding is none of them."""
+    Of many processes each counts its own tokens, and takes the others to have read as many until all meet.
+    """
+
+    def __init__(self, world: World | None = None) -> None:
+        self.world = world or World()
+        self._counted = 0
+        self._own = 0  # since all met
         self.elapsed_before_s = 0.0
         self._validated_s = 0.0
         self._validation_started: float | None = None
         self._first_step = 0
         self._started = time.perf_counter()
         self._mark = (0, 0.0)  # tokens and seconds at the last call of tokens_per_s
+
+    @property
+    def n_tokens(self) -> int:
+        """That training has read, over all processes and all parts of the run; padding is none of them."""
+        return self._counted + self.world.size * self._own
+
+    def meet(self) -> None:
+        """Make `n_tokens` exact. All processes must call it at the same point."""
+        self._counted += int(self.world.sum(torch.tensor(self._own)).item())
+        self._own = 0
 
     @property
     def elapsed_s(self) -> float:
@@ -58,7 +75,7 @@ class Pace(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         # Before the step, whose end others read the pace at.
-        self.n_tokens += batch.n_tokens
+        self._own += batch.n_tokens
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._validation_started = time.perf_counter()
@@ -68,12 +85,13 @@ class Pace(Callback):
         self._validation_started = None
 
     def state_dict(self) -> dict[str, Any]:
+        self.meet()
         return {"elapsed_s": self.elapsed_s, "validation_s": self.validation_s, "n_tokens": self.n_tokens}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.elapsed_before_s = state_dict["elapsed_s"]
         self._validated_s = state_dict["validation_s"]
-        self.n_tokens = state_dict["n_tokens"]
+        self._counted, self._own = state_dict["n_tokens"], 0
 
 
 def duration(seconds: float) -> str:

@@ -13,7 +13,7 @@ from folio.figures.attention import attention_figure
 from folio.figures.inspection import attention_weights, is_trained, positional_tables
 from folio.figures.labelled_prompt import label_prompt
 from folio.figures.plots import pixels, positional_figure, schedule_figure
-from folio.training.callbacks import Samples
+from folio.training.callbacks import Samples, is_sharded
 from folio.training.console import log
 from folio.training.lit_module import LanguageModel
 from folio.training.schedules import learning_rates
@@ -74,8 +74,8 @@ class Pictures(Callback):
 
 
 def tensorboard_writers(trainer: L.Trainer) -> list[Any]:
-    """Those of this process: the first of a run writes for all."""
-    if not trainer.is_global_zero:
+    """Those of this process: the first of a run writes for all, and none does where each holds a share of the model."""
+    if not trainer.is_global_zero or is_sharded(trainer):
         return []
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 

@@ -23,6 +23,15 @@ class Preflight:
     run_folder: str
     device: str
     precision: str
+    n_processes: int
+    num_nodes: int
+    strategy: str
+    """Of more than one process; one has none."""
+    batch_size: int
+    """Sequences in one optimizer step."""
+    micro_batch_size: int
+    """Sequences at once on a device."""
+    accumulation: int
     data: str
     text_sha256: str
     """Of the whole corpus: a run goes on only with the text that it began with."""
@@ -53,7 +62,7 @@ class Preflight:
         rows = "" if self.vocab_size == self.n_symbols else f", {self.vocab_size:,} rows in the model"
         shown = {
             "run folder": self.run_folder,
-            "device": f"{self.device}, precision {self.precision}",
+            "device": f"{self._processes()}{self.device}, precision {self.precision}",
             "data": f"{self.data}: {self.train_tokens:,} training and {self.val_tokens:,} validation tokens",
             "tokenizer": f"{self.tokenizer}, {self.n_symbols:,} symbols{rows}",
             "model": self.model,
@@ -62,11 +71,27 @@ class Preflight:
             "objective": self.objective,
             "optimizer": self.optimizer,
             "steps": f"{self.steps:,} of {self.tokens_per_step:,} tokens = {self.epochs:.2f} epochs",
+            "batch": self._batch(),
             "seed": str(self.seed),
         }
         for name, value in shown.items():
             table.add_row(name, Text(visible(value)))  # a path may look like markup
         return table
+
+    def _processes(self) -> str:
+        if self.n_processes == 1:
+            return ""
+        machines = f" on each of {self.num_nodes} machines" if self.num_nodes > 1 else ""
+        return f"{self.n_processes // self.num_nodes} processes{machines} by {self.strategy}, each on "
+
+    def _batch(self) -> str:
+        cut = [f"{self.micro_batch_size} at once"]
+        if self.n_processes > 1:
+            cut.insert(0, f"{self.n_processes} devices")
+        if self.accumulation > 1:
+            cut.append(f"{self.accumulation} times")
+        how = "" if len(cut) == 1 else f" = {' x '.join(cut)}"
+        return f"{self.batch_size:,} sequences a step{how}"
 
     def to_plain(self) -> dict[str, object]:
         return asdict(self)
@@ -90,6 +115,12 @@ def preflight(
         run_folder=str(folder),
         device=device.name,
         precision=device.precision,
+        n_processes=config.trainer.n_processes,
+        num_nodes=config.trainer.num_nodes,
+        strategy=config.trainer.strategy,
+        batch_size=training.batch_size,
+        micro_batch_size=config.sequences_at_once,
+        accumulation=config.accumulation,
         data=data_in_words(config, data),
         text_sha256=data.train.info.source_sha256,
         train_tokens=n_train,

@@ -4,8 +4,8 @@ import logging
 import os
 import shlex
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,13 @@ from folio.training.callbacks import (
     ProgressBar,
     Samples,
 )
-from folio.training.console import console, log, start_log
+from folio.training.console import console, keep_quiet, log, start_log
 from folio.training.datamodule import TokenDataModule
-from folio.training.devices import Device, is_out_of_memory
+from folio.training.devices import Device, is_out_of_memory, shared
 from folio.training.divergence import Diverged
 from folio.training.evaluation import in_words
 from folio.training.hparams import begin_session, end_session
+from folio.training.launch import RankDied, Task, free_port, train_in_processes
 from folio.training.lit_module import LanguageModel
 from folio.training.loggers import build_loggers
 from folio.training.pace import Pace, duration
@@ -53,6 +54,8 @@ from folio.training.preflight import Preflight, preflight
 from folio.training.provenance import git_commit, versions
 from folio.training.rewind import rewind
 from folio.training.stopping import EndsEarly, Hopeless, Interrupted, Judge, StopOnSignal, ValidateAtEnd
+from folio.training.strategies import build_strategy, cluster_environment
+from folio.training.world import World
 
 PROMPT_TOKENS = 6
 """Of a prompt that is taken from the text."""
@@ -79,31 +82,89 @@ def run(
     folder: Path,
     resumed: bool,
     occasion: Occasion | None = None,
+    open_data: Callable[[], PreparedData] | None = None,
+    world: World | None = None,
 ) -> float | None:
     """Train as `config` says and leave a whole run folder behind; `resumed` goes on from its last checkpoint.
+
+    Where the config asks for more processes than there are in `world`, they are started, and open the data by
+    `open_data`, which must be a function that can be pickled.
 
     Returns: the final validation loss in nats; None for a dry run, and for a run that the judge ended.
     Raises: SystemExit with 128 + n where signal n stopped the run; where others follow, also where it came in the
         last step, which ends the run as it should.
     """
+    world = world or World()
     assert config.model.vocab_size is not None
     occasion = occasion or Occasion()
+    if config.trainer.n_processes > world.size:
+        device = shared(device, config.trainer.devices)
     shape = config.transformer_config(config.model.vocab_size)
     figures = preflight(config, shape, data, device, folder)
+    if not world.is_first:
+        world.from_first(lambda: None)  # the folder is claimed and described
+        return None if config.dry_run else train(config, data, device, folder, figures, resumed, occasion, world)
     console.print(figures.table())
-    with sole_use(folder, f"training in {folder}"):
+
+    def begin() -> None:
+        stack.enter_context(sole_use(folder, f"training in {folder}"))
         _describe(folder, config, data, figures, occasion.overrides)
+
+    with ExitStack() as stack:
+        world.from_first(begin)
         if config.dry_run:
             log.info("dry_run=true: stopping before the first step")
             return None
         log.info(f"{'resuming' if resumed else 'training'} in {folder} on {device.name}")
-        with memory_in_one_line(config, device):
-            parts = Run(config, shape, data, device, folder, figures, resumed, occasion)
-        with in_hparams_tab(config, folder, occasion.compared, resumed):
-            loss = parts.fit()
-        if occasion.others_follow and parts.stop_on_signal.received is not None:
-            raise SystemExit(128 + parts.stop_on_signal.received)
-        return loss
+        if config.trainer.n_processes == world.size:
+            return train(config, data, device, folder, figures, resumed, occasion, world)
+        assert open_data is not None
+        return _train_in_processes(Task(config, device, folder, figures, resumed, occasion, open_data, free_port()))
+
+
+def train(
+    config: RunConfig,
+    data: PreparedData,
+    device: Device,
+    folder: Path,
+    figures: Preflight,
+    resumed: bool,
+    occasion: Occasion,
+    world: World,
+    asked_to_stop: Callable[[], int] | None = None,
+) -> float | None:
+    """The part of a run that is the same in each of its processes; `asked_to_stop` as in `StopOnSignal`."""
+    start_log(folder / "train.log") if world.is_first else keep_quiet()
+    assert config.model.vocab_size is not None
+    shape = config.transformer_config(config.model.vocab_size)
+    with memory_in_one_line(config, device):
+        parts = Run(config, shape, data, device, folder, figures, resumed, occasion, world, asked_to_stop)
+    if not world.is_first:
+        return parts.fit()
+    with in_hparams_tab(config, folder, occasion.compared, resumed):
+        loss = parts.fit()
+    if occasion.others_follow and parts.stop_on_signal.received is not None:
+        raise SystemExit(128 + parts.stop_on_signal.received)
+    return loss
+
+
+def _train_in_processes(task: Task) -> float | None:
+    try:
+        return train_in_processes(task)
+    except Interrupted as stop:
+        log.info(f"stopped at once by {stop}{_way_on(task.folder)}")
+        raise SystemExit(stop.exit_code) from None
+    except RankDied as error:
+        raise FolioError(f"{error}{_way_on(task.folder)}") from None
+
+
+def _way_on(folder: Path) -> str:
+    """From the last checkpoint, where there is one."""
+    last = folder / "checkpoints" / "last.ckpt"
+    if not last.is_file():
+        return ""
+    step = checkpoints.load(last, mmap=True)["global_step"]
+    return f"; last.ckpt has step {step}: go on with {resume_command(folder)}"
 
 
 def _describe(
@@ -147,11 +208,11 @@ def memory_in_one_line(config: RunConfig, device: Device) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         training, model = config.training, config.model
-        fewer = largest_divisor(training.batch_size, training.sequences_at_once // 2)
+        fewer = largest_divisor(training.batch_size // config.trainer.n_processes, config.sequences_at_once // 2)
         remedy = f"try training.micro_batch_size={fewer}" if fewer else "try a shorter context or a smaller model"
         raise FolioError(
             f"out of memory on {device.name} with training.batch_size={training.batch_size}, training.micro_batch_size="
-            f"{training.sequences_at_once} and model.context_length={model.context_length}; {remedy}"
+            f"{config.sequences_at_once} and model.context_length={model.context_length}; {remedy}"
         ) from error
 
 
@@ -168,8 +229,11 @@ class Run:
         figures: Preflight,
         resumed: bool = False,
         occasion: Occasion | None = None,
+        world: World | None = None,
+        asked_to_stop: Callable[[], int] | None = None,
     ) -> None:
         self.config = config
+        self.world = world or World()
         self.device = device
         self.folder = folder
         self.occasion = occasion or Occasion()
@@ -182,11 +246,12 @@ class Run:
         self.resumed_at: int | None = None
         if self.last_checkpoint is not None:
             self.resumed_at = int(checkpoints.load(self.last_checkpoint, mmap=True)["global_step"])
-            rewind(folder, self.resumed_at)
-        self.loggers = build_loggers(config, folder, self.resumed_at)
-        objective = objective_of(config, data)
+            if self.world.is_first:
+                rewind(folder, self.resumed_at)
+        self.loggers = build_loggers(config, folder, self.resumed_at) if self.world.is_first else []
+        objective = objective_of(config, data, self.world)
         measured = objective.validation(data.val)
-        self.datamodule = TokenDataModule(config, data, measured)
+        self.datamodule = TokenDataModule(config, data, measured, self.world)
         L.seed_everything(config.seed, verbose=False)
         self.module = LanguageModel(
             model=first_model(config, shape, resumed),
@@ -198,16 +263,17 @@ class Run:
             scaled_gradients=device.precision == "16-mixed",
             baseline=measured.baseline,
             loss=objective.loss,
+            world=self.world,
         )
         training = config.training
-        self.pace = Pace()
+        self.pace = Pace(self.world)
         self.curves = Curves(self.pace, training, objective.coding_info(data.train))
         samples = config.callbacks.samples.model_copy(update={"prompt": sample_prompt(config, data)})
         self.samples = Samples(samples, data.tokenizer, config.seed, folder / "samples.md")
         self.checkpoints = Checkpoints(
             folder / "checkpoints", training, config.callbacks.checkpoint.keep_every_steps, self._restore_folder
         )
-        self.stop_on_signal = StopOnSignal(self.checkpoints)
+        self.stop_on_signal = StopOnSignal(self.checkpoints, self.world, asked_to_stop)
         self.data_watch = DataWatch(data)
 
     def callbacks(self) -> list[Callback]:
@@ -228,13 +294,13 @@ class Run:
             Pictures(self.samples, max_steps),
             ValidateAtEnd(max_steps),
             self.stop_on_signal,
-            *([EndsEarly(judge, self.curves, max_steps)] if judge else []),
+            *([EndsEarly(judge, self.curves, max_steps, self.world)] if judge else []),
             self.pace,
         ]
 
     def fit(self) -> float | None:
         """Train to the end, or until the judge or a signal ends it. Raises: FolioError, which says how to go on."""
-        trainer = build_trainer(self.config, self.device, self.loggers, self.callbacks())
+        trainer = build_trainer(self.config, self.device, self.loggers, self.callbacks(), self.world)
         try:
             with self.stop_on_signal, memory_in_one_line(self.config, self.device):
                 trainer.fit(self.module, self.datamodule, ckpt_path=self.last_checkpoint)
@@ -244,6 +310,7 @@ class Run:
             else:
                 self._finish(trainer, "interrupted")
                 log.info(f"stopped by {stop} after step {trainer.global_step}; go on with:\n  {self._resume_command()}")
+                self.stop_on_signal.requeue(stop)
             raise SystemExit(stop.exit_code) from None
         except Hopeless as verdict:
             self._finish(trainer, "pruned")
@@ -258,7 +325,8 @@ class Run:
             self._blame_data(error)
             raise
         metrics = self._finish(trainer, "finished")
-        self._report(metrics)
+        if self.world.is_first:
+            self._report(metrics)
         return float(metrics["val/loss_nats"])
 
     def _blame_data(self, error: Exception) -> None:
@@ -276,7 +344,8 @@ class Run:
 
     def _finish(self, trainer: L.Trainer, status: str) -> dict[str, Any]:
         metrics = self._metrics(trainer, status)
-        write_json(self.folder / "metrics.json", metrics)
+        if self.world.is_first:
+            write_json(self.folder / "metrics.json", metrics)
         return metrics
 
     def _metrics(self, trainer: L.Trainer, status: str) -> dict[str, Any]:
@@ -298,6 +367,7 @@ class Run:
             "best_checkpoint": "checkpoints/best.ckpt" if best is not None else None,
             "seed": self.config.seed,
             "device": self.device.name,
+            "n_processes": self.world.size,
             "versions": versions(),
             "git_commit": git_commit(),
         }
@@ -332,7 +402,12 @@ resume           {self._resume_command()} training.max_steps={2 * self.config.tr
         return FolioError(f"{what}; last.ckpt has step {step}: go on with {self._resume_command()}")
 
     def _resume_command(self) -> str:
-        return f"{python_command()} train.py resume={shlex.quote(str(self.folder))}"
+        return resume_command(self.folder)
+
+
+def resume_command(folder: Path) -> str:
+    """What a person types to go on with a run."""
+    return f"{python_command()} train.py resume={shlex.quote(str(folder))}"
 
 
 def peak_memory_bytes(device: Device) -> int:
@@ -372,14 +447,21 @@ def first_model(config: RunConfig, shape: TransformerConfig, resumed: bool) -> M
     return model
 
 
-def build_trainer(config: RunConfig, device: Device, loggers: list[Logger], callbacks: list[Callback]) -> L.Trainer:
+def build_trainer(
+    config: RunConfig,
+    device: Device,
+    loggers: list[Logger],
+    callbacks: list[Callback],
+    world: World | None = None,
+) -> L.Trainer:
     """Lightning's Trainer, with everything off that Folio's own callbacks do."""
-    training = config.training
-    accumulation = training.batch_size // training.sequences_at_once
+    training, accumulation, world = config.training, config.accumulation, world or World()
     _quieten_lightning()
     return L.Trainer(
         accelerator=device.accelerator,
         devices=config.trainer.devices,
+        num_nodes=config.trainer.num_nodes,
+        strategy=build_strategy(config.trainer, world),
         precision=device.precision,  # type: ignore[arg-type]
         deterministic=config.deterministic,
         benchmark=False,
@@ -392,7 +474,7 @@ def build_trainer(config: RunConfig, device: Device, loggers: list[Logger], call
         num_sanity_val_steps=0,
         logger=loggers,
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), cluster_environment(world.place)],
         log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -421,6 +503,10 @@ def _quieten_lightning() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # One of Lightning's own calls into torch.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    # torch from 2.13 on has another word for it, and says so; older ones have not.
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated.*")
+    # What is logged for callbacks is the same in each process already.
+    warnings.filterwarnings("ignore", message=".*to accumulate the metric across devices.*")
     # A batch is one gather, cheaper than handing it over from a worker process.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # Where a loader stands follows from the step alone, so it goes on exactly.

@@ -1,0 +1,242 @@
+"""Processes that train together: who is which, what each reads, and how they stop."""
+
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose as compose_hydra
+from hydra import initialize_config_dir
+
+from folio.config import ConfigError, RunConfig, TrainerConfig
+from folio.data.batch import IGNORE_INDEX
+from folio.data.loaders import validation_loader
+from folio.data.windows import TrainingBatches, TrainingWindows, ValidationWindows
+from folio.models import GPTConfig, build_model
+from folio.models.blocks import Block
+from folio.processes import Place, check_processes, place_from_environment
+from folio.requeued import remember_job, requeued_run
+from folio.training import stopping
+from folio.training.lit_module import accumulation_of, mean_state, seed_of_rank, shift_micro_batches
+from folio.training.stopping import StopOnSignal, requeue, stop_signals
+from folio.training.strategies import build_strategy
+from folio.training.world import World
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+SRUN = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_STEP_ID": "0",
+    "SLURM_PROCID": "5",
+    "SLURM_NTASKS": "8",
+    "SLURM_LOCALID": "1",
+    "SLURM_NTASKS_PER_NODE": "4",
+}
+CONF = Path(__file__).parents[2] / "conf"
+TOKENS = np.arange(1000, dtype=np.uint16)
+
+
+def trainer(**changes: Any) -> TrainerConfig:
+    values = {"accelerator": "cpu", "devices": 1, "precision": "32-true", "compile": False, "detect_anomaly": False}
+    return TrainerConfig(**(values | changes))
+
+
+def test_the_environment_tells_who_is_which() -> None:
+    assert place_from_environment(TORCHRUN) == Place(5, 8, 1, 4, "torchrun")
+    assert place_from_environment(SRUN) == Place(5, 8, 1, 4, "srun")
+    assert place_from_environment({}) is None
+    assert place_from_environment(TORCHRUN | {"WORLD_SIZE": "1"}) is None
+
+
+def test_a_batch_script_of_slurm_is_one_process_and_so_is_an_interactive_one() -> None:
+    script = {name: value for name, value in SRUN.items() if name != "SLURM_STEP_ID"}
+    assert place_from_environment(script) is None
+    assert place_from_environment(SRUN | {"SLURM_JOB_NAME": "interactive"}) is None
+
+
+def test_tasks_of_slurm_that_could_not_find_their_devices_are_refused() -> None:
+    environment = {name: value for name, value in SRUN.items() if name != "SLURM_NTASKS_PER_NODE"}
+    with pytest.raises(ConfigError, match=r"8 tasks without --ntasks-per-node"):
+        place_from_environment(environment)
+
+
+def test_as_many_processes_as_the_config_says_or_none() -> None:
+    place = Place(5, 8, 1, 4, "torchrun")
+    check_processes(trainer(devices=4, num_nodes=2), place)
+    check_processes(trainer(devices=4), None)
+    with pytest.raises(ConfigError, match=r"torchrun has started 8 .* add trainer.devices=4 trainer.num_nodes=2$"):
+        check_processes(trainer(devices=8), place)
+    with pytest.raises(ConfigError, match=r"trainer.num_nodes=2: nobody .* torchrun --nnodes 2 --nproc-per-node 4"):
+        check_processes(trainer(devices=4, num_nodes=2), None)
+
+
+@pytest.mark.parametrize("order", ["random", "shuffled"])
+@pytest.mark.parametrize(("world_size", "micro_batch_size"), [(1, 2), (2, 4), (2, 1), (4, 2)])
+def test_each_step_reads_the_same_windows_once_however_it_is_cut(
+    order: str, world_size: int, micro_batch_size: int
+) -> None:
+    dataset = TrainingWindows(TOKENS, 8)
+
+    def first_tokens(rank: int, size: int, at_once: int) -> list[list[int]]:
+        """Of the windows of each step."""
+        batches = TrainingBatches(order, len(dataset), 1, 8, at_once, 0, 5, rank, size)
+        read = [dataset.__getitems__(draw).tokens[:, 0].tolist() for draw in batches]
+        per_step = 8 // (size * at_once)
+        return [list(chain(*read[step * per_step : (step + 1) * per_step])) for step in range(5)]
+
+    whole = first_tokens(0, 1, 8)
+    shares = [first_tokens(rank, world_size, micro_batch_size) for rank in range(world_size)]
+    assert [list(chain(*parts)) for parts in zip(*shares, strict=True)] == whole
+
+
+@pytest.mark.parametrize("n_tokens", [9, 65, 200, 1000])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_validation_counts_each_target_once_over_all_processes_with_as_many_batches_each(
+    n_tokens: int, world_size: int
+) -> None:
+    windows = ValidationWindows(TOKENS[:n_tokens], 8)
+    loaders = [validation_loader(windows, 3, rank, world_size) for rank in range(world_size)]
+    batches = [list(loader) for loader in loaders]
+    assert len({len(each) for each in batches}) == 1
+    assert [len(each) for each in batches] == [len(loader) for loader in loaders]
+    targets = torch.cat([batch.targets.flatten() for each in batches for batch in each])
+    assert sorted(targets[targets != IGNORE_INDEX].tolist()) == list(range(1, n_tokens))
+
+
+def test_alone_nothing_is_sent() -> None:
+    world, values = World(), torch.tensor([1.0, 2.0])
+    assert world.sum(values) is values
+    assert (world.rank, world.size, world.is_first) == (0, 1, True)
+    assert world.largest(3) == 3
+    assert world.gather("own") == ["own"]
+    assert world.from_first(lambda: "made") == "made"
+
+
+def test_dropout_is_another_in_each_process_and_the_same_for_the_same_seed() -> None:
+    seeds = {seed_of_rank(seed, rank, step) for seed in (1, 2) for rank in (1, 2, 3) for step in (0, 10)}
+    assert len(seeds) == 12
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert seed_of_rank(1, 2, 3) == seed_of_rank(1, 2, 3)
+
+
+def test_counts_of_micro_batches_follow_another_accumulation() -> None:
+    counts = {"ready": 50, "started": 50, "processed": 50, "completed": 49}
+    loops = {"fit_loop": {"epoch_loop.batch_progress": {"total": dict(counts), "current": dict(counts)}}}
+    shift_micro_batches(loops, 25 * (4 - 2))
+    moved = {"ready": 100, "started": 100, "processed": 100, "completed": 99}
+    assert loops["fit_loop"]["epoch_loop.batch_progress"] == {"total": moved, "current": moved}
+
+
+def test_the_accumulation_of_a_checkpoint_is_in_its_config(compose: Callable[..., RunConfig]) -> None:
+    words = ("training.batch_size=16", "training.micro_batch_size=2")
+    for trainer_words, expected in (((), 8), (("trainer=ddp_cpu",), 4)):
+        config = compose(*words, *trainer_words)
+        assert accumulation_of(config.model_dump()) == config.accumulation == expected
+    older = compose(*words).model_dump()
+    del older["trainer"]["num_nodes"]
+    assert accumulation_of(older) == 8
+
+
+def test_means_of_all_processes_are_the_mean_of_each() -> None:
+    states = [{"sums": torch.tensor([loss, 0.5]), "count": 3} for loss in (1.0, 3.0)]
+    mean = mean_state(states)
+    assert mean["count"] == 3
+    assert mean["sums"].tolist() == [2.0, 0.5]
+    assert mean_state([{"sums": None, "count": 0}] * 2) == {"sums": None, "count": 0}
+
+
+def test_computing_blocks_again_changes_no_bit() -> None:
+    shape = GPTConfig(vocab_size=65, n_layers=2, n_heads=2, d_model=16, context_length=8, dropout=0.1)
+    torch.manual_seed(0)
+    model = build_model(shape)
+    tokens = torch.randint(0, 65, (4, 8))
+
+    def gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        torch.manual_seed(1)
+        model(tokens).square().mean().backward()
+        return [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+
+    plain = gradients()
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.recomputes = True
+    assert all(torch.equal(a, b) for a, b in zip(plain, gradients(), strict=True))
+
+
+def test_one_device_is_lightnings_own_choice_and_sharding_is_as_asked() -> None:
+    alone, two = World(), World(Place(0, 2, 0, 2, "torchrun"))
+    assert build_strategy(trainer(), alone) == "auto"
+    assert type(build_strategy(trainer(devices=2), two)).__name__ == "DDPStrategy"
+    assert type(build_strategy(trainer(strategy="fsdp", accelerator="gpu"), two)).__name__ == "FSDPStrategy"
+
+
+@pytest.mark.parametrize("where", ["slurm", "local"])
+def test_a_sweep_can_be_given_to_submitit(where: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        words = [f"hydra/launcher=submitit_{where}", "hydra.launcher.gpus_per_node=8"]
+        launcher = compose_hydra("train", words, return_hydra_config=True).hydra.launcher
+    assert launcher._target_.endswith(f"{where.capitalize()}Launcher")
+    assert launcher.gpus_per_node == 8
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "123")
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
+
+
+@pytest.mark.usefixtures("job")
+def test_a_job_that_slurm_starts_again_finds_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "outputs" / "run"
+    run.mkdir(parents=True)
+    remember_job(tmp_path / "outputs", run)
+    assert requeued_run(tmp_path / "outputs") is None, "the first start"
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert requeued_run(tmp_path / "outputs") is None, "nothing was saved"
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "last.ckpt").touch()
+    assert requeued_run(tmp_path / "outputs") == run
+    monkeypatch.setenv("SLURM_JOB_ID", "124")
+    assert requeued_run(tmp_path / "outputs") is None, "another job"
+
+
+def test_without_a_scheduler_no_job_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    remember_job(tmp_path, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("job")
+def test_a_warned_job_is_put_in_line_again_once_and_a_stopped_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(stopping.WARNINGS) < set(stop_signals())
+    asked: list[Any] = []
+    done = SimpleNamespace(returncode=0, stderr="")
+    monkeypatch.setattr(stopping.subprocess, "run", lambda command, **_: asked.append(command) or done)
+    requeue(stopping.signal.SIGTERM, None)
+    requeue(stopping.signal.SIGUSR1, None, is_first=False)
+    assert asked == []
+    requeue(stopping.signal.SIGUSR1, None)
+    assert asked == [["scontrol", "requeue", "123"]]
+    requeue(stopping.signal.SIGUSR2, lambda *heard: asked.append(heard))
+    assert asked[1:] == [(stopping.signal.SIGUSR2, None)], "submitit's own handler requeues"
+
+
+def test_a_process_that_is_watched_over_stops_when_it_is_asked(tmp_path: Path) -> None:
+    saved: list[int] = []
+    checkpoints: Any = SimpleNamespace(validates=lambda step: False, save=lambda trainer: saved.append(3))
+    asked = [0]
+    stop = StopOnSignal(checkpoints, World(), lambda: asked[0])
+    lightning: Any = SimpleNamespace(global_step=3, accumulate_grad_batches=1, should_stop=False)
+    module: Any = None
+    with stop:
+        stop.on_train_batch_end(lightning, module, None, None, 2)
+        asked[0] = stopping.signal.SIGTERM
+        with pytest.raises(stopping.Interrupted) as stopped:
+            stop.on_train_batch_end(lightning, module, None, None, 2)
+    assert stopped.value.exit_code == 143
+    assert saved == [3]
