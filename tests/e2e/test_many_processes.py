@@ -125,6 +125,17 @@ def test_a_killed_process_ends_the_run_with_a_line_and_another_number_of_them_go
 
 
 @pytest.mark.slow
+def test_processes_whose_starter_is_killed_train_no_longer(workspace: Workspace) -> None:
+    process = workspace.start("train.py", *LONG, *on(2))
+    told_until(process, "step 20: val loss")
+    trained = children(process)
+    assert len(trained) == 2
+    process.kill()
+    process.communicate()  # ends when the last of those that could write to it has ended
+    workspace.must("train.py", "resume=latest", "training.max_steps=1", *on(1), "dry_run=true")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_processes", "micro_batch_size"), [(1, 2), (4, None), (4, 1)])
 def test_any_number_of_processes_and_any_accumulation_are_the_same_experiment(
     n_processes: int, micro_batch_size: int | None, alone: Run, workspace: Workspace
@@ -188,9 +199,15 @@ SHORT = (*DATA, "schedule=constant", "training.max_steps=6")
 """Few words: the folder of a job of a sweep is named after them."""
 
 
+SIDE_BY_SIDE = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+
+
 @pytest.mark.slow
-def test_each_job_of_a_sweep_starts_processes_of_its_own(workspace: Workspace) -> None:
-    workspace.must("train.py", "-m", *SHORT, *on(2), "seed=1,2")
+@pytest.mark.parametrize("launcher", [(), SIDE_BY_SIDE], ids=["one-after-the-other", "side-by-side"])
+def test_each_job_of_a_sweep_starts_processes_of_its_own(launcher: tuple[str, ...], workspace: Workspace) -> None:
+    said = workspace.must("train.py", "-m", *SHORT, *on(2), *launcher, "seed=1,2")
+    for number in (1, 2) if launcher else ():
+        assert f"\n[{number}] step 6: val loss" in said
     assert sorted(Run(folder).metrics["seed"] for folder in workspace.runs()) == [1, 2]
     assert [Run(folder).metrics["n_processes"] for folder in workspace.runs()] == [2, 2]
 

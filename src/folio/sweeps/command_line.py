@@ -194,7 +194,7 @@ def launcher(context: HydraContext, task: TaskFunction, config: DictConfig, fold
         except Exception as error:
             if not type(error).__module__.startswith("submitit."):
                 raise
-            reason = str(error).partition("\n")[0]
+            reason = " ".join(str(error).split("\n")[:2])
             raise FolioError(
                 f"a job did not come back: {reason}; those beside it may run still; when they have ended, go on with: "
                 f"{way_on(folder, python_command())}"
