@@ -1,19 +1,25 @@
 """Shards are one array, wherever they are cut."""
 
+import os
 import pickle
+import statistics
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from folio.data import sharded_tokens as module
 from folio.data.lines import LineFiles, Lines
 from folio.data.prepared import holds_other_than
-from folio.data.sharded_tokens import ShardedTokens, ShardFile, joined
-from folio.data.token_file import TokenFileError
-from folio.data.windows import gather_runs, gather_windows
+from folio.data.sharded_tokens import ShardedTokens, ShardFile, Tokens, joined
+from folio.data.token_file import TokenFileError, map_tokens
+from folio.data.windows import Draw, TrainingWindows, gather_runs, gather_windows, random_starts
+from folio.models import GPT, GPTConfig
+from folio.training.objectives import batch_loss
 
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=7)
 
@@ -141,3 +147,48 @@ def test_other_tokens_than_newlines_are_found_in_any_shard() -> None:
     shards = ShardedTokens([np.array([7, 7], "<u2"), np.array([7, 1], "<u2")])
     assert holds_other_than(shards, [7])
     assert not holds_other_than(shards, [7, 1])
+
+
+def sparse(path: Path, n_bytes: int) -> Path:
+    """Zeros that take no room on disk."""
+    path.touch()
+    os.truncate(path, n_bytes)
+    return path
+
+
+class Steps:
+    """A small model's, each on windows that lie anywhere in the tokens."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        torch.manual_seed(0)
+        self.windows = TrainingWindows(tokens, 64)
+        self.model = GPT(GPTConfig(vocab_size=61, context_length=64, n_layers=2, n_heads=2, d_model=64))
+        self.optimizer = torch.optim.AdamW(self.model.parameters())
+        self.n_done = 0
+
+    def seconds(self, n: int) -> float:
+        """Of processor time that n more steps take."""
+        began = time.process_time()
+        for step in range(self.n_done, self.n_done + n):
+            batch = self.windows.__getitems__(Draw(step, random_starts(len(self.windows), 0, step, 16), slice(None)))
+            self.optimizer.zero_grad()
+            batch_loss(self.model, batch)[0].backward()
+            self.optimizer.step()
+        self.n_done += n
+        return time.process_time() - began
+
+
+@pytest.mark.parametrize("kind", ["shards", "a file"])
+def test_a_step_on_20_gb_takes_the_time_of_one_on_a_megabyte(kind: str, tmp_path: Path) -> None:
+    """Within 5 %, turn by turn, by the processor's time: a clock would count what else the machine does."""
+    few: Tokens = map_tokens(sparse(tmp_path / "few.bin", 10**6), "<u2")
+    many: Tokens = map_tokens(sparse(tmp_path / "many.bin", 20 * 10**9), "<u2")
+    if kind == "shards":
+        few = ShardedTokens([ShardFile(sparse(tmp_path / f"few-{n}.bin", 10**5), 50_000, "<u2") for n in range(10)])
+        paths = [sparse(tmp_path / f"many-{n}.bin", 2 * 10**8) for n in range(100)]
+        many = ShardedTokens([ShardFile(path, 10**8, "<u2", at_random=True) for path in paths])
+    on_few, on_many = Steps(few), Steps(many)
+    turns = [(on_few.seconds(3), on_many.seconds(3)) for _ in range(22)][2:]
+    ratio = statistics.median(many_s / few_s for few_s, many_s in turns)
+    print(f"a step on 20 GB takes {ratio:.3f} of the time of one on 1 MB")
+    assert ratio < 1.05
