@@ -148,7 +148,7 @@ def test_no_job_begins_once_the_sweep_is_being_stopped(sweep: Path) -> None:
 def test_a_job_that_another_process_trains_still_is_left_to_it(sweep: Path) -> None:
     record.mark(sweep, "seed=1", "running", pid=1)
     (sweep / "seed=1" / "train.log").touch()
-    with sole_use(sweep / "seed=1"):
+    with sole_use(sweep / "seed=1", "training"):
         run_job(lambda: pytest.fail("it began"), sweep / "seed=1", seed=1)
     assert (sweep / "seed=1" / "train.log").exists()
     assert record.read_record(sweep)["jobs"][0]["pid"] == 1
