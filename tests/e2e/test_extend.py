@@ -251,7 +251,7 @@ def test_an_extended_run_goes_on_is_measured_again_and_passes_our_tests(extended
     assert whole.metrics["step"] == 6
     measured = extended.run(str(extended.project / "scripts" / "evaluate.py"), "latest", "--checkpoint", "last")
     assert measured.code == 0, measured.stderr
-    assert f"{whole.metrics['val/loss_nats']:.4f}" in measured.stdout
+    assert f"loss             {whole.metrics['val/loss_nats']:.6f} nats" in measured.stdout
     tests = [str(extended.project / "tests" / "unit" / f"test_{name}.py") for name in ("imports", "config")]
     tested = extended.run("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(extended.project), *tests)
     assert tested.code == 0, tested.stdout
