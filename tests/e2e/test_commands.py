@@ -39,6 +39,9 @@ NOT_RUN: dict[str, str] = {
     "make soak": "an hour: tests/e2e/test_soak.py does five minutes of it",
     "python train.py -m sweep=": "goes on with a sweep: tests/e2e/test_sweeps.py begins one first",
     "python train.py sweep=": "the same",
+    "python train.py -m positional_encoding=learned,rotary seed=1,2,3,4 sweep=latest": "the same",
+    "python scripts/extrapolate.py": "measures a sweep: tests/e2e/test_studies.py makes one first",
+    "python scripts/scaling.py": "the same",
     "python scripts/benchmark.py": BENCHMARK,
     "python train.py -m hydra/launcher=submitit_slurm": "no SLURM here: test_many_processes.py has submitit_local",
     **{command: "tests/e2e/test_extend.py" for extension in EXTENSIONS.values() for command in extension.commands},
@@ -54,6 +57,7 @@ REFUSED: dict[str, str] = {
 REPLACED: dict[str, str] = {
     # what stands for something that a person chooses, or what only another machine has: what stands there in the test
     "tokenizer=...": "tokenizer=char",
+    "outputs/multirun/<date>/<time>": "outputs",
     "trainer=gpu": "trainer=cpu",
     "trainer=ddp trainer.devices=8": "trainer=ddp_cpu trainer.devices=2",
     "trainer=fsdp trainer.devices=8": "trainer=ddp_cpu trainer.devices=2",
