@@ -174,6 +174,7 @@ CORPORA: dict[str, tuple[tuple[str, ...], Callable[[Path], None]]] = {
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads resident memory from /proc")
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CORPORA)
 def test_20_gb_of_tokens_take_no_more_memory_than_a_few(kind: str, workspace: Workspace) -> None:
     lay_down(workspace.folder / "corpus", "txt")

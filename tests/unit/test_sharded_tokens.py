@@ -178,6 +178,7 @@ class Steps:
         return time.process_time() - began
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["shards", "a file"])
 def test_a_step_on_20_gb_takes_the_time_of_one_on_a_megabyte(kind: str, tmp_path: Path) -> None:
     """Within 5 %, turn by turn, by the processor's time: a clock would count what else the machine does."""
