@@ -57,7 +57,7 @@ def test_files_of_each_kind_are_prepared_once_and_trained_on(kind: str, workspac
     assert len(list(workspace.folder.rglob("corpus.json"))) == 1
 
 
-@pytest.mark.parametrize("family", ["causal_lm", *FAMILIES])
+@pytest.mark.parametrize("family", ["causal_lm", *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES)])
 def test_a_mixture_is_trained_on_by_every_objective_and_goes_on_exactly(family: str, workspace: Workspace) -> None:
     lay_down(workspace.folder / "corpus", "txt")
     words = [
