@@ -117,7 +117,8 @@ def test_a_run_without_a_place_for_tensorboard_goes_on_with_a_warning(workspace:
 
 def test_a_run_folder_that_is_removed_is_made_again_with_the_next_checkpoint(workspace: Workspace) -> None:
     with underway(workspace, *ENDLESS) as (process, run):
-        shutil.rmtree(run.folder)
+        # Out of the way first: the run writes on, and no folder can be emptied that is being filled.
+        shutil.rmtree(run.folder.rename(workspace.folder / "removed"))
         assert process.stdout is not None
         assert any("was removed and is made again" in line for line in process.stdout)
         process.send_signal(signal.SIGTERM)
