@@ -14,8 +14,8 @@ import typer
 
 from folio.cli import one_line_errors, run_command
 from folio.report import make_report, terminal
+from folio.report.columns import decimals, with_spread
 from folio.report.scaling import scaling_of
-from folio.report.statistics import Summary
 from folio.report.tables import csv_of, markdown_table, rich_table
 from folio.report.write import png, write_files
 
@@ -47,12 +47,12 @@ def main(
 
     headings = [scaling.quantity.title, "n", f"validation {scaling.figure.title}", "the law"]
     rows = [
-        [f"{x:,.4g}" if x >= 1e9 else f"{x:,.0f}", str(summary.n), in_words(summary), f"{law:.4f}"]
+        [f"{x:,.4g}" if x >= 1e9 else f"{x:,.0f}", str(summary.n), with_spread(summary, decimals(4)), f"{law:.4f}"]
         for x, summary, law in scaling.rows
     ]
     sentence = (
         f"loss = {scaling.law.factor:.4g} * x^-{scaling.law.exponent:.4f}; exponent over seeds "
-        f"{in_words(scaling.exponents)}; means lie up to {scaling.worst:.1%} off the law"
+        f"{with_spread(scaling.exponents, decimals(4))}; means lie up to {scaling.worst:.1%} off the law"
     )
     points = [[seed, *point, scaling.law(point[0])] for seed, found in scaling.points.items() for point in found]
     files = {
@@ -62,10 +62,6 @@ def main(
     }
     terminal().print(rich_table(report.title, headings, rows))
     print(sentence, *write_files(output or folders[0], files), sep="\n")
-
-
-def in_words(summary: Summary) -> str:
-    return f"{summary.mean:.4f}" + ("" if summary.deviation is None else f" ± {summary.deviation:.4f}")
 
 
 if __name__ == "__main__":

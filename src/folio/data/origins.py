@@ -25,7 +25,7 @@ from folio.data.corpora.shards import MANIFEST
 from folio.data.corpora.staging import workers
 from folio.data.mixture import mixed
 from folio.data.prepare import open_as_it_is, prepare, text_sha256
-from folio.data.prepared import NotReusableError, PreparedData, Say
+from folio.data.prepared import NotReusableError, PreparedData, Say, using
 from folio.data.sources import SOURCES, TEXT_FILE
 from folio.data.text_file import before_white_space, check_text_file, pieces, split_text
 from folio.data.tokenizers import Tokenizer, TokenizerChoice, load_tokenizer, state_from_json, state_to_json
@@ -91,7 +91,7 @@ def prepare_source(
 
     Raises: FolioError in one line for whatever is wrong with the source or the folder.
     """
-    try:
+    with using(data_dir):
         match source:
             case NamedText(name):
                 return prepare(name, None, tokenizer, data_dir, say)
@@ -112,11 +112,6 @@ def prepare_source(
                 return prepare_corpus(
                     corpus, source.making, tokenizer, folder, data_dir / "assets", say, verify_all=verify_all
                 )
-    except OSError as error:
-        raise FolioError(
-            f"paths.data_dir={data_dir} cannot be used: {error}; free space there, mend its permissions, "
-            "or choose another folder"
-        ) from error
 
 
 def _named(source: TextFiles | HubDataset) -> tuple[str, str, Making]:

@@ -14,14 +14,15 @@ from pathlib import Path
 
 from folio.data.assets import fetch
 from folio.data.encoding import encode_all
-from folio.data.prepared import NotReusableError, PreparedData
+from folio.data.prepared import NotReusableError, PreparedData, opening, using
 from folio.data.progress import progress
 from folio.data.sources import SOURCES, TEXT_FILE
 from folio.data.text_file import before_white_space, check_text_file, pieces, split_text
-from folio.data.token_file import LARGEST_HASHED_BYTES, TokenFile, TokenFileError, write_token_file
+from folio.data.token_file import LARGEST_HASHED_BYTES, TokenFile, write_token_file
 from folio.data.tokenizers import (
     TokenizerChoice,
     build_tokenizer,
+    fingerprint,
     load_tokenizer,
     state_from_json,
     state_to_json,
@@ -46,16 +47,11 @@ def prepare(
     folder = _corpus_folder(source, path, data_dir) / tokenizer.folder_name
     if path is None or _remembered(path, folder) is None:
         _check_source(source, path)
-    try:
+    with using(data_dir):
         # Without the lock at first, so that a data folder that may only be read serves as well.
         with suppress(NotReusableError):
             return _open(folder, _source_sha256(source, path, folder), tokenizer)
         return _prepare_locked(source, path, tokenizer, folder, data_dir / "assets", say)
-    except OSError as error:
-        raise FolioError(
-            f"paths.data_dir={data_dir} cannot be used: {error}; free space there, mend its permissions, "
-            "or choose another folder"
-        ) from error
 
 
 def _check_source(source: str, path: Path | None) -> None:
@@ -110,19 +106,13 @@ def text_sha256(path: Path, data_dir: Path) -> str:
 
 def open_as_it_is(folder: Path) -> PreparedData:
     """A prepared folder. Raises NotReusableError unless all of it is whole, and of one tokenizer and text."""
-    try:
+    with opening(folder / "tokenizer.json"):
         state = (folder / "tokenizer.json").read_bytes()
         loaded = load_tokenizer(state_from_json(state))
         train, val = TokenFile.open(folder / "train.bin"), TokenFile.open(folder / "val.bin")
-    except FileNotFoundError as error:
-        raise NotReusableError(f"{error.filename} is missing") from error
-    except TokenFileError as error:
-        raise NotReusableError(error.fault) from error
-    except ValueError as error:
-        raise NotReusableError(f"{folder / 'tokenizer.json'} is damaged") from error
     for file, split in ((train, "train"), (val, "val")):
         made_as = (file.info.tokenizer, file.info.tokenizer_fingerprint, file.info.split)
-        if made_as != (loaded.name, _fingerprint(state), split):
+        if made_as != (loaded.name, fingerprint(state), split):
             raise NotReusableError(f"{file.path} was made with another tokenizer or for another split")
         if file.info.vocab_size != loaded.vocab_size:
             raise NotReusableError(f"{file.path} has another vocabulary than its tokenizer")
@@ -139,10 +129,6 @@ def _open(folder: Path, source_sha256: str, tokenizer: TokenizerChoice) -> Prepa
     if not tokenizer.allows(data.tokenizer):
         raise NotReusableError(f"{folder} was made with another tokenizer")
     return data
-
-
-def _fingerprint(state: bytes) -> str:
-    return hashlib.sha256(state).hexdigest()
 
 
 def _prepare_locked(
@@ -205,7 +191,7 @@ def _write(text: Path, choice: TokenizerChoice, folder: Path, assets_dir: Path, 
                 encode_all(tokenizer, pieces(split.read(count), tokenizer.last_cut)),
                 vocab_size=tokenizer.vocab_size,
                 tokenizer=tokenizer.name,
-                tokenizer_fingerprint=_fingerprint(state),
+                tokenizer_fingerprint=fingerprint(state),
                 split=name,
                 n_bytes=split.n_bytes,
                 source_sha256=source_sha256,

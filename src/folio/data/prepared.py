@@ -1,6 +1,7 @@
 """What training needs of a corpus, whatever it was made from."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -8,8 +9,9 @@ from typing import Protocol
 import numpy as np
 
 from folio.data.sharded_tokens import Tokens
-from folio.data.token_file import TokenFileInfo
+from folio.data.token_file import TokenFileError, TokenFileInfo
 from folio.data.tokenizers import Tokenizer
+from folio.errors import FolioError
 
 Say = Callable[[str], None]
 """To be told what is done, a line at a time."""
@@ -61,6 +63,31 @@ class PreparedData:
 
 class NotReusableError(Exception):
     """A folder cannot be used as it is; the message says why."""
+
+
+@contextmanager
+def opening(tokenizer_file: Path) -> Iterator[None]:
+    """Around the reading of a prepared folder. Raises: NotReusableError for what is missing or damaged there."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise NotReusableError(f"{error.filename} is missing") from error
+    except TokenFileError as error:
+        raise NotReusableError(error.fault) from error
+    except ValueError as error:
+        raise NotReusableError(f"{tokenizer_file} is damaged") from error
+
+
+@contextmanager
+def using(data_dir: Path) -> Iterator[None]:
+    """Around all that reads and writes there. Raises: FolioError, which names paths.data_dir, where the disk fails."""
+    try:
+        yield
+    except OSError as error:
+        raise FolioError(
+            f"paths.data_dir={data_dir} cannot be used: {error}; free space there, mend its permissions, "
+            "or choose another folder"
+        ) from error
 
 
 def holds_other_than(tokens: Tokens, ids: Iterable[int]) -> bool:

@@ -177,8 +177,13 @@ def state_to_json(state: Mapping[str, Any]) -> bytes:
 
 
 def fingerprint_of(tokenizer: Tokenizer) -> str:
-    """The sha256 of the tokenizer's state as a file."""
-    return hashlib.sha256(state_to_json(tokenizer.state())).hexdigest()
+    """The fingerprint of the tokenizer's state as a file."""
+    return fingerprint(state_to_json(tokenizer.state()))
+
+
+def fingerprint(state: bytes) -> str:
+    """The sha256 of a tokenizer's file."""
+    return hashlib.sha256(state).hexdigest()
 
 
 def state_from_json(data: bytes) -> dict[str, Any]:

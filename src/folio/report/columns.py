@@ -25,15 +25,17 @@ class Column:
         return "" if value is None else self.form(value * self.scale)
 
     def write_summary(self, summary: Summary | None) -> str:
-        """The mean and the standard deviation, where there is one and the values do differ."""
-        if summary is None:
-            return ""
-        mean = self.write(summary.mean)
-        return mean if not summary.deviation else f"{mean} ± {self.write(summary.deviation)}"
+        return "" if summary is None else with_spread(summary, self.write)
 
     @property
     def heading(self) -> str:
         return f"{self.title} ({self.unit})" if self.unit else self.title
+
+
+def with_spread(summary: Summary, write: Callable[[float], str]) -> str:
+    """The mean and the standard deviation, where there is one and the values do differ."""
+    mean = write(summary.mean)
+    return mean if not summary.deviation else f"{mean} ± {write(summary.deviation)}"
 
 
 def decimals(n: int) -> Callable[[float], str]:

@@ -6,6 +6,7 @@ Source: Press et al. 2022, "Train short, test long", section 2.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from folio.report.columns import LOSS
 from folio.report.groups import ABSENT, Group
 from folio.report.statistics import Summary, summarize
 
@@ -51,9 +52,7 @@ def table(measured: Sequence[Measured]) -> tuple[list[str], list[list[str]]]:
         seeds = {each.seed for each in measured if each.group is group}
         cells = []
         for length in lengths:
-            found = summary_of(measured, group, length)
-            spread = "" if found is None or found.deviation is None else f" ± {found.deviation:.4f}"
-            cells.append(ABSENT if found is None else f"{found.mean:.4f}{spread}")
+            cells.append(LOSS.write_summary(summary_of(measured, group, length)) or ABSENT)
         rows.append([group.label, str(len(seeds)), *cells])
     return ["configuration", "n", *(f"{length} tokens" for length in lengths)], rows
 

@@ -33,7 +33,7 @@ Check = Callable[[Sequence[str]], RunConfig]
 def run_sweep(context: HydraContext, task: TaskFunction, config: DictConfig, arguments: Sequence[str]) -> None:
     """Check what was typed, then run it. Raises: FolioError before anything is written; SystemExit at the end."""
     check_hydra_words(config)
-    check_alone(place_from_environment())
+    check_one_leader(place_from_environment())
     overrides = OverridesParser.create(config_loader=context.config_loader).parse_overrides(list(arguments))
     for override in overrides:
         if is_of_the_sweep(override) and override.is_sweep_override():
@@ -79,7 +79,7 @@ def check_hydra_words(config: DictConfig) -> None:
             raise ConfigError(f"{word}: jobs are named by the values that set them apart; leave it out")
 
 
-def check_alone(place: Place | None) -> None:
+def check_one_leader(place: Place | None) -> None:
     """Raises: ConfigError where torchrun or srun has started many leaders of one sweep."""
     if place is not None:
         raise ConfigError(

@@ -163,7 +163,10 @@ def _way_on(folder: Path) -> str:
     last = folder / "checkpoints" / "last.ckpt"
     if not last.is_file():
         return ""
-    step = checkpoints.load(last, mmap=True)["global_step"]
+    return _way_on_from(checkpoints.load(last, mmap=True)["global_step"], folder)
+
+
+def _way_on_from(step: int, folder: Path) -> str:
     return f"; last.ckpt has step {step}: go on with {resume_command(folder)}"
 
 
@@ -309,7 +312,9 @@ class Run:
                 log.info(str(self._with_way_on(f"stopped at once by {stop}")))
             else:
                 self._finish(trainer, "interrupted")
-                log.info(f"stopped by {stop} after step {trainer.global_step}; go on with:\n  {self._resume_command()}")
+                log.info(
+                    f"stopped by {stop} after step {trainer.global_step}; go on with:\n  {resume_command(self.folder)}"
+                )
                 self.stop_on_signal.requeue(stop)
             raise SystemExit(stop.exit_code) from None
         except Hopeless as verdict:
@@ -391,18 +396,13 @@ run folder       {folder}
 look at it       make tensorboard
 generate         {python} scripts/generate.py {folder} {option} {shlex.quote(self.samples.config.prompt)}
 measure again    {python} scripts/evaluate.py {folder}
-resume           {self._resume_command()} training.max_steps={2 * self.config.training.max_steps}"""
+resume           {resume_command(self.folder)} training.max_steps={2 * self.config.training.max_steps}"""
         )
 
     def _with_way_on(self, what: object) -> FolioError:
         """What ended the run, and the way on from the last checkpoint, where there is one."""
         step = self.checkpoints.saved_step if self.checkpoints.saved_step is not None else self.resumed_at
-        if step is None:
-            return FolioError(str(what))
-        return FolioError(f"{what}; last.ckpt has step {step}: go on with {self._resume_command()}")
-
-    def _resume_command(self) -> str:
-        return resume_command(self.folder)
+        return FolioError(str(what) if step is None else f"{what}{_way_on_from(step, self.folder)}")
 
 
 def resume_command(folder: Path) -> str:

@@ -46,13 +46,14 @@ from folio.data.corpora.staging import (
     tasks,
     workers,
 )
-from folio.data.prepared import NotReusableError, PreparedData, Say
+from folio.data.prepared import NotReusableError, PreparedData, Say, opening
 from folio.data.progress import progress
 from folio.data.token_file import TokenFileError, token_dtype
 from folio.data.tokenizers import (
     Tokenizer,
     TokenizerChoice,
     build_tokenizer,
+    fingerprint,
     fingerprint_of,
     load_tokenizer,
     state_from_json,
@@ -178,19 +179,13 @@ def _plan(source: CorpusSource, making: Making, tokenizer_fingerprint: str) -> s
 
 def open_folder(folder: Path) -> tuple[Manifest, PreparedData]:
     """A prepared folder as it is. Raises: NotReusableError where it is not whole."""
-    try:
+    with opening(folder / TOKENIZER):
         manifest = read_manifest(folder)
         state = (folder / TOKENIZER).read_bytes()
         tokenizer = load_tokenizer(state_from_json(state))
         train, val = (open_shards(folder, manifest, split) for split in SPLITS)
-    except FileNotFoundError as error:
-        raise NotReusableError(f"{error.filename} is missing") from error
-    except TokenFileError as error:
-        raise NotReusableError(error.fault) from error
-    except ValueError as error:
-        raise NotReusableError(f"{folder / TOKENIZER} is damaged") from error
     made_with = (manifest.tokenizer, manifest.tokenizer_fingerprint, manifest.vocab_size)
-    if made_with != (tokenizer.name, hashlib.sha256(state).hexdigest(), tokenizer.vocab_size):
+    if made_with != (tokenizer.name, fingerprint(state), tokenizer.vocab_size):
         raise NotReusableError(f"{folder} was made with another tokenizer")
     return manifest, PreparedData(train, val, tokenizer, folder)
 
@@ -227,15 +222,15 @@ def _prepare(
     with workers(source.n_bytes) as helpers:
         tokenizer = _tokenizer(source, making, choice, work, assets_dir, helpers, say)
         write_atomically(folder / TOKENIZER, state_to_json(tokenizer.state()))
-        fingerprint = fingerprint_of(tokenizer)
-        plan = _plan(source, making, fingerprint)
+        made_by = fingerprint_of(tokenizer)
+        plan = _plan(source, making, made_by)
         staging = Staging(work, plan)
         if n_done := staging.begun().n_read:
             say(f"Going on where it was: {n_done / 1e6:,.1f} of {source.n_bytes / 1e6:,.1f} MB are done")
 
         def encode(these: Iterator[Task]) -> Iterator[tuple[Task, Encoded]]:
             dtype = token_dtype(tokenizer.vocab_size)
-            arguments = ((task, task[1], making.reading, folder / TOKENIZER, fingerprint, dtype) for task in these)
+            arguments = ((task, task[1], making.reading, folder / TOKENIZER, made_by, dtype) for task in these)
             return helpers.map(encode_in_worker, arguments)
 
         with progress("Encoding", source.n_bytes, say) as count:
@@ -251,7 +246,7 @@ def _prepare(
                 shard_tokens=making.shard_tokens,
                 vocab_size=tokenizer.vocab_size,
                 tokenizer=tokenizer.name,
-                tokenizer_fingerprint=fingerprint,
+                tokenizer_fingerprint=made_by,
                 plan=plan,
                 count=count,
             )
