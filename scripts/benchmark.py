@@ -39,7 +39,7 @@ PARTS = {
     "generation": "GPT-2 small writes 64 and 256 tokens",
     "startup": "until the first error, token and step",
     "scaling": "a step against context, batch, vocabulary, depth and corpus",
-    "prepare": "many files into shards, against tiktoken alone; two minutes, so only by name",
+    "prepare": "a corpus and a text into tokens, against tiktoken alone; two minutes, so only by name",
     "quality": "who reaches a validation loss first; takes many minutes, so only by name",
 }
 ONLY_BY_NAME = ("quality", "prepare")

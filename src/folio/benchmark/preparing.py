@@ -1,10 +1,11 @@
-"""The part `prepare`: a corpus made into shards, against tiktoken alone on the same documents."""
+"""The part `prepare`: one text, and a corpus of many documents, made into tokens, against tiktoken alone."""
 
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,51 +15,64 @@ from folio.data.assets import fetch
 from folio.data.corpora.corpus import FilesSource, Making, prepare_corpus
 from folio.data.corpora.reading import Reading
 from folio.data.encoding import processors
+from folio.data.prepare import prepare
+from folio.data.sources import TEXT_FILE
 from folio.data.tiny_shakespeare import ASSET
 from folio.data.tokenizers import Tokenizer, TokenizerChoice, build_tokenizer
 
 TOKENIZER = "gpt2"
-N_COPIES = 90
-"""Of Tiny Shakespeare: 100 MB, so that starting the processes is a small part."""
+N_COPIES = 180
+"""Of Tiny Shakespeare: 200 MB, so that starting the processes is a small part."""
 
 LINES_IN_DOCUMENT = 100
-N_DOCUMENTS_ALONE = 1600
-"""That tiktoken encodes for each processor: 4 MB."""
+N_DOCUMENTS_OF_ONE_THREAD = 4_000
+"""Of all of them: 11 MB."""
 
 
 def measure_preparing(rounds: int, data_dir: Path, say: Callable[[str], None]) -> list[Series]:
-    """MB of text a second: the whole of data=text_files on all processors, and tiktoken with one thread and with all.
+    """MB of text a second: the whole of data=text_files and data=text_file, and tiktoken with all threads and with one.
 
-    The facts of Folio's side hold `share`: what it reaches of tiktoken's speed with one thread times the processors.
+    The facts of text_files hold `share`: what it reaches of tiktoken's speed with one thread times the processors.
     """
     n = processors()
-    lines = fetch(ASSET, data_dir / "assets").read_text(encoding="utf-8").splitlines()
+    assets_dir = data_dir / "assets"
+    lines = fetch(ASSET, assets_dir).read_text(encoding="utf-8").splitlines()
     choice = TokenizerChoice(TOKENIZER)
-    tokenizer = build_tokenizer(choice, (), (), data_dir / "assets")
+    tokenizer = build_tokenizer(choice, (), (), assets_dir)
     tokenizer.encode("")
+    documents = list(documents_of(lines))
+    few = documents[:N_DOCUMENTS_OF_ONE_THREAD]
+    reading = Reading()
+    making = Making(reading, val_fraction=0.01, shard_tokens=10_000_000)
+    as_files, as_text, all_threads, one_thread = (list[float]() for _ in range(4))
     with tempfile.TemporaryDirectory(prefix="folio-benchmark-") as folder:
-        path = Path(folder, "corpus.jsonl")
-        documents = list(documents_of(lines))
-        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents), encoding="utf-8")
-        n_bytes = sum(len(text.encode()) for text in documents)
-        reading = Reading()
-        folio, one, all_ = [], [], []
+        corpus, text = Path(folder, "corpus.jsonl"), Path(folder, "text.txt")
+        corpus.write_text("".join(json.dumps({"text": document}) + "\n" for document in documents), encoding="utf-8")
+        text.write_text("\n".join(documents), encoding="utf-8")
+        source = FilesSource(str(corpus), reading)
         for number in range(rounds):
             say(f"prepare: round {number + 1} of {rounds}")
-            started = time.perf_counter()
-            making = Making(reading, val_fraction=0.01, shard_tokens=10_000_000)
             out = Path(folder, str(number))
-            prepare_corpus(FilesSource(str(path), reading), making, choice, out, data_dir / "assets", lambda line: None)
-            folio.append(n_bytes / 1e6 / (time.perf_counter() - started))
-            one.append(alone(tokenizer, documents[:N_DOCUMENTS_ALONE], 1))
-            all_.append(alone(tokenizer, documents[: n * N_DOCUMENTS_ALONE], n))
-    subject = f"{n_bytes / 1e6:.0f} MB in {len(documents):,} documents, {TOKENIZER}"
-    share = float(np.median([mine / (n * its) for mine, its in zip(folio, one, strict=True)]))
+            out.mkdir()
+            (out / "assets").symlink_to(assets_dir.resolve())
+            with timed(documents, as_files):
+                prepare_corpus(source, making, choice, out / "corpus", assets_dir, lambda line: None)
+            with timed(documents, as_text):
+                prepare(TEXT_FILE, text, choice, out, lambda line: None)
+            with timed(documents, all_threads):
+                encode(tokenizer, documents, n)
+            with timed(few, one_thread):
+                encode(tokenizer, few, 1)
+    share = float(np.median([mine / (n * its) for mine, its in zip(as_files, one_thread, strict=True)]))
     note = f"{share:.2f} of tiktoken with one thread x {n} processors"
+    size = f"{size_of(documents) / 1e6:.0f} MB"
+    many, single = f"{size} in {len(documents):,} documents, {TOKENIZER}", f"{size} in one text, {TOKENIZER}"
     return [
-        Series("prepare", subject, f"data=text_files, {n} processors", "MB/s", folio, note, {"share": share}),
-        Series("prepare", subject, f"tiktoken, {n} threads", "MB/s", all_),
-        Series("prepare", subject, "tiktoken, 1 thread", "MB/s", one),
+        Series("prepare", many, f"data=text_files, {n} processors", "MB/s", as_files, note, {"share": share}),
+        Series("prepare", many, f"tiktoken, {n} threads", "MB/s", all_threads),
+        Series("prepare", many, "tiktoken, 1 thread", "MB/s", one_thread),
+        Series("prepare", single, f"data=text_file, {n} threads", "MB/s", as_text),
+        Series("prepare", single, f"tiktoken, {n} threads, in documents", "MB/s", all_threads),
     ]
 
 
@@ -69,10 +83,21 @@ def documents_of(lines: list[str]) -> Iterator[str]:
             yield f"{copy}.{first}: " + "\n".join(lines[first : first + LINES_IN_DOCUMENT])
 
 
-def alone(tokenizer: Tokenizer, documents: list[str], n_threads: int) -> float:
-    """MB/s of tiktoken, which encodes without holding the interpreter."""
+def size_of(documents: Sequence[str]) -> int:
+    return sum(len(text.encode()) for text in documents)
+
+
+@contextmanager
+def timed(documents: Sequence[str], rates: list[float]) -> Iterator[None]:
+    """Appends the MB/s at which what stands inside has read these documents."""
     started = time.perf_counter()
+    yield
+    elapsed_s = time.perf_counter() - started
+    rates.append(size_of(documents) / 1e6 / elapsed_s)
+
+
+def encode(tokenizer: Tokenizer, documents: Sequence[str], n_threads: int) -> None:
+    """With tiktoken, which does not hold the interpreter meanwhile, as its own `encode_ordinary_batch` does."""
     with ThreadPoolExecutor(n_threads) as pool:
-        for _ in pool.map(tokenizer.encode, documents, chunksize=50):
+        for _ in pool.map(tokenizer.encode, documents):
             pass
-    return sum(len(text.encode()) for text in documents) / 1e6 / (time.perf_counter() - started)
