@@ -56,6 +56,7 @@ class ModelConfig(Section):
     d_model: int
     d_ff: int | None
     dropout: float
+    attention_dropout: float | None
     bias: bool
     tie_weights: bool
     norm_position: NormPosition

@@ -136,8 +136,8 @@ def block_activations(shape: TransformerConfig, n_sequences: int, half: bool, is
     kept = tokens * (4 * stream + (2 if half else 4) * rest + statistics)
     if shape.dropout:
         kept += tokens * 2 * width * (4 if is_cpu else 1)  # which elements are dropped
-        if is_cpu:  # whose fused attention knows no dropout: scores, their softmax, and what is left of it
-            kept += 4 * 3 * tokens * shape.n_heads * shape.context_length
+    if shape.attention_dropout_rate and is_cpu:  # whose fused attention knows none: scores, softmax, what is left of it
+        kept += 4 * 3 * tokens * shape.n_heads * shape.context_length
     return float(kept)
 
 

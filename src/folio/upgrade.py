@@ -8,6 +8,7 @@ LATER_KEYS: dict[str, Any] = {
     "training.on_nan": "stop",
     "training.max_nan_steps": 10,
     "optimizer.adamw_learning_rate": None,  # of Muon
+    "model.attention_dropout": None,
 }
 """Keys that came after checkpoints of format 2, and the values at which nothing is different from before."""
 

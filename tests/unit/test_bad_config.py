@@ -52,6 +52,7 @@ TYPED: list[tuple[str, str]] = [
     ("model.d_ff=0", "model.d_ff=0 must be 1 or more"),
     ("model.n_heads=0", "model.n_heads=0 must be 1 or more"),
     ("model.dropout=1", "model.dropout=1.0"),
+    ("model.attention_dropout=-1", "model.attention_dropout=-1.0 must be at least 0"),
     # empty, and where it would lead somewhere else
     ("name=", "name= must match"),
     ("name=../x", "name=../x must match"),

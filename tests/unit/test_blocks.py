@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tiny_models import OTHER_CHOICES, TINY, build, lively, random_tokens
 from torch import Tensor, nn
 
-from folio.models import GPT
-from folio.models.attention import Source, View
+from folio.models import GPT, EncoderDecoder
+from folio.models.attention import CrossAttention, SelfAttention, Source, View
 from folio.models.blocks import ACTIVATIONS, Block, FeedForward, build_norm
 from folio.models.transformer_config import Activation
 
@@ -237,3 +237,15 @@ def test_the_rate_of_the_config_drops_embeddings_branches_and_weights(norm_posit
         *(b.attention.dropout for b in model.blocks),
     ]
     assert rates == [0.25] * (1 + 2 * TINY.n_layers)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+@pytest.mark.parametrize("kind", [GPT, EncoderDecoder])
+def test_attention_weights_may_have_a_rate_of_their_own(kind: type[GPT | EncoderDecoder], rate: float) -> None:
+    choices = {"conditioning": "cross_attention"} if kind is EncoderDecoder else {}
+    model = build(kind, dropout=0.25, attention_dropout=rate, **choices)
+    attentions = [module for module in model.modules() if isinstance(module, SelfAttention | CrossAttention)]
+    assert [module.dropout for module in attentions] == [rate] * len(attentions)
+    dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
+    assert {module.p for module in dropouts} == {0.25}
+    assert len(attentions) == (TINY.n_layers if kind is GPT else 3 * TINY.n_layers)

@@ -72,6 +72,7 @@ VALID: dict[str, Any] = {
         "d_model": 4,
         "d_ff": None,
         "dropout": 0.0,
+        "attention_dropout": None,
         "bias": False,
         "tie_weights": True,
         "norm_position": "pre",

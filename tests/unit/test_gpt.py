@@ -216,6 +216,8 @@ def test_the_defaults_are_gpt2s_choices() -> None:
         ({"dropout": 1.0}, "dropout=1.0", "below 1"),
         ({"dropout": -0.1}, "dropout=-0.1", "at least 0"),
         ({"dropout": math.nan}, "dropout=nan", "below 1"),
+        ({"attention_dropout": 1.0}, "attention_dropout=1.0", "below 1"),
+        ({"attention_dropout": math.nan}, "attention_dropout=nan", "below 1"),
         ({"positional_base": 1.0}, "positional_base=1.0", "10000 is usual"),
         ({"positional_base": math.nan}, "positional_base=nan", "10000 is usual"),
         ({"positional_encoding": "sinusoidal", "d_model": 33, "n_heads": 3}, "d_model=33", "try d_model=36"),

@@ -90,8 +90,8 @@ def test_biases_that_a_model_lacks_are_zeros_and_the_function_is_the_same(tmp_pa
 
 
 def test_a_loaded_model_trains_with_the_dropout_that_is_asked_for(folder: Path) -> None:
-    model = load_gpt2(folder, dropout=0.5)
-    assert model.config.dropout == 0.5
+    model = load_gpt2(folder, dropout=0.5, attention_dropout=0.25)
+    assert (model.config.dropout, model.config.attention_dropout) == (0.5, 0.25)
     assert model.training
     model(TOKENS).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
@@ -387,6 +387,12 @@ def test_the_end_of_text_is_named_where_the_symbols_are_gpt2s(
     save_gpt2(GPT(replace(CONFIG, vocab_size=vocab_size, n_layers=1)), tmp_path / "gpt2")
     values = json.loads((tmp_path / "gpt2" / "config.json").read_text())
     assert (values["bos_token_id"], values["eos_token_id"]) == (end_of_text, end_of_text)
+
+
+def test_the_rates_of_dropout_are_written_for_others_to_train_on(tmp_path: Path) -> None:
+    save_gpt2(GPT(replace(CONFIG, dropout=0.25, attention_dropout=0.0)), tmp_path / "gpt2")
+    values = json.loads((tmp_path / "gpt2" / "config.json").read_text())
+    assert [values[f"{part}_pdrop"] for part in ("embd", "resid", "attn")] == [0.25, 0.25, 0.0]
 
 
 def test_what_somebody_has_is_not_overwritten(folder: Path, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ SHAPES = {
     "rms": replace(SHAPE, norm="rms_norm"),
     "untied": replace(SHAPE, tie_weights=False, d_ff=96),
     "qk": replace(SHAPE, qk_norm=True),
+    "branches dropped": replace(SHAPE, dropout=0.1, attention_dropout=0.0),
 }
 
 

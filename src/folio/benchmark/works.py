@@ -24,6 +24,7 @@ SAME_FUNCTION = (
     "model.tie_weights=true",
     "model.bias=true",
     "model.dropout=0.0",
+    "model.attention_dropout=null",
     "optimizer.learning_rate=6.0e-4",
     "optimizer.betas=[0.9,0.95]",
     "optimizer.eps=1.0e-8",

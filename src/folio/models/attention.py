@@ -59,7 +59,7 @@ class SelfAttention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.n_heads = config.n_heads
-        self.dropout = config.dropout
+        self.dropout = config.attention_dropout_rate
         self.qkv_projection = Linear(config.d_model, 3 * config.d_model, bias=config.bias)
         self.q_norm = nn.RMSNorm(config.d_head, eps=NORM_EPS) if config.qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(config.d_head, eps=NORM_EPS) if config.qk_norm else nn.Identity()
@@ -98,7 +98,7 @@ class CrossAttention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.n_heads = config.n_heads
-        self.dropout = config.dropout
+        self.dropout = config.attention_dropout_rate
         self.q_projection = Linear(config.d_model, config.d_model, bias=config.bias)
         self.kv_projection = Linear(config.d_model, 2 * config.d_model, bias=config.bias)
         self.q_norm = nn.RMSNorm(config.d_head, eps=NORM_EPS) if config.qk_norm else nn.Identity()

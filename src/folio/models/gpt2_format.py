@@ -309,7 +309,8 @@ def gpt2_config_json(config: TransformerConfig) -> dict[str, Any]:
         **{theirs: getattr(config, ours) for ours, theirs in FIELDS.items()},
         "n_ctx": config.context_length,  # read by versions of transformers before 3.5
         "activation_function": activation,
-        **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), config.dropout),
+        **dict.fromkeys(("embd_pdrop", "resid_pdrop"), config.dropout),
+        "attn_pdrop": config.attention_dropout_rate,
         "tie_word_embeddings": config.tie_weights,
         "bos_token_id": end_of_text,
         "eos_token_id": end_of_text,

@@ -35,7 +35,13 @@ from folio.models.torch_files import check_archive, check_substance
 from folio.models.transformer_config import TransformerConfig
 
 
-def load_gpt2(folder: str | Path, *, context_length: int | None = None, dropout: float = 0.0) -> GPT:
+def load_gpt2(
+    folder: str | Path,
+    *,
+    context_length: int | None = None,
+    dropout: float = 0.0,
+    attention_dropout: float | None = None,
+) -> GPT:
     """The GPT-2 in a folder, in float32 on the CPU, in training mode like any new model.
 
     A context_length below the folder's n_positions keeps the first positions. Everything is checked before a weight
@@ -45,7 +51,12 @@ def load_gpt2(folder: str | Path, *, context_length: int | None = None, dropout:
     """
     folder = Path(folder)
     theirs = read_gpt2_config(folder)
-    config = replace(theirs, context_length=context_length or theirs.context_length, dropout=dropout)
+    config = replace(
+        theirs,
+        context_length=context_length or theirs.context_length,
+        dropout=dropout,
+        attention_dropout=attention_dropout,
+    )
     if config.context_length > theirs.context_length:
         raise GPT2FormatError(
             f"context_length={context_length} is longer than the {theirs.context_length} positions of {folder}; "

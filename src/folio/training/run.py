@@ -440,7 +440,12 @@ def first_model(config: RunConfig, shape: TransformerConfig, resumed: bool) -> M
     if config.init_from is None or resumed:
         return build_model(shape)
     try:
-        model = load_gpt2(Path(config.init_from), context_length=shape.context_length, dropout=shape.dropout)
+        model = load_gpt2(
+            Path(config.init_from),
+            context_length=shape.context_length,
+            dropout=shape.dropout,
+            attention_dropout=shape.attention_dropout,
+        )
     except GPT2FormatError as error:
         raise ConfigError(f"init_from={config.init_from}: {error}") from None
     assert model.config == shape
