@@ -208,7 +208,17 @@ def made_small(words: list[str], runs: dict[str, Path]) -> list[str]:
     if any(word.startswith("init_from=") for word in rest):
         return [script, *rest, *SMALL]
     trials = [f"hparams_search.n_trials={N_TRIALS}"] if any("hparams_search=" in word for word in rest) else []
-    return [script, *rest, *SMALL, *SMALL_MODEL, *trials]
+    small = [word for word in (*SMALL, *SMALL_MODEL) if word.split("=")[0] not in swept(rest)]
+    return [script, *rest, *small, *trials]
+
+
+def swept(words: list[str]) -> dict[str, int]:
+    """How many values each key has in a sweep; one that a search draws from an interval has none."""
+    if "-m" not in words:
+        return {}
+    overrides = OverridesParser.create().parse_overrides([word for word in words if not word.startswith("-")])
+    discrete = [override for override in overrides if override.is_discrete_sweep()]
+    return {override.get_key_element(): len(list(override.sweep_string_iterator())) for override in discrete}
 
 
 @pytest.fixture(scope="module")
@@ -247,14 +257,8 @@ def test_the_command_runs(command: str, furnished: tuple[Workspace, dict[str, Pa
     assert finished.code == 0, finished.stdout + finished.stderr
     assert finished.stdout
     if script == "train.py" and "resume" not in command and not any(word in rest for word in SHOWS_ONLY):
-        expected = 1
-        if "-m" in rest:
-            swept = OverridesParser.create().parse_overrides([word for word in words[2:] if not word.startswith("-")])
-            expected = (
-                N_TRIALS
-                if any("hparams_search=" in word for word in rest)
-                else math.prod(len(list(each.sweep_string_iterator())) for each in swept if each.is_sweep_override())
-            )
+        is_search = any("hparams_search=" in word for word in rest)
+        expected = N_TRIALS if is_search else math.prod(swept(words[2:]).values())
         assert len(workspace.runs()) == len(runs) + expected
 
 
