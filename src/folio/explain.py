@@ -18,9 +18,11 @@ LONGEST_SHOWN = 200
 """Characters of a value."""
 
 OTHER_NAMES = {
+    "attn_pdrop": "model.attention_dropout",
     "block_size": "model.context_length",
     "ckpt_path": "resume",
     "dataset": "data",
+    "embd_pdrop": "model.dropout",
     "eval_interval": "training.validate_every_steps",
     "grad_clip": "training.gradient_clip_norm",
     "gradient_accumulation_steps": "training.micro_batch_size",
@@ -31,9 +33,10 @@ OTHER_NAMES = {
     "min_lr": "schedule.min_learning_rate",
     "n_embd": "model.d_model",
     "out_dir": "paths.output_dir",
+    "resid_pdrop": "model.dropout",
     "warmup_iters": "schedule.warmup_steps",
 }
-"""What nanoGPT, lightning-hydra-template and others call our keys."""
+"""What nanoGPT, Hugging Face's GPT-2, lightning-hydra-template and others call our keys."""
 
 
 def explain(error: Exception) -> str:

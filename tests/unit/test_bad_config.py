@@ -268,6 +268,7 @@ def test_every_field_is_proposed_where_its_name_lacks_a_letter(name: str, compos
     [
         ("optimizer.lr=0.001", "optimizer.learning_rate"),
         ("n_embd=128", "model.d_model"),
+        ("model.attn_pdrop=0", "model.attention_dropout"),
         ("model.block_size=64", "model.context_length"),
         ("max_iters=10", "training.max_steps"),
         ("trainer.max_epochs=3", "training.max_steps"),
