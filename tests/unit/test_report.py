@@ -19,7 +19,7 @@ from folio.report.colors import DARK, LIGHT, styles
 from folio.report.curves import mean_curve, thinned
 from folio.report.groups import distinguishing_keys
 from folio.report.page import html_page
-from folio.report.reading import Points, brief_names, read_all, training_seconds
+from folio.report.reading import Points, brief_names, natural, read_all, training_seconds
 from folio.report.tables import commands, compared, groups_csv, markdown, runs_csv
 
 WriteRun = Callable[..., Path]
@@ -420,3 +420,16 @@ def test_the_files_of_the_page_are_installed_with_the_package() -> None:
     package = Path(folio.report.__file__).parent.parent
     packed = {path for pattern in patterns for path in package.glob(pattern)}
     assert {package / "report" / "page" / f"page.{kind}" for kind in ("html", "css", "js")} <= packed
+
+
+def test_names_are_sorted_by_their_numbers() -> None:
+    names = ["dropout=0.0121", "dropout=0.15", "dropout=1e-05", "seed=10", "seed=2", "2026-11-23", "2026-2-1"]
+    assert sorted(names, key=natural) == [
+        "2026-2-1",
+        "2026-11-23",
+        "dropout=1e-05",
+        "dropout=0.0121",
+        "dropout=0.15",
+        "seed=2",
+        "seed=10",
+    ]

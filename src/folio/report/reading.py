@@ -137,8 +137,9 @@ def is_run(folder: Path) -> bool:
 
 
 def natural(text: str) -> list[Any]:
-    """Sorts as people do: seed=2 before seed=10."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d{1,18})", text)]
+    """Sorts as people do: seed=2 before seed=10, and 0.0121 before 0.15."""
+    parts = re.split(r"(\d{1,18}(?:\.\d{1,18})?(?:e[+-]?\d{1,2})?)", text)  # every other one is a number
+    return [(1, 0.0, part) if place % 2 == 0 else (0, float(part), "") for place, part in enumerate(parts)]
 
 
 def _walk(folder: Path) -> Iterator[Path]:
