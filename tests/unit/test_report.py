@@ -150,12 +150,24 @@ def test_the_typed_key_names_a_configuration_and_not_all_that_came_with_it(write
     assert (grouping.keys, grouping.other_keys) == (["optimizer.name"], ["optimizer.learning_rate"])
 
 
-def test_as_few_keys_as_tell_configurations_apart() -> None:
+def test_what_was_typed_and_as_few_others_as_tell_configurations_apart() -> None:
     keys = ["a", "b.name", "c"]
     rows = [("1", "x", "p"), ("1", "y", "p"), ("2", "x", "q"), ("2", "y", "q")]
     assert distinguishing_keys(keys, rows, typed=[]) == ["a", "b.name"]
     assert distinguishing_keys(keys, rows, typed=["c"]) == ["b.name", "c"]
+    assert distinguishing_keys(keys, rows, typed=["a", "c"]) == ["a", "b.name", "c"]
     assert distinguishing_keys([], [()], typed=[]) == []
+
+
+def test_a_search_shows_every_key_that_it_drew(write_run: WriteRun, tmp_path: Path) -> None:
+    for name, rate, dropout in (("trial=0", 0.01, 0.2), ("trial=1", 0.003, 0.05)):
+        folder = write_run(name, {"optimizer.learning_rate": rate, "model.dropout": dropout})
+        (folder / "overrides.json").write_text(
+            json.dumps([f"optimizer.learning_rate={rate}", f"model.dropout={dropout}"])
+        )
+    report = make_report([tmp_path])
+    assert set(report.grouping.keys) == {"optimizer.learning_rate", "model.dropout"}
+    assert report.grouping.other_keys == []
 
 
 def test_configurations_with_many_keys_have_the_names_of_their_runs(write_run: WriteRun, tmp_path: Path) -> None:

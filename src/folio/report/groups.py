@@ -57,7 +57,7 @@ class Grouping:
     groups: list[Group]
     """Of all runs that have a config."""
     keys: list[str]
-    """As few keys as tell the configurations apart."""
+    """What was typed, and as few others as tell the configurations apart."""
     other_keys: list[str]
     """Those that differ besides; they follow from `keys` in these runs."""
     silent_keys: list[str]
@@ -91,24 +91,23 @@ def differing_keys(runs: Iterable[ReportedRun]) -> list[str]:
 
 
 def distinguishing_keys(keys: Sequence[str], rows: Sequence[tuple[str, ...]], typed: Sequence[str]) -> list[str]:
-    """Of `keys`, whose values in each configuration the rows hold, some that tell the rows apart, and none too many.
+    """Of `keys`, whose values in each configuration the rows hold, some that tell the rows apart.
 
-    What somebody has typed comes first, then the names of groups' options: `optimizer.name`, and not the betas that
-    come with it.
+    All that somebody, or a search, has typed, for these were meant to differ; of the others none too many, and the
+    names of groups' options first: `optimizer.name`, and not the betas that come with it.
     """
-
-    def rank(key: str) -> tuple[bool, bool]:
-        return not _is_typed(key, typed), not key.endswith(".name")
 
     def n_apart(chosen: Sequence[str]) -> int:
         places = [keys.index(key) for key in chosen]
         return len({tuple(row[place] for place in places) for row in rows})
 
-    chosen: list[str] = []
-    for key in sorted(keys, key=rank):
+    meant = [key for key in keys if _is_typed(key, typed)]
+    others = sorted((key for key in keys if key not in meant), key=lambda key: not key.endswith(".name"))
+    chosen = meant.copy()
+    for key in others:
         if n_apart([*chosen, key]) > n_apart(chosen):
             chosen.append(key)
-    for key in reversed(chosen.copy()):
+    for key in reversed(chosen[len(meant) :]):
         without = [other for other in chosen if other != key]
         if n_apart(without) == len(rows):
             chosen = without
