@@ -42,6 +42,7 @@ def measure_preparing(rounds: int, data_dir: Path, say: Callable[[str], None]) -
     tokenizer.encode("")
     documents = list(documents_of(lines))
     few = documents[:N_DOCUMENTS_OF_ONE_THREAD]
+    n_bytes, n_bytes_of_few = size_of(documents), size_of(few)
     reading = Reading()
     making = Making(reading, val_fraction=0.01, shard_tokens=10_000_000)
     as_files, as_text, all_threads, one_thread = (list[float]() for _ in range(4))
@@ -55,17 +56,17 @@ def measure_preparing(rounds: int, data_dir: Path, say: Callable[[str], None]) -
             out = Path(folder, str(number))
             out.mkdir()
             (out / "assets").symlink_to(assets_dir.resolve())
-            with timed(documents, as_files):
+            with timed(n_bytes, as_files):
                 prepare_corpus(source, making, choice, out / "corpus", assets_dir, lambda line: None)
-            with timed(documents, as_text):
+            with timed(n_bytes, as_text):
                 prepare(TEXT_FILE, text, choice, out, lambda line: None)
-            with timed(documents, all_threads):
+            with timed(n_bytes, all_threads):
                 encode(tokenizer, documents, n)
-            with timed(few, one_thread):
+            with timed(n_bytes_of_few, one_thread):
                 encode(tokenizer, few, 1)
     share = float(np.median([mine / (n * its) for mine, its in zip(as_files, one_thread, strict=True)]))
     note = f"{share:.2f} of tiktoken with one thread x {n} processors"
-    size = f"{size_of(documents) / 1e6:.0f} MB"
+    size = f"{n_bytes / 1e6:.0f} MB"
     many, single = f"{size} in {len(documents):,} documents, {TOKENIZER}", f"{size} in one text, {TOKENIZER}"
     return [
         Series("prepare", many, f"data=text_files, {n} processors", "MB/s", as_files, note, {"share": share}),
@@ -88,12 +89,11 @@ def size_of(documents: Sequence[str]) -> int:
 
 
 @contextmanager
-def timed(documents: Sequence[str], rates: list[float]) -> Iterator[None]:
-    """Appends the MB/s at which what stands inside has read these documents."""
+def timed(n_bytes: int, rates: list[float]) -> Iterator[None]:
+    """Appends the MB/s at which what stands inside has read so many bytes."""
     started = time.perf_counter()
     yield
-    elapsed_s = time.perf_counter() - started
-    rates.append(size_of(documents) / 1e6 / elapsed_s)
+    rates.append(n_bytes / 1e6 / (time.perf_counter() - started))
 
 
 def encode(tokenizer: Tokenizer, documents: Sequence[str], n_threads: int) -> None:
