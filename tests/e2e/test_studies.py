@@ -52,7 +52,7 @@ def test_a_ladder_of_sizes_has_an_exponent(workspace: Workspace) -> None:
     assert "sweep what changes them" in refused.error_line()
 
 
-@pytest.mark.parametrize("lengths", ["", "0", "64,many"])
+@pytest.mark.parametrize("lengths", ["", "0", "64,", "many", "-4", "1e3", "9" * 40, "64,many"])
 def test_lengths_that_are_none_are_named(lengths: str, workspace: Workspace) -> None:
     refused = workspace.run("scripts/extrapolate.py", ".", f"--context-lengths={lengths}")
     assert f"--context-lengths={lengths} must be whole numbers" in refused.error_line()
