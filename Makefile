@@ -45,7 +45,7 @@ tensorboard: setup ## Look at all runs: http://localhost:6006
 	$(BIN)/tensorboard --logdir outputs $(ARGS)
 
 bench: setup ## Speed and memory beside other programs: about ten minutes on two cores
-	$(BIN)/python scripts/benchmark.py $(ARGS)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 soak: setup ## An hour of faults at random; ARGS="--minutes 5" for less
 	$(BIN)/python tests/e2e/soak.py $(ARGS)

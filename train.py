@@ -1,6 +1,6 @@
 """Train a GPT: python train.py [group=option] [key=value] ...   (python train.py --help lists them)."""
 
-from folio.startup import end_at_signals, lasting_imports, undisturbed_end
+from folio.runtime.startup import end_at_signals, lasting_imports, undisturbed_end
 
 if __name__ == "__main__":  # before the imports, which take a second
     end_at_signals()
@@ -12,27 +12,18 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from folio.cli import (
-    check_data,
-    check_same_experiment,
-    check_same_text,
-    load_config,
-    one_line_errors,
-    prepared_data,
-    requeued_config,
-    resumed_config,
-    started_processes,
-    sweep_folder,
-    task_overrides,
-)
-from folio.config import settle_vocabulary
-from folio.processes import leave_words_to_the_first
-from folio.requeued import remember_job, requeued_run
-from folio.runs import find_run, missing_to_go_on, new_run_folder
-from folio.sweeps.command import whole_command
-from folio.sweeps.job import part_of_sweep
-from folio.sweeps.record import keys_of, varied_keys
-from folio.sweeps.search import judge_of
+from folio.cli.compose import load_config, started_ranks, sweep_folder, task_overrides
+from folio.cli.corpus import check_data, prepared_data
+from folio.cli.errors import one_line_errors
+from folio.cli.resume import check_same_experiment, check_same_text, requeued_config, resumed_config
+from folio.config.checks import settle_vocabulary
+from folio.distributed.environment import leave_words_to_the_first
+from folio.runs.folders import find_run, missing_to_go_on, new_run_folder
+from folio.runs.requeue import remember_job, requeued_run
+from folio.sweeps.manifest import keys_of, varied_keys
+from folio.sweeps.replay import whole_command
+from folio.sweeps.search import build_pruner
+from folio.sweeps.worker import part_of_sweep
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -48,7 +39,7 @@ def main(cfg: DictConfig) -> float | None:
         resumed = None if missing_to_go_on(job) else job
     elif resumed := requeued_run(output_dir):
         config = requeued_config(config, resumed)
-    place = started_processes(config.trainer)
+    rank_info = started_ranks(config.trainer)
     data = prepared_data(config)
     if resumed:
         check_same_text(resumed, data.train.info.source_sha256)
@@ -58,25 +49,27 @@ def main(cfg: DictConfig) -> float | None:
     check_data(config, data)
 
     with lasting_imports():
-        from folio.training.devices import check_devices, resolve_device
+        from folio.distributed.devices import check_devices, resolve_device
 
         device = resolve_device(config.trainer)  # before Lightning is imported: there may be no such device
         check_devices(config.trainer, device.accelerator)
-        from folio.training.run import Occasion, run
-        from folio.training.strategies import meet
+        from folio.distributed.strategies import init_distributed
+        from folio.training.context import RunOrigin, build_context
+        from folio.training.run import run
 
     overrides = task_overrides()
-    occasion = Occasion(
+    origin = RunOrigin(
         overrides,
         compared=varied_keys(job) if job else keys_of(overrides),
-        judge=judge_of(job) if job else None,
-        others_follow=job is not None,
+        pruner=build_pruner(job) if job else None,
+        more_jobs_follow=job is not None,
     )
-    world = meet(place, device.accelerator)
-    folder = world.from_first(lambda: resumed or job or new_run_folder(output_dir, config.run_name))
+    distributed = init_distributed(rank_info, device.accelerator)
+    folder = distributed.broadcast(lambda: resumed or job or new_run_folder(output_dir, config.run_name))
     remember_job(output_dir, folder)
-    loss = run(config, data, device, folder, resumed is not None, occasion, partial(prepared_data, config), world)
-    world.leave()
+    context = build_context(config, data, device, folder, resumed is not None, origin, distributed.size)
+    loss = run(context, data, partial(prepared_data, config), distributed)
+    distributed.destroy()
     return loss
 
 

@@ -1,6 +1,6 @@
 """Measure a trained model again: python scripts/evaluate.py outputs/<run> --split val"""
 
-from folio.startup import end_at_signals
+from folio.runtime.startup import end_at_signals
 
 if __name__ == "__main__":  # before the imports, which take a second
     end_at_signals()
@@ -13,9 +13,10 @@ from typing import Annotated
 
 import typer
 
-from folio.cli import check_data, data_of, one_line_errors, run_command
-from folio.errors import FolioError
-from folio.runs import find_checkpoint
+from folio.cli.corpus import check_data, data_of
+from folio.cli.errors import one_line_errors, run_command
+from folio.runs.folders import find_checkpoint
+from folio.runtime.errors import FolioError
 
 
 class Split(StrEnum):
@@ -55,11 +56,11 @@ def main(
     # Only now torch, whose import takes seconds.
     import torch
 
+    from folio.distributed.devices import resolve_device
     from folio.models.quantization import check_int8, quantize_int8
-    from folio.training.batches import validation
-    from folio.training.checkpoint import load_trained
-    from folio.training.devices import resolve_device
-    from folio.training.evaluation import in_words, measure, with_context
+    from folio.objectives.evaluation import in_words, measure, with_context
+    from folio.objectives.registry import validation
+    from folio.runs.checkpoints import load_trained
 
     trained = load_trained(path, "cpu")
     config = trained.config if context_length is None else with_context(trained, context_length)

@@ -1,6 +1,6 @@
 """Give a trained model to others: python scripts/export.py latest my_gpt2 writes what transformers loads as GPT-2."""
 
-from folio.startup import end_at_signals
+from folio.runtime.startup import end_at_signals
 
 if __name__ == "__main__":  # before the imports, which take a second
     end_at_signals()
@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from folio.cli import one_line_errors, run_command
-from folio.errors import FolioError
+from folio.cli.errors import one_line_errors, run_command
 from folio.models.gpt2_format import END_OF_TEXT, GPT2FormatError, check_target, gpt2_config_json
-from folio.runs import find_checkpoint
+from folio.runs.folders import find_checkpoint
+from folio.runtime.errors import FolioError
 
 
 @one_line_errors
@@ -34,7 +34,7 @@ def main(
     # Only now torch, whose import takes seconds.
     from folio.models import GPT
     from folio.models.pretrained import save_gpt2
-    from folio.training.checkpoint import load_trained
+    from folio.runs.checkpoints import load_trained
 
     trained = load_trained(path, "cpu")
     try:

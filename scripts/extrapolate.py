@@ -1,6 +1,6 @@
 """Measure runs with windows of other lengths: python scripts/extrapolate.py outputs/multirun/<date>/<time>"""
 
-from folio.startup import end_at_signals
+from folio.runtime.startup import end_at_signals
 
 if __name__ == "__main__":  # before the imports, which take a second
     end_at_signals()
@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from folio.cli import check_data, data_of, one_line_errors, run_command
-from folio.errors import FolioError
+from folio.cli.corpus import check_data, data_of
+from folio.cli.errors import one_line_errors, run_command
 from folio.generation.prompts import last_position
 from folio.report import Report, make_report, terminal
 from folio.report.extrapolation import CSV_HEADINGS, Measured, csv_rows, table
@@ -20,7 +20,8 @@ from folio.report.groups import Group
 from folio.report.reading import ReportedRun
 from folio.report.tables import csv_of, markdown_table, rich_table
 from folio.report.write import png, write_files
-from folio.runs import find_checkpoint
+from folio.runs.folders import find_checkpoint
+from folio.runtime.errors import FolioError
 
 
 @one_line_errors
@@ -81,10 +82,10 @@ def measure_run(
     """Raises: FolioError where the run has no such checkpoint, or its model reads no longer windows at all."""
     path = find_checkpoint(str(run.folder), run.folder, checkpoint)
 
-    from folio.training.batches import validation
-    from folio.training.checkpoint import load_trained
-    from folio.training.devices import resolve_device
-    from folio.training.evaluation import measure, with_context
+    from folio.distributed.devices import resolve_device
+    from folio.objectives.evaluation import measure, with_context
+    from folio.objectives.registry import validation
+    from folio.runs.checkpoints import load_trained
 
     trained = load_trained(path, "cpu")
     device = resolve_device(trained.config.trainer)

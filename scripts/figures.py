@@ -1,6 +1,6 @@
 """Draw the pictures of a run: python scripts/figures.py latest --prompt "To be, or not to be" """
 
-from folio.startup import end_at_signals
+from folio.runtime.startup import end_at_signals
 
 if __name__ == "__main__":  # before the imports, which take a second
     end_at_signals()
@@ -12,18 +12,19 @@ from typing import Annotated
 import typer
 from matplotlib.figure import Figure
 
-from folio.cli import one_line_errors, run_command, validate
-from folio.config import RunConfig
-from folio.data.tokenizers import load_tokenizer, state_from_json
-from folio.errors import FolioError
+from folio.cli.compose import validate
+from folio.cli.errors import one_line_errors, run_command
+from folio.config.migrations import upgraded
+from folio.config.run import RunConfig
+from folio.data.tokenizers.registry import load_tokenizer, state_from_json
 from folio.figures.attention import attention_figure
 from folio.figures.curves import read_curves
 from folio.figures.labelled_prompt import LabelledPrompt, label_prompt
 from folio.figures.plots import loss_figure, positional_figure, schedule_figure
 from folio.models import TransformerConfig
-from folio.runs import check_links, checkpoint_names, find_checkpoint, find_started_run, read_config
-from folio.training.schedules import learning_rates
-from folio.upgrade import upgraded
+from folio.optim.schedules import learning_rates
+from folio.runs.folders import check_links, checkpoint_names, find_checkpoint, find_started_run, read_config
+from folio.runtime.errors import FolioError
 
 
 @one_line_errors
@@ -49,7 +50,7 @@ def main(
     labelled = label(folder, config, shape, prompt, prefix)
     if output is None:
         check_links(folder)
-    pictures = Pictures(output or folder / "figures", folder.name)
+    pictures = FigureLogger(output or folder / "figures", folder.name)
 
     pictures.save("schedule", schedule_figure(learning_rates(config), pictures.title("learning rate")))
     try:
@@ -62,7 +63,7 @@ def main(
 
     # Only now torch, whose import takes seconds.
     from folio.figures.inspection import attention_weights, positional_tables
-    from folio.training.checkpoint import load_trained
+    from folio.runs.checkpoints import load_trained
 
     trained = load_trained(weights, "cpu")
     tables = positional_tables(trained.model)
@@ -85,7 +86,7 @@ def main(
         pictures.save("attention", figure)
 
 
-class Pictures:
+class FigureLogger:
     """Where the pictures of a run go. Raises: FolioError where they cannot."""
 
     def __init__(self, folder: Path, run_name: str) -> None:

@@ -1,6 +1,6 @@
 """Write text with a trained model: python scripts/generate.py latest --prompt "ROMEO:" """
 
-from folio.startup import end_at_signals, lasting_imports
+from folio.runtime.startup import end_at_signals, lasting_imports
 
 if __name__ == "__main__":  # before the imports, which take a second
     end_at_signals()
@@ -14,17 +14,17 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from folio.cli import one_line_errors, run_command
-from folio.config import RunConfig
-from folio.data.tokenizers import Tokenizer, load_tokenizer, state_from_json
-from folio.errors import FolioError
+from folio.cli.errors import one_line_errors, run_command
+from folio.config.migrations import upgraded
+from folio.config.run import RunConfig
+from folio.data.tokenizers.registry import Tokenizer, load_tokenizer, state_from_json
 from folio.generation.prompts import check_request, default_prompt, last_position
 from folio.generation.sampling import Sampling
 from folio.models import TransformerConfig
 from folio.models.transformer_config import Family
-from folio.runs import find_checkpoint, read_config
-from folio.upgrade import upgraded
-from folio.visible import visible
+from folio.runs.folders import find_checkpoint, read_config
+from folio.runtime.errors import FolioError
+from folio.runtime.printable import printable
 
 TEXTS_AT_ONCE = 32
 """So that any number of samples fits into memory."""
@@ -103,11 +103,11 @@ def main(
             check_request(config, beside, *start, stop=stop or [], window=window, longest=last_position(config))
 
     with lasting_imports():  # only now torch, whose import takes seconds
+        from folio.distributed.devices import named_device
         from folio.generation.generate import generate
-        from folio.models.cpu_products import lay_out_by_input
+        from folio.models.cpu_linear import lay_out_by_input
         from folio.models.quantization import quantize_int8
-        from folio.training.checkpoint import load_trained
-        from folio.training.devices import named_device
+        from folio.runs.checkpoints import load_trained
 
     trained = load_trained(path, named_device(device))
     if beside is not None and beside.state() != trained.tokenizer.state():
@@ -143,7 +143,7 @@ def main(
             if task.heading:
                 print(task.heading)
             for piece in pieces:
-                print(visible(piece) if on_terminal else piece, end="", flush=True)
+                print(printable(piece) if on_terminal else piece, end="", flush=True)
             print()
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import typer
 
 from folio.data.prepare import prepare
-from folio.data.tokenizers import TokenizerChoice
+from folio.data.tokenizers.registry import TokenizerChoice
 from folio.generation.generate import generate_text
 from folio.generation.sampling import Sampling
 from folio.models import GPT, GPTConfig

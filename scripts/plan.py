@@ -1,6 +1,6 @@
 """Whether a training fits, and how long it takes: python scripts/plan.py model=gpt2_xl devices=8 memory=80"""
 
-from folio.startup import end_at_signals
+from folio.runtime.startup import end_at_signals
 
 if __name__ == "__main__":  # before the imports, which take a second
     end_at_signals()
@@ -11,9 +11,10 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from folio.cli import one_line_errors, validate
-from folio.config import ConfigError, RunConfig
-from folio.data.rank_files import ENCODINGS
+from folio.cli.compose import validate
+from folio.cli.errors import one_line_errors
+from folio.config.run import ConfigError, RunConfig
+from folio.data.tokenizers.rank_files import ENCODINGS
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 OWN = {
@@ -48,7 +49,7 @@ def main(words: list[str]) -> None:
     shape = config.transformer_config(vocabulary(config))
 
     # Only now torch, whose import takes seconds.
-    from folio import scale
+    from folio.distributed import cost_model as scale
 
     machine = scale.Machine(
         memory=own["memory"] * scale.GIB,

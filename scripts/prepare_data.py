@@ -1,6 +1,6 @@
 """Prepare the token files of a corpus without training: python scripts/prepare_data.py tokenizer=cl100k_base"""
 
-from folio.startup import end_at_signals
+from folio.runtime.startup import end_at_signals
 
 if __name__ == "__main__":  # before the imports, which take a second
     end_at_signals()
@@ -8,7 +8,9 @@ if __name__ == "__main__":  # before the imports, which take a second
 import hydra
 from omegaconf import DictConfig
 
-from folio.cli import load_config, one_line_errors, prepared_data
+from folio.cli.compose import load_config
+from folio.cli.corpus import prepared_data
+from folio.cli.errors import one_line_errors
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")

@@ -1,6 +1,6 @@
 """Compare runs: python scripts/report.py outputs/multirun/<date>/<time> --group-by optimizer"""
 
-from folio.startup import end_at_signals
+from folio.runtime.startup import end_at_signals
 
 if __name__ == "__main__":  # before the imports, which take a second
     end_at_signals()
@@ -11,9 +11,9 @@ from typing import Annotated
 
 import typer
 
-from folio.cli import one_line_errors, run_command
-from folio.errors import FolioError
+from folio.cli.errors import one_line_errors, run_command
 from folio.report import make_report, print_report, terminal, write_report
+from folio.runtime.errors import FolioError
 
 
 @one_line_errors

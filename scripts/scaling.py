@@ -1,6 +1,6 @@
 """How the loss falls with size, tokens or compute: python scripts/scaling.py outputs/multirun/<date>/<time>"""
 
-from folio.startup import end_at_signals
+from folio.runtime.startup import end_at_signals
 
 if __name__ == "__main__":  # before the imports, which take a second
     end_at_signals()
@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from folio.cli import one_line_errors, run_command
+from folio.cli.errors import one_line_errors, run_command
 from folio.report import make_report, terminal
 from folio.report.columns import decimals, with_spread
 from folio.report.scaling import scaling_of

@@ -22,10 +22,10 @@ from hypothesis import HealthCheck, settings
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from folio.cli import load_config
-from folio.config import ConfigError, RunConfig
+from folio.cli.compose import load_config
+from folio.cli.explain import explain
+from folio.config.run import ConfigError, RunConfig
 from folio.data.token_file import FORMAT, TokenFileInfo
-from folio.explain import explain
 
 CONF = Path(__file__).parents[1] / "conf"
 

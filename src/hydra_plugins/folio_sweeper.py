@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 
 class FolioSweeper(Sweeper):
-    """Runs every combination of what is swept, or the trials of a search. `folio.sweeps.lead` decides what runs."""
+    """Runs every combination of what is swept, or the trials of a search. `folio.sweeps.runner` decides what runs."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.asked = hydra_context, task_function, config

@@ -11,7 +11,7 @@ from workspace import TINY_TEXT, Run, Workspace
 
 from folio.data import tiny_shakespeare
 from folio.data.assets import fetch
-from folio.data.rank_files import ENCODINGS
+from folio.data.tokenizers.rank_files import ENCODINGS
 
 # Kept from being imported by a program of the test's choice, and not as an ImportError, which could be caught.
 SITECUSTOMIZE = """

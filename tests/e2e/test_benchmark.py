@@ -9,17 +9,17 @@ import pytest
 from matplotlib.image import imread
 from workspace import Workspace
 
-from folio.benchmark.options import Options
-from folio.benchmark.processes import Worker, workers
-from folio.benchmark.protocol import Command, Spec
-from folio.benchmark.results import Report
-from folio.benchmark.sides import choose_peers
-from folio.benchmark.steps import Contest, measure_works
-from folio.benchmark.works import SAME_FUNCTION, WORKS
-from folio.config import RunConfig
-from folio.errors import FolioError
+from benchmarks.contenders import choose_peers
+from benchmarks.options import Options
+from benchmarks.processes import Worker, workers
+from benchmarks.protocol import Command, Spec
+from benchmarks.results import Report
+from benchmarks.steps import Contest, measure_works
+from benchmarks.workloads import SAME_FUNCTION, WORKS
+from folio.config.run import RunConfig
+from folio.runtime.errors import FolioError
 
-BENCHMARK = "scripts/benchmark.py"
+BENCHMARK = "benchmarks/__main__.py"
 
 TINY_MODEL = ("model=debug", "tokenizer=char", "data=text_file", "training.batch_size=2", "schedule.warmup_steps=2")
 
@@ -63,9 +63,9 @@ def test_two_sides_take_turns_and_have_the_same_losses(pair: list[Worker], tmp_p
     for n_steps in (1, 4, 4):
         for worker in pair:
             answers[worker.side].append(worker.ask(Command("steps", n_steps)))
-    for ours, theirs, n_steps in zip(answers["folio"], answers["bare"], (1, 4, 4), strict=True):
+    for ours, to_gpt2_state, n_steps in zip(answers["folio"], answers["bare"], (1, 4, 4), strict=True):
         assert len(ours["losses"]) == ours["n_steps"] == n_steps
-        assert ours["losses"] == pytest.approx(theirs["losses"], abs=1e-5)
+        assert ours["losses"] == pytest.approx(to_gpt2_state["losses"], abs=1e-5)
         assert ours["elapsed_s"] > sum(ours["checkpoint_s"])
     # Steps 1, 2-5 and 6-9: a checkpoint at 4 and at 8.
     assert [len(answer["checkpoint_s"]) for answer in answers["folio"]] == [0, 1, 1]
@@ -73,8 +73,8 @@ def test_two_sides_take_turns_and_have_the_same_losses(pair: list[Worker], tmp_p
     assert list((tmp_path / "folio" / "tensorboard").iterdir())
     for worker in pair:
         assert 0 < worker.facts["rss_before_bytes"] <= worker.ask(Command("memory"))["peak_bytes"]
-    ours, theirs = (worker.ask(Command("validate"))["loss_nats"] for worker in pair)
-    assert ours == pytest.approx(theirs, abs=1e-5)
+    ours, to_gpt2_state = (worker.ask(Command("validate"))["loss_nats"] for worker in pair)
+    assert ours == pytest.approx(to_gpt2_state, abs=1e-5)
 
 
 def test_a_side_with_other_weights_is_refused(tiny: Callable[..., RunConfig], options: Options, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from test_corpora_e2e import lay_down
 from test_extend import EXTENSIONS
 from workspace import FAMILIES, ROOT, TINY, TINY_TEXT, Workspace
 
-from folio.config import check_alone
+from folio.config.checks import check_config
 
 BENCHMARK = "minutes: tests/e2e/test_benchmark.py runs its parts with small works"
 SERVER = "does not end: tests/e2e/test_tensorboard.py starts it and looks"
@@ -42,7 +42,7 @@ NOT_RUN: dict[str, str] = {
     "python train.py -m positional_encoding=learned,rotary seed=1,2,3,4 sweep=latest": "the same",
     "python scripts/extrapolate.py": "measures a sweep: tests/e2e/test_studies.py makes one first",
     "python scripts/scaling.py": "the same",
-    "python scripts/benchmark.py": BENCHMARK,
+    "python -m benchmarks": BENCHMARK,
     "python train.py -m hydra/launcher=submitit_slurm": "no SLURM here: test_many_processes.py has submitit_local",
     **{command: "tests/e2e/test_extend.py" for extension in EXTENSIONS.values() for command in extension.commands},
 }
@@ -178,7 +178,7 @@ def test_the_words_compose_and_pass_the_checks(command: str, compose: Callable[.
     for overrides in combinations(words):
         config = compose(*overrides)
         if config.init_from is None:  # else the folder decides the size
-            check_alone(config)
+            check_config(config)
 
 
 @pytest.mark.parametrize("command", SCRIPTS)

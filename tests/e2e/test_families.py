@@ -87,11 +87,11 @@ def test_accumulation_draws_the_curves_of_the_whole_batch(tag: str, family: str,
 def test_the_preflight_foretells_how_many_tokens_are_read(family: str, runs: Runs) -> None:
     """On average: lines, and prefixes, differ in length."""
     run = runs[1, None]
-    preflight = json.loads((run.folder / "preflight.json").read_text())
-    assert preflight["objective"] == run.config["objective"]["name"]
-    foretold = preflight["tokens_per_step"] * preflight["steps"]
+    summarize_run = json.loads((run.folder / "preflight.json").read_text())
+    assert summarize_run["objective"] == run.config["objective"]["name"]
+    foretold = summarize_run["tokens_per_step"] * summarize_run["steps"]
     assert run.metrics["n_tokens_seen"] == pytest.approx(foretold, rel=0.1)
-    assert preflight["epochs"] == pytest.approx(foretold / preflight["train_tokens"], rel=1e-2)
+    assert summarize_run["epochs"] == pytest.approx(foretold / summarize_run["train_tokens"], rel=1e-2)
 
 
 def test_the_end_tells_what_was_reached_and_what_to_compare_it_with(family: str, runs: Runs) -> None:

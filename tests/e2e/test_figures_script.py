@@ -8,8 +8,8 @@ import yaml
 from matplotlib.image import imread
 from workspace import TINY, Run, Workspace
 
-from folio.config import RunConfig
-from folio.training.schedules import learning_rates
+from folio.config.run import RunConfig
+from folio.optim.schedules import learning_rates
 
 FIGURES = "scripts/figures.py"
 

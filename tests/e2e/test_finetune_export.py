@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from workspace import TINY, TINY_TEXT, Finished, Run, Workspace
 
-from folio.cli import prepared_data
-from folio.config import RunConfig
-from folio.training.batches import training_loader
-from folio.training.checkpoint import load_trained
+from folio.cli.corpus import prepared_data
+from folio.config.run import RunConfig
+from folio.objectives.registry import training_loader
+from folio.runs.checkpoints import load_trained
 
 EXPORT = "scripts/export.py"
 N_SYMBOLS = len(set(TINY_TEXT))
@@ -35,13 +35,13 @@ STEPS = ("training.max_steps=3", "training.validate_every_steps=1", "training.lo
 
 @pytest.fixture(scope="module")
 def begun(make_workspace: Callable[[], Workspace], transformers: ModuleType) -> Workspace:
-    """A workspace in which the folder `theirs` holds a GPT-2 with random weights."""
+    """A workspace in which the folder `to_gpt2_state` holds a GPT-2 with random weights."""
     workspace = make_workspace()
     torch.manual_seed(0)
     shape = {"vocab_size": N_SYMBOLS, "n_positions": 40, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": 20}
     symbols = {"bos_token_id": None, "eos_token_id": None}
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape, **symbols, initializer_range=0.2))
-    model.save_pretrained(workspace.folder / "theirs")
+    model.save_pretrained(workspace.folder / "to_gpt2_state")
     return workspace
 
 
@@ -61,7 +61,7 @@ def test_the_first_step_has_the_loss_of_hugging_face(begun: Workspace, tuned: Ru
         tuned.config | {"data": tuned.config["data"] | {"path": str(begun.folder / "tiny.txt")}}
     )
     batch = next(iter(training_loader(config, prepared_data(config, begun.folder / "data"), first_step=0)))
-    model = hugging_face(transformers, begun.folder / "theirs")
+    model = hugging_face(transformers, begun.folder / "to_gpt2_state")
     with torch.no_grad():
         loss = torch.nn.functional.cross_entropy(model(batch.tokens).logits.flatten(0, 1), batch.targets.flatten())
     curve = dict(tuned.curve("train/loss_nats"))
@@ -71,17 +71,19 @@ def test_the_first_step_has_the_loss_of_hugging_face(begun: Workspace, tuned: Ru
 
 def test_what_was_tuned_is_the_same_there(begun: Workspace, tuned: Run, transformers: ModuleType) -> None:
     said = begun.must(EXPORT, str(tuned.folder), "ours", "--checkpoint", "last")
-    theirs = hugging_face(transformers, begun.folder / "ours")
+    to_gpt2_state = hugging_face(transformers, begun.folder / "ours")
     ours = load_trained(tuned.folder / "checkpoints" / "last.ckpt", "cpu").model
     tokens = torch.arange(48).view(2, 24) % N_SYMBOLS
     with torch.no_grad():
-        difference = (theirs(tokens).logits - ours(tokens)).abs().max().item()
+        difference = (to_gpt2_state(tokens).logits - ours(tokens)).abs().max().item()
         changed = (
-            (theirs(tokens).logits - hugging_face(transformers, begun.folder / "theirs")(tokens).logits).abs().max()
+            (to_gpt2_state(tokens).logits - hugging_face(transformers, begun.folder / "to_gpt2_state")(tokens).logits)
+            .abs()
+            .max()
         )
     assert difference < 1e-4
     assert changed > 0.01
-    assert f"{theirs.num_parameters():,} parameters" in said
+    assert f"{to_gpt2_state.num_parameters():,} parameters" in said
     assert "char, not written" in said
 
 
@@ -107,12 +109,12 @@ def test_what_was_exported_is_where_another_run_begins(begun: Workspace, tuned: 
 def test_a_run_goes_on_when_the_folder_that_it_began_with_is_gone(begun: Workspace, tuned: Run) -> None:
     elsewhere = begun.folder / "copy"
     shutil.copytree(tuned.folder, elsewhere)
-    theirs = begun.folder / "theirs"
-    theirs.rename(begun.folder / "hidden")
+    to_gpt2_state = begun.folder / "to_gpt2_state"
+    to_gpt2_state.rename(begun.folder / "hidden")
     try:
         begun.must("train.py", f"resume={elsewhere}", "training.max_steps=4")
     finally:
-        (begun.folder / "hidden").rename(theirs)
+        (begun.folder / "hidden").rename(to_gpt2_state)
     again = Run(elsewhere)
     assert again.metrics["step"] == 4
     assert dict(again.curve("train/loss_nats"))[4] < dict(tuned.curve("train/loss_nats"))[1]
@@ -204,8 +206,8 @@ def answers(
     def answer(mistake: str) -> tuple[Workspace, Finished]:
         spoil, typed, _ = BEGINNINGS[mistake]
         workspace = make_workspace()
-        shutil.copytree(begun.folder / "theirs", workspace.folder / "theirs")
-        spoil(workspace.folder / "theirs")
+        shutil.copytree(begun.folder / "to_gpt2_state", workspace.folder / "to_gpt2_state")
+        spoil(workspace.folder / "to_gpt2_state")
         return workspace, workspace.run("train.py", *OWN_TEXT, *typed, **no_torch)
 
     with ThreadPoolExecutor(2) as pool:
@@ -222,8 +224,8 @@ def test_a_run_never_begins_with(mistake: str, answers: dict[str, tuple[Workspac
 
 
 def test_an_old_file_that_lacks_a_tensor_leaves_no_run_behind(begun: Workspace, workspace: Workspace) -> None:
-    folder = workspace.folder / "theirs"
-    shutil.copytree(begun.folder / "theirs", folder)
+    folder = workspace.folder / "to_gpt2_state"
+    shutil.copytree(begun.folder / "to_gpt2_state", folder)
     drop(folder, "transformer.wpe.weight")
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
@@ -234,7 +236,7 @@ def test_an_old_file_that_lacks_a_tensor_leaves_no_run_behind(begun: Workspace, 
 def test_an_export_that_cannot_be_is_answered_at_once(begun: Workspace, tuned: Run, no_torch: dict[str, str]) -> None:
     before = begun.files()
     assert "RUN=nowhere" in begun.run(EXPORT, "nowhere", "new", **no_torch).error_line()
-    taken = begun.run(EXPORT, str(tuned.folder), "theirs", **no_torch).error_line()
+    taken = begun.run(EXPORT, str(tuned.folder), "to_gpt2_state", **no_torch).error_line()
     assert "DIR=theirs: theirs is not empty" in taken
     assert "--force" in taken
     assert "DIR=tiny.txt" in begun.run(EXPORT, str(tuned.folder), "tiny.txt", "--force", **no_torch).error_line()

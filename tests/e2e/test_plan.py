@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from workspace import TINY, Workspace
 
-from folio import scale
+from folio.distributed import cost_model as scale
 from folio.models import GPTConfig
 
 TOLERANCE = 0.15
@@ -63,16 +63,16 @@ def peak_bytes(workspace: Workspace, *args: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recomputes", [False, True])
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
 def test_planned_memory_is_what_a_run_of_a_few_steps_takes(
-    recomputes: bool, make_workspace: Callable[[], Workspace]
+    activation_checkpointing: bool, make_workspace: Callable[[], Workspace]
 ) -> None:
     workspace = make_workspace()
     smallest = peak_bytes(workspace, *STEPS)
     shape = GPTConfig(vocab_size=43, n_layers=8, n_heads=8, d_model=512, context_length=128)
     words = [f"model.{name}={getattr(shape, name)}" for name in ("n_layers", "n_heads", "d_model", "context_length")]
-    again = f"trainer.activation_checkpointing={str(recomputes).lower()}"
+    again = f"trainer.activation_checkpointing={str(activation_checkpointing).lower()}"
     measured = peak_bytes(workspace, *STEPS, *words, "training.batch_size=16", again) - smallest
-    planned = scale.memory(shape, n_sequences=16, is_cpu=True, recomputes=recomputes)
+    planned = scale.memory(shape, n_sequences=16, is_cpu=True, activation_checkpointing=activation_checkpointing)
     assert planned.total == pytest.approx(measured, rel=TOLERANCE)
     assert replace(planned, activations=0.0).total < planned.total

@@ -11,9 +11,9 @@ import torch
 import yaml
 from workspace import FAMILIES, TINY, Run, Workspace
 
-from folio.runs import checkpoint_names
-from folio.training.checkpoint import FORMAT
-from folio.upgrade import LATER_KEYS
+from folio.config.migrations import LATER_KEYS
+from folio.runs.checkpoints import FORMAT
+from folio.runs.folders import checkpoint_names
 
 LONG = (
     *TINY,
@@ -148,7 +148,7 @@ def as_an_older_folio_left_it(run: Run) -> None:
         folio["format"] = 2
         del folio["version"], folio["gradients"], folio["model"]["attention_dropout"]
         folio["config"] = without_later_keys(folio["config"])
-        curves = state["callbacks"]["Curves"]
+        curves = state["callbacks"]["MetricLogger"]
         del curves["val"], curves["val_step"], curves["recent_losses"]
         torch.save(state, file)
     (run.folder / "config.yaml").write_text(yaml.safe_dump(without_later_keys(run.config)))

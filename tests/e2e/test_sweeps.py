@@ -37,22 +37,23 @@ def leave_everything_behind():
 class Sabotage:
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name != "folio.training.run":
+        if name != "folio.training.assembly":
             return None
         spec = PathFinder.find_spec(name, path, target)
         execute = spec.loader.exec_module
         def exec_module(module):
             execute(module)
-            first_model = module.first_model
-            def sabotaged(config, *args):
+            initial_model = module.initial_model
+            def sabotaged(context):
+                config = context.config
                 if config.seed == 667:
                     leave_everything_behind()
                 if config.seed in (666, 667):
                     raise ZeroDivisionError("a bug\\nof two lines")
                 if config.seed == 999:
                     os.kill(os.getpid(), signal.SIGKILL)
-                return first_model(config, *args)
-            module.first_model = sabotaged
+                return initial_model(context)
+            module.initial_model = sabotaged
         spec.loader.exec_module = exec_module
         return spec
 

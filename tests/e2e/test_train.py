@@ -16,7 +16,7 @@ import torch
 import yaml
 from workspace import ROOT, TINY, TINY_TEXT, Run, Workspace
 
-from folio.training.checkpoint import FORMAT
+from folio.runs.checkpoints import FORMAT
 
 METRICS = {
     "status",
@@ -108,14 +108,14 @@ def test_metrics_are_whole_finite_and_fit_together(finished_run: Run) -> None:
 
 
 def test_preflight_figures_are_those_of_the_run(finished_run: Run) -> None:
-    preflight = json.loads((finished_run.folder / "preflight.json").read_text())
-    assert preflight["n_parameters"] == finished_run.metrics["n_parameters"]
-    assert preflight["n_parameters"] == sum(
+    summarize_run = json.loads((finished_run.folder / "preflight.json").read_text())
+    assert summarize_run["n_parameters"] == finished_run.metrics["n_parameters"]
+    assert summarize_run["n_parameters"] == sum(
         weight.numel() for name, weight in finished_run.weights().items() if name != "model.output.weight"
     )
-    assert (preflight["train_tokens"], preflight["val_tokens"]) == (1_003_854, 111_540)
-    assert preflight["tokens_per_step"] * preflight["steps"] == finished_run.metrics["n_tokens_seen"]
-    assert preflight["epochs"] == finished_run.metrics["n_tokens_seen"] / preflight["train_tokens"]
+    assert (summarize_run["train_tokens"], summarize_run["val_tokens"]) == (1_003_854, 111_540)
+    assert summarize_run["tokens_per_step"] * summarize_run["steps"] == finished_run.metrics["n_tokens_seen"]
+    assert summarize_run["epochs"] == finished_run.metrics["n_tokens_seen"] / summarize_run["train_tokens"]
 
 
 @pytest.mark.parametrize("name", ["last", "best"])

@@ -11,8 +11,8 @@ import pytest
 from folio.data import tiny_shakespeare
 from folio.data.assets import fetch
 from folio.data.prepare import prepare
-from folio.data.rank_files import ENCODINGS
-from folio.data.tokenizers import TokenizerChoice, build_tokenizer, load_tokenizer
+from folio.data.tokenizers.rank_files import ENCODINGS
+from folio.data.tokenizers.registry import TokenizerChoice, build_tokenizer, load_tokenizer
 
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 

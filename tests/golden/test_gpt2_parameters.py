@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from folio.config import RunConfig
+from folio.config.run import RunConfig
 from folio.models import GPT
 
 GPT2_VOCAB_SIZE = 50_257

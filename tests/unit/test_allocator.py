@@ -8,7 +8,7 @@ import pytest
 
 PROGRAM = """
 import torch
-from folio.training.allocator import LARGE_BYTES, return_large_blocks
+from folio.runtime.allocator import LARGE_BYTES, return_large_blocks
 
 def resident_bytes():
     with open("/proc/self/statm") as file:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from folio import files
 from folio.data import assets
 from folio.data.assets import Asset, Wheel, fetch, member, obtain_wheel
-from folio.errors import FolioError
+from folio.runtime import files
+from folio.runtime.errors import FolioError
 
 CONTENT = b"To be, or not to be\n" * 5000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -57,7 +57,7 @@ def test_causal_mask_of_new_queries_puts_them_at_the_end_of_the_keys() -> None:
 
 
 def test_causal_mask_opens_the_prefix_to_all() -> None:
-    assert torch.equal(causal_mask(4, 4, n_open=2), rows("xx..", "xx..", "xxx.", "xxxx"))
+    assert torch.equal(causal_mask(4, 4, n_prefix=2), rows("xx..", "xx..", "xxx.", "xxxx"))
 
 
 def test_padding_mask_hides_what_follows_the_tokens_of_a_row() -> None:
@@ -261,8 +261,8 @@ def test_the_map_of_a_layer_is_of_what_that_layer_reads(family: str) -> None:
     expected = [block.look(*given, source=options["source"]) for block, given, options in reads]
     maps = model.attention_maps(*inputs)
     assert len(maps) == len(expected) == TINY.n_layers
-    for ours, theirs in zip(maps, expected, strict=True):
-        torch.testing.assert_close(ours, AttentionMap(*(part[:, :, -5:] for part in theirs)))
+    for ours, to_gpt2_state in zip(maps, expected, strict=True):
+        torch.testing.assert_close(ours, AttentionMap(*(part[:, :, -5:] for part in to_gpt2_state)))
 
 
 class SoftmaxIsForbidden(TorchDispatchMode):
@@ -353,7 +353,7 @@ def test_a_view_without_padding_or_bias_takes_the_kernels_own_causality() -> Non
     """What makes training fast: a mask of T x T numbers is read by the kernel, a flag is not."""
     assert causal_view(5, 5, torch.device("cpu")) == View(is_causal=True)
     assert causal_view(1, 5, torch.device("cpu")) == View()
-    assert causal_view(1, 5, torch.device("cpu"), n_open=3) == View()
+    assert causal_view(1, 5, torch.device("cpu"), n_prefix=3) == View()
     assert two_sided_view(None) == View()
 
 

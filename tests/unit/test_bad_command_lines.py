@@ -12,12 +12,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from folio.cli import run_command
-from folio.config import RunConfig, plain
-from folio.data.char_tokenizer import CharTokenizer
-from folio.data.tokenizers import state_to_json
+from folio.cli.errors import run_command
+from folio.config.run import RunConfig, plain
+from folio.data.tokenizers.char import CharTokenizer
+from folio.data.tokenizers.registry import state_to_json
 from folio.models import build_model
-from folio.training.checkpoint import Contents, rng_state, save
+from folio.runs.checkpoints import CheckpointMetadata, rng_state, save
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 TOKENIZER = CharTokenizer("\n :EMORabcdefg")
@@ -176,7 +176,11 @@ def place(tmp_path_factory: pytest.TempPathFactory, compose: Callable[..., RunCo
     state = {
         "state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()},
         "global_step": 7,
-        "folio": {**Contents(plain(config), model.config, TOKENIZER).to_plain(), "rng": rng_state(), "val": {}},
+        "folio": {
+            **CheckpointMetadata(plain(config), model.config, TOKENIZER).to_plain(),
+            "rng": rng_state(),
+            "val": {},
+        },
     }
     for name in ("best", "last"):
         save(state, folder / "run" / "checkpoints" / f"{name}.ckpt")

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from folio.cli import validate
-from folio.config import ConfigError, RunConfig, plain
-from folio.explain import OTHER_NAMES
+from folio.cli.compose import validate
+from folio.cli.explain import OTHER_NAMES
+from folio.config.run import ConfigError, RunConfig, plain
 
 Refuse = Callable[..., str]
 

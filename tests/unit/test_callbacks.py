@@ -17,27 +17,27 @@ from hypothesis import strategies as st
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_models import CPU, validation_of
 
-from folio.config import RunConfig, TrainingConfig, plain
+from folio.config.callbacks import SamplesConfig
+from folio.config.run import RunConfig, plain
+from folio.config.training import TrainingConfig
 from folio.data.batch import Batch
 from folio.data.token_file import TokenFileInfo
-from folio.data.tokenizers import CharTokenizer
-from folio.errors import FolioError
+from folio.data.tokenizers.registry import CharTokenizer
 from folio.models import GPT, build_model
-from folio.options.callbacks import SamplesConfig
-from folio.training import callbacks, pace
-from folio.training.callbacks import (
-    Checkpoints,
-    Curves,
-    FirstEstimate,
-    ProgressBar,
-    Samples,
-    ends_step,
-)
-from folio.training.checkpoint import Contents
-from folio.training.lit_module import LanguageModel
-from folio.training.pace import Pace, duration
-from folio.training.stopping import Interrupted, StopOnSignal, ValidateAtEnd, stop_signals
+from folio.runs.checkpoints import CheckpointMetadata
+from folio.runtime.errors import FolioError
+from folio.runtime.signals import Interrupted, stop_signals
+from folio.training.callbacks import progress, throughput
+from folio.training.callbacks.checkpoints import CheckpointCallback
+from folio.training.callbacks.metrics import MetricLogger
+from folio.training.callbacks.progress import DurationEstimate, ProgressBar
+from folio.training.callbacks.samples import SampleWriter
+from folio.training.callbacks.stopping import StopOnSignal, ValidateAtEnd
+from folio.training.callbacks.throughput import Throughput, duration
+from folio.training.module import LanguageModel
+from folio.training.trainer_state import ends_step
 
 TOKENIZER = CharTokenizer("abcdefg")
 
@@ -55,8 +55,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(pace, "time", clock)
-    monkeypatch.setattr(callbacks, "time", clock)
+    monkeypatch.setattr(throughput, "time", clock)
+    monkeypatch.setattr(progress, "time", clock)
     return clock
 
 
@@ -64,7 +64,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the run says."""
     lines: list[str] = []
-    monkeypatch.setattr(callbacks.log, "info", lines.append)
+    monkeypatch.setattr(progress.log, "info", lines.append)
     return lines
 
 
@@ -73,8 +73,8 @@ def module(compose: Callable[..., RunConfig]) -> LanguageModel:
     config = compose("model=debug", "tokenizer=char")
     torch.manual_seed(0)
     model = GPT(config.transformer_config(TOKENIZER.vocab_size)).eval()
-    contents = Contents(plain(config), model.config, TOKENIZER)
-    return LanguageModel(model=model, config=config, contents=contents, val_info=None, fused_optimizer=False)
+    metadata = CheckpointMetadata(plain(config), model.config, TOKENIZER)
+    return LanguageModel(model=model, config=config, metadata=metadata, device=CPU, validation=validation_of())
 
 
 def training(**changes: int) -> TrainingConfig:
@@ -113,7 +113,7 @@ def test_a_step_ends_with_its_last_micro_batch() -> None:
     assert [ends_step(trainer, index) for index in range(7)] == [False, False, True, False, False, True, False]
 
 
-def read(pace: Pace, module: LanguageModel, *tokens_of_batches: int) -> None:
+def read(pace: Throughput, module: LanguageModel, *tokens_of_batches: int) -> None:
     """Let training begin with batches of so many tokens."""
     for n_tokens in tokens_of_batches:
         empty = torch.empty(0, dtype=torch.int64)
@@ -122,7 +122,7 @@ def read(pace: Pace, module: LanguageModel, *tokens_of_batches: int) -> None:
 
 def test_pace_leaves_validation_out_of_the_speed_and_in_the_time_left(clock: Clock, module: LanguageModel) -> None:
     trainer = fake_trainer()
-    pace = Pace()
+    pace = Throughput()
     clock.now += 50  # building the trainer is no training
     pace.on_train_start(trainer, module)
     read(pace, module, 100, 100, 150, 50)
@@ -141,11 +141,11 @@ def test_pace_leaves_validation_out_of_the_speed_and_in_the_time_left(clock: Clo
 
 
 def test_pace_counts_all_parts_of_a_run_but_not_the_time_between(clock: Clock, module: LanguageModel) -> None:
-    first = Pace()
+    first = Throughput()
     first.on_train_start(fake_trainer(), module)
     read(first, module, 600)
     clock.now += 6
-    second = Pace()
+    second = Throughput()
     second.load_state_dict(first.state_dict())
     clock.now += 1000
     second.on_train_start(fake_trainer(global_step=6), module)
@@ -172,8 +172,8 @@ def test_curves_have_a_point_every_few_steps_and_at_the_last(
     logger = ListLogger()
     trainer = fake_trainer(loggers=[logger], accumulate_grad_batches=2)
     module.trainer, module.gradient_norm = trainer, torch.tensor(0.5)
-    pace = Pace()
-    curves = Curves(pace, training(max_steps=7, log_every_steps=3), info_of(n_tokens=10, n_bytes=20))
+    pace = Throughput()
+    curves = MetricLogger(pace, training(max_steps=7, log_every_steps=3), info_of(n_tokens=10, n_bytes=20))
     for micro_batch in range(14):
         read(pace, module, 4)
         curves.on_train_batch_start(trainer, module, None, micro_batch)
@@ -201,7 +201,7 @@ def test_curves_show_the_rate_that_the_step_was_taken_at(module: LanguageModel) 
     trainer = fake_trainer(loggers=[logger])
     module.trainer, module.gradient_norm = trainer, torch.tensor(0.5)
     expected = module.learning_rate
-    curves = Curves(Pace(), training(), train_info=None)
+    curves = MetricLogger(Throughput(), training(), train_info=None)
     curves.on_train_batch_start(trainer, module, None, 0)
     module.train_means.add(torch.tensor(1.0), torch.tensor(0.0))
     trainer.global_step = 1
@@ -214,7 +214,9 @@ def test_the_figures_of_each_validation_become_curves_and_a_line(module: Languag
     """Also those that only some objectives have."""
     logger = ListLogger()
     module.val = {"loss_nats": 1.5, "perplexity": 4.48, "accuracy": 0.4, "unigram_accuracy": 0.125}
-    Curves(Pace(), training(), None).on_validation_end(fake_trainer(loggers=[logger], global_step=30), module)
+    MetricLogger(Throughput(), training(), None).on_validation_end(
+        fake_trainer(loggers=[logger], global_step=30), module
+    )
     assert logger.logged == {
         30: {"val/loss_nats": 1.5, "val/perplexity": 4.48, "val/accuracy": 0.4, "val/unigram_accuracy": 0.125}
     }
@@ -224,8 +226,8 @@ def test_the_figures_of_each_validation_become_curves_and_a_line(module: Languag
 def test_off_a_terminal_progress_is_a_line_now_and_then_and_at_the_end(
     clock: Clock, lines: list[str], module: LanguageModel
 ) -> None:
-    trainer, pace = fake_trainer(), Pace()
-    curves = Curves(pace, training(max_steps=6), train_info=None)
+    trainer, pace = fake_trainer(), Throughput()
+    curves = MetricLogger(pace, training(max_steps=6), train_info=None)
     bar = ProgressBar(Console(file=io.StringIO()), pace, curves, max_steps=6)
     pace.on_train_start(trainer, module)
     bar.on_train_start(trainer, module)
@@ -241,7 +243,7 @@ def test_off_a_terminal_progress_is_a_line_now_and_then_and_at_the_end(
 def test_the_time_to_the_end_is_told_once_and_leaves_out_the_slow_first_step(
     clock: Clock, lines: list[str], module: LanguageModel
 ) -> None:
-    trainer, estimate = fake_trainer(), FirstEstimate(max_steps=71)
+    trainer, estimate = fake_trainer(), DurationEstimate(max_steps=71)
     for step in range(1, 41):
         clock.now += 100 if step == 1 else 2
         trainer.global_step = step
@@ -249,9 +251,9 @@ def test_the_time_to_the_end_is_told_once_and_leaves_out_the_slow_first_step(
     assert lines == ["2 s a step: about 2 min 0 s to finish, validation apart"]
 
 
-def samples(tmp_path: Path, max_new_tokens: int = 20, prompt: str = "abc") -> Samples:
+def samples(tmp_path: Path, max_new_tokens: int = 20, prompt: str = "abc") -> SampleWriter:
     config = SamplesConfig(prompt=prompt, max_new_tokens=max_new_tokens, temperature=0.8, top_k=None)
-    return Samples(config, TOKENIZER, seed=1, file=tmp_path / "samples.md")
+    return SampleWriter(config, TOKENIZER, seed=1, file=tmp_path / "samples.md")
 
 
 def test_each_validation_appends_a_text_to_the_samples(tmp_path: Path, module: LanguageModel) -> None:
@@ -320,7 +322,9 @@ def test_a_prompt_that_a_model_cannot_write_from_is_refused_before_the_first_ste
     samples(tmp_path, max_new_tokens=0).on_fit_start(fake_trainer(), module)
 
 
-def train(checkpoints: Checkpoints, trainer: SimpleNamespace, module: LanguageModel, losses: Iterator[float]) -> None:
+def train(
+    checkpoints: CheckpointCallback, trainer: SimpleNamespace, module: LanguageModel, losses: Iterator[float]
+) -> None:
     """The hooks of a run in Lightning's order."""
     config = checkpoints.training
     for step in range(trainer.global_step + 1, config.max_steps + 1):
@@ -344,7 +348,7 @@ def test_last_is_saved_once_whenever_due_and_after_the_validation_of_its_step(
             max_steps=max_steps, validate_every_steps=validate_every, checkpoint_every_steps=checkpoint_every
         )
         trainer = fake_trainer()
-        train(Checkpoints(tmp_path, config), trainer, module, losses=iter([1.0] * max_steps))
+        train(CheckpointCallback(tmp_path, config), trainer, module, losses=iter([1.0] * max_steps))
         due = [step for step in range(1, max_steps + 1) if step % checkpoint_every == 0 or step == max_steps]
         assert [step for step, name in trainer.saved if name == "last.ckpt"] == due
         for step in due:
@@ -356,7 +360,7 @@ def test_last_is_saved_once_whenever_due_and_after_the_validation_of_its_step(
 
 def test_best_is_saved_at_each_new_lowest_validation_loss(module: LanguageModel, tmp_path: Path) -> None:
     trainer, losses = fake_trainer(), iter([3.0, 2.0, 2.5, 2.0, 1.5])
-    checkpoints = Checkpoints(tmp_path, training(max_steps=5))
+    checkpoints = CheckpointCallback(tmp_path, training(max_steps=5))
     train(checkpoints, trainer, module, losses)
     assert [step for step, name in trainer.saved if name == "best.ckpt"] == [1, 2, 5]
     assert (checkpoints.best_step, checkpoints.best_loss_nats) == (5, 1.5)
@@ -364,7 +368,7 @@ def test_best_is_saved_at_each_new_lowest_validation_loss(module: LanguageModel,
 
 def test_best_is_saved_before_last_so_that_last_knows_it(module: LanguageModel, tmp_path: Path) -> None:
     trainer = fake_trainer()
-    train(Checkpoints(tmp_path, training(max_steps=1)), trainer, module, iter([3.0]))
+    train(CheckpointCallback(tmp_path, training(max_steps=1)), trainer, module, iter([3.0]))
     assert trainer.saved == [(1, "validation"), (1, "best.ckpt"), (1, "last.ckpt")]
 
 
@@ -377,7 +381,7 @@ def test_kept_steps_are_saved_once_each_after_their_validation_and_before_last(
             max_steps=max_steps, validate_every_steps=validate_every, checkpoint_every_steps=checkpoint_every
         )
         trainer = fake_trainer()
-        train(Checkpoints(tmp_path, config, keep_every), trainer, module, losses=iter([1.0] * max_steps))
+        train(CheckpointCallback(tmp_path, config, keep_every), trainer, module, losses=iter([1.0] * max_steps))
         kept = range(keep_every, max_steps + 1, keep_every)
         saved = [(step, name) for step, name in trainer.saved if name.startswith("step=")]
         assert saved == [(step, f"step={step}.ckpt") for step in kept]
@@ -391,14 +395,14 @@ def test_kept_steps_are_saved_once_each_after_their_validation_and_before_last(
 
 def test_no_step_is_kept_where_none_is_wanted(module: LanguageModel, tmp_path: Path) -> None:
     trainer = fake_trainer()
-    train(Checkpoints(tmp_path, training(max_steps=4)), trainer, module, iter([1.0] * 4))
+    train(CheckpointCallback(tmp_path, training(max_steps=4)), trainer, module, iter([1.0] * 4))
     assert {name for _, name in trainer.saved} == {"validation", "best.ckpt", "last.ckpt"}
 
 
 def test_a_run_that_goes_on_keeps_a_best_that_is_still_the_best(module: LanguageModel, tmp_path: Path) -> None:
-    first = Checkpoints(tmp_path, training(max_steps=2))
+    first = CheckpointCallback(tmp_path, training(max_steps=2))
     train(first, fake_trainer(), module, iter([3.0, 2.0]))
-    second, trainer = Checkpoints(tmp_path, training(max_steps=4)), fake_trainer(global_step=2)
+    second, trainer = CheckpointCallback(tmp_path, training(max_steps=4)), fake_trainer(global_step=2)
     second.load_state_dict(first.state_dict())
     train(second, trainer, module, iter([2.5, 1.0]))
     assert [step for step, name in trainer.saved if name == "best.ckpt"] == [4]
@@ -417,7 +421,7 @@ def test_the_last_step_stops_the_run_and_no_step_before(module: LanguageModel) -
 @pytest.fixture
 def stop_on_signal(tmp_path: Path) -> Iterator[StopOnSignal]:
     """Listening, as in the middle of a run."""
-    callback = StopOnSignal(Checkpoints(tmp_path, training(validate_every_steps=3)))
+    callback = StopOnSignal(CheckpointCallback(tmp_path, training(validate_every_steps=3)))
     with callback:
         yield callback
 
@@ -469,7 +473,7 @@ def test_a_signal_in_the_last_step_lets_the_run_end_by_itself(
 
 
 def test_a_step_that_was_saved_after_its_validation_is_not_saved_again(module: LanguageModel, tmp_path: Path) -> None:
-    trainer, checkpoints = fake_trainer(global_step=3), Checkpoints(tmp_path, training(validate_every_steps=3))
+    trainer, checkpoints = fake_trainer(global_step=3), CheckpointCallback(tmp_path, training(validate_every_steps=3))
     module.val = {"loss_nats": 2.0}
     stop = StopOnSignal(checkpoints)
     with stop:
@@ -482,7 +486,7 @@ def test_a_step_that_was_saved_after_its_validation_is_not_saved_again(module: L
 
 def test_signals_are_handled_as_before_once_the_run_is_over(tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in stop_signals()]
-    callback = StopOnSignal(Checkpoints(tmp_path, training()))
+    callback = StopOnSignal(CheckpointCallback(tmp_path, training()))
     with callback:
         assert [signal.getsignal(number) for number in stop_signals()] != before
     assert [signal.getsignal(number) for number in stop_signals()] == before

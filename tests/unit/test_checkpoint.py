@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from folio.config import RunConfig, plain
-from folio.data.tokenizers import CharTokenizer
-from folio.errors import FolioError
+from folio.config.run import RunConfig, plain
+from folio.data.tokenizers.registry import CharTokenizer
 from folio.models import GPT, build_model
-from folio.training.checkpoint import FORMAT, Contents, load, load_trained, rng_state, save, set_rng_state
+from folio.runs.checkpoints import FORMAT, CheckpointMetadata, load, load_trained, rng_state, save, set_rng_state
+from folio.runtime.errors import FolioError
 
 TOKENIZER = CharTokenizer("abcdefg")
 
@@ -34,11 +34,11 @@ def model(config: RunConfig) -> GPT:
 @pytest.fixture
 def state(config: RunConfig, model: GPT) -> dict[str, Any]:
     """What Lightning would hand over, as far as it matters here."""
-    contents = Contents(plain(config), model.config, TOKENIZER)
+    metadata = CheckpointMetadata(plain(config), model.config, TOKENIZER)
     return {
         "state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()},
         "global_step": 7,
-        "folio": {**contents.to_plain(), "rng": rng_state(), "val": {"loss_nats": 1.5}},
+        "folio": {**metadata.to_plain(), "rng": rng_state(), "val": {"loss_nats": 1.5}},
     }
 
 
@@ -83,11 +83,11 @@ def test_a_checkpoint_alone_gives_back_a_model_of_any_kind(
 ) -> None:
     config = compose("tokenizer=char", "model.d_model=8", "model.n_heads=2", "model.n_layers=2", *overrides)
     model = build_model(config.transformer_config(TOKENIZER.vocab_size + 1)).eval()
-    contents = Contents(plain(config), model.config, TOKENIZER)
+    metadata = CheckpointMetadata(plain(config), model.config, TOKENIZER)
     state = {
         "state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()},
         "global_step": 7,
-        "folio": {**contents.to_plain(), "rng": rng_state(), "val": {}},
+        "folio": {**metadata.to_plain(), "rng": rng_state(), "val": {}},
     }
     save(state, tmp_path / "last.ckpt")
     trained = load_trained(tmp_path / "last.ckpt", "cpu")
@@ -116,7 +116,7 @@ def no_permission_to_replace(source: Path, target: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "failure"),
-    [("folio.training.checkpoint.torch.save", disk_full_while_writing), ("os.replace", no_permission_to_replace)],
+    [("folio.runs.checkpoints.torch.save", disk_full_while_writing), ("os.replace", no_permission_to_replace)],
 )
 def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(
     name: str, failure: Callable[..., None], saved: Path, state: dict[str, Any], monkeypatch: pytest.MonkeyPatch

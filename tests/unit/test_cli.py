@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from folio.cli import RESUMABLE_KEYS, check_same_text, one_line_errors, resumed_config
-from folio.config import ConfigError, RunConfig, plain
-from folio.errors import FolioError
+from folio.cli.errors import one_line_errors
+from folio.cli.resume import RESUMABLE_KEYS, check_same_text, resumed_config
+from folio.config.run import ConfigError, RunConfig, plain
+from folio.runtime.errors import FolioError
 
 Load = Callable[..., RunConfig]
 

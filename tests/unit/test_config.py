@@ -11,19 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from folio.config import (
-    ConfigError,
-    CosineScheduleConfig,
-    RunConfig,
-    check_against_data,
-    check_alone,
-    plain,
-    settle_vocabulary,
-)
-from folio.data.tokenizers import TOKENIZERS, VOCAB_SIZES
+from folio.config.checks import check_against_data, check_config, settle_vocabulary
+from folio.config.run import ConfigError, RunConfig, plain
+from folio.config.schedule import CosineScheduleConfig
+from folio.data.tokenizers.registry import TOKENIZERS, VOCAB_SIZES
 from folio.models import build_model
-from folio.training.optimizers import build_optimizer
-from folio.training.schedules import learning_rates
+from folio.optim.optimizers import build_optimizer
+from folio.optim.schedules import learning_rates
 
 Compose = Callable[..., RunConfig]
 
@@ -156,7 +150,7 @@ def test_every_shipped_file_is_an_option_or_the_whole() -> None:
 def test_every_shipped_option_composes_passes_the_checks_and_builds(option: Path | None, compose: Compose) -> None:
     typed = [] if option is None else ["=".join(option.parts), *NEEDED_BESIDE.get(option, [])]
     config = compose(*typed)
-    check_alone(config)
+    check_config(config)
     tokenizer_vocab_size = VOCAB_SIZES.get(config.tokenizer.name, 65)
     settled = settle_vocabulary(config, tokenizer_vocab_size)
     assert settled.model.vocab_size is not None
@@ -248,10 +242,10 @@ def test_nanogpt_experiments_have_the_published_numbers(experiment: str, compose
 
 @pytest.mark.parametrize(("experiment", "n_symbols"), [("speedrun_char_cpu", 65), ("speedrun_bpe_cpu", 50_257)])
 def test_speedruns_keep_to_the_budget_of_nanogpts_cpu_recipe(experiment: str, n_symbols: int, compose: Compose) -> None:
-    ours, theirs = compose(f"experiment={experiment}"), compose("experiment=nanogpt_shakespeare_char_cpu")
-    assert n_parameters(ours, n_symbols) <= n_parameters(theirs, n_symbols)
-    assert ours.training.max_steps == theirs.training.max_steps == 2000
-    assert tokens_per_step(ours) == tokens_per_step(theirs) == 768
+    ours, to_gpt2_state = compose(f"experiment={experiment}"), compose("experiment=nanogpt_shakespeare_char_cpu")
+    assert n_parameters(ours, n_symbols) <= n_parameters(to_gpt2_state, n_symbols)
+    assert ours.training.max_steps == to_gpt2_state.training.max_steps == 2000
+    assert tokens_per_step(ours) == tokens_per_step(to_gpt2_state) == 768
 
 
 def n_parameters(config: RunConfig, n_symbols: int) -> int:
@@ -276,13 +270,13 @@ def test_a_large_model_brings_its_recipe_and_gives_way_to_the_command_line(compo
 @pytest.mark.parametrize("group", ["optimizer", "schedule"])
 def test_every_model_trains_with_every_optimizer_and_schedule(model: Path, group: str, compose: Compose) -> None:
     for path in (CONF / group).glob("*.yaml"):
-        check_alone(compose("=".join(model.parts), *NEEDED_BESIDE.get(model, []), f"{group}={path.stem}"))
+        check_config(compose("=".join(model.parts), *NEEDED_BESIDE.get(model, []), f"{group}={path.stem}"))
 
 
 @pytest.mark.parametrize("conditioning", ["hidden_cache", "cross_attention"])
 def test_the_encoder_decoder_takes_either_conditioning(conditioning: str, compose: Compose) -> None:
     config = compose("model=encoder_decoder_small", "objective=prefix_lm", f"conditioning={conditioning}")
-    check_alone(config)
+    check_config(config)
     assert config.transformer_config(65).conditioning == conditioning
 
 
@@ -296,7 +290,7 @@ def test_the_encoder_decoder_takes_either_conditioning(conditioning: str, compos
 @pytest.mark.parametrize("model", ["debug", "gpt2_small"])
 def test_every_size_comes_in_every_family(model: str, family: str, more: list[str], compose: Compose) -> None:
     config = compose(f"model={model}", f"model.family={family}", *more)
-    check_alone(config)
+    check_config(config)
     assert config.transformer_config(65).family == family
 
 
@@ -581,7 +575,7 @@ def test_a_run_name_is_no_path(name: str) -> None:
 )
 def test_values_that_do_not_go_together_are_named_in_one_line(changes: dict[str, Any], words: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError) as caught:
-        check_alone(config_of(changes))
+        check_config(config_of(changes))
     message = str(caught.value)
     assert "\n" not in message
     assert not [word for word in words if word not in message], message
@@ -612,7 +606,7 @@ def test_values_that_do_not_go_together_are_named_in_one_line(changes: dict[str,
 )
 def test_values_that_go_together_pass(changes: dict[str, Any]) -> None:
     config = config_of(changes)
-    check_alone(config)
+    check_config(config)
     assert config == config_of(changes)
 
 

@@ -21,15 +21,15 @@ from hypothesis import strategies as st
 from folio.data.corpora import reading as reading_module
 from folio.data.corpora import shards as shards_module
 from folio.data.corpora import staging as staging_module
-from folio.data.corpora.corpus import UNFINISHED, FilesSource, Making, prepare_corpus
+from folio.data.corpora.corpus import UNFINISHED, FilesSource, PrepareOptions, prepare_corpus
 from folio.data.corpora.files import find_files
 from folio.data.corpora.hub import HubSource
-from folio.data.corpora.reading import Block, Reading, documents_of, read_blocks
+from folio.data.corpora.reading import Block, DocumentFormat, documents_of, read_blocks
 from folio.data.corpora.shards import MANIFEST, read_manifest
 from folio.data.corpora.staging import hash_of
 from folio.data.prepared import PreparedData
-from folio.data.tokenizers import TokenizerChoice
-from folio.errors import FolioError
+from folio.data.tokenizers.registry import TokenizerChoice
+from folio.runtime.errors import FolioError
 
 zstd: Any = pytest.importorskip("backports.zstd" if sys.version_info < (3, 14) else "compression.zstd")
 pyarrow: Any = pytest.importorskip("pyarrow")
@@ -55,8 +55,8 @@ class Corpus:
     """Prepares a pattern with one tokenizer in one folder, and keeps what was said."""
 
     def __init__(self, pattern: Path, folder: Path, tokenizer: str = "byte", **changes: Any) -> None:
-        reading = Reading(changes.pop("text_field", "text"), changes.pop("document_separator", None))
-        self.making = Making(reading, **({"val_fraction": 0.1, "shard_tokens": 500} | changes))
+        reading = DocumentFormat(changes.pop("text_field", "text"), changes.pop("document_separator", None))
+        self.making = PrepareOptions(reading, **({"val_fraction": 0.1, "shard_tokens": 500} | changes))
         self.source = FilesSource(str(pattern), reading)
         self.choice = TokenizerChoice(tokenizer)
         self.folder = folder / tokenizer
@@ -164,7 +164,7 @@ def test_of_equal_hashes_the_first_is_kept(first: list[int], second: list[int], 
     assert n_dropped == len(values) - sum(kept)
 
 
-def documents(blocks: list[Block], reading: Reading) -> list[str]:
+def documents(blocks: list[Block], reading: DocumentFormat) -> list[str]:
     return [text for block in blocks for text, _ in documents_of(block, reading)]
 
 
@@ -176,7 +176,7 @@ def test_reading_goes_on_after_any_block_as_if_it_had_not_stopped(
     path = tmp_path_factory.mktemp("blocks") / "a.txt.gz"
     path.write_bytes(gzip.compress(text))
     (file,) = find_files(str(path))
-    reading = Reading(document_separator="##" if has_separator else None)
+    reading = DocumentFormat(document_separator="##" if has_separator else None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading_module, "DOCUMENT_BYTES", 30)
         patch.setattr(reading_module, "LOOK_FOR_NEWLINE", 8)
@@ -195,7 +195,7 @@ PROGRAM = """
 import os, signal, sys
 from pathlib import Path
 from folio.data.corpora import corpus, reading, staging
-from folio.data.tokenizers import TokenizerChoice
+from folio.data.tokenizers.registry import TokenizerChoice
 reading.BLOCK_BYTES, reading.READ_BYTES, staging.BLOCK_BYTES = 2000, 1000, 2000
 staging.JOURNAL_EVERY_S = 0
 pattern, out, mode, tokenizer, kill_at = sys.argv[1:]
@@ -209,8 +209,8 @@ def kill(event, arguments):
         if n_events == int(kill_at):
             os.kill(os.getpid(), signal.SIGKILL)
 if __name__ == "__main__":
-    how = reading.Reading()
-    making = corpus.Making(how, 0.1, 3000)
+    how = reading.DocumentFormat()
+    making = corpus.PrepareOptions(how, 0.1, 3000)
     sys.addaudithook(kill)
     source = corpus.FilesSource(pattern, how)
     corpus.prepare_corpus(source, making, TokenizerChoice(tokenizer), Path(out), Path("."), print)
@@ -462,17 +462,24 @@ def test_datasets_are_read_from_a_folder(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     write(tmp_path / "in" / "train.jsonl", DOCUMENTS)
-    reading = Reading()
+    reading = DocumentFormat()
     source = HubSource(str(tmp_path / "in"), None, "train", None, reading)
     data = prepare_corpus(
-        source, Making(reading, 0.1, 500), TokenizerChoice("byte"), tmp_path / "out", tmp_path, lambda line: None
+        source,
+        PrepareOptions(reading, 0.1, 500),
+        TokenizerChoice("byte"),
+        tmp_path / "out",
+        tmp_path,
+        lambda line: None,
     )
     train, val = texts(data, "\n\n\n")
     assert sorted(train + val) == sorted(text.removesuffix("\n") for text in DOCUMENTS)
     with pytest.raises(FolioError, match=r"data\.path=.*has no column data\.text_field=body; it has text, n"):
         next(
             iter(
-                HubSource(str(tmp_path / "in"), None, "train", None, Reading("body")).blocks(staging_module.Position())
+                HubSource(str(tmp_path / "in"), None, "train", None, DocumentFormat("body")).blocks(
+                    staging_module.Position()
+                )
             )
         )
 
@@ -485,7 +492,7 @@ def test_without_the_extra_the_command_to_install_it_is_given(monkeypatch: pytes
     with pytest.raises(
         FolioError, match=r"data=huggingface needs the package datasets; pip install '\.\[huggingface\]'"
     ):
-        _ = HubSource("a/b", None, "train", None, Reading()).n_bytes
+        _ = HubSource("a/b", None, "train", None, DocumentFormat()).n_bytes
     for name, package in (("a.parquet", "pyarrow"), ("a.txt.zst", r"backports\.zstd")):
         (tmp_path / name).write_bytes(b"x")
         with pytest.raises(FolioError, match=rf"needs the package {package}; pip install '\.\[corpora\]'"):

@@ -10,7 +10,7 @@ from tiny_models import build, random_tokens
 
 from folio.models import GPT, EncoderDecoder
 from folio.models.blocks import ACTIVATIONS
-from folio.models.cpu_products import Linear, activated_linear, lay_out_by_input, onednn_products
+from folio.models.cpu_linear import Linear, activated_linear, lay_out_by_input, onednn_products
 
 
 def precision() -> str:
@@ -128,7 +128,7 @@ def test_the_switch_is_put_back_also_after_an_error() -> None:
 
 
 def test_where_bfloat16_would_be_used_nothing_is_switched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("folio.models.cpu_products._onednn_keeps_float32", lambda: False)
+    monkeypatch.setattr("folio.models.cpu_linear._onednn_keeps_float32", lambda: False)
     before = precision()
     with onednn_products():
         assert precision() == before

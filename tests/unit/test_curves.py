@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from folio.errors import FolioError
 from folio.figures.curves import Curve, read_curves
+from folio.runtime.errors import FolioError
 
 SCALARS = {
     "train/loss_nats": {10: 6.0, 20: 5.5},

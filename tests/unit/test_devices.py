@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from folio.config import ConfigError, TrainerConfig
-from folio.training.devices import check_devices, named_device, resolve_device, shared
+from folio.config.run import ConfigError
+from folio.config.trainer import TrainerConfig
+from folio.distributed.devices import check_devices, named_device, resolve_device, split_threads
 
 Machine = Callable[..., None]
 
@@ -125,6 +126,6 @@ def test_processes_on_a_cpu_divide_its_threads_and_say_so(machine: Machine, monk
     machine(gpu=True)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     cpu, gpu = resolve_device(trainer("cpu")), resolve_device(trainer("gpu"))
-    assert (shared(cpu, 2).n_threads, shared(cpu, 8).n_threads) == (2, 1)
-    assert "2 threads" in shared(cpu, 2).name
-    assert shared(gpu, 2) == gpu
+    assert (split_threads(cpu, 2).n_threads, split_threads(cpu, 8).n_threads) == (2, 1)
+    assert "2 threads" in split_threads(cpu, 2).name
+    assert split_threads(gpu, 2) == gpu

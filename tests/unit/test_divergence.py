@@ -8,39 +8,41 @@ import pytest
 import torch
 from torch import nn
 
-from folio.config import RunConfig
-from folio.training.divergence import Diverged, GradientWatch, SpikeWatch, all_finite
-from folio.training.lit_module import RunningMeans
-from folio.training.optimizers import build_optimizer
+from folio.config.run import RunConfig
+from folio.optim.optimizers import build_optimizer
+from folio.training.divergence import Diverged, GradientMonitor, SpikeDetector, all_finite
+from folio.training.module import RunningMeans
 
 NAN, INF = math.nan, math.inf
 
 
 @pytest.fixture
-def watch(compose: Callable[..., RunConfig]) -> Callable[..., GradientWatch]:
-    return lambda *overrides: GradientWatch(compose("model=debug", *overrides).training)
+def watch(compose: Callable[..., RunConfig]) -> Callable[..., GradientMonitor]:
+    return lambda *overrides: GradientMonitor(compose("model=debug", *overrides).training)
 
 
-def norms(watch: GradientWatch, *values: float) -> list[bool]:
-    return [watch.allows(step, 0.01, torch.tensor(value)) for step, value in enumerate(values, 1)]
+def norms(watch: GradientMonitor, *values: float) -> list[bool]:
+    return [watch.should_step(step, 0.01, torch.tensor(value)) for step, value in enumerate(values, 1)]
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
-def test_the_first_gradients_that_are_not_finite_stop_a_run(value: float, watch: Callable[..., GradientWatch]) -> None:
+def test_the_first_gradients_that_are_not_finite_stop_a_run(
+    value: float, watch: Callable[..., GradientMonitor]
+) -> None:
     words = rf"step 3 are not finite: learning rate 0\.01, gradient norm {value};.*training\.on_nan=skip"
     with pytest.raises(Diverged, match=words):
         norms(watch(), 1.0, 1e30, value)
 
 
-def test_so_many_in_a_row_stop_a_run_that_skips_them(watch: Callable[..., GradientWatch]) -> None:
+def test_so_many_in_a_row_stop_a_run_that_skips_them(watch: Callable[..., GradientMonitor]) -> None:
     seen = watch("training.on_nan=skip", "training.max_nan_steps=3")
     assert norms(seen, NAN, 1.0, INF, NAN, 1.0, NAN, NAN) == [False, True, False, False, True, False, False]
     assert seen.n_skipped == 5
     with pytest.raises(Diverged, match=r"step 8 are not finite, the last of 3 such steps in a row"):
-        seen.allows(8, 0.01, torch.tensor(NAN))
+        seen.should_step(8, 0.01, torch.tensor(NAN))
 
 
-def test_a_run_that_goes_on_counts_on(watch: Callable[..., GradientWatch]) -> None:
+def test_a_run_that_goes_on_counts_on(watch: Callable[..., GradientMonitor]) -> None:
     first, second = (watch("training.on_nan=skip", "training.max_nan_steps=3") for _ in range(2))
     norms(first, NAN, NAN)
     second.load_state(first.state())
@@ -56,10 +58,10 @@ class OnAnotherDevice:
 
 
 def test_on_a_gpu_nothing_is_read_before_the_check(
-    watch: Callable[..., GradientWatch], monkeypatch: pytest.MonkeyPatch
+    watch: Callable[..., GradientMonitor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen, norm = watch(), OnAnotherDevice()
-    assert [seen.allows(step, 0.01, norm) for step in (1, 2, 3)] == [True, True, True]  # type: ignore[arg-type]
+    assert [seen.should_step(step, 0.01, norm) for step in (1, 2, 3)] == [True, True, True]  # type: ignore[arg-type]
     read: list[Any] = []
     monkeypatch.setattr(torch, "stack", lambda norms: read.append(norms) or torch.tensor([1.0, INF, NAN]))
     with pytest.raises(Diverged, match="step 2 are not finite"):
@@ -112,15 +114,15 @@ def test_a_step_that_was_not_taken_is_not_in_the_means() -> None:
     for losses, taken in (((1.0, 3.0), True), ((NAN, 5.0), False), ((2.0, 6.0), True), ((NAN, NAN), False)):
         for loss in losses:
             means.add(torch.tensor(loss), torch.tensor(0.5))
-        means.keep() if taken else means.forget()
+        means.commit() if taken else means.rollback()
     assert means.take() == (3.0, 0.5)
     means.add(torch.tensor(NAN), torch.tensor(0.5))
-    means.forget()
+    means.rollback()
     assert means.take() is None
 
 
 def test_a_spike_is_a_loss_a_nat_above_the_median_before() -> None:
-    watch = SpikeWatch()
+    watch = SpikeDetector()
     falling = [9.0, 5.0, 4.0, 3.5, 3.3, 3.2]
     assert [watch.spike(loss) for loss in falling] == [None] * 6
     assert watch.spike(4.7) is None  # the median is 3.75
@@ -129,11 +131,11 @@ def test_a_spike_is_a_loss_a_nat_above_the_median_before() -> None:
 
 
 def test_the_first_losses_are_no_spikes_whatever_they_are() -> None:
-    watch = SpikeWatch()
+    watch = SpikeDetector()
     assert [watch.spike(loss) for loss in (1.0, 1.0, 9.0, 1.0, 9.0)] == [None] * 5
     assert watch.spike(9.0) == 1.0
 
 
 def test_only_the_last_losses_count() -> None:
-    watch = SpikeWatch([1.0] * 5 + [5.0] * SpikeWatch.N_BEFORE)
+    watch = SpikeDetector([1.0] * 5 + [5.0] * SpikeDetector.N_BEFORE)
     assert watch.spike(5.5) is None

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from folio.data import encoding as module
-from folio.data.byte_tokenizer import ByteTokenizer
 from folio.data.encoding import encode_all, processors
-from folio.data.tokenizer_base import Unknown
+from folio.data.tokenizers.base import Unknown
+from folio.data.tokenizers.byte import ByteTokenizer
 
 
 @pytest.fixture(autouse=True)

@@ -18,9 +18,8 @@ from folio.data.prefixes import PrefixValidationWindows
 from folio.data.token_file import TokenFileInfo
 from folio.data.windows import ValidationWindows
 from folio.models import GPT, Encoder, EncoderDecoder, Model, TransformerConfig, build_model
-from folio.training import evaluation
-from folio.training.batches import PartValidation, Validation
-from folio.training.evaluation import (
+from folio.objectives import evaluation
+from folio.objectives.evaluation import (
     describe,
     evaluate,
     in_words,
@@ -30,7 +29,8 @@ from folio.training.evaluation import (
     perplexity,
     token_sums,
 )
-from folio.training.objectives import batch_loss
+from folio.objectives.losses import batch_loss
+from folio.objectives.objective import PartValidation, Validation
 
 VOCAB_SIZE, CONTEXT = 17, 8
 CPU = torch.device("cpu")

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
-from folio.errors import FolioError
 from folio.figures.attention import MOST_MAPS, attention_figure, printable
 from folio.figures.curves import Curve
 from folio.figures.plots import loss_figure, pixels, positional_figure, schedule_figure, spread
+from folio.runtime.errors import FolioError
 
 CURVES = {
     "train/loss_nats": Curve([10, 20], [6.0, 5.5]),

@@ -8,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import build
 
-from folio.data.byte_tokenizer import ByteTokenizer
-from folio.data.char_tokenizer import CharTokenizer
-from folio.data.tokenizers import Tokenizer
-from folio.data.word_tokenizer import WordTokenizer
-from folio.errors import FolioError
+from folio.data.tokenizers.byte import ByteTokenizer
+from folio.data.tokenizers.char import CharTokenizer
+from folio.data.tokenizers.registry import Tokenizer
+from folio.data.tokenizers.word import WordTokenizer
 from folio.generation.filling import fill_tokens
 from folio.generation.generate import generate, generate_text
 from folio.generation.prompts import MASK, encode_masked
 from folio.generation.sampling import Sampling
 from folio.models import Encoder
+from folio.runtime.errors import FolioError
 
 TOKENIZER = CharTokenizer("".join(map(chr, range(ord("0"), ord("0") + 60))))
 """All symbols of the model but the mask."""

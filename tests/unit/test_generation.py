@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from tiny_models import CONDITIONINGS, OTHER_CHOICES, TINY, build
 from torch import Tensor
 
-from folio.data.byte_tokenizer import ByteTokenizer
-from folio.data.char_tokenizer import CharTokenizer
-from folio.data.word_tokenizer import WordTokenizer
-from folio.errors import FolioError
+from folio.data.tokenizers.byte import ByteTokenizer
+from folio.data.tokenizers.char import CharTokenizer
+from folio.data.tokenizers.word import WordTokenizer
 from folio.generation.generate import Reader, generate, generate_text, generate_tokens, read_prefixes, until_stop
 from folio.generation.sampling import Sampling
 from folio.models import GPT, EncoderDecoder
 from folio.models.positional import POSITIONAL_ENCODINGS
+from folio.runtime.errors import FolioError
 
 CONTEXT = TINY.context_length
 N_SYMBOLS = 57

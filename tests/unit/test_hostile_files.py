@@ -19,22 +19,24 @@ import torch
 import yaml
 from gadget import Gadget
 
-from folio.cli import check_same_text, validate
-from folio.config import ConfigError, RunConfig, plain
+from folio.cli.compose import validate
+from folio.cli.resume import check_same_text
+from folio.config.run import ConfigError, RunConfig, plain
 from folio.data import assets
 from folio.data.assets import Asset, Wheel, fetch, member
-from folio.data.char_tokenizer import CharTokenizer
 from folio.data.token_file import TokenFile, TokenFileError, sidecar_path, write_token_file
-from folio.data.tokenizer_base import Unknown
-from folio.data.tokenizers import load_tokenizer, state_from_json
-from folio.errors import FolioError
+from folio.data.tokenizers.base import Unknown
+from folio.data.tokenizers.char import CharTokenizer
+from folio.data.tokenizers.registry import load_tokenizer, state_from_json
 from folio.models import GPT
-from folio.models.gpt2_format import GPT2FormatError, check_gpt2_folder
+from folio.models.gpt2_folder import check_gpt2_folder
+from folio.models.gpt2_format import GPT2FormatError
 from folio.models.pretrained import load_gpt2, save_gpt2
-from folio.runs import find_checkpoint, read_config
-from folio.training.checkpoint import Contents, load, load_trained, save
-from folio.training.preflight import Preflight
-from folio.visible import visible
+from folio.runs.checkpoints import CheckpointMetadata, load, load_trained, save
+from folio.runs.folders import find_checkpoint, read_config
+from folio.runtime.errors import FolioError
+from folio.runtime.printable import printable
+from folio.training.summary import RunSummary
 
 ROOT = Path(__file__).parents[2]
 TOKENIZER = CharTokenizer("abcdefg")
@@ -53,7 +55,7 @@ def state(compose: Callable[..., RunConfig]) -> dict[str, Any]:
     return {
         "state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()},
         "global_step": 7,
-        "folio": {**Contents(plain(config), model.config, TOKENIZER).to_plain(), "val": {}},
+        "folio": {**CheckpointMetadata(plain(config), model.config, TOKENIZER).to_plain(), "val": {}},
     }
 
 
@@ -335,16 +337,16 @@ ESCAPES = "\x1b[2J\x1b]0;title\x07\r\x08\x7f\x9b31m\u202egnp\u2066\udcff"
 
 
 def test_what_a_terminal_would_obey_is_made_visible() -> None:
-    shown = visible(f"ROMEO:\n\t{ESCAPES} né 木")
+    shown = printable(f"ROMEO:\n\t{ESCAPES} né 木")
     assert shown == r"ROMEO:" + "\n\t" + r"\x1b[2J\x1b]0;title\x07\r\x08\x7f\x9b31m\u202egnp\u2066\udcff né 木"
 
 
 def test_a_path_with_marks_of_rich_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    from folio.training.console import console
+    from folio.runtime.console import console
 
-    kinds = Preflight.__dataclass_fields__.items()
+    kinds = RunSummary.__dataclass_fields__.items()
     values: dict[str, Any] = {name: "x" if field.type is str else 1 for name, field in kinds}
-    figures = Preflight(**(values | {"data": "[/b][link=http://x]a\x1b[2J.txt"}))
+    figures = RunSummary(**(values | {"data": "[/b][link=http://x]a\x1b[2J.txt"}))
     console.print(figures.table())
     assert r"[/b][link=http://x]a\x1b[2J.txt" in capsys.readouterr().out
     assert asdict(figures)["data"] == "[/b][link=http://x]a\x1b[2J.txt"
@@ -353,7 +355,7 @@ def test_a_path_with_marks_of_rich_is_shown_as_it_is(capsys: pytest.CaptureFixtu
 def test_a_log_shows_escapes_and_does_not_send_them(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
-from folio.training.console import log, start_log
+from folio.runtime.console import log, start_log
 start_log(Path({str(tmp_path / "train.log")!r}))
 log.info("a\\x1b[2J<b>[red]")
 """

@@ -9,8 +9,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from folio.config import RunConfig, plain
-from folio.training.hparams import METRICS, USUAL, begin_session, columns, end_session, flatten
+from folio.config.run import RunConfig, plain
+from folio.training.loggers.hparams import METRICS, USUAL, begin_session, columns, end_session, flatten
 
 Compose = Callable[..., RunConfig]
 

@@ -1,4 +1,4 @@
-"""The arrows between folders: entry points -> cli, config -> training -> models, data -> nothing local."""
+"""The arrows between folders: what may import what, as `docs/architecture.md` draws them."""
 
 import ast
 import subprocess
@@ -13,32 +13,20 @@ SRC = ROOT / "src"
 SOURCES = sorted((SRC / "folio").rglob("*.py"))
 ENTRY_POINTS = [ROOT / "train.py", *sorted((ROOT / "scripts").glob("*.py"))]
 
-# Evaluating and generating go without Lightning, whose import takes seconds.
-WITHOUT_LIGHTNING = {
-    "allocator.py",
-    "batches.py",
-    "checkpoint.py",
-    "console.py",
-    "devices.py",
-    "divergence.py",
-    "evaluation.py",
-    "muon.py",
-    "objectives.py",
-    "optimizers.py",
-    "preflight.py",
-    "rewind.py",
-    "schedules.py",
-    "world.py",
-}
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("runtime",),
+    ("models", "data"),
+    ("config",),
+    ("optim", "distributed", "generation", "runs"),
+    ("objectives", "figures"),
+    ("training", "report"),
+    ("cli",),
+    ("sweeps",),
+)
+"""The packages of folio from the lowest layer up: each imports itself, and what is in a layer below its own."""
 
-ABOVE = {
-    "folio.benchmark": {"folio.explain", "folio.sweeps"},  # measures the whole
-    "folio.sweeps": {"folio.explain", "folio.benchmark"},  # many runs of the whole
-    "folio.training": {"folio.cli", "folio.explain", "folio.sweeps", "folio.benchmark"},
-    "folio.cli": {"folio.training", "folio.sweeps", "folio.benchmark"},
-    "folio": {"folio.cli", "folio.training", "folio.sweeps", "folio.benchmark"},
-}
-"""What the files of a package, of the first that fits, must not import."""
+WITHOUT_LIGHTNING = {"models", "data", "config", "optim", "objectives", "runs", "generation", "figures", "report"}
+"""What generating and evaluating need does without Lightning, whose import takes seconds."""
 
 
 def name_of(path: Path) -> str:
@@ -59,7 +47,7 @@ def names_in(nodes: Iterable[ast.AST]) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"relative import of {node.module}"
             yield node.module or ""
-            # `from folio import config` imports folio.config.
+            # `from folio import config` imports folio.config.run.
             yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module == "folio")
 
 
@@ -77,21 +65,46 @@ def test_there_are_files_to_look_at() -> None:
     assert importers_of("folio.models.transformer_config")
 
 
+def package_of(module: str) -> str:
+    """models for folio.models.gpt; empty for folio itself, whose __init__ imports nothing."""
+    return ".".join(module.split(".")[1:2])
+
+
+def test_every_package_has_its_layer() -> None:
+    packages = {package_of(name_of(path)) for path in SOURCES} - {""}
+    assert sorted(packages) == sorted(package for layer in LAYERS for package in layer)
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_a_file_of_the_package_imports_only_what_lies_below_it(path: Path) -> None:
     name = name_of(path)
-    if is_in(name, ["folio.models"]):
-        allowed = {"folio.models"}
-    elif is_in(name, ["folio.data"]):
-        allowed = {"folio.data", "folio.errors", "folio.files"}
-    else:
-        everything = {name_of(source) for source in SOURCES} - {"folio"}
-        above = next((modules for package, modules in ABOVE.items() if is_in(name, [package])), ABOVE["folio"])
-        allowed = {module for module in everything if not is_in(module, above)}
-    local = {module for module in imports_of(path) if is_in(module, ["folio", "scripts", "tests", "train"])}
-    local -= {"folio"}  # a name of its __init__, which imports nothing; a module of it is there by its full name
-    wrong = {module for module in local if not is_in(module, allowed)}
+    own = package_of(name)
+    below = {package for layer in LAYERS for package in layer}
+    for number, layer in enumerate(LAYERS):
+        if own in layer:
+            below = {own, *(package for lower in LAYERS[:number] for package in lower)}
+    local = {
+        module for module in imports_of(path) if is_in(module, ["folio", "scripts", "tests", "benchmarks", "train"])
+    }
+    wrong = {module for module in local - {"folio"} if not is_in(module, [f"folio.{package}" for package in below])}
     assert not wrong, f"{name} must not import {', '.join(sorted(wrong))}"
+
+
+def test_no_file_imports_itself_by_a_detour() -> None:
+    """Imports inside functions count: they hide a cycle, and do not end it."""
+    names = {name_of(path): path for path in SOURCES}
+    arrows = {name: {module for module in imports_of(path) if module in names} for name, path in names.items()}
+    done: set[str] = set()
+
+    def follow(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " -> ".join((*way[way.index(name) :], name))
+        if name not in done:
+            for module in arrows[name] - {name}:
+                follow(module, (*way, name))
+            done.add(name)
+
+    for name in arrows:
+        follow(name, ())
 
 
 def test_models_know_no_loop_config_or_tokenizer() -> None:
@@ -99,36 +112,28 @@ def test_models_know_no_loop_config_or_tokenizer() -> None:
     assert not strangers.intersection((SRC / "folio" / "models").glob("*.py"))
 
 
-def test_hydra_is_for_entry_points_cli_explain_and_the_way_into_a_sweep_alone() -> None:
+def test_hydra_is_for_entry_points_the_command_line_and_the_way_into_a_sweep() -> None:
     folio = SRC / "folio"
-    knowing = {
-        folio / "cli.py",
-        folio / "explain.py",
-        folio / "sweeps" / "command_line.py",
-        folio / "sweeps" / "job.py",
-    }
-    assert importers_of("hydra", "omegaconf") <= {*ENTRY_POINTS, *knowing}
+    sweeps = {folio / "sweeps" / "command_line.py", folio / "sweeps" / "worker.py"}
+    assert importers_of("hydra", "omegaconf") <= {*ENTRY_POINTS, *(folio / "cli").glob("*.py"), *sweeps}
 
 
 def test_optuna_is_for_searches_alone() -> None:
     assert importers_of("optuna") == {SRC / "folio" / "sweeps" / "search.py"}
     plugin = (SRC / "hydra_plugins" / "folio_sweeper.py").read_text()
-    assert loaded_after(plugin, "hydra", "torch", "optuna", "joblib", "folio.sweeps.lead") == ["hydra"]
+    assert loaded_after(plugin, "hydra", "torch", "optuna", "joblib", "folio.sweeps.runner") == ["hydra"]
 
 
-def test_lightning_is_for_the_training_loop_alone() -> None:
-    training = SRC / "folio" / "training"
-    importers = importers_of("lightning", "pytorch_lightning").intersection(SOURCES)
-    assert training / "lit_module.py" in importers
-    # What measures the whole of train.py has to be part of the loop, too.
-    assert {path.parent for path in importers - {SRC / "folio" / "benchmark" / "lightning_side.py"}} == {training}
-    assert not importers.intersection(training / name for name in WITHOUT_LIGHTNING)
+def test_lightning_is_for_training_and_its_processes_alone() -> None:
+    importers = {path for path in importers_of("lightning", "pytorch_lightning") if path in SOURCES}
+    assert SRC / "folio" / "training" / "module.py" in importers
+    assert not {package_of(name_of(path)) for path in importers} & WITHOUT_LIGHTNING
 
 
 def test_hugging_faces_library_is_for_tests_and_the_benchmark_alone() -> None:
     assert not importers_of("transformers", "huggingface_hub", "tokenizers")
     models = SRC / "folio" / "models"
-    assert importers_of("safetensors") == {models / "pretrained.py", models / "gpt2_format.py"}
+    assert importers_of("safetensors") == {models / "pretrained.py", models / "gpt2_folder.py"}
 
 
 def loaded_after(code: str, *packages: str) -> list[str]:
@@ -158,7 +163,7 @@ def test_writing_text_starts_without_what_training_alone_needs() -> None:
 
 
 def test_training_looks_at_prepared_data_without_what_preparing_needs() -> None:
-    assert loaded_after("import folio.cli", "folio.data.prepare", "rich", "tiktoken") == ["folio.data.prepare"]
+    assert loaded_after("import folio.cli.corpus", "folio.data.prepare", "rich", "tiktoken") == ["folio.data.prepare"]
 
 
 def test_a_report_needs_neither_torch_nor_before_it_draws_matplotlib() -> None:
@@ -176,7 +181,7 @@ def test_mistakes_are_answered_before_torch_is_loaded() -> None:
         ),
     ]
     code = "\n".join(importing(path, at_start_only=True) for path in paths)
-    assert loaded_after(code, "folio.config", "torch", "lightning") == ["folio.config"]
+    assert loaded_after(code, "folio.config.run", "torch", "lightning") == ["folio.config.run"]
 
 
 def test_the_config_of_a_model_is_checked_without_torch() -> None:

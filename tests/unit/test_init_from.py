@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from folio.config import ConfigError, RunConfig, check_alone, settle_vocabulary
-from folio.init_from import begin_with_folder, chosen_keys
+from folio.cli.init_from import begin_with_folder, chosen_keys
+from folio.config.checks import check_config, settle_vocabulary
+from folio.config.run import ConfigError, RunConfig
 from folio.models import GPT, GPTConfig
 from folio.models.pretrained import save_gpt2
 
@@ -47,7 +48,7 @@ def refusal(begin: Begin, *overrides: str) -> str:
 
 def test_the_folder_decides_the_model_and_one_line_says_so(begin: Begin, folder: Path, said: list[str]) -> None:
     config = begin()
-    check_alone(config)
+    check_config(config)
     model = config.model
     assert (model.vocab_size, model.n_layers, model.n_heads, model.d_model, model.d_ff) == (65, 3, 2, 12, None)
     assert (model.bias, model.tie_weights, model.activation) == (True, True, "relu")
@@ -133,7 +134,7 @@ def test_the_recipe_crops_gpt2_and_trains_gently(tmp_path: Path, compose: Callab
     save_gpt2(GPT(gpt2), tmp_path / "gpt2")
     config = compose("experiment=finetune_gpt2", f"init_from={tmp_path / 'gpt2'}")
     config = begin_with_folder(config, chosen_keys(["experiment=finetune_gpt2"], CONF), lambda line: None)
-    check_alone(config)
+    check_config(config)
     assert settle_vocabulary(config, 50_257).model == config.model
     assert (config.model.context_length, config.model.dropout, config.tokenizer.name) == (256, 0.1, "gpt2")
     assert config.optimizer.learning_rate <= 5e-5

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from folio.data.byte_tokenizer import ByteTokenizer
-from folio.data.char_tokenizer import CharTokenizer
-from folio.data.word_tokenizer import WordTokenizer
-from folio.errors import FolioError
+from folio.data.tokenizers.byte import ByteTokenizer
+from folio.data.tokenizers.char import CharTokenizer
+from folio.data.tokenizers.word import WordTokenizer
 from folio.figures.labelled_prompt import MOST_TOKENS, label_prompt, token_labels
 from folio.models import TransformerConfig
+from folio.runtime.errors import FolioError
 
 LETTERS = CharTokenizer(" abcdefghijklmnopqrstuvwxyz")
 DECODER = TransformerConfig(vocab_size=300, context_length=64, n_layers=1, n_heads=1, d_model=4)

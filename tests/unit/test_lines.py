@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from folio.data import lines
 from folio.data.lines import Lines, newline_positions
-from folio.errors import FolioError
+from folio.runtime.errors import FolioError
 
 NEWLINES = np.array([0, 7])
 

@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import CPU, validation_of
 
-from folio.config import RunConfig, plain
+from folio.config.run import RunConfig, plain
 from folio.data.batch import IGNORE_INDEX, Batch
-from folio.data.tokenizers import CharTokenizer
+from folio.data.tokenizers.registry import CharTokenizer
 from folio.models import build_model
-from folio.training.checkpoint import Contents
-from folio.training.evaluation import metrics_from, token_sums
-from folio.training.lit_module import LanguageModel, RunningMeans
-from folio.training.objectives import batch_loss
+from folio.objectives.evaluation import metrics_from, token_sums
+from folio.objectives.losses import batch_loss
+from folio.runs.checkpoints import CheckpointMetadata
+from folio.training.module import LanguageModel, RunningMeans
 
 ENCODER = ("model.family=encoder", "objective=masked_lm")
 ENCODER_DECODER = ("model.family=encoder_decoder", "objective=prefix_lm", "conditioning=hidden_cache")
@@ -26,9 +27,9 @@ def build(compose: Callable[..., RunConfig]) -> Callable[..., LanguageModel]:
         config = compose("model=debug", *overrides)
         torch.manual_seed(0)
         model = build_model(config.transformer_config(7))
-        contents = Contents(plain(config), model.config, CharTokenizer("abcdefg"))
-        given = {"val_info": None, "fused_optimizer": False, **changes}
-        return LanguageModel(model=model, config=config, contents=contents, **given)
+        metadata = CheckpointMetadata(plain(config), model.config, CharTokenizer("abcdefg"))
+        given = {"device": CPU, "validation": validation_of(), **changes}
+        return LanguageModel(model=model, config=config, metadata=metadata, **given)
 
     return built
 
@@ -128,7 +129,7 @@ def test_the_second_loader_is_the_one_with_the_prefixes_of_others(build: Callabl
 
 def test_a_baseline_is_logged_with_each_validation(build: Callable[..., LanguageModel]) -> None:
     baseline = {"unigram_loss_nats": 2.5, "unigram_accuracy": 0.1}
-    module = build(*ENCODER, baseline=baseline)
+    module = build(*ENCODER, validation=validation_of(baseline=baseline))
     logged = validate(module, [masked_batch(3)])
     assert logged.keys() == {f"val/{name}" for name in ("loss_nats", "perplexity", "accuracy", *baseline)}
     assert module.val.items() >= baseline.items()

@@ -21,7 +21,7 @@ from folio.data.masking import (
     unigram_baseline,
 )
 from folio.data.random_words import Stream, random_words
-from folio.data.windows import WINDOW_ORDERS, Draw, TrainingBatches
+from folio.data.windows import WINDOW_ORDERS, MicroBatch, TrainingBatches
 
 NEWLINE, N_SYMBOLS, MASK_ID = 0, 30, 30
 NEWLINES = np.array([NEWLINE])
@@ -42,7 +42,7 @@ def words_for(n_rows: int, n_columns: int, seed: int = 0) -> np.ndarray:
 
 
 def whole_step(dataset: MaskedTrainingLines, indices: np.ndarray, step: int = 0) -> Batch:
-    return dataset.__getitems__(Draw(step, indices, slice(None)))
+    return dataset.__getitems__(MicroBatch(step, indices, slice(None)))
 
 
 def rows_of(batch: Batch) -> list[tuple[list[int], list[int]]]:

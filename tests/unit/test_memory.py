@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-from folio.memory import CLEAR, peak_bytes, resident_bytes
+from folio.runtime.memory import CLEAR, peak_bytes, resident_bytes
 
 MIB = 2**20
 
 # In a process of its own: what other tests hold and give back would be in the figures.
 FORGET = """
-from folio.memory import forget_peak, peak_bytes
+from folio.runtime.memory import forget_peak, peak_bytes
 large = b"x" * (200 * 2**20)
 with_it = peak_bytes()
 del large

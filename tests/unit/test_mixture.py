@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from folio.data import mixture as module
 from folio.data.mixture import BLOCK_DRAWS, Mixture, mixed, places_of
 from folio.data.prepare import prepare
-from folio.data.tokenizers import TokenizerChoice
+from folio.data.tokenizers.registry import TokenizerChoice
 from folio.data.windows import TrainingBatches
-from folio.errors import FolioError
+from folio.runtime.errors import FolioError
 
 SHARES = st.lists(st.floats(0.01, 10.0), min_size=1, max_size=5).map(tuple)
 

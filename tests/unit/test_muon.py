@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from folio.config.optimizer import MuonConfig
 from folio.models import GPT, GPTConfig
-from folio.options.optimizers import MuonConfig
-from folio.training.muon import MuonWithAdamW, block_matrices
-from folio.training.optimizers import build_optimizer, set_learning_rate
+from folio.optim.muon import MuonWithAdamW, block_matrices
+from folio.optim.optimizers import build_optimizer, set_learning_rate
 
 LEARNING_RATE, DECAY, BETAS, EPS, MOMENTUM = 0.05, 0.3, (0.8, 0.95), 1e-3, 0.9
 TINY = GPTConfig(vocab_size=13, context_length=8, n_layers=2, n_heads=2, d_model=6)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from folio.data.batch import IGNORE_INDEX, Batch
 from folio.models import GPT, Model, TransformerConfig, build_model
-from folio.training import objectives
-from folio.training.objectives import ChunkedCrossEntropy, batch_loss
+from folio.objectives import losses as objectives
+from folio.objectives.losses import ChunkedCrossEntropy, batch_loss
 
 VOCAB_SIZE, WIDTH = 13, 6
 TINY = TransformerConfig(vocab_size=VOCAB_SIZE, context_length=8, n_layers=1, n_heads=2, d_model=WIDTH)
@@ -48,10 +48,10 @@ def test_the_chunked_loss_and_gradients_are_those_of_cross_entropy(
     loss = factor * ChunkedCrossEntropy.apply(hidden, weight, targets)[0]
     expected = factor * F.cross_entropy(hidden @ weight.T, targets)
     torch.testing.assert_close(loss, expected)
-    for ours, theirs in zip(
+    for ours, to_gpt2_state in zip(
         torch.autograd.grad(loss, (hidden, weight)), torch.autograd.grad(expected, (hidden, weight)), strict=True
     ):
-        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(ours, to_gpt2_state)
 
 
 def test_the_chunked_loss_refuses_to_be_differentiated_twice() -> None:

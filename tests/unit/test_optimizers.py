@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from folio.config.optimizer import AdamConfig, SGDConfig
 from folio.models import GPT, GPTConfig
-from folio.options.optimizers import AdamConfig, SGDConfig
-from folio.training.optimizers import build_optimizer, decay_groups
+from folio.optim.optimizers import build_optimizer, decay_groups
 
 LEARNING_RATE, DECAY, BETAS, EPS, MOMENTUM = 0.05, 0.3, (0.8, 0.95), 1e-3, 0.9
 TINY = GPTConfig(vocab_size=13, context_length=8, n_layers=2, n_heads=2, d_model=6)

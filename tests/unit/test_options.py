@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from folio.options.callbacks import CallbackConfig, CallbacksConfig
-from folio.options.objectives import ObjectiveConfig, Objectives
-from folio.options.optimizers import OptimizerConfig, Optimizers
-from folio.options.section import Count, Option
-from folio.training.batches import Objective
+from folio.config.callbacks import CallbackConfig, CallbacksConfig
+from folio.config.objective import ObjectiveConfig, Objectives
+from folio.config.optimizer import OptimizerConfig, Optimizers
+from folio.config.section import Count, Option
+from folio.objectives.objective import Objective
 
 OPTIMIZERS: tuple[type[OptimizerConfig], ...] = typing.get_args(Optimizers)
 OBJECTIVES: tuple[type[ObjectiveConfig], ...] = typing.get_args(Objectives)
@@ -18,7 +18,7 @@ OBJECTIVES: tuple[type[ObjectiveConfig], ...] = typing.get_args(Objectives)
 
 @pytest.mark.parametrize("option", [*OPTIMIZERS, *OBJECTIVES])
 def test_the_code_of_an_option_is_ours_and_is_there(option: type[Option]) -> None:
-    assert option.code.startswith("folio.training.")
+    assert option.code.startswith("folio.")
     code = option.load_code()
     assert f"{code.__module__}:{code.__qualname__}" == option.code
 

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from tiny_models import CPU, validation_of
 
-from folio.config import RunConfig, plain
-from folio.data.char_tokenizer import CharTokenizer
+from folio.config.callbacks import SamplesConfig
+from folio.config.run import RunConfig, plain
+from folio.data.tokenizers.char import CharTokenizer
 from folio.models import build_model
-from folio.options.callbacks import SamplesConfig
-from folio.training.callbacks import Samples
-from folio.training.checkpoint import Contents
-from folio.training.lit_module import LanguageModel
-from folio.training.pictures import Pictures
+from folio.runs.checkpoints import CheckpointMetadata
+from folio.training.callbacks.figures import FigureLogger
+from folio.training.callbacks.samples import SampleWriter
+from folio.training.module import LanguageModel
 
 TOKENIZER = CharTokenizer("abcdefg")
 ENCODER_DECODER = (
@@ -62,8 +63,8 @@ def module_of(compose: Callable[..., RunConfig]) -> Callable[..., LanguageModel]
     def made(*overrides: str) -> LanguageModel:
         config = compose("tokenizer=char", *(overrides or ("model=debug",)))
         model = build_model(config.transformer_config(TOKENIZER.vocab_size)).eval()
-        contents = Contents(plain(config), model.config, TOKENIZER)
-        return LanguageModel(model=model, config=config, contents=contents, val_info=None, fused_optimizer=False)
+        metadata = CheckpointMetadata(plain(config), model.config, TOKENIZER)
+        return LanguageModel(model=model, config=config, metadata=metadata, device=CPU, validation=validation_of())
 
     return made
 
@@ -72,11 +73,11 @@ def trainer_at(step: int, logger: BoardLogger, *, is_global_zero: bool = True) -
     return SimpleNamespace(global_step=step, loggers=[logger], is_global_zero=is_global_zero, strategy=None)
 
 
-def pictures(tmp_path: Path, prompt: str = "abc", latest: str = "") -> Pictures:
+def pictures(tmp_path: Path, prompt: str = "abc", latest: str = "") -> FigureLogger:
     config = SamplesConfig(prompt=prompt, max_new_tokens=0, temperature=0.8, top_k=None)
-    samples = Samples(config, TOKENIZER, seed=1, file=tmp_path / "samples.md")
+    samples = SampleWriter(config, TOKENIZER, seed=1, file=tmp_path / "samples.md")
     samples.latest = latest
-    return Pictures(samples, max_steps=10)
+    return FigureLogger(samples, max_steps=10)
 
 
 def test_a_run_begins_with_schedule_and_positions_and_ends_with_attention(

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from folio.data.batch import IGNORE_INDEX, Batch
 from folio.data.prefixes import PrefixTrainingWindows, PrefixValidationWindows
-from folio.data.windows import Draw, TrainingBatches
-from folio.errors import FolioError
+from folio.data.windows import MicroBatch, TrainingBatches
+from folio.runtime.errors import FolioError
 
 seeds = st.integers(0, 2**64 - 1)
 
@@ -37,7 +37,7 @@ def prefixes_of(batch: Batch) -> list[list[int]]:
 def test_a_window_by_hand() -> None:
     corpus = np.arange(100, 120, dtype="<u2")
     windows = PrefixTrainingWindows(corpus, 4, seed=0, min_prefix_length=3, max_prefix_length=3)
-    batch = windows.__getitems__(Draw(0, np.array([0, 13]), slice(None)))
+    batch = windows.__getitems__(MicroBatch(0, np.array([0, 13]), slice(None)))
     assert prefixes_of(batch) == [[100, 101, 102], [113, 114, 115]]
     assert batch.tokens.tolist() == [[102, 103, 104, 105], [115, 116, 117, 118]]
     assert batch.targets.tolist() == [[103, 104, 105, 106], [116, 117, 118, 119]]
@@ -66,7 +66,7 @@ def test_a_prefix_precedes_its_continuation_and_has_a_length_in_range(
     )
     assert len(windows) == n_tokens - context_length - greatest + 1
     starts = np.arange(len(windows))
-    batch = windows.__getitems__(Draw(step, starts, slice(None)))
+    batch = windows.__getitems__(MicroBatch(step, starts, slice(None)))
     prefixes = prefixes_of(batch)
     assert all(least <= len(prefix) <= greatest for prefix in prefixes)
     assert batch.n_tokens == sum(map(len, prefixes)) + batch.tokens.numel()
@@ -80,7 +80,7 @@ def test_a_prefix_precedes_its_continuation_and_has_a_length_in_range(
 
 def test_prefix_lengths_are_uniform() -> None:
     windows = PrefixTrainingWindows(np.zeros(10), 2, seed=0, min_prefix_length=2, max_prefix_length=6)
-    lengths = windows.__getitems__(Draw(0, np.zeros(50_000, dtype=np.int64), slice(None))).prefix_lengths
+    lengths = windows.__getitems__(MicroBatch(0, np.zeros(50_000, dtype=np.int64), slice(None))).prefix_lengths
     assert lengths is not None
     counts = np.bincount(lengths)[2:]
     # Binomial counts: mean 10,000, standard deviation 89.
@@ -109,7 +109,10 @@ def test_a_step_is_the_same_however_its_batch_is_cut(cut: tuple[int, int, int], 
 def test_prefix_lengths_depend_on_seed_and_step() -> None:
     def lengths(seed: int, step: int) -> list[int]:
         windows = PrefixTrainingWindows(np.arange(99), 8, seed=seed, min_prefix_length=1, max_prefix_length=50)
-        return [len(row) for row in prefixes_of(windows.__getitems__(Draw(step, np.zeros(20, dtype=int), slice(None))))]
+        return [
+            len(row)
+            for row in prefixes_of(windows.__getitems__(MicroBatch(step, np.zeros(20, dtype=int), slice(None))))
+        ]
 
     assert lengths(1, 2) == lengths(1, 2)
     assert lengths(1, 2) != lengths(1, 3)

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from folio.config import RunConfig
-from folio.training.preflight import optimizer_in_words
+from folio.config.run import RunConfig
+from folio.training.summary import optimizer_in_words
 
 NOAM = ("optimizer=adam", "schedule=noam", "model.d_model=128", "model.n_heads=4")
 

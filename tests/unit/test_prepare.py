@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from folio import files
 from folio.data import prepare as module
 from folio.data import text_file as texts
-from folio.data.char_tokenizer import CharTokenizer
 from folio.data.prepare import prepare
 from folio.data.prepared import PreparedData
-from folio.data.tokenizers import TOKENIZERS, Tokenizer, TokenizerChoice
-from folio.errors import FolioError
+from folio.data.tokenizers.char import CharTokenizer
+from folio.data.tokenizers.registry import TOKENIZERS, Tokenizer, TokenizerChoice
+from folio.runtime import files
+from folio.runtime.errors import FolioError
 
 TEXT = "The quality of mercy is not strain'd,\r\nIt droppeth as the gentle rain from heaven.\n" * 20
 
@@ -189,7 +189,7 @@ def test_a_crash_between_any_two_files_is_noticed(
 def test_two_processes_prepare_once(text_file: Path, tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"
-        "from folio.data.prepare import prepare; from folio.data.tokenizers import TokenizerChoice\n"
+        "from folio.data.prepare import prepare; from folio.data.tokenizers.registry import TokenizerChoice\n"
         "sys.stdin.read()\n"
         "data = prepare('text_file', Path(sys.argv[1]), TokenizerChoice('char'), Path(sys.argv[2]), print)\n"
         "print(data.train.info.tokens_sha256)"

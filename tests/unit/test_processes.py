@@ -12,19 +12,21 @@ import torch
 from hydra import compose as compose_hydra
 from hydra import initialize_config_dir
 
-from folio.config import ConfigError, RunConfig, TrainerConfig
+from folio.config.run import ConfigError, RunConfig
+from folio.config.trainer import TrainerConfig
 from folio.data.batch import IGNORE_INDEX
 from folio.data.loaders import validation_loader
 from folio.data.windows import TrainingBatches, TrainingWindows, ValidationWindows
+from folio.distributed.context import DistributedContext
+from folio.distributed.environment import RankInfo, check_processes, rank_from_environment
+from folio.distributed.strategies import build_strategy
 from folio.models import GPTConfig, build_model
 from folio.models.blocks import Block
-from folio.processes import Place, check_processes, place_from_environment
-from folio.requeued import remember_job, requeued_run
-from folio.training import stopping
-from folio.training.lit_module import accumulation_of, mean_state, seed_of_rank, shift_micro_batches
-from folio.training.stopping import StopOnSignal, requeue, stop_signals
-from folio.training.strategies import build_strategy
-from folio.training.world import World
+from folio.runs.requeue import remember_job, requeued_run
+from folio.runtime import signals
+from folio.runtime.signals import requeue, stop_signals
+from folio.training.callbacks.stopping import StopOnSignal
+from folio.training.module import accumulation_of, mean_state, seed_of_rank, shift_micro_batches
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
 SRUN = {
@@ -45,30 +47,30 @@ def trainer(**changes: Any) -> TrainerConfig:
 
 
 def test_the_environment_tells_who_is_which() -> None:
-    assert place_from_environment(TORCHRUN) == Place(5, 8, 1, 4, "torchrun")
-    assert place_from_environment(SRUN) == Place(5, 8, 1, 4, "srun")
-    assert place_from_environment({}) is None
-    assert place_from_environment(TORCHRUN | {"WORLD_SIZE": "1"}) is None
+    assert rank_from_environment(TORCHRUN) == RankInfo(5, 8, 1, 4, "torchrun")
+    assert rank_from_environment(SRUN) == RankInfo(5, 8, 1, 4, "srun")
+    assert rank_from_environment({}) is None
+    assert rank_from_environment(TORCHRUN | {"WORLD_SIZE": "1"}) is None
 
 
 def test_a_batch_script_of_slurm_is_one_process_and_so_is_an_interactive_one() -> None:
     script = {name: value for name, value in SRUN.items() if name != "SLURM_STEP_ID"}
-    assert place_from_environment(script) is None
-    assert place_from_environment(SRUN | {"SLURM_JOB_NAME": "interactive"}) is None
+    assert rank_from_environment(script) is None
+    assert rank_from_environment(SRUN | {"SLURM_JOB_NAME": "interactive"}) is None
 
 
 def test_tasks_of_slurm_that_could_not_find_their_devices_are_refused() -> None:
     environment = {name: value for name, value in SRUN.items() if name != "SLURM_NTASKS_PER_NODE"}
     with pytest.raises(ConfigError, match=r"8 tasks without --ntasks-per-node"):
-        place_from_environment(environment)
+        rank_from_environment(environment)
 
 
 def test_as_many_processes_as_the_config_says_or_none() -> None:
-    place = Place(5, 8, 1, 4, "torchrun")
-    check_processes(trainer(devices=4, num_nodes=2), place)
+    rank_info = RankInfo(5, 8, 1, 4, "torchrun")
+    check_processes(trainer(devices=4, num_nodes=2), rank_info)
     check_processes(trainer(devices=4), None)
     with pytest.raises(ConfigError, match=r"torchrun has started 8 .* add trainer.devices=4 trainer.num_nodes=2$"):
-        check_processes(trainer(devices=8), place)
+        check_processes(trainer(devices=8), rank_info)
     with pytest.raises(ConfigError, match=r"trainer.num_nodes=2: nobody .* torchrun --nnodes 2 --nproc-per-node 4"):
         check_processes(trainer(devices=4, num_nodes=2), None)
 
@@ -107,12 +109,12 @@ def test_validation_counts_each_target_once_over_all_processes_with_as_many_batc
 
 
 def test_alone_nothing_is_sent() -> None:
-    world, values = World(), torch.tensor([1.0, 2.0])
-    assert world.sum(values) is values
-    assert (world.rank, world.size, world.is_first) == (0, 1, True)
-    assert world.largest(3) == 3
-    assert world.gather("own") == ["own"]
-    assert world.from_first(lambda: "made") == "made"
+    distributed, values = DistributedContext(), torch.tensor([1.0, 2.0])
+    assert distributed.all_reduce_sum(values) is values
+    assert (distributed.rank, distributed.size, distributed.is_global_zero) == (0, 1, True)
+    assert distributed.all_reduce_max(3) == 3
+    assert distributed.all_gather("own") == ["own"]
+    assert distributed.broadcast(lambda: "made") == "made"
 
 
 def test_dropout_is_another_in_each_process_and_the_same_for_the_same_seed() -> None:
@@ -163,12 +165,12 @@ def test_computing_blocks_again_changes_no_bit() -> None:
     plain = gradients()
     for module in model.modules():
         if isinstance(module, Block):
-            module.recomputes = True
+            module.activation_checkpointing = True
     assert all(torch.equal(a, b) for a, b in zip(plain, gradients(), strict=True))
 
 
 def test_one_device_is_lightnings_own_choice_and_sharding_is_as_asked() -> None:
-    alone, two = World(), World(Place(0, 2, 0, 2, "torchrun"))
+    alone, two = DistributedContext(), DistributedContext(RankInfo(0, 2, 0, 2, "torchrun"))
     assert build_strategy(trainer(), alone) == "auto"
     assert type(build_strategy(trainer(devices=2), two)).__name__ == "DDPStrategy"
     assert type(build_strategy(trainer(strategy="fsdp", accelerator="gpu"), two)).__name__ == "FSDPStrategy"
@@ -213,30 +215,30 @@ def test_without_a_scheduler_no_job_is_remembered(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.usefixtures("job")
 def test_a_warned_job_is_put_in_line_again_once_and_a_stopped_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(stopping.WARNINGS) < set(stop_signals())
+    assert set(signals.WARNINGS) < set(stop_signals())
     asked: list[Any] = []
     done = SimpleNamespace(returncode=0, stderr="")
-    monkeypatch.setattr(stopping.subprocess, "run", lambda command, **_: asked.append(command) or done)
-    requeue(stopping.signal.SIGTERM, None)
-    requeue(stopping.signal.SIGUSR1, None, is_first=False)
+    monkeypatch.setattr(signals.subprocess, "run", lambda command, **_: asked.append(command) or done)
+    requeue(signals.signal.SIGTERM, None)
+    requeue(signals.signal.SIGUSR1, None, is_global_zero=False)
     assert asked == []
-    requeue(stopping.signal.SIGUSR1, None)
+    requeue(signals.signal.SIGUSR1, None)
     assert asked == [["scontrol", "requeue", "123"]]
-    requeue(stopping.signal.SIGUSR2, lambda *heard: asked.append(heard))
-    assert asked[1:] == [(stopping.signal.SIGUSR2, None)], "submitit's own handler requeues"
+    requeue(signals.signal.SIGUSR2, lambda *heard: asked.append(heard))
+    assert asked[1:] == [(signals.signal.SIGUSR2, None)], "submitit's own handler requeues"
 
 
 def test_a_process_that_is_watched_over_stops_when_it_is_asked(tmp_path: Path) -> None:
     saved: list[int] = []
     checkpoints: Any = SimpleNamespace(validates=lambda step: False, save=lambda trainer: saved.append(3))
     asked = [0]
-    stop = StopOnSignal(checkpoints, World(), lambda: asked[0])
+    stop = StopOnSignal(checkpoints, DistributedContext(), lambda: asked[0])
     lightning: Any = SimpleNamespace(global_step=3, accumulate_grad_batches=1, should_stop=False)
     module: Any = None
     with stop:
         stop.on_train_batch_end(lightning, module, None, None, 2)
-        asked[0] = stopping.signal.SIGTERM
-        with pytest.raises(stopping.Interrupted) as stopped:
+        asked[0] = signals.signal.SIGTERM
+        with pytest.raises(signals.Interrupted) as stopped:
             stop.on_train_batch_end(lightning, module, None, None, 2)
     assert stopped.value.exit_code == 143
     assert saved == [3]

@@ -3,14 +3,14 @@
 import pytest
 from tiny_models import build
 
-from folio.data.byte_tokenizer import ByteTokenizer
-from folio.data.char_tokenizer import CharTokenizer
-from folio.data.tokenizers import Tokenizer
-from folio.data.word_tokenizer import WordTokenizer
-from folio.errors import FolioError
+from folio.data.tokenizers.byte import ByteTokenizer
+from folio.data.tokenizers.char import CharTokenizer
+from folio.data.tokenizers.registry import Tokenizer
+from folio.data.tokenizers.word import WordTokenizer
 from folio.generation.generate import generate_text
 from folio.generation.sampling import Sampling
 from folio.models import GPT
+from folio.runtime.errors import FolioError
 
 TOKENIZERS: dict[str, Tokenizer] = {
     "byte": ByteTokenizer(),

@@ -13,7 +13,6 @@ import pytest
 from rich.console import Console
 
 import folio.report
-from folio.errors import FolioError
 from folio.report import make_report, print_report, report_sweep, write_report
 from folio.report.colors import DARK, LIGHT, styles
 from folio.report.curves import mean_curve, thinned
@@ -21,6 +20,7 @@ from folio.report.groups import distinguishing_keys
 from folio.report.page import html_page
 from folio.report.reading import Points, brief_names, natural, read_all, training_seconds
 from folio.report.tables import commands, compared, groups_csv, markdown, runs_csv
+from folio.runtime.errors import FolioError
 
 WriteRun = Callable[..., Path]
 KIND = "positional_encoding.name"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from folio.training.rewind import rewind, rows_until, samples_until
+from folio.runs.rewind import rewind, rows_until, samples_until
 
 ROWS = (
     "step,name,value\n5,train/loss_nats,2.5\n10,train/loss_nats,2.25\n10,val/loss_nats,2.0\n15,train/loss_nats,1.75\n"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from folio.errors import FolioError
-from folio.runs import checkpoint_names, find_checkpoint, find_run, find_started_run, new_run_folder
+from folio.runs.folders import checkpoint_names, find_checkpoint, find_run, find_started_run, new_run_folder
+from folio.runtime.errors import FolioError
 
 NOON = datetime(2025, 3, 1, 12, 0, 5)
 

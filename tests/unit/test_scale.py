@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from folio import scale
+from folio.distributed import cost_model as scale
 from folio.models import GPTConfig, build_model
-from folio.training import objectives
+from folio.objectives import losses as objectives
 
 SHAPE = GPTConfig(vocab_size=65, n_layers=3, n_heads=4, d_model=64, context_length=32)
 N_SEQUENCES = 4
@@ -39,7 +39,7 @@ def test_operations_are_those_that_torch_counts(name: str) -> None:
     """With attention by plain products: torch counts those of the fused one on a CPU as none."""
     shape = SHAPES[name]
     model, tokens = build_model(shape), tokens_of(shape)
-    model(tokens)  # the first product on a CPU is tried out: folio.models.cpu_products
+    model(tokens)  # the first product on a CPU is tried out: folio.models.cpu_linear
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as forward:
         logits = model(tokens)
     assert forward.get_total_flops() == scale.forward_flops(shape, N_SEQUENCES)
@@ -109,9 +109,13 @@ def test_memory_grows_with_what_it_should() -> None:
     assert [after / before for before, after in pairwise(activations)] == [2.0, 2.0]
     deep = replace(SHAPE, n_layers=48)
     plain = scale.memory(deep, n_sequences=4)
-    again = scale.memory(deep, n_sequences=4, recomputes=True)
+    again = scale.memory(deep, n_sequences=4, activation_checkpointing=True)
     assert again.activations < plain.activations / 8
-    assert scale.step_flops(deep, 4) < scale.step_flops(deep, 4, recomputes=True) < 4 / 3 * scale.step_flops(deep, 4)
+    assert (
+        scale.step_flops(deep, 4)
+        < scale.step_flops(deep, 4, activation_checkpointing=True)
+        < 4 / 3 * scale.step_flops(deep, 4)
+    )
 
 
 def test_gpt2_xl_does_not_fit_on_one_small_gpu_and_fits_shared_by_eight(compose: Any) -> None:

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from folio.errors import FolioError
 from folio.report import make_report
 from folio.report.scaling import fit, scaling_of
 from folio.report.study_plots import scaling_figure
+from folio.runtime.errors import FolioError
 
 WriteRun = Callable[..., Path]
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from folio.config import ConstantScheduleConfig, CosineScheduleConfig, NoamScheduleConfig, WSDScheduleConfig
-from folio.training.schedules import learning_rate
+from folio.config.schedule import ConstantScheduleConfig, CosineScheduleConfig, NoamScheduleConfig, WSDScheduleConfig
+from folio.optim.schedules import learning_rate
 
 PEAK, MAX_STEPS, D_MODEL = 1e-3, 14, 128
 COSINE = CosineScheduleConfig(name="cosine", warmup_steps=4, min_learning_rate=1e-4)

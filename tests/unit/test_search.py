@@ -10,12 +10,13 @@ from statistics import median
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from folio.config import RunConfig, SearchConfig
-from folio.errors import FolioError
-from folio.sweeps import record, search
+from folio.config.run import RunConfig
+from folio.config.search import SearchConfig
+from folio.runtime.errors import FolioError
+from folio.sweeps import manifest, search
 from folio.sweeps.command_line import dimension_of, word_of
-from folio.sweeps.lead import HOPELESS_FAILURES, check_trials
-from folio.sweeps.search import Choice, Dimension, MedianJudge, Range
+from folio.sweeps.runner import HOPELESS_FAILURES, check_trials
+from folio.sweeps.search import Choice, Dimension, MedianPruner, Range
 
 SPACE: tuple[Dimension, ...] = (
     Range("optimizer.learning_rate", 1e-4, 1e-1, log=True),
@@ -34,7 +35,7 @@ def config(compose: Callable[..., RunConfig]) -> SearchConfig:
 @pytest.fixture
 def sweep(tmp_path: Path, config: SearchConfig) -> Path:
     """A search that has begun, without trials."""
-    record.add_jobs(tmp_path, (), ["train.py", "-m", "hparams_search=optuna"])
+    manifest.add_jobs(tmp_path, (), ["train.py", "-m", "hparams_search=optuna"])
     search.begin(tmp_path, config, SPACE, seed=1)
     return tmp_path
 
@@ -42,7 +43,7 @@ def sweep(tmp_path: Path, config: SearchConfig) -> Path:
 def end_trial(sweep: Path, status: str, value: float | None = None, values: Sequence[float] = ()) -> Path:
     """Propose a trial and let it end: with the objective `value` at last, and `values` at steps 10, 20 ... before."""
     (job,) = search.proposals(sweep, 1, ["model=debug"])
-    record.add_jobs(sweep, [job], [])
+    manifest.add_jobs(sweep, [job], [])
     folder = sweep / job.folder
     folder.mkdir()
     (folder / "metrics.json").write_text(json.dumps({"status": status, "val/bits_per_byte": value, "error": "x"}))
@@ -68,13 +69,13 @@ def test_a_search_that_was_killed_goes_on_with_the_trials_it_would_have_had(
     tmp_path: Path, config: SearchConfig
 ) -> None:
     def trials(folder: Path, kill_after: int) -> list[object]:
-        record.add_jobs(folder, (), [])
+        manifest.add_jobs(folder, (), [])
         for number in range(8):
             if number in (0, kill_after):  # all that a new process does
                 search.begin(folder, config, SPACE, seed=1)
-                record.settle(folder)
+                manifest.settle(folder)
             end_trial(folder, "finished", value=(number * 7) % 5 / 10)
-        return [job["trial"] for job in record.read_record(folder)["jobs"]]
+        return [job["trial"] for job in manifest.read_record(folder)["jobs"]]
 
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
@@ -103,10 +104,10 @@ def test_trials_count_as_what_they_ended_as(sweep: Path) -> None:
         ("interrupted", 1.0),
     ):
         end_trial(sweep, status, value, values=(4.0, 3.5))
-    study = search.study_of(sweep, record.read_record(sweep))
+    study = search.study_of(sweep, manifest.read_record(sweep))
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "PRUNED", "PRUNED"]
     assert study.trials[1].intermediate_values == {10: 4.0, 20: 3.5}
-    job, value = search.best_trial(sweep, record.read_record(sweep)) or ({}, 0.0)
+    job, value = search.best_trial(sweep, manifest.read_record(sweep)) or ({}, 0.0)
     assert (job["folder"][:8], value) == ("trial=0,", 2.0)
 
 
@@ -126,7 +127,7 @@ def test_values_that_fail_are_proposed_less_and_less(sweep: Path) -> None:
 def judged(sweep: Path, step: int, value: float) -> str | None:
     folder = sweep / "trial=x"
     folder.mkdir(exist_ok=True)
-    return MedianJudge(folder)(step, {"bits_per_byte": value, "loss_nats": 0.0})
+    return MedianPruner(folder)(step, {"bits_per_byte": value, "loss_nats": 0.0})
 
 
 def test_a_trial_behind_the_median_is_given_up_once_enough_have_ended(sweep: Path) -> None:
@@ -146,7 +147,7 @@ def test_a_trial_that_goes_on_from_a_checkpoint_forgets_what_it_had_seen_after_i
 
 
 def test_nothing_is_given_up_without_pruning(tmp_path: Path, config: SearchConfig) -> None:
-    record.add_jobs(tmp_path, (), [])
+    manifest.add_jobs(tmp_path, (), [])
     search.begin(tmp_path, config.model_copy(update={"prune": False}), SPACE, seed=1)
     for _ in range(6):
         end_trial(tmp_path, "finished", 1.0, values=(1.0,))
@@ -154,7 +155,7 @@ def test_nothing_is_given_up_without_pruning(tmp_path: Path, config: SearchConfi
 
 
 def test_a_figure_that_no_validation_has_ends_no_trial(tmp_path: Path, config: SearchConfig) -> None:
-    record.add_jobs(tmp_path, (), [])
+    manifest.add_jobs(tmp_path, (), [])
     search.begin(tmp_path, config.model_copy(update={"objective": "train/tokens_per_s"}), SPACE, seed=1)
     assert judged(tmp_path, 10, 9.0) is None
 

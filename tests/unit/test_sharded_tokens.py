@@ -17,9 +17,9 @@ from folio.data.lines import LineFiles, Lines
 from folio.data.prepared import holds_other_than
 from folio.data.sharded_tokens import ShardedTokens, ShardFile, Tokens, joined
 from folio.data.token_file import TokenFileError, map_tokens
-from folio.data.windows import Draw, TrainingWindows, gather_runs, gather_windows, random_starts
+from folio.data.windows import MicroBatch, TrainingWindows, gather_runs, gather_windows, random_starts
 from folio.models import GPT, GPTConfig
-from folio.training.objectives import batch_loss
+from folio.objectives.losses import batch_loss
 
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=7)
 
@@ -170,7 +170,9 @@ class Steps:
         """Of processor time that n more steps take."""
         began = time.process_time()
         for step in range(self.n_done, self.n_done + n):
-            batch = self.windows.__getitems__(Draw(step, random_starts(len(self.windows), 0, step, 16), slice(None)))
+            batch = self.windows.__getitems__(
+                MicroBatch(step, random_starts(len(self.windows), 0, step, 16), slice(None))
+            )
             self.optimizer.zero_grad()
             batch_loss(self.model, batch)[0].backward()
             self.optimizer.step()

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import gc, sys
 from types import ModuleType
-from folio.startup import lasting_imports
+from folio.runtime.startup import lasting_imports
 """
 
 
@@ -53,15 +53,23 @@ def test_a_collector_that_was_off_stays_off() -> None:
     assert output_of("gc.disable()\nwith lasting_imports():\n    pass\nprint(gc.isenabled())") == ["False"]
 
 
+WITH_TORCH = {
+    "folio.distributed.devices",
+    "folio.distributed.strategies",
+    "folio.training.context",
+    "folio.training.run",
+}
+
+
 def test_training_imports_torch_and_lightning_in_this_way_alone() -> None:
     tree = ast.parse((ROOT / "train.py").read_text())
     (block,) = (node for node in ast.walk(tree) if isinstance(node, ast.With))
     assert ast.unparse(block.items[0]) == "lasting_imports()"
     inside, everywhere = (
-        {node.module for node in ast.walk(part) if isinstance(node, ast.ImportFrom) and "training" in str(node.module)}
+        {node.module for node in ast.walk(part) if isinstance(node, ast.ImportFrom) and node.module in WITH_TORCH}
         for part in (block, tree)
     )
-    assert inside == everywhere == {"folio.training.devices", "folio.training.run", "folio.training.strategies"}
+    assert inside == everywhere == WITH_TORCH
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -69,7 +77,7 @@ def test_training_imports_torch_and_lightning_in_this_way_alone() -> None:
 def test_a_signal_in_the_last_moments_changes_no_exit_code(number: signal.Signals, code: int) -> None:
     program = f"""
 import atexit, os, signal, sys
-from folio.startup import end_at_signals, undisturbed_end
+from folio.runtime.startup import end_at_signals, undisturbed_end
 end_at_signals()
 atexit.register(os.kill, os.getpid(), {int(number)})  # as libraries let go of what they hold
 class Late:

@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 import torch
 
-from folio.files import sole_use
-from folio.numbered_lines import NumberedLines, number_of_job
-from folio.sweeps import job as jobs
-from folio.sweeps import record
+from folio.runtime.console import LogFile, log, start_log
+from folio.runtime.files import sole_use
+from folio.runtime.numbered_lines import NumberedLines, number_of_job
+from folio.sweeps import manifest
+from folio.sweeps import worker as jobs
 from folio.sweeps.isolation import isolated
-from folio.sweeps.job import clear, run_job
-from folio.sweeps.jobs import Job
-from folio.sweeps.workers import signals_to_workers
-from folio.training.console import LogFile, log, start_log
+from folio.sweeps.parallel import signals_to_workers
+from folio.sweeps.planning import Job
+from folio.sweeps.worker import clear, run_job
 
 
 def state() -> dict[str, object]:
@@ -85,13 +85,13 @@ def test_everything_is_as_it_was_however_a_job_ends(ending: type[BaseException] 
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A sweep of one job, seed=1, without Hydra."""
     monkeypatch.setattr(jobs, "task_overrides", lambda: ["seed=1"])
-    record.add_jobs(tmp_path, [Job("seed=1", ("seed=1",))], [])
+    manifest.add_jobs(tmp_path, [Job("seed=1", ("seed=1",))], [])
     (tmp_path / "seed=1").mkdir()
     return tmp_path
 
 
 def status(sweep: Path) -> str:
-    return str(record.read_record(sweep)["jobs"][0]["status"])
+    return str(manifest.read_record(sweep)["jobs"][0]["status"])
 
 
 @pytest.mark.parametrize(
@@ -146,12 +146,12 @@ def test_no_job_begins_once_the_sweep_is_being_stopped(sweep: Path) -> None:
 
 
 def test_a_job_that_another_process_trains_still_is_left_to_it(sweep: Path) -> None:
-    record.mark(sweep, "seed=1", "running", pid=1)
+    manifest.mark(sweep, "seed=1", "running", pid=1)
     (sweep / "seed=1" / "train.log").touch()
     with sole_use(sweep / "seed=1", "training"):
         run_job(lambda: pytest.fail("it began"), sweep / "seed=1", seed=1)
     assert (sweep / "seed=1" / "train.log").exists()
-    assert record.read_record(sweep)["jobs"][0]["pid"] == 1
+    assert manifest.read_record(sweep)["jobs"][0]["pid"] == 1
 
 
 def test_of_many_processes_of_a_job_the_first_keeps_the_record(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +187,7 @@ def test_lines_of_jobs_side_by_side_are_whole_and_numbered() -> None:
 def test_a_signal_reaches_the_processes_of_the_jobs_that_run(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
-    record.mark(sweep, "seed=1", "running", pid=123456)
+    manifest.mark(sweep, "seed=1", "running", pid=123456)
     before = signal.getsignal(signal.SIGTERM)
     with signals_to_workers(sweep) as stop:
         signal.raise_signal(signal.SIGTERM)

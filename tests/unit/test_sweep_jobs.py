@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from folio.errors import FolioError
-from folio.sweeps import record
-from folio.sweeps.command import OUTPUT_DIR, whole_command
-from folio.sweeps.jobs import LONGEST_NAME, Job, Word, folder_name, planned_jobs, trial_name
+from folio.runtime.errors import FolioError
+from folio.sweeps import manifest
+from folio.sweeps.planning import LONGEST_NAME, Job, Word, folder_name, planned_jobs, trial_name
+from folio.sweeps.replay import OUTPUT_DIR, whole_command
 
 CONF = Path(__file__).parents[2] / "conf"
 COMMAND = ["train.py", "-m", "seed=1,2", "model=debug"]
@@ -82,7 +82,7 @@ def test_trials_are_named_by_their_number_and_short_values() -> None:
 def sweep_of(folder: Path, **statuses: str) -> Path:
     """A sweep's folder whose jobs seed=... left these statuses; `missing` left nothing."""
     folder.mkdir(parents=True, exist_ok=True)
-    record.add_jobs(folder, [Job(f"seed={name}", (f"seed={name}",)) for name in statuses], COMMAND)
+    manifest.add_jobs(folder, [Job(f"seed={name}", (f"seed={name}",)) for name in statuses], COMMAND)
     for name, status in statuses.items():
         if status != "missing":
             (folder / f"seed={name}").mkdir()
@@ -96,18 +96,18 @@ def statuses_in(folder: Path) -> list[str]:
 
 def test_sweep_json_says_what_the_folders_say(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path / "s", a="finished", b="failed", c="interrupted", d="diverged", e="pruned", f="missing")
-    record.mark(sweep, "seed=f", "running", pid=1)
+    manifest.mark(sweep, "seed=f", "running", pid=1)
     assert statuses_in(sweep)[-1] == "running"
-    record.settle(sweep)
+    manifest.settle(sweep)
     assert statuses_in(sweep) == ["finished", "failed", "interrupted", "diverged", "pruned", "missing"]
     assert "pid" not in (sweep / "sweep.json").read_text()
 
 
 def test_a_job_that_was_killed_has_its_checkpoint_to_go_on_from(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
-    assert record.status_of(tmp_path) == "missing"
+    assert manifest.status_of(tmp_path) == "missing"
     (tmp_path / "checkpoints" / "last.ckpt").touch()
-    assert record.status_of(tmp_path) == "interrupted"
+    assert manifest.status_of(tmp_path) == "interrupted"
 
 
 @pytest.mark.parametrize(
@@ -115,23 +115,23 @@ def test_a_job_that_was_killed_has_its_checkpoint_to_go_on_from(tmp_path: Path) 
 )
 def test_damaged_metrics_mean_that_the_job_is_run_again(content: str, tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text(content)
-    assert record.status_of(tmp_path) == "missing"
+    assert manifest.status_of(tmp_path) == "missing"
 
 
 def test_more_jobs_can_be_added_and_none_is_taken_for_another(tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path / "s", a="finished")
-    record.add_jobs(sweep, [Job("seed=b", ("seed=b",))], COMMAND)
-    assert [job["folder"] for job in record.read_record(sweep)["jobs"]] == ["seed=a", "seed=b"]
+    manifest.add_jobs(sweep, [Job("seed=b", ("seed=b",))], COMMAND)
+    assert [job["folder"] for job in manifest.read_record(sweep)["jobs"]] == ["seed=a", "seed=b"]
     with pytest.raises(FolioError, match=r"seed=a was begun with fewer words, not with model=nano; type the same"):
-        record.add_jobs(sweep, [Job("seed=a", ("seed=a", "model=nano"))], COMMAND)
+        manifest.add_jobs(sweep, [Job("seed=a", ("seed=a", "model=nano"))], COMMAND)
 
 
 def test_a_job_of_the_same_words_keeps_its_folder(tmp_path: Path) -> None:
     job = Job("seed=1", ("seed=1", "model=debug"))
-    assert record.with_known_names(tmp_path, [job]) == [job]
-    record.add_jobs(tmp_path, [Job("seed=1,model=debug", job.overrides)], COMMAND)
+    assert manifest.with_known_names(tmp_path, [job]) == [job]
+    manifest.add_jobs(tmp_path, [Job("seed=1,model=debug", job.overrides)], COMMAND)
     other = Job("seed=2", ("seed=2", "model=debug"))
-    assert [known.folder for known in record.with_known_names(tmp_path, [job, other])] == [
+    assert [known.folder for known in manifest.with_known_names(tmp_path, [job, other])] == [
         "seed=1,model=debug",
         "seed=2",
     ]
@@ -152,31 +152,31 @@ def test_a_job_of_the_same_words_keeps_its_folder(tmp_path: Path) -> None:
 def test_a_damaged_sweep_json_is_one_line(content: str, tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_text(content)
     with pytest.raises(FolioError, match=r"sweep\.json is damaged; bring it back, or start a new sweep"):
-        record.read_record(tmp_path)
+        manifest.read_record(tmp_path)
 
 
 def test_latest_is_the_sweep_last_worked_on(tmp_path: Path) -> None:
     with pytest.raises(FolioError, match=r"no sweep below .*; start one with -m"):
-        record.find_sweep("latest", tmp_path)
+        manifest.find_sweep("latest", tmp_path)
     old, new = sweep_of(tmp_path / "multirun" / "1"), sweep_of(tmp_path / "multirun" / "2")
-    record.settle(old)
-    assert record.find_sweep("latest", tmp_path) == old
-    assert record.find_sweep(str(new), tmp_path) == new
+    manifest.settle(old)
+    assert manifest.find_sweep("latest", tmp_path) == old
+    assert manifest.find_sweep(str(new), tmp_path) == new
     with pytest.raises(FolioError, match="does not exist; give the folder of a sweep, or 'latest'"):
-        record.find_sweep(str(tmp_path), tmp_path)
+        manifest.find_sweep(str(tmp_path), tmp_path)
 
 
 def test_a_sweep_varies_what_its_jobs_differ_in(tmp_path: Path) -> None:
     jobs = [{"folder": str(seed), "overrides": ["model=debug", "+model.d_ff=8", f"seed={seed}"]} for seed in (1, 2)]
-    record.write_record(tmp_path, {"command": [], "jobs": jobs})
-    assert record.varied_keys(tmp_path / "1") == ["seed"]
+    manifest.write_record(tmp_path, {"command": [], "jobs": jobs})
+    assert manifest.varied_keys(tmp_path / "1") == ["seed"]
     search = {"space": [{"key": "model.dropout", "low": 0.0, "high": 0.3}]}
-    record.write_record(tmp_path, {"command": [], "jobs": jobs[:1], "search": search})
-    assert record.varied_keys(tmp_path / "1") == ["model.dropout"], "the first trial differs from none yet"
+    manifest.write_record(tmp_path, {"command": [], "jobs": jobs[:1], "search": search})
+    assert manifest.varied_keys(tmp_path / "1") == ["model.dropout"], "the first trial differs from none yet"
 
 
 def test_a_run_is_told_by_the_keys_that_were_typed() -> None:
-    assert record.keys_of(["+model.d_ff=8", "seed=3", "model=debug", "~schedule"]) == [
+    assert manifest.keys_of(["+model.d_ff=8", "seed=3", "model=debug", "~schedule"]) == [
         "model",
         "model.d_ff",
         "schedule",
@@ -211,14 +211,14 @@ def test_sweep_alone_stands_for_the_whole_command(tmp_path: Path, monkeypatch: p
     ],
 )
 def test_no_word_that_may_name_code_is_taken_from_a_file(word: str, tmp_path: Path) -> None:
-    record.add_jobs(tmp_path, (), [*COMMAND, word])
+    manifest.add_jobs(tmp_path, (), [*COMMAND, word])
     with pytest.raises(FolioError, match="is not taken from a file; type the whole command"):
         whole_command(["-m", f"sweep={tmp_path}"])
 
 
 @pytest.mark.parametrize("word", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=-1", "data.path=hydra.txt"])
 def test_how_many_jobs_run_at_once_is_taken_from_a_file(word: str, tmp_path: Path) -> None:
-    record.add_jobs(tmp_path, (), [*COMMAND, word])
+    manifest.add_jobs(tmp_path, (), [*COMMAND, word])
     assert word in whole_command(["-m", f"sweep={tmp_path}"])
 
 
@@ -230,11 +230,11 @@ def test_any_other_command_is_what_was_typed(typed: list[str]) -> None:
 
 
 def test_the_command_to_go_on_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert record.way_on(Path("outputs/multirun/2025-01-01/10-00-00"), "python") == (
+    assert manifest.resume_hint(Path("outputs/multirun/2025-01-01/10-00-00"), "python") == (
         "python train.py -m sweep=outputs/multirun/2025-01-01/10-00-00"
     )
     odd = sweep_of(tmp_path / "it's, odd")
-    words = shlex.split(record.way_on(odd, "python"))[2:]
+    words = shlex.split(manifest.resume_hint(odd, "python"))[2:]
     assert whole_command(words)[:-1] == COMMAND[1:]
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from folio.data import text_file as module
 from folio.data.text_file import before_white_space, check_text_file, pieces, split_text
-from folio.errors import FolioError
+from folio.runtime.errors import FolioError
 
 
 def test_a_text_in_order_passes_the_check(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from folio.errors import FolioError
 from folio.generation.sampling import Sampling
 from folio.generation.token_choice import Chooser, penalise, token_probabilities
+from folio.runtime.errors import FolioError
 
 # Eighths, so that no difference between them is rounded away.
 logits_strategy = st.lists(st.integers(-160, 160).map(lambda n: n / 8), min_size=1, max_size=40)

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from folio import files
 from folio.data import token_file
 from folio.data.token_file import MappedTokens, TokenFile, TokenFileError, TokenFileInfo, write_token_file
-from folio.data.tokenizer_base import Unknown
-from folio.errors import FolioError
+from folio.data.tokenizers.base import Unknown
+from folio.runtime import files
+from folio.runtime.errors import FolioError
 
 
 def write(path: Path, tokens: Any, vocab_size: int = 100, **changes: Any) -> TokenFileInfo:

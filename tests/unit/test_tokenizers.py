@@ -12,13 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from folio.data import tokenizers
 from folio.data.assets import fetch
-from folio.data.byte_tokenizer import ByteTokenizer
-from folio.data.char_tokenizer import CharTokenizer
-from folio.data.rank_files import ENCODINGS
-from folio.data.tokenizer_base import Unknown
-from folio.data.tokenizers import (
+from folio.data.tokenizers import registry as tokenizers
+from folio.data.tokenizers.base import Unknown
+from folio.data.tokenizers.byte import ByteTokenizer
+from folio.data.tokenizers.char import CharTokenizer
+from folio.data.tokenizers.rank_files import ENCODINGS
+from folio.data.tokenizers.registry import (
     TOKENIZERS,
     VOCAB_SIZES,
     Tokenizer,
@@ -28,8 +28,8 @@ from folio.data.tokenizers import (
     state_from_json,
     state_to_json,
 )
-from folio.data.word_tokenizer import WordTokenizer
-from folio.errors import FolioError
+from folio.data.tokenizers.word import WordTokenizer
+from folio.runtime.errors import FolioError
 
 TEXT = "O Romeo, Romeo!\r\n\tWherefore art thou 15 \N{ROSE} naïve?   <|endoftext|>"
 

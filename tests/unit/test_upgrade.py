@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from folio.config import RunConfig, plain
-from folio.upgrade import LATER_KEYS, later_keys, upgraded
+from folio.config.migrations import LATER_KEYS, later_keys, upgraded
+from folio.config.run import RunConfig, plain
 
 
 def older(config: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from folio.data.loaders import token_loader, validation_loader
 from folio.data.random_words import Stream, random_words
 from folio.data.windows import (
     WINDOW_ORDERS,
-    Draw,
+    MicroBatch,
     Permutation,
     TrainingBatches,
     TrainingWindows,
@@ -29,7 +29,7 @@ from folio.data.windows import (
     sequential_windows,
     shuffled_starts,
 )
-from folio.errors import FolioError
+from folio.runtime.errors import FolioError
 
 seeds = st.integers(0, 2**64 - 1)
 
@@ -190,7 +190,7 @@ def test_windows_are_the_tokens_and_the_tokens_after_them(dtype: str) -> None:
         [100, 101, 102, 103, 104],
         [195, 196, 197, 198, 199],
     ]
-    batch = TrainingWindows(corpus, 4).__getitems__(Draw(0, np.array([3, 7, 95, 1]), slice(1, 3)))
+    batch = TrainingWindows(corpus, 4).__getitems__(MicroBatch(0, np.array([3, 7, 95, 1]), slice(1, 3)))
     tokens, targets = batch.tokens, batch.targets
     assert tokens[:, 0].tolist() == [107, 195]
     assert tokens.dtype == targets.dtype == torch.int64

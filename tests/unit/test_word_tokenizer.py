@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from folio.data.word_tokenizer import JOIN, SPACE, UNKNOWN, WordTokenizer
+from folio.data.tokenizers.word import JOIN, SPACE, UNKNOWN, WordTokenizer
 
 MERCY = "The quality of mercy is not strain'd,\nIt droppeth as the gentle rain: o'er the place, the place!\n"
 

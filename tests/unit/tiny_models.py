@@ -5,8 +5,13 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
+from folio.data.token_file import TokenFileInfo
+from folio.distributed.devices import Device
 from folio.models import GPT, Encoder, EncoderDecoder, TransformerConfig
+from folio.objectives.evaluation import Metrics
+from folio.objectives.objective import PartValidation, Validation
 
 TINY = TransformerConfig(vocab_size=61, context_length=16, n_layers=3, n_heads=4, d_model=32)
 
@@ -54,6 +59,16 @@ def with_another_token(tokens: Tensor, place: int, shift: int = 1) -> Tensor:
     return other
 
 
-def differs(ours: Tensor, theirs: Tensor) -> Tensor:
+def differs(ours: Tensor, to_gpt2_state: Tensor) -> Tensor:
     """(B, T, D) twice -> (B, T): where two outputs are not the same."""
-    return ~torch.isclose(ours, theirs).all(dim=-1)
+    return ~torch.isclose(ours, to_gpt2_state).all(dim=-1)
+
+
+CPU = Device(accelerator="cpu", precision="32-true", name="CPU")
+
+
+def validation_of(*parts: tuple[str, TokenFileInfo | None], baseline: Metrics | None = None) -> Validation:
+    """A validation of corpora (name, info) whose batches a test passes to the module itself."""
+    named = parts or (("", None),)
+    measured = tuple(PartValidation(name, info, DataLoader([]), None) for name, info in named)
+    return Validation(named[0][1], measured, baseline or {})

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
-from folio.errors import FolioError
-from folio.files import exclusive_lock, sha256_of, write_atomically
+from folio.runtime.errors import FolioError
+from folio.runtime.files import exclusive_lock, sha256_of, write_atomically
 
 CONNECT_TIMEOUT_S = 5.0
 URL_ATTEMPTS = 3

@@ -7,8 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from folio.data.tokenizer_base import Unknown
-from folio.data.tokenizers import Tokenizer
+from folio.data.tokenizers.base import Unknown
+from folio.data.tokenizers.registry import Tokenizer
 
 Encoded = tuple[np.ndarray, Unknown]
 

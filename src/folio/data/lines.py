@@ -10,8 +10,8 @@ import numpy as np
 
 from folio.data.sharded_tokens import Tokens
 from folio.data.windows import gather_runs
-from folio.errors import FolioError
-from folio.files import atomic_writer, write_atomically
+from folio.runtime.errors import FolioError
+from folio.runtime.files import atomic_writer, write_atomically
 
 CHUNK_TOKENS = 1 << 22
 """Tokens looked at in one go: a mapped file may be larger than memory."""

@@ -17,7 +17,7 @@ from folio.data.batch import IGNORE_INDEX, Batch
 from folio.data.lines import Lines
 from folio.data.random_words import Stream, random_words, uniform_fractions, uniform_integers
 from folio.data.sharded_tokens import Tokens
-from folio.data.windows import Draw, as_tensor
+from folio.data.windows import MicroBatch, as_tensor
 
 WORDS_PER_TOKEN = 3
 """Random words for each token: whether it is asked for, what becomes of it, and which symbol takes its place."""
@@ -96,7 +96,7 @@ class MaskedTrainingLines(Dataset[Batch]):
         """(N,) int64: how many lines begin before each position of a token."""
         return self._lines.n_before(positions)
 
-    def __getitems__(self, draw: Draw) -> Batch:
+    def __getitems__(self, draw: MicroBatch) -> Batch:
         tokens, lengths = self._lines.gather(draw.indices)
         # For max_length columns, so that the words of a row do not depend on how long the other lines are.
         shape = len(draw.batch_indices), self._lines.max_length, WORDS_PER_TOKEN
@@ -104,7 +104,7 @@ class MaskedTrainingLines(Dataset[Batch]):
         inputs, targets = mask_tokens(tokens, lengths, words[draw.rows], self._masking)
         return _padded_batch(inputs, targets, lengths, self._weight(draw))
 
-    def _weight(self, draw: Draw) -> float:
+    def _weight(self, draw: MicroBatch) -> float:
         n_targets = n_asked(self._lines.lengths[draw.batch_indices], self._masking.mask_fraction)
         return float(n_targets[draw.rows].mean() / n_targets.mean())
 

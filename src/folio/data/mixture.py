@@ -16,7 +16,7 @@ from folio.data.prepared import Part, PreparedData, TokenSplit
 from folio.data.random_words import Stream, random_words, uniform_integers
 from folio.data.sharded_tokens import ShardedTokens, joined
 from folio.data.token_file import TokenFileInfo
-from folio.errors import FolioError
+from folio.runtime.errors import FolioError
 
 BLOCK_DRAWS = 1 << 16
 """In so many draws the shares are exact; a corpus has at least one of them."""

@@ -9,11 +9,10 @@ from itertools import chain
 from pathlib import Path
 
 from folio.data.assets import fetch
-from folio.data.char_tokenizer import CHAR
 from folio.data.corpora.corpus import (
     CorpusSource,
     FilesSource,
-    Making,
+    PrepareOptions,
     folder_of,
     learn,
     open_folder,
@@ -25,13 +24,14 @@ from folio.data.corpora.shards import MANIFEST
 from folio.data.corpora.staging import workers
 from folio.data.mixture import mixed
 from folio.data.prepare import open_as_it_is, prepare, text_sha256
-from folio.data.prepared import NotReusableError, PreparedData, Say, using
+from folio.data.prepared import Log, NotReusableError, PreparedData, using
 from folio.data.sources import SOURCES, TEXT_FILE
 from folio.data.text_file import before_white_space, check_text_file, pieces, split_text
-from folio.data.tokenizers import Tokenizer, TokenizerChoice, load_tokenizer, state_from_json, state_to_json
-from folio.data.word_tokenizer import UNIT
-from folio.errors import FolioError
-from folio.files import exclusive_lock, write_atomically
+from folio.data.tokenizers.char import CHAR
+from folio.data.tokenizers.registry import Tokenizer, TokenizerChoice, load_tokenizer, state_from_json, state_to_json
+from folio.data.tokenizers.word import UNIT
+from folio.runtime.errors import FolioError
+from folio.runtime.files import exclusive_lock, write_atomically
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class TextFiles:
     """The documents of all files that a pattern matches."""
 
     pattern: str
-    making: Making
+    making: PrepareOptions
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class HubDataset:
     subset: str | None
     split: str
     revision: str | None
-    making: Making
+    making: PrepareOptions
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Mixed:
 
 
 def prepare_source(
-    source: SingleSource | Mixed, tokenizer: TokenizerChoice, data_dir: Path, say: Say, verify_all: bool = False
+    source: SingleSource | Mixed, tokenizer: TokenizerChoice, data_dir: Path, say: Log, verify_all: bool = False
 ) -> PreparedData:
     """Open what was prepared from a source, or prepare it first. `verify_all`: see `prepare_corpus`.
 
@@ -114,7 +114,7 @@ def prepare_source(
                 )
 
 
-def _named(source: TextFiles | HubDataset) -> tuple[str, str, Making]:
+def _named(source: TextFiles | HubDataset) -> tuple[str, str, PrepareOptions]:
     """Kind, name and making, of which the folder is a function."""
     if isinstance(source, TextFiles):
         return "text_files", str(Path(source.pattern).absolute()), source.making
@@ -153,7 +153,7 @@ def _open_prepared(folder: Path, tokenizer: TokenizerChoice) -> PreparedData:
 
 
 def _tokenizer_of_all(
-    parts: Iterable[tuple[str, float, SingleSource]], choice: TokenizerChoice, data_dir: Path, say: Say
+    parts: Iterable[tuple[str, float, SingleSource]], choice: TokenizerChoice, data_dir: Path, say: Log
 ) -> TokenizerChoice:
     """The choice, with the one tokenizer that was learned from all parts where it is one that learns.
 
@@ -203,7 +203,7 @@ def _identity(source: SingleSource, data_dir: Path) -> str:
             return _corpus(source).identity()
 
 
-def _learn_all(sources: list[SingleSource], choice: TokenizerChoice, data_dir: Path, say: Say) -> Tokenizer:
+def _learn_all(sources: list[SingleSource], choice: TokenizerChoice, data_dir: Path, say: Log) -> Tokenizer:
     characters: set[str] = set()
     units: Counter[str] = Counter()
     for source in sources:

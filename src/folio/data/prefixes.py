@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 from folio.data.batch import Batch
 from folio.data.random_words import Stream, random_words, uniform_integers
 from folio.data.sharded_tokens import Tokens
-from folio.data.windows import Draw, as_tensor, gather_runs, gather_windows, sequential_windows
-from folio.errors import FolioError
+from folio.data.windows import MicroBatch, as_tensor, gather_runs, gather_windows, sequential_windows
+from folio.runtime.errors import FolioError
 
 
 def n_prefix_window_starts(n_tokens: int, context_length: int, max_prefix_length: int) -> int:
@@ -56,7 +56,7 @@ class PrefixTrainingWindows(Dataset[Batch]):
     def __len__(self) -> int:
         return self._n_starts
 
-    def __getitems__(self, draw: Draw) -> Batch:
+    def __getitems__(self, draw: MicroBatch) -> Batch:
         words = random_words(self._seed, draw.step, len(draw.batch_indices), Stream.PREFIX_LENGTHS)[draw.rows]
         lengths = _prefix_lengths(words, self._min_prefix_length, self._max_prefix_length)
         prefix_ends = draw.indices + self._max_prefix_length

@@ -19,7 +19,7 @@ from folio.data.progress import progress
 from folio.data.sources import SOURCES, TEXT_FILE
 from folio.data.text_file import before_white_space, check_text_file, pieces, split_text
 from folio.data.token_file import LARGEST_HASHED_BYTES, TokenFile, write_token_file
-from folio.data.tokenizers import (
+from folio.data.tokenizers.registry import (
     TokenizerChoice,
     build_tokenizer,
     fingerprint,
@@ -27,8 +27,8 @@ from folio.data.tokenizers import (
     state_from_json,
     state_to_json,
 )
-from folio.errors import FolioError
-from folio.files import exclusive_lock, remove_unfinished, sha256_of, write_atomically
+from folio.runtime.errors import FolioError
+from folio.runtime.files import exclusive_lock, remove_unfinished, sha256_of, write_atomically
 
 REMEMBERED = "text.json"
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from folio.data.sharded_tokens import Tokens
 from folio.data.token_file import TokenFileError, TokenFileInfo
-from folio.data.tokenizers import Tokenizer
-from folio.errors import FolioError
+from folio.data.tokenizers.registry import Tokenizer
+from folio.runtime.errors import FolioError
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 """To be told what is done, a line at a time."""
 
 

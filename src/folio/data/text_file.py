@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from folio.errors import FolioError
+from folio.runtime.errors import FolioError
 
 TRAIN_FRACTION = 0.9
 """Of the characters."""

@@ -16,9 +16,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from folio.data.tokenizer_base import Unknown
-from folio.errors import FolioError
-from folio.files import atomic_writer, sha256_of, write_atomically
+from folio.data.tokenizers.base import Unknown
+from folio.runtime.errors import FolioError
+from folio.runtime.files import atomic_writer, sha256_of, write_atomically
 
 FORMAT = 2
 LARGEST_UINT16_VOCABULARY = 2**16

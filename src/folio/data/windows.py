@@ -24,7 +24,7 @@ from folio.data.permutation import Permutation as Permutation
 from folio.data.random_words import Stream, random_words, uniform_integers
 from folio.data.sharded_tokens import ShardedTokens, Tokens
 from folio.data.token_file import check_whole
-from folio.errors import FolioError
+from folio.runtime.errors import FolioError
 
 
 def n_window_starts(n_tokens: int, context_length: int) -> int:
@@ -116,7 +116,7 @@ def as_tensor(array: np.ndarray) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Draw:
+class MicroBatch:
     """One micro batch as a part of its step: a dataset may need to know the whole of which it makes a part.
 
     `batch_indices` (B_global,) int64 are the indices of the global batch, of which `rows` are this micro batch's.
@@ -146,7 +146,7 @@ class TrainingWindows(Dataset[Batch]):
     def __len__(self) -> int:
         return self._n_starts
 
-    def __getitems__(self, draw: Draw) -> Batch:
+    def __getitems__(self, draw: MicroBatch) -> Batch:
         windows = gather_windows(self._tokens, draw.indices, self._context_length)
         tokens = as_tensor(windows[:, :-1])
         return Batch(tokens, as_tensor(windows[:, 1:]), n_tokens=tokens.numel())
@@ -180,7 +180,7 @@ class IndexOrder(Protocol):
 
 
 @dataclass(frozen=True)
-class TrainingBatches(Sampler[Draw]):
+class TrainingBatches(Sampler[MicroBatch]):
     """The draw of each micro batch of one rank, for a loader's `batch_sampler`.
 
     The global batch of a step depends on neither `micro_batch_size` nor `world_size`: each rank takes its own
@@ -212,13 +212,13 @@ class TrainingBatches(Sampler[Draw]):
     def __len__(self) -> int:
         return self.n_steps * (self.batch_size // (self.micro_batch_size * self.world_size))
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[MicroBatch]:
         n_own = self.batch_size // self.world_size
         own = range(self.rank * n_own, (self.rank + 1) * n_own, self.micro_batch_size)
         for step in range(self.first_step, self.n_steps):
             indices = self.indices(step)
             for first in own:
-                yield Draw(step, indices, slice(first, first + self.micro_batch_size))
+                yield MicroBatch(step, indices, slice(first, first + self.micro_batch_size))
 
     def indices(self, step: int) -> np.ndarray:
         """(B,) int64: the global batch of a step."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from folio.errors import FolioError
+from folio.runtime.errors import FolioError
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ Imports no torch, so that a mistake is answered at once.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from folio.data.tokenizer_base import LosslessTokenizer
-from folio.data.tokenizers import Tokenizer
-from folio.errors import FolioError
+from folio.data.tokenizers.base import LosslessTokenizer
+from folio.data.tokenizers.registry import Tokenizer
 from folio.generation.prompts import MASK, check_request, encode_masked
 from folio.models import TransformerConfig
+from folio.runtime.errors import FolioError
 
 MOST_TOKENS = 24
 """Of prompt and of prefix: with more, the labels of a picture cannot be read."""

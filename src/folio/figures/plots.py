@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from folio.errors import FolioError
 from folio.figures.curves import Curve
+from folio.runtime.errors import FolioError
 
 DPI = 150
 WIDTH_INCHES = 8.0

@@ -6,12 +6,12 @@ Imports no torch, so that a mistake is answered at once.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from folio.data.rank_files import ENCODINGS
-from folio.data.tokenizers import Tokenizer
-from folio.data.word_tokenizer import WORD
-from folio.errors import FolioError
+from folio.data.tokenizers.rank_files import ENCODINGS
+from folio.data.tokenizers.registry import Tokenizer
+from folio.data.tokenizers.word import WORD
 from folio.models import TransformerConfig
 from folio.models.transformer_config import Family
+from folio.runtime.errors import FolioError
 
 MASK = "[MASK]"
 """One token that an encoder is asked for."""

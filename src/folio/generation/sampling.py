@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from folio.errors import FolioError
+from folio.runtime.errors import FolioError
 
 
 @dataclass(frozen=True, kw_only=True)

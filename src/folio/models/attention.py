@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from folio.models.cache import LayerCache
-from folio.models.cpu_products import Linear
+from folio.models.cpu_linear import Linear
 from folio.models.masks import causal_mask, combine_masks
 from folio.models.positional_base import Rotation, rotate
 from folio.models.transformer_config import TransformerConfig
@@ -153,7 +153,7 @@ def causal_view(
     n_keys: int,
     device: torch.device,
     *,
-    n_open: int = 0,
+    n_prefix: int = 0,
     key_mask: Tensor | None = None,
     rotation: Rotation | None = None,
     bias: Tensor | None = None,
@@ -165,9 +165,9 @@ def causal_view(
     if key_mask is None and bias is None:
         if n_queries == 1:  # the newest sees everything
             return View(rotation=rotation)
-        if n_queries == n_keys and not n_open:
+        if n_queries == n_keys and not n_prefix:
             return View(is_causal=True, rotation=rotation)
-    causal = causal_mask(n_queries, n_keys, n_open, device)
+    causal = causal_mask(n_queries, n_keys, n_prefix, device)
     return View(mask=with_bias(combine_masks(causal, _for_heads(key_mask)), bias), rotation=rotation)
 
 

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from folio.models.attention import NORM_EPS, AttentionMap, CrossAttention, SelfAttention, Source, View
 from folio.models.cache import LayerCache
-from folio.models.cpu_products import Linear, activated_linear
+from folio.models.cpu_linear import Linear, activated_linear
 from folio.models.transformer_config import TransformerConfig
 
 
@@ -80,14 +80,14 @@ class Block(nn.Module):
         self.feed_forward_norm = build_norm(config)
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.recomputes = False
+        self.activation_checkpointing = False
         """Keep nothing for the backward pass but what the block reads, and compute it once more there."""
 
     def forward(
         self, hidden: Tensor, view: View, *, cache: LayerCache | None = None, source: Source | None = None
     ) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        if self.recomputes and torch.is_grad_enabled():
+        if self.activation_checkpointing and torch.is_grad_enabled():
             return checkpoint(self._forward, hidden, view, cache, source, use_reentrant=False)
         return self._forward(hidden, view, cache, source)
 

@@ -103,7 +103,7 @@ class EncoderDecoder(CountsParameters):
             hidden.size(1),
             n_states + n_tokens,
             device,
-            n_open=n_states,
+            n_prefix=n_states,
             key_mask=key_mask,
             rotation=encoding.rotation(positions),
             bias=encoding.bias(positions, key_positions),

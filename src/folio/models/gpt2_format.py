@@ -15,8 +15,10 @@ from folio.models.transformer_config import Activation, TransformerConfig
 PREFIX = "transformer."
 """Of all names but lm_head's in a model with an output layer; the oldest files lack it."""
 
+
 IGNORED = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
 """Causal masks that older versions of transformers wrote beside the weights."""
+
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -26,8 +28,10 @@ WEIGHT_FILES = (
 )
 """In the order in which transformers prefers them; an index names the files of a model in pieces."""
 
+
 FLOATS = ("F64", "F32", "F16", "BF16")
 """What safetensors calls the types that weights may have."""
+
 
 # GPT2Config's own: a folder may leave out what is usual.
 DEFAULTS: dict[str, Any] = {
@@ -41,6 +45,7 @@ DEFAULTS: dict[str, Any] = {
     "tie_word_embeddings": True,
 }
 
+
 # Switches that change the function; no GPT of ours has them.
 FIXED: dict[str, Any] = {
     "model_type": "gpt2",
@@ -49,6 +54,7 @@ FIXED: dict[str, Any] = {
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
 }
+
 
 FIELDS = {
     "vocab_size": "vocab_size",
@@ -60,6 +66,7 @@ FIELDS = {
 }
 """Our names for GPT-2's."""
 
+
 ACTIVATIONS: dict[str, Activation] = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
@@ -67,6 +74,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "relu": "relu",
     "relu2": "relu_squared",
 }
+
 
 # What else a GPT of ours may be, and GPT-2 is not.
 GPT2_KIND: dict[str, Any] = {
@@ -77,7 +85,10 @@ GPT2_KIND: dict[str, Any] = {
     "qk_norm": False,
 }
 
+
 GPT2_SYMBOLS = 50_257
+
+
 END_OF_TEXT = 50_256
 """The last symbol of GPT-2's tokenizer."""
 
@@ -240,38 +251,6 @@ def check_shapes(shapes: Mapping[str, tuple[int, ...]], config: TransformerConfi
             f"{f' and {len(strangers) - 1} more' if len(strangers) > 1 else ''}, which a GPT-2 of "
             f"{config.n_layers} layers lacks; save it as GPT2LMHeadModel, or correct config.json"
         )
-
-
-def check_gpt2_folder(folder: Path) -> TransformerConfig:
-    """What `read_gpt2_config` gives, after the names and shapes of all weights were checked.
-
-    Of safetensors a header tells them; a .bin file is opened with torch. Raises: GPT2FormatError.
-    """
-    config = read_gpt2_config(folder)
-    files = weight_files(folder)
-    if files[0].suffix == ".safetensors":
-        shapes = {name: shape for file in files for name, shape in _shapes_in(file).items()}
-        check_shapes({short: shapes[name] for short, name in short_names(shapes, folder).items()}, config, folder)
-    else:
-        from folio.models.pretrained import read_weights
-
-        read_weights(folder, config)
-    return config
-
-
-def _shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
-    """From the file's header alone."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="numpy") as tensors:
-            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118, no mapping
-    except (OSError, SafetensorError) as error:
-        raise unreadable(file, error) from None
-    for name, part in slices.items():
-        if part.get_dtype() not in FLOATS:
-            raise not_floats(file, name, part.get_dtype())
-    return {name: tuple(part.get_shape()) for name, part in slices.items()}
 
 
 def unreadable(file: Path, error: Exception) -> GPT2FormatError:

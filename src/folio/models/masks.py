@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 
-def causal_mask(n_queries: int, n_keys: int, n_open: int = 0, device: torch.device | None = None) -> Tensor:
+def causal_mask(n_queries: int, n_keys: int, n_prefix: int = 0, device: torch.device | None = None) -> Tensor:
     """(T, S): the queries are the last T of the S keys, and each sees itself and the keys before it.
 
     The first n_open keys are seen by every query, as the prefix of a prefix LM is (Raffel et al. 2020, section 3.2.1).
     """
     mask = torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(n_keys - n_queries)
-    mask[:, :n_open] = True
+    mask[:, :n_prefix] = True
     return mask
 
 

@@ -50,22 +50,22 @@ def load_gpt2(
     Raises: GPT2FormatError naming file, tensor and remedy.
     """
     folder = Path(folder)
-    theirs = read_gpt2_config(folder)
+    source = read_gpt2_config(folder)
     config = replace(
-        theirs,
-        context_length=context_length or theirs.context_length,
+        source,
+        context_length=context_length or source.context_length,
         dropout=dropout,
         attention_dropout=attention_dropout,
     )
-    if config.context_length > theirs.context_length:
+    if config.context_length > source.context_length:
         raise GPT2FormatError(
-            f"context_length={context_length} is longer than the {theirs.context_length} positions of {folder}; "
-            f"use at most {theirs.context_length}"
+            f"context_length={context_length} is longer than the {source.context_length} positions of {folder}; "
+            f"use at most {source.context_length}"
         )
-    found = read_weights(folder, theirs)
+    found = read_weights(folder, source)
     # Copied, for the tensors may lie in the file still; one after the other, for a large model is there only once.
     state = {}
-    for weight in weights_of(theirs):
+    for weight in weights_of(source):
         tensor = found.pop(weight.name)
         tensor = tensor.T if weight.transposed else tensor
         state[weight.parameter] = tensor.to(torch.float32).clone(memory_format=torch.contiguous_format)

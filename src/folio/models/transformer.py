@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from folio.models.attention import AttentionMap, Source, View
 from folio.models.blocks import Block, build_norm
 from folio.models.cache import KeyValueCache
-from folio.models.cpu_products import Linear
+from folio.models.cpu_linear import Linear
 from folio.models.positional import build_positional_encoding
 from folio.models.transformer_config import TransformerConfig
 

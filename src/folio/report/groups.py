@@ -4,11 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from folio.errors import FolioError
-from folio.explain import hint
 from folio.report.reading import ReportedRun, Scalar, natural
 from folio.report.statistics import LEVEL, Difference, Summary, holm, summarize, welch
-from folio.visible import visible
+from folio.runtime.errors import FolioError
+from folio.runtime.printable import printable
+from folio.runtime.suggestions import did_you_mean
 
 NO_EFFECT = (
     "name",
@@ -129,7 +129,9 @@ def find_key(asked: str, runs: Sequence[ReportedRun]) -> str:
     for key in (asked, f"{asked}.name"):
         if key in keys:
             return key
-    raise FolioError(f"--group-by={visible(asked, keep='')} is not a key of these runs' configs{hint(asked, keys)}")
+    raise FolioError(
+        f"--group-by={printable(asked, keep='')} is not a key of these runs' configs{did_you_mean(asked, keys)}"
+    )
 
 
 def shown(run: ReportedRun, key: str) -> str:
@@ -237,7 +239,7 @@ class Verdict:
     """Those that cannot be told from the best."""
 
 
-def judge(groups: Sequence[Group], figure: Headline) -> Verdict:
+def pruner(groups: Sequence[Group], figure: Headline) -> Verdict:
     """A winner where Welch's test sees one against every other, Holm's correction for all pairs; else none.
 
     A single run never wins and never loses: of its spread nothing is known.

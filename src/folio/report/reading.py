@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from folio.errors import FolioError
-from folio.runs import read_config
-from folio.upgrade import upgraded
-from folio.visible import visible
+from folio.config.migrations import upgraded
+from folio.runs.folders import read_config
+from folio.runtime.errors import FolioError
+from folio.runtime.printable import printable
 
 FINISHED = "finished"
 LONGEST_FILE = 32 * 1024 * 1024
@@ -112,7 +112,9 @@ def read_all(folders: Iterable[Path], warn: Warn) -> tuple[list[ReportedRun], li
                 runs.append(_absent(sweep.folder / name, root, overrides, status))
     if not runs:
         places = ", ".join(map(str, folders))
-        raise FolioError(f"FOLDER={visible(places, keep='')}: no run that can be read; give run folders, or train one")
+        raise FolioError(
+            f"FOLDER={printable(places, keep='')}: no run that can be read; give run folders, or train one"
+        )
     names = brief_names([run.name for run in runs])
     runs = [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
     return sorted(runs, key=lambda run: natural(run.name)), list(sweeps.values())
@@ -184,7 +186,7 @@ def _read_run(folder: Path, name: str, job: tuple[list[str], str] | None, warn: 
     """None, and a warning, where what the run says of itself is damaged."""
     try:
         metrics = _optional_json(folder / "metrics.json")
-        preflight = _optional_json(folder / "preflight.json") or {}
+        summarize_run = _optional_json(folder / "preflight.json") or {}
         config = flatten(upgraded(read_config(folder))) if (folder / "config.yaml").is_file() else {}
     except _DamagedError as damage:
         warn(f"{damage.file} is damaged; this run is left out")
@@ -203,7 +205,7 @@ def _read_run(folder: Path, name: str, job: tuple[list[str], str] | None, warn: 
     else:
         known = {"status": metrics.get("status", "unknown")}
     metrics = metrics or {}
-    numbers = _numbers({name: preflight.get(name) for name in PARAMETERS} | metrics)
+    numbers = _numbers({name: summarize_run.get(name) for name in PARAMETERS} | metrics)
     text, step = _last_sample(folder / "samples.md")
     return ReportedRun(
         folder=folder,
@@ -213,11 +215,11 @@ def _read_run(folder: Path, name: str, job: tuple[list[str], str] | None, warn: 
         config=config,
         metrics=numbers,
         facts=_facts(metrics),
-        text_sha256=short(preflight.get("text_sha256", "")),
+        text_sha256=short(summarize_run.get("text_sha256", "")),
         overrides=overrides,
         sample=text,
         sample_step=step,
-        curves=_read_points(folder, _number(preflight.get("tokens_per_step")), warn),
+        curves=_read_points(folder, _number(summarize_run.get("tokens_per_step")), warn),
     )
 
 
@@ -300,7 +302,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Scalar]:
 
 def short(value: object, longest: int = LONGEST_TEXT) -> str:
     """A text in one line, which a terminal shows and does not obey, and of a bounded length."""
-    text = visible(str(value), keep="")
+    text = printable(str(value), keep="")
     return text if len(text) <= longest else f"{text[:longest]}..."
 
 
@@ -317,7 +319,7 @@ def _last_sample(file: Path) -> tuple[str, int | None]:
         return "", None
     # Each line stands behind four blanks, which keep it text in Markdown.
     lines = text[headings[-1].end() :].strip("\n").split("\n")
-    sample = visible("\n".join(line.removeprefix("    ") for line in lines))
+    sample = printable("\n".join(line.removeprefix("    ") for line in lines))
     return (sample if len(sample) <= LONGEST_SAMPLE else f"{sample[:LONGEST_SAMPLE]}..."), int(headings[-1][1])
 
 

@@ -16,11 +16,11 @@ from folio.report.groups import (
     find_key,
     group_runs,
     headline,
-    judge,
     listed,
+    pruner,
 )
 from folio.report.reading import ReportedRun, Sweep, read_all, short
-from folio.visible import visible
+from folio.runtime.printable import printable
 
 METHOD = (
     "A configuration is all runs that are equal in all but the seed. Its figures are means over its finished runs, "
@@ -90,7 +90,7 @@ def make_report(folders: Sequence[Path], group_by: str | None = None, command: S
         sweeps=sweeps,
         grouping=grouping,
         figure=figure,
-        verdict=judge(grouping.groups, figure),
+        verdict=pruner(grouping.groups, figure),
         columns=[column for column in COLUMNS if any(column.metric in run.metrics for run in runs)],
         group_by=key,
         warnings=[short(warning) for warning in warnings],
@@ -140,4 +140,4 @@ def run_command(run: ReportedRun) -> str:
 
 def shell(words: Sequence[str]) -> str:
     """To be pasted into a shell: nothing in a word is more than a word."""
-    return visible(shlex.join(words), keep="")
+    return printable(shlex.join(words), keep="")

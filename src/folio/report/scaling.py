@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from folio.errors import FolioError
 from folio.report.groups import Headline
 from folio.report.reading import ReportedRun
 from folio.report.report import Report
 from folio.report.statistics import Summary, summarize
+from folio.runtime.errors import FolioError
 
 N_PARAMETERS, N_TOKENS = "n_parameters_without_embeddings", "n_tokens_seen"
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from folio.errors import FolioError
-from folio.files import write_atomically
 from folio.report.page import html_page
 from folio.report.report import Report
 from folio.report.tables import groups_csv, markdown, runs_csv
+from folio.runtime.errors import FolioError
+from folio.runtime.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,16 +12,17 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from folio.cli import load_config, one_line
-from folio.config import ConfigError, RunConfig
+from folio.cli.compose import load_config
+from folio.cli.errors import one_line
+from folio.config.run import ConfigError, RunConfig
 from folio.data.encoding import processors
-from folio.errors import FolioError
-from folio.interpreter import python_command
-from folio.processes import Place, place_from_environment
-from folio.runs import check_links, new_folder
-from folio.sweeps.jobs import Job, Word, planned_jobs
-from folio.sweeps.lead import Launch, lead_grid, lead_search
-from folio.sweeps.record import find_sweep, hydra_word, way_on
+from folio.distributed.environment import RankInfo, rank_from_environment
+from folio.runs.folders import check_links, new_folder
+from folio.runtime.errors import FolioError
+from folio.runtime.interpreter import python_command
+from folio.sweeps.manifest import find_sweep, hydra_word, resume_hint
+from folio.sweeps.planning import Job, Word, planned_jobs
+from folio.sweeps.runner import Launch, lead_grid, lead_search
 from folio.sweeps.search import Choice, Dimension, Range, check_space
 
 OF_THE_SWEEP = ("sweep", "hparams_search")
@@ -33,7 +34,7 @@ Check = Callable[[Sequence[str]], RunConfig]
 def run_sweep(context: HydraContext, task: TaskFunction, config: DictConfig, arguments: Sequence[str]) -> None:
     """Check what was typed, then run it. Raises: FolioError before anything is written; SystemExit at the end."""
     check_hydra_words(config)
-    check_one_leader(place_from_environment())
+    check_one_leader(rank_from_environment())
     overrides = OverridesParser.create(config_loader=context.config_loader).parse_overrides(list(arguments))
     for override in overrides:
         if is_of_the_sweep(override) and override.is_sweep_override():
@@ -79,12 +80,12 @@ def check_hydra_words(config: DictConfig) -> None:
             raise ConfigError(f"{word}: jobs are named by the values that set them apart; leave it out")
 
 
-def check_one_leader(place: Place | None) -> None:
+def check_one_leader(rank_info: RankInfo | None) -> None:
     """Raises: ConfigError where torchrun or srun has started many leaders of one sweep."""
-    if place is not None:
+    if rank_info is not None:
         raise ConfigError(
-            f"-m under {place.started_by}: each of its {place.size} processes would go through the whole sweep; leave "
-            f"{place.started_by} out, and each job starts its own processes"
+            f"-m under {rank_info.started_by}: each of its {rank_info.size} processes would run the whole sweep; "
+            f"leave {rank_info.started_by} out, and each job starts its own processes"
         )
 
 
@@ -197,7 +198,7 @@ def launcher(context: HydraContext, task: TaskFunction, config: DictConfig, fold
             reason = " ".join(str(error).split("\n")[:2])
             raise FolioError(
                 f"a job did not come back: {reason}; those beside it may run still; when they have ended, go on with: "
-                f"{way_on(folder, python_command())}"
+                f"{resume_hint(folder, python_command())}"
             ) from None
         for result in results:
             _ = result.return_value  # raises what escaped the job itself, which is a bug or the disk

@@ -106,8 +106,8 @@ def _torch_switches() -> Callable[[], None]:
 
 
 def _close_log() -> None:
-    if "folio.training.console" in sys.modules:
-        from folio.training.console import close_log
+    if "folio.runtime.console" in sys.modules:
+        from folio.runtime.console import close_log
 
         close_log()
 

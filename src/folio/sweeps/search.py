@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from folio.config import SearchConfig
-from folio.errors import FolioError
-from folio.files import write_json
-from folio.sweeps import record
-from folio.sweeps.jobs import Job, trial_name
+from folio.config.search import SearchConfig
+from folio.runtime.errors import FolioError
+from folio.runtime.files import write_json
+from folio.sweeps import manifest
+from folio.sweeps.planning import Job, trial_name
 
 if TYPE_CHECKING:
     import optuna
@@ -82,7 +82,7 @@ def begin(folder: Path, config: SearchConfig, space: Sequence[Dimension], seed: 
     }
     now = json.loads(json.dumps(now))
 
-    def change(entry: record.Record) -> None:
+    def change(entry: manifest.Record) -> None:
         before = entry.get("search", now)
         for key in now:
             if key not in MAY_CHANGE and before.get(key) != now[key]:
@@ -94,12 +94,12 @@ def begin(folder: Path, config: SearchConfig, space: Sequence[Dimension], seed: 
             raise FolioError(f"sweep={folder} is no search; leave hparams_search out, or start a new one")
         entry["search"] = now
 
-    record.change_record(folder, change)
+    manifest.change_record(folder, change)
 
 
 def proposals(folder: Path, n: int, fixed: Sequence[str]) -> list[Job]:
     """The next n trials, as jobs with the words of `fixed` before those of the trial."""
-    entry = record.read_record(folder)
+    entry = manifest.read_record(folder)
     study = study_of(folder, entry, n_at_once=n)
     distributions = {dimension["key"]: _distribution(dimension) for dimension in entry["search"]["space"]}
     first = len(entry["jobs"])
@@ -130,7 +130,7 @@ def begun_trial(job: Job, space: Sequence[Dimension], fixed: Sequence[str]) -> J
     return Job(job.folder, (*fixed, *(f"{key}={value}" for key, value in values.items())), values)
 
 
-def study_of(folder: Path, entry: record.Record, n_at_once: int = 1) -> "optuna.Study":
+def study_of(folder: Path, entry: manifest.Record, n_at_once: int = 1) -> "optuna.Study":
     """Optuna's view of the trials that have ended.
 
     A trial that diverged or failed counts as one that was given up at once: TPE passes over what Optuna calls failed,
@@ -158,7 +158,7 @@ def study_of(folder: Path, entry: record.Record, n_at_once: int = 1) -> "optuna.
     distributions = {dimension["key"]: _distribution(dimension) for dimension in search["space"]}
     states = {"finished": TrialState.COMPLETE} | dict.fromkeys(("pruned", "diverged", "failed"), TrialState.PRUNED)
     for job in entry["jobs"]:
-        status = record.status_of(folder / job["folder"])
+        status = manifest.status_of(folder / job["folder"])
         value = value_of(folder / job["folder"], search["objective"])
         if status not in states or (status == "finished" and value is None):
             continue
@@ -187,7 +187,7 @@ def _distribution(dimension: Mapping[str, Any]) -> "BaseDistribution":
 
 def value_of(job_folder: Path, objective: str) -> float | None:
     """What a trial reached; None where its metrics have no such figure."""
-    value = record.metrics_of(job_folder).get(objective)
+    value = manifest.metrics_of(job_folder).get(objective)
     return float(value) if isinstance(value, int | float) else None
 
 
@@ -200,7 +200,7 @@ def intermediate_values(job_folder: Path) -> dict[int, float]:
         return {}
 
 
-class MedianJudge:
+class MedianPruner:
     """Notes the objective at each validation, and gives a trial up that is worse than the median of those before."""
 
     def __init__(self, job_folder: Path) -> None:
@@ -209,7 +209,7 @@ class MedianJudge:
 
     def __call__(self, step: int, validation: Mapping[str, float]) -> str | None:
         """A reason to end the trial, or None."""
-        entry = record.read_record(self.sweep)
+        entry = manifest.read_record(self.sweep)
         search = entry["search"]
         objective = search["objective"]
         name = objective.rpartition("val/")[2]
@@ -222,7 +222,7 @@ class MedianJudge:
             return None
         return f"{objective.removeprefix('best/')} {validation[name]:.4f} is behind the median of the trials before it"
 
-    def _is_hopeless(self, entry: record.Record, values: Mapping[int, float]) -> bool:
+    def _is_hopeless(self, entry: manifest.Record, values: Mapping[int, float]) -> bool:
         import optuna
 
         study = study_of(self.sweep, entry)
@@ -230,19 +230,19 @@ class MedianJudge:
         return study.pruner.prune(study, trial)
 
 
-def judge_of(job_folder: Path) -> MedianJudge | None:
+def build_pruner(job_folder: Path) -> MedianPruner | None:
     """Who ends a job early: nobody outside a search."""
-    is_trial = "search" in record.read_record(job_folder.parent)
-    return MedianJudge(job_folder) if is_trial else None
+    is_trial = "search" in manifest.read_record(job_folder.parent)
+    return MedianPruner(job_folder) if is_trial else None
 
 
-def best_trial(folder: Path, entry: record.Record) -> tuple[Mapping[str, Any], float] | None:
+def best_trial(folder: Path, entry: manifest.Record) -> tuple[Mapping[str, Any], float] | None:
     """The job whose objective is best, and what it reached; None where none finished."""
     objective = entry["search"]["objective"]
     reached = [
         (value, job)
         for job in entry["jobs"]
-        if record.status_of(folder / job["folder"]) == "finished"
+        if manifest.status_of(folder / job["folder"]) == "finished"
         and (value := value_of(folder / job["folder"], objective)) is not None
     ]
     if not reached:

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from folio.config import TrainingConfig
-from folio.errors import FolioError
+from folio.config.training import TrainingConfig
+from folio.runtime.errors import FolioError
 
 
 class Diverged(FolioError):  # noqa: N818 (what happened to the run)
     """The run cannot go on as it is; its last checkpoint is from before."""
 
 
-class GradientWatch:
+class GradientMonitor:
     """Notices gradients that are NaN or infinite before anything that they spoil is saved.
 
     On the CPU, and with on_nan=skip, each step is looked at before its update. Elsewhere that would make the step wait
@@ -32,7 +32,7 @@ class GradientWatch:
         self._in_a_row = 0
         self._unread: list[tuple[int, float, Tensor]] = []
 
-    def allows(self, step: int, learning_rate: float, norm: Tensor) -> bool:
+    def should_step(self, step: int, learning_rate: float, norm: Tensor) -> bool:
         """Whether the update with gradients of this norm is to be taken. Raises: Diverged where the run must stop."""
         if not self.skips and norm.device.type != "cpu":
             self._unread.append((step, learning_rate, norm))
@@ -77,7 +77,7 @@ def all_finite(model: nn.Module) -> bool:
     return bool(torch.stack([parameter.isfinite().all() for parameter in model.parameters()]).all())
 
 
-class SpikeWatch:
+class SpikeDetector:
     """Notices a training loss far above the ones before it."""
 
     N_BEFORE = 20

@@ -17,9 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from folio.data.char_tokenizer import CHAR, CharTokenizer
 from folio.data.corpora.files import CorpusFile, find_files, listing_sha256
-from folio.data.corpora.reading import DOCUMENT_BYTES, Block, Reading, read_blocks
+from folio.data.corpora.reading import DOCUMENT_BYTES, Block, DocumentFormat, read_blocks
 from folio.data.corpora.shards import (
     FORMAT,
     MANIFEST,
@@ -36,20 +35,21 @@ from folio.data.corpora.shards import (
 from folio.data.corpora.staging import (
     SEPARATOR,
     Encoded,
-    Learned,
     Position,
     Staging,
     Task,
+    VocabularyCounts,
     Workers,
     encode_in_worker,
     learn_blocks,
     tasks,
     workers,
 )
-from folio.data.prepared import NotReusableError, PreparedData, Say, opening
+from folio.data.prepared import Log, NotReusableError, PreparedData, opening
 from folio.data.progress import progress
 from folio.data.token_file import TokenFileError, token_dtype
-from folio.data.tokenizers import (
+from folio.data.tokenizers.char import CHAR, CharTokenizer
+from folio.data.tokenizers.registry import (
     Tokenizer,
     TokenizerChoice,
     build_tokenizer,
@@ -59,9 +59,9 @@ from folio.data.tokenizers import (
     state_from_json,
     state_to_json,
 )
-from folio.data.word_tokenizer import WordTokenizer
-from folio.errors import FolioError
-from folio.files import exclusive_lock, remove_unfinished, write_atomically
+from folio.data.tokenizers.word import WordTokenizer
+from folio.runtime.errors import FolioError
+from folio.runtime.files import exclusive_lock, remove_unfinished, write_atomically
 
 UNFINISHED = "unfinished"
 TOKENIZER = "tokenizer.json"
@@ -71,10 +71,10 @@ MOST_UNITS = 1 << 21
 
 
 @dataclass(frozen=True)
-class Making:
+class PrepareOptions:
     """How documents become shards."""
 
-    reading: Reading
+    reading: DocumentFormat
     val_fraction: float
     shard_tokens: int
 
@@ -103,7 +103,7 @@ class FilesSource:
     """The files that a pattern matches."""
 
     pattern: str
-    reading: Reading
+    reading: DocumentFormat
 
     @cached_property
     def files(self) -> list[CorpusFile]:
@@ -126,7 +126,7 @@ class FilesSource:
                 yield Position(number, block.end, block.next), block
 
 
-def folder_of(kind: str, name: str, making: Making, data_dir: Path) -> Path:
+def folder_of(kind: str, name: str, making: PrepareOptions, data_dir: Path) -> Path:
     """Where a corpus of this name, prepared in this way, is kept. The name is a pattern of files or of a dataset."""
     digest = hashlib.sha256(json.dumps([name, asdict(making)]).encode("utf-8", "surrogateescape")).hexdigest()
     # For people, of what a folder may be called anywhere.
@@ -136,11 +136,11 @@ def folder_of(kind: str, name: str, making: Making, data_dir: Path) -> Path:
 
 def prepare_corpus(
     source: CorpusSource,
-    making: Making,
+    making: PrepareOptions,
     tokenizer: TokenizerChoice,
     corpus_folder: Path,
     assets_dir: Path,
-    say: Say,
+    say: Log,
     verify_all: bool = False,
 ) -> PreparedData:
     """Open the prepared corpus, or prepare it first, or go on with what was begun.
@@ -171,7 +171,7 @@ def prepare_corpus(
         return _prepare(source, making, tokenizer, folder, assets_dir, say)
 
 
-def _plan(source: CorpusSource, making: Making, tokenizer_fingerprint: str) -> str:
+def _plan(source: CorpusSource, making: PrepareOptions, tokenizer_fingerprint: str) -> str:
     """What the shards depend on, as a digest."""
     parts = [FORMAT, DOCUMENT_BYTES, source.identity(), asdict(making), tokenizer_fingerprint]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -190,7 +190,7 @@ def open_folder(folder: Path) -> tuple[Manifest, PreparedData]:
     return manifest, PreparedData(train, val, tokenizer, folder)
 
 
-def _open(folder: Path, source: CorpusSource, making: Making, choice: TokenizerChoice) -> PreparedData:
+def _open(folder: Path, source: CorpusSource, making: PrepareOptions, choice: TokenizerChoice) -> PreparedData:
     """Raises: NotReusableError unless the folder was made of these files, in this way, with this tokenizer."""
     manifest, prepared = open_folder(folder)
     if not choice.allows(prepared.tokenizer):
@@ -200,7 +200,7 @@ def _open(folder: Path, source: CorpusSource, making: Making, choice: TokenizerC
     return prepared
 
 
-def _verify(folder: Path, say: Say) -> None:
+def _verify(folder: Path, say: Log) -> None:
     """Raises: TokenFileError for a shard that is not what was written."""
     manifest = read_manifest(folder)
     shards = [shard_path(folder, split, number) for split in SPLITS for number in range(len(manifest.sizes(split)))]
@@ -211,7 +211,7 @@ def _verify(folder: Path, say: Say) -> None:
 
 
 def _prepare(
-    source: CorpusSource, making: Making, choice: TokenizerChoice, folder: Path, assets_dir: Path, say: Say
+    source: CorpusSource, making: PrepareOptions, choice: TokenizerChoice, folder: Path, assets_dir: Path, say: Log
 ) -> PreparedData:
     (folder / MANIFEST).unlink(missing_ok=True)  # what is written from here on does not belong to it
     work = folder / UNFINISHED
@@ -276,7 +276,7 @@ def _leave_only(folder: Path, manifest: Manifest) -> None:
             path.unlink()
 
 
-def _report(prepared: PreparedData, manifest: Manifest, n_bytes: int, elapsed_s: float, say: Say) -> None:
+def _report(prepared: PreparedData, manifest: Manifest, n_bytes: int, elapsed_s: float, say: Log) -> None:
     train, val = manifest.train, manifest.val
     n_documents, megabytes = train.n_documents + val.n_documents, n_bytes / 1e6
     say(
@@ -295,12 +295,12 @@ def _report(prepared: PreparedData, manifest: Manifest, n_bytes: int, elapsed_s:
 
 def _tokenizer(
     source: CorpusSource,
-    making: Making,
+    making: PrepareOptions,
     choice: TokenizerChoice,
     work: Path,
     assets_dir: Path,
     helpers: Workers,
-    say: Say,
+    say: Log,
 ) -> Tokenizer:
     """The tokenizer of a choice; one that learns has learned from all documents, or did before the kill."""
     if not choice.learns:
@@ -315,7 +315,7 @@ def _tokenizer(
 
 
 def learn(
-    source: CorpusSource, making: Making, choice: TokenizerChoice, helpers: Workers, say: Say
+    source: CorpusSource, making: PrepareOptions, choice: TokenizerChoice, helpers: Workers, say: Log
 ) -> tuple[set[str], Counter[str]]:
     """The characters of all documents, or, for `word`, the units of those for training and how often they come."""
     bound = validation_bound(making.val_fraction, lowest=-1)
@@ -326,7 +326,7 @@ def learn(
 
 
 def _learn_once(
-    source: CorpusSource, making: Making, choice: TokenizerChoice, helpers: Workers, bound: int, say: Say
+    source: CorpusSource, making: PrepareOptions, choice: TokenizerChoice, helpers: Workers, bound: int, say: Log
 ) -> tuple[set[str], Counter[str], int]:
     characters: set[str] = set()
     units: Counter[str] = Counter()
@@ -335,7 +335,7 @@ def _learn_once(
         jobs = (
             (task, task[1], making.reading, bound, choice.name != CHAR) for task in tasks(source.blocks(Position()))
         )
-        part: Learned
+        part: VocabularyCounts
         for (_, blocks), part in helpers.map(learn_blocks, jobs):
             characters |= part.characters
             units.update(part.units)

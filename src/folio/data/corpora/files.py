@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from folio.errors import FolioError
+from folio.runtime.errors import FolioError
 
 TEXT, JSON_LINES, PARQUET = "text", "jsonl", "parquet"
 FORMATS = {

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from folio.data.corpora.files import PARQUET, CorpusFile, files_below, listing_sha256
-from folio.data.corpora.reading import ROWS_AT_ONCE, Block, Reading, check_field, row_blocks
+from folio.data.corpora.reading import ROWS_AT_ONCE, Block, DocumentFormat, check_field, row_blocks
 from folio.data.corpora.staging import Position
-from folio.errors import FolioError
+from folio.runtime.errors import FolioError
 
 INSTALL = "pip install '.[huggingface]'"
 
@@ -26,7 +26,7 @@ class HubSource:
     subset: str | None
     split: str
     revision: str | None
-    reading: Reading
+    reading: DocumentFormat
 
     def identity(self) -> str:
         parts = [self.name, self.subset or "", self.split, self.revision or "", self._listing]

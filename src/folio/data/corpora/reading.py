@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from folio.data.corpora.files import JSON_LINES, PARQUET, TEXT, CorpusFile
-from folio.errors import FolioError
+from folio.runtime.errors import FolioError
 
 READ_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 22
@@ -53,14 +53,14 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Reading:
+class DocumentFormat:
     """How documents are found in files."""
 
     text_field: str = "text"
     document_separator: str | None = None
 
 
-def read_blocks(file: CorpusFile, reading: Reading, end: int = 0, first: int = 1) -> Iterator[Block]:
+def read_blocks(file: CorpusFile, reading: DocumentFormat, end: int = 0, first: int = 1) -> Iterator[Block]:
     """The blocks of a file, from where an earlier one ended: its `end` and `next`.
 
     Raises: FolioError, which names the file, where it is damaged or cannot be read.
@@ -162,7 +162,7 @@ def _read_lines(file: CorpusFile, raw: IO[bytes], stream: IO[bytes], end: int, f
 
 
 def _read_text(
-    file: CorpusFile, raw: IO[bytes], stream: IO[bytes], reading: Reading, end: int, first: int
+    file: CorpusFile, raw: IO[bytes], stream: IO[bytes], reading: DocumentFormat, end: int, first: int
 ) -> Iterator[Block]:
     """Whole documents of a text, split at the separator where there is one, and where they are too long."""
     separator = (reading.document_separator or "").encode()
@@ -227,7 +227,7 @@ def first_cut(text: bytes) -> int:
     return cut
 
 
-def _read_parquet(file: CorpusFile, reading: Reading, end: int, first: int) -> Iterator[Block]:
+def _read_parquet(file: CorpusFile, reading: DocumentFormat, end: int, first: int) -> Iterator[Block]:
     try:
         import pyarrow.parquet as parquet
     except ImportError:
@@ -276,7 +276,7 @@ def row_blocks(file: CorpusFile, columns: Iterator[Any], skip: int, row: int, sh
         yield Block(file, rows, first, row + 1, row, round(share * len(rows)))
 
 
-def documents_of(block: Block, reading: Reading) -> Iterator[tuple[str, bytes]]:
+def documents_of(block: Block, reading: DocumentFormat) -> Iterator[tuple[str, bytes]]:
     """Each document as a text and its UTF-8 bytes; those of white space alone are left out.
 
     Raises: FolioError with the file and the line, row or document for what is no text.

@@ -19,8 +19,8 @@ from folio.data.corpora.staging import DOCUMENT, Staging, Workers
 from folio.data.sharded_tokens import ShardedTokens, ShardFile
 from folio.data.token_file import FORMAT as TOKEN_FORMAT
 from folio.data.token_file import LARGEST_HASHED_BYTES, TokenFileError, TokenFileInfo, token_dtype
-from folio.errors import FolioError
-from folio.files import atomic_writer, sha256_of, write_atomically
+from folio.runtime.errors import FolioError
+from folio.runtime.files import atomic_writer, sha256_of, write_atomically
 
 FORMAT = 1
 MANIFEST = "corpus.json"

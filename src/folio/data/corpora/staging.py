@@ -23,12 +23,12 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
-from folio.data.corpora.reading import BLOCK_BYTES, Block, Reading, documents_of
+from folio.data.corpora.reading import BLOCK_BYTES, Block, DocumentFormat, documents_of
 from folio.data.encoding import processors
-from folio.data.tokenizers import Tokenizer, load_tokenizer, state_from_json
-from folio.data.word_tokenizer import UNIT
-from folio.errors import FolioError
-from folio.files import write_atomically
+from folio.data.tokenizers.registry import Tokenizer, load_tokenizer, state_from_json
+from folio.data.tokenizers.word import UNIT
+from folio.runtime.errors import FolioError
+from folio.runtime.files import write_atomically
 
 DOCUMENT = np.dtype(
     [
@@ -109,7 +109,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class Learned:
+class VocabularyCounts:
     """What a vocabulary is made of: the characters of all documents, and the units of those for training."""
 
     characters: frozenset[str]
@@ -119,7 +119,7 @@ class Learned:
     n_bytes: int
 
 
-def encode_blocks(blocks: list[Block], reading: Reading, tokenizer: Tokenizer, dtype: str) -> Encoded:
+def encode_blocks(blocks: list[Block], reading: DocumentFormat, tokenizer: Tokenizer, dtype: str) -> Encoded:
     """The documents of the blocks in ids, a separator behind each."""
     separator = separator_ids(tokenizer)
     ids: list[np.ndarray] = []
@@ -135,7 +135,7 @@ def encode_blocks(blocks: list[Block], reading: Reading, tokenizer: Tokenizer, d
     return Encoded(whole.tobytes(), documents.tobytes(), int(documents["n_bytes"].sum()))
 
 
-def learn_blocks(blocks: list[Block], reading: Reading, val_below: int, counts_units: bool) -> Learned:
+def learn_blocks(blocks: list[Block], reading: DocumentFormat, val_below: int, counts_units: bool) -> VocabularyCounts:
     """The vocabulary of the blocks. Documents whose hash lies below `val_below` are for validation."""
     characters: set[str] = set()
     units: Counter[str] = Counter()
@@ -150,7 +150,7 @@ def learn_blocks(blocks: list[Block], reading: Reading, val_below: int, counts_u
                 characters.update(text)
             elif high >= val_below:
                 units.update(UNIT.findall(text + SEPARATOR))
-    return Learned(frozenset(characters), units, lowest, n_bytes)
+    return VocabularyCounts(frozenset(characters), units, lowest, n_bytes)
 
 
 def hash_of(document: bytes) -> tuple[int, int]:
@@ -240,7 +240,7 @@ _made: dict[str, Tokenizer] = {}
 
 
 def encode_in_worker(
-    blocks: list[Block], reading: Reading, tokenizer_file: Path, fingerprint: str, dtype: str
+    blocks: list[Block], reading: DocumentFormat, tokenizer_file: Path, fingerprint: str, dtype: str
 ) -> Encoded:
     """`encode_blocks` with the tokenizer of a file, which a process makes once."""
     if fingerprint not in _made:

@@ -1,0 +1,186 @@
+"""Mistakes in a config, told in one line with the nearest right word."""
+
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.errors import MissingConfigException, OverrideParseException
+from pydantic import BaseModel, ValidationError
+
+from folio.config.run import RunConfig
+from folio.runtime.suggestions import did_you_mean
+
+LONGEST_SHOWN = 200
+"""Characters of a value."""
+
+
+OTHER_NAMES = {
+    "attn_pdrop": "model.attention_dropout",
+    "block_size": "model.context_length",
+    "ckpt_path": "resume",
+    "dataset": "data",
+    "embd_pdrop": "model.dropout",
+    "eval_interval": "training.validate_every_steps",
+    "grad_clip": "training.gradient_clip_norm",
+    "gradient_accumulation_steps": "training.micro_batch_size",
+    "log_interval": "training.log_every_steps",
+    "lr": "optimizer.learning_rate",
+    "max_epochs": "training.max_steps",
+    "max_iters": "training.max_steps",
+    "min_lr": "schedule.min_learning_rate",
+    "n_embd": "model.d_model",
+    "out_dir": "paths.output_dir",
+    "resid_pdrop": "model.dropout",
+    "warmup_iters": "schedule.warmup_steps",
+}
+"""What nanoGPT, Hugging Face's GPT-2, lightning-hydra-template and others call our keys."""
+
+
+def explain(error: Exception) -> str:
+    """One line for what Hydra, OmegaConf or the YAML reader has to say."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        # A group of Hydra's own has two parts, and what was typed for an option may be a path.
+        named = re.match(r"((?:hydra/)?[^/]*)/?", error.missing_cfg_file)
+        assert named is not None
+        group, option = named[1], error.missing_cfg_file[named.end() :]
+        options = list(error.options or [])
+        return f"{group}={option} is not one of {', '.join(options)}{did_you_mean(option, options)}"
+    text = str(error)
+    if unknown := re.search(r"Could not override '([^']+)'", text):
+        return _explain_unknown(unknown[1])
+    if isinstance(error, OverrideParseException):
+        remedy = "write key=value, and quote values with special signs twice, as in 'key=\"a value\"'"
+        return f"cannot read the override {error.override!r}; {remedy}"
+    if typed := re.search(r"An item is already at '([^']+)'", text):
+        return f"+{typed[1]}: {typed[1]} is a key of the config already; leave the plus out"
+    if typed := re.search(r"Multiple values for (\S+)\.|^(\S+) appears more than once", text):
+        group = typed[1] or typed[2]
+        return f"+{group}: {group} has an option already; write {group}=option without the plus"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"{_shown(mark.name)}, line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    if missing := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{missing[1]} must be given: add {missing[1]}=..."
+    reason, _, rank_info = text.partition("\n    full_key: ")
+    key = rank_info.partition("\n")[0]
+    return " ".join(f"{key}: {reason}".split() if key else text.split())
+
+
+def explain_python(error: AttributeError | ValueError, typed: Sequence[str]) -> str | None:
+    """One line for what Hydra lets Python say of the words that somebody typed; None where that is a bug."""
+    text = str(error)
+    if "Config group override" in text:  # model=null
+        return f"{text}; write group=option, as in model=nano"
+    if "integer string conversion" in text:
+        word = next((word for word in typed if re.search(r"\d{4301}", word)), None)
+        return f"{word} is a number of more digits than can be read; give a smaller one" if word else None
+    if rank_info := re.search(r"full_key: (\S+)", text):  # OmegaConf's mark of a key
+        key = rank_info[1]
+        return f"{key} cannot hold what is given for it; leave it out, or give one of its entries, as in +{key}.x=1"
+    return None
+
+
+def explain_invalid(error: ValidationError, values: dict[str, Any], files: dict[str, Path]) -> str:
+    """One line for what the schema has against `values`, which were composed from `files`: group -> YAML file."""
+    # A misspelt key first: the right one is missing for no other reason.
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    problem = problems[0]
+    n_more = sum(other["type"] == problem["type"] for other in problems[1:])
+    more = f" (and {n_more} more such)" if n_more else ""
+    path = _path_in(values, problem["loc"])
+    key = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        return f"{_explain_unknown(key)}{_file_with(path, files)}{more}"
+    if problem["type"] == "union_tag_invalid":
+        path.append("name")
+        key += ".name"
+    if problem["type"] == "missing":
+        return f"{key} is missing: add {key}=...{more}"
+    value = _lookup(values, path)
+    shown = "null" if value is None else _short(str(value))
+    context = problem.get("ctx", {})
+    literals = re.findall(r"'([^']*)'", str(context.get("expected", context.get("expected_tags", ""))))
+    rule = (
+        f"is not one of {', '.join(literals)}"
+        if literals
+        else re.sub(r"^\w+ should", "must", problem["msg"]).replace(" after validation", "")
+    )
+    return f"{key}={shown} {rule}{did_you_mean(str(value), literals)}{more}"
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= LONGEST_SHOWN else f"{value[:LONGEST_SHOWN]}..."
+
+
+def _explain_unknown(key: str) -> str:
+    known = list(_known_keys(RunConfig))
+    leaves = {full.rpartition(".")[2]: full for full in known}
+    leaf = key.rpartition(".")[2]
+    near = [OTHER_NAMES[leaf]] if leaf in OTHER_NAMES else difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    near = near or [leaves[leaf] for leaf in difflib.get_close_matches(leaf, leaves, n=1)]
+    if near == [key]:
+        group = key.partition(".")[0]
+        return f"{key} is a key of another {group}, not of the chosen one; leave it out or choose that {group}"
+    did_you_mean = f"; did you mean {near[0]}?" if near else "; `python train.py --cfg job` prints all keys"
+    return f"{key} is not a key of the config{did_you_mean}"
+
+
+def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """All dotted keys of a schema, sections included."""
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        for inner in _sections_of(field.annotation):
+            yield from _known_keys(inner, f"{prefix}{name}.")
+
+
+def _sections_of(annotation: Any) -> list[type[BaseModel]]:
+    members = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    return [member for member in members if isinstance(member, type) and issubclass(member, BaseModel)]
+
+
+def _path_in(values: dict[str, Any], location: tuple[int | str, ...]) -> list[str]:
+    """A pydantic location without the tags of unions, which are no keys: ('optimizer', 'adamw', 'eps')."""
+    path: list[str] = []
+    node: Any = values
+    for index, part in enumerate(location):
+        last = index == len(location) - 1
+        if isinstance(node, dict) and (part in node or last):
+            path.append(str(part))
+            node = node.get(part)
+        elif isinstance(node, list):
+            path.append(str(part))
+    return path
+
+
+def _lookup(values: Any, path: list[str]) -> Any:
+    for part in path:
+        values = values[int(part)] if isinstance(values, list) else values.get(part)
+    return values
+
+
+def _file_with(path: list[str], files: dict[str, Path]) -> str:
+    """Which file holds a key, as a bracketed remark; empty if it came from the command line."""
+    for group, file in files.items():
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+        inner = path[1:] if path[0] == group else path
+        if _holds(content, path) or (inner != path and _holds(content, inner)):
+            return f" (in {_shown(file)})"
+    return ""
+
+
+def _holds(content: Any, path: list[str]) -> bool:
+    for part in path:
+        if not isinstance(content, dict) or part not in content:
+            return False
+        content = content[part]
+    return True
+
+
+def _shown(file: str | Path) -> str:
+    path = Path(file)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

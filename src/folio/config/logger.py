@@ -1,0 +1,10 @@
+"""TODO folio.config.logger."""
+
+from typing import Literal
+
+from folio.config.section import ConfigError as ConfigError
+from folio.config.section import Section
+
+
+class LoggerConfig(Section):
+    name: Literal["tensorboard", "csv", "none"]

@@ -1,0 +1,109 @@
+"""What a model is trained to make small, and what validation counts. Imports no lightning."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from folio.data.batch import IGNORE_INDEX, Batch
+from folio.models import Encoder, EncoderDecoder, Model
+from folio.models.cpu_linear import onednn_products
+
+CHUNK_ROWS = 256
+"""Rows of logits that the chunked loss holds at once: large enough to fill a matrix product, small enough that
+vocabulary x rows stays far from the memory of a whole batch. 64 to 256 measured alike on a CPU at V = 50,257."""
+
+MIN_CHUNKED_VOCABULARY = 4096
+"""Below this the logits are small, and building them whole is faster."""
+
+
+def hidden_states(model: Model, batch: Batch) -> Tensor:
+    """What the output layer reads at each of batch.tokens: (B, T, D)."""
+    if isinstance(model, EncoderDecoder):
+        assert batch.prefix is not None
+        return model.hidden(batch.tokens, batch.prefix, batch.prefix_lengths)
+    if isinstance(model, Encoder):
+        return model.hidden(batch.tokens, batch.lengths)
+    return model.hidden(batch.tokens)
+
+
+def batch_loss(model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Mean cross entropy in nats of the targets, and the share of them that were the likeliest token.
+
+    The same for all objectives: which tokens are hidden and which are asked for was decided in the batch. Returns two
+    scalars, of which the first can be differentiated.
+    """
+    hidden, targets = hidden_states(model, batch).flatten(end_dim=1), batch.targets.flatten()  # (B*T, D), (B*T,)
+    if batch.lengths is not None:  # a masked LM asks for few of the tokens; the others ask for all
+        counted = targets != IGNORE_INDEX
+        hidden, targets = hidden[counted], targets[counted]
+    weight = model.output.weight
+    # On a GPU the plain way is fast; under autocast the products would not be in the dtype that is asked for.
+    on_plain_cpu = hidden.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    if on_plain_cpu and weight.size(0) >= MIN_CHUNKED_VOCABULARY:
+        return ChunkedCrossEntropy.apply(hidden, weight, targets)
+    logits = model.output(hidden).float()  # (B*T, V)
+    accuracy = (logits.detach().argmax(dim=1) == targets).float().mean()
+    return F.cross_entropy(logits, targets), accuracy
+
+
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """F.cross_entropy(hidden @ weight.T, targets), and the accuracy, without ever holding all (N, V) logits.
+
+    The gradient of a chunk's logits, (softmax - one_hot) / N, is known as soon as they are, so it is written over
+    them and at once multiplied into the gradients of hidden and weight: three matrix products, one buffer of
+    (CHUNK_ROWS, V). On two CPU cores this takes 0.6 of the plain time at N 768, D 128, V 50,257, because the plain
+    way walks through main memory several times. `tests/unit/test_objectives.py` holds it to the plain one.
+
+    Shapes: hidden (N, D), weight (V, D), targets (N,) -> loss and accuracy, scalars. The gradient of the loss is
+    computed in forward, so it can be differentiated once only.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        n_rows = hidden.size(0)
+        hidden_gradient, weight_gradient = torch.empty_like(hidden), torch.zeros_like(weight)
+        buffer = hidden.new_empty(min(CHUNK_ROWS, n_rows), weight.size(0))
+        losses, correct = hidden.new_empty(n_rows), hidden.new_empty(n_rows)
+        for start in range(0, n_rows, CHUNK_ROWS):
+            rows = slice(start, start + CHUNK_ROWS)
+            chunk_hidden, chunk_targets = hidden[rows], targets[rows]  # (R, D), (R,)
+            with onednn_products():
+                logits = torch.mm(chunk_hidden, weight.T, out=buffer[: chunk_hidden.size(0)])  # (R, V)
+            losses[rows], correct[rows], exponentials, normalizer = score_(logits, chunk_targets)
+            gradient = exponentials.div_(normalizer * n_rows)
+            gradient.scatter_add_(1, chunk_targets[:, None], torch.full_like(normalizer, -1.0 / n_rows))
+            with onednn_products():
+                torch.mm(gradient, weight, out=hidden_gradient[rows])
+                weight_gradient.addmm_(gradient.T, chunk_hidden)
+        ctx.gradients = hidden_gradient, weight_gradient
+        accuracy = correct.mean()
+        ctx.mark_non_differentiable(accuracy)
+        return losses.mean(), accuracy
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
+        # Handed over, not saved: autograd then adds to them in place, without a copy as large as the weight.
+        if ctx.gradients is None:
+            raise RuntimeError("the chunked loss can be differentiated once only")
+        (hidden_gradient, weight_gradient), ctx.gradients = ctx.gradients, None
+        if gradient != 1.0:
+            hidden_gradient.mul_(gradient)
+            weight_gradient.mul_(gradient)
+        return hidden_gradient, weight_gradient, None
+
+
+def score_(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Cross entropy in nats and correctness of each row, in one buffer: logits (R, V) are overwritten.
+
+    Shapes: logits (R, V), targets (R,) -> losses (R,), correct (R,), exponentials (R, V), normalizer (R, 1). The
+    last two are the softmax, not yet divided; the exponentials lie where the logits were.
+    """
+    largest = logits.amax(dim=1, keepdim=True)  # (R, 1)
+    target_logits = logits.gather(1, targets[:, None])  # (R, 1)
+    exponentials = logits.sub_(largest).exp_()
+    normalizer = exponentials.sum(dim=1, keepdim=True)  # (R, 1)
+    losses = (normalizer.log() + largest - target_logits).squeeze(1)
+    correct = (target_logits == largest).squeeze(1).to(losses.dtype)
+    return losses, correct, exponentials, normalizer

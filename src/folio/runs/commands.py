@@ -1,0 +1,16 @@
+"""The commands that Folio prints for the user to continue with."""
+
+import shlex
+from pathlib import Path
+
+from folio.runtime.interpreter import python_command
+
+
+def resume_command(folder: Path) -> str:
+    """Return the command that resumes a run."""
+    return f"{python_command()} train.py resume={shlex.quote(str(folder))}"
+
+
+def resume_hint(step: int, folder: Path) -> str:
+    """Return the end of a sentence that says where a run can be resumed, and by what command."""
+    return f"; last.ckpt has step {step}: resume with {resume_command(folder)}"

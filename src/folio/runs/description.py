@@ -1,0 +1,22 @@
+"""The files that describe a run: what it is, in a run folder, besides what training writes."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from folio.config.run import RunConfig, plain
+from folio.data.tokenizers.registry import Tokenizer, state_to_json
+from folio.runtime.files import write_atomically, write_json
+
+
+def write_description(
+    folder: Path, config: RunConfig, tokenizer: Tokenizer, summary: dict[str, Any], overrides: list[str]
+) -> None:
+    """Write config.yaml, overrides.json, preflight.json and tokenizer.json. A resumed run keeps its overrides."""
+    write_json(folder / "preflight.json", summary)
+    write_atomically(folder / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False).encode())
+    if not (folder / "overrides.json").exists():
+        write_json(folder / "overrides.json", overrides)
+    # Also in each checkpoint. Read without torch, this one lets a wrong prompt be refused at once.
+    write_atomically(folder / "tokenizer.json", state_to_json(tokenizer.state()))

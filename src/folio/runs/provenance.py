@@ -1,0 +1,30 @@
+"""What a run was made with."""
+
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+import folio
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the numbers of a run."""
+    return {
+        "folio": folio.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lightning": version("lightning"),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the code, with -dirty where files differ from it; None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return result.stdout.strip() or None

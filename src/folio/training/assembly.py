@@ -1,0 +1,112 @@
+"""Put the parts of a training together: module, data, callbacks and loggers."""
+
+from dataclasses import asdict
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+from folio.data.prepared import PreparedData
+from folio.distributed.context import DistributedContext
+from folio.distributed.devices import reset_peak_memory
+from folio.distributed.launcher import StopRequested
+from folio.objectives.registry import build_objective
+from folio.runs.checkpoints import CheckpointMetadata, saved_step
+from folio.runs.description import write_description
+from folio.runs.rewind import rewind
+from folio.runtime.allocator import return_large_blocks
+from folio.runtime.console import console, log, start_log
+from folio.training.callbacks.checkpoints import CheckpointCallback
+from folio.training.callbacks.data_integrity import DataIntegrity
+from folio.training.callbacks.figures import FigureLogger
+from folio.training.callbacks.metrics import MetricLogger
+from folio.training.callbacks.progress import DurationEstimate, ProgressBar
+from folio.training.callbacks.pruning import PruningCallback
+from folio.training.callbacks.samples import SampleWriter, sample_prompt
+from folio.training.callbacks.stopping import StopOnSignal, ValidateAtEnd
+from folio.training.callbacks.throughput import Throughput
+from folio.training.context import RunContext
+from folio.training.data_module import TokenDataModule
+from folio.training.loggers.registry import build_loggers
+from folio.training.module import LanguageModel, initial_model
+
+
+def describe(context: RunContext, data: PreparedData) -> None:
+    """Write the files of a run folder that training does not."""
+    write_description(
+        context.folder, context.config, data.tokenizer, asdict(context.summary), list(context.origin.overrides)
+    )
+    start_log(context.folder / "train.log")
+
+
+class TrainingParts:
+    """The module, the data, the callbacks and the loggers of a run, in one of its processes."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        data: PreparedData,
+        distributed: DistributedContext,
+        stop_requested: StopRequested | None = None,
+    ) -> None:
+        config, folder, device = context.config, context.folder, context.device
+        self.context, self.data, self.distributed = context, data, distributed
+        reset_peak_memory(device)
+        if device.accelerator == "cpu":
+            return_large_blocks()
+        self.last_checkpoint = folder / "checkpoints" / "last.ckpt" if context.resumed else None
+        self.resumed_at = None if self.last_checkpoint is None else saved_step(self.last_checkpoint)
+        if self.resumed_at is not None and distributed.is_global_zero:
+            rewind(folder, self.resumed_at)
+        self.loggers = build_loggers(config, folder, self.resumed_at) if distributed.is_global_zero else []
+        objective = build_objective(config, data, distributed)
+        validation = objective.validation(data.val)
+        self.datamodule = TokenDataModule(config, data, validation, distributed)
+        L.seed_everything(config.seed, verbose=False)
+        self.module = LanguageModel(
+            model=initial_model(context),
+            config=config,
+            device=device,
+            metadata=CheckpointMetadata.of(config, context.model_config, data.tokenizer),
+            validation=validation,
+            loss=objective.loss,
+            distributed=distributed,
+        )
+        self.data_integrity = DataIntegrity(data)
+        self.throughput = Throughput(distributed)
+        self.metrics = MetricLogger(self.throughput, config.training, objective.coding_info(data.train))
+        samples = config.callbacks.samples.model_copy(update={"prompt": sample_prompt(config, data)})
+        self.samples = SampleWriter(samples, data.tokenizer, config.seed, folder / "samples.md")
+        self.checkpoints = CheckpointCallback(
+            folder / "checkpoints", config.training, config.callbacks.checkpoint.keep_every_steps, self._restore_folder
+        )
+        self.stop_on_signal = StopOnSignal(self.checkpoints, distributed, stop_requested)
+
+    def callbacks(self) -> list[Callback]:
+        """Return the callbacks in the order of their hooks: those that measure, that save, that may stop the run.
+
+        Optional callbacks come before the checkpoints, which then hold their state of the same step. Throughput comes
+        last, because samples, checkpoints and figures are not training time.
+        """
+        config, pruner = self.context.config, self.context.origin.pruner
+        max_steps = config.training.max_steps
+        return [
+            self.data_integrity,
+            self.metrics,
+            DurationEstimate(max_steps),
+            ProgressBar(console, self.throughput, self.metrics, max_steps),
+            self.samples,
+            *(option.load_code()(option, self) for option in config.callbacks.chosen),
+            self.checkpoints,
+            FigureLogger(self.samples, max_steps),
+            ValidateAtEnd(max_steps),
+            self.stop_on_signal,
+            *([PruningCallback(pruner, self.metrics, max_steps, self.distributed)] if pruner else []),
+            self.throughput,
+        ]
+
+    def _restore_folder(self) -> None:
+        """Write the description of a run whose folder was removed while it trained: its weights are still here."""
+        folder = self.context.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        describe(self.context, self.data)
+        log.warning(f"warning: {folder} was removed and is written again; its curves and samples so far are lost")

@@ -1,0 +1,106 @@
+"""How far a run is and how fast it goes."""
+
+import time
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from folio.distributed.context import SINGLE_PROCESS, DistributedContext
+
+
+class Throughput(Callback):
+    """Counts tokens and seconds over all parts of a run; other callbacks read it. Validation has its own time.
+
+    Of many processes each counts its own tokens, and takes the others to have read as many until all meet.
+    """
+
+    state_key = "throughput"
+    """Name of its entry in a checkpoint."""
+
+    def __init__(self, distributed: DistributedContext = SINGLE_PROCESS) -> None:
+        self.distributed = distributed
+        self._counted = 0
+        self._own = 0  # since all met
+        self.elapsed_before_s = 0.0
+        self._validated_s = 0.0
+        self._validation_started: float | None = None
+        self._first_step = 0
+        self._started = time.perf_counter()
+        self._mark = (0, 0.0)  # tokens and seconds at the last call of tokens_per_s
+
+    @property
+    def n_tokens(self) -> int:
+        """That training has read, over all processes and all parts of the run; padding is none of them."""
+        return self._counted + self.distributed.size * self._own
+
+    def sync_counts(self) -> None:
+        """Make `n_tokens` exact. All processes must call it at the same point."""
+        self._counted += int(self.distributed.all_reduce_sum(torch.tensor(self._own)).item())
+        self._own = 0
+
+    @property
+    def elapsed_s(self) -> float:
+        """Wall time of training, validation included, over all parts of the run."""
+        return self.elapsed_before_s + time.perf_counter() - self._started
+
+    @property
+    def validation_s(self) -> float:
+        """Wall time of validation and of what follows it: samples and checkpoints."""
+        running = 0.0 if self._validation_started is None else time.perf_counter() - self._validation_started
+        return self._validated_s + running
+
+    @property
+    def training_s(self) -> float:
+        return self.elapsed_s - self.validation_s
+
+    def tokens_per_s(self) -> float:
+        """Training speed since the last call, validation left out."""
+        (last_tokens, last_s), self._mark = self._mark, (self.n_tokens, self.training_s)
+        return (self.n_tokens - last_tokens) / max(self.training_s - last_s, 1e-9)
+
+    def mean_tokens_per_s(self) -> float:
+        """Training speed over the whole run, validation left out."""
+        return self.n_tokens / max(self.training_s, 1e-9)
+
+    def remaining_s(self, step: int, max_steps: int) -> float:
+        """Time to the end at the pace of this part of the run, with its share of validation."""
+        done = step - self._first_step
+        return (max_steps - step) * (self.elapsed_s - self.elapsed_before_s) / max(done, 1)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._started = time.perf_counter()
+        self._first_step = trainer.global_step
+        self._mark = (self.n_tokens, self.training_s)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # Before the step, whose end others read the pace at.
+        self._own += batch.n_tokens
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._validation_started = time.perf_counter()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._validated_s = self.validation_s
+        self._validation_started = None
+
+    def state_dict(self) -> dict[str, Any]:
+        self.sync_counts()
+        return {"elapsed_s": self.elapsed_s, "validation_s": self.validation_s, "n_tokens": self.n_tokens}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.elapsed_before_s = state_dict["elapsed_s"]
+        self._validated_s = state_dict["validation_s"]
+        self._counted, self._own = state_dict["n_tokens"], 0
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: 42 s, 4 min 5 s, 3 h 20 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

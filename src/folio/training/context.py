@@ -1,0 +1,58 @@
+"""The values that every part of a run shares."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from folio.config.run import RunConfig
+from folio.data.prepared import PreparedData
+from folio.distributed.devices import Device, split_threads
+from folio.models import TransformerConfig
+from folio.objectives.evaluation import Metrics
+from folio.training.summary import RunSummary, summarize_run
+
+Pruner = Callable[[int, Metrics], str | None]
+"""Called after each validation with its step and metrics. A returned reason ends the run there."""
+
+
+@dataclass(frozen=True)
+class RunOrigin:
+    """How a run was started, and what it is part of."""
+
+    overrides: Sequence[str] = ()
+    """The overrides on the command line."""
+    compared: Sequence[str] = ()
+    """Keys of the config in which the run differs from those it will be compared with."""
+    pruner: Pruner | None = None
+    """May end the run early, after a validation."""
+    more_jobs_follow: bool = False
+    """Whether this process runs more jobs of a sweep afterwards: a signal stops them as well."""
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """A checked run, before its first step. Picklable, so that each process of a run can be given it."""
+
+    config: RunConfig
+    model_config: TransformerConfig
+    device: Device
+    folder: Path
+    resumed: bool
+    """Whether the run continues from its last checkpoint."""
+    origin: RunOrigin
+    summary: RunSummary
+
+
+def build_context(
+    config: RunConfig, data: PreparedData, device: Device, folder: Path, resumed: bool, origin: RunOrigin, n_ranks: int
+) -> RunContext:
+    """Return the context of a run. `n_ranks` is the number of processes that have already been started.
+
+    Raises: ConfigError if the model cannot be built.
+    """
+    assert config.model.vocab_size is not None
+    if config.trainer.n_processes > n_ranks:
+        device = split_threads(device, config.trainer.devices)
+    model_config = config.transformer_config(config.model.vocab_size)
+    summary = summarize_run(config, model_config, data, device, folder)
+    return RunContext(config, model_config, device, folder, resumed, origin, summary)

@@ -1,0 +1,64 @@
+"""What a run leaves at its end: the values of metrics.json, and the lines on the terminal."""
+
+import shlex
+from typing import Any
+
+from folio.distributed.devices import peak_memory_bytes
+from folio.objectives.evaluation import in_words
+from folio.runs.commands import resume_command
+from folio.runs.provenance import git_commit, versions
+from folio.runtime.console import log
+from folio.runtime.interpreter import python_command
+from folio.training.assembly import TrainingParts
+from folio.training.callbacks.throughput import duration
+
+
+def final_metrics(status: str, step: int, parts: TrainingParts) -> dict[str, Any]:
+    """Return the values of metrics.json. All processes of a run must call it."""
+    context, metrics, throughput, best = parts.context, parts.metrics, parts.throughput, parts.checkpoints.best_step
+    return {
+        "status": status,
+        **{f"val/{name}": value for name, value in metrics.val.items()},
+        "val/step": metrics.val_step,
+        "train/loss_nats": metrics.train_loss_nats,
+        "best/val/loss_nats": parts.checkpoints.best_loss_nats if best is not None else None,
+        "best/step": best,
+        "n_parameters": context.summary.n_parameters,
+        "n_tokens_seen": throughput.n_tokens,
+        "step": step,
+        "skipped_steps": parts.module.gradients.n_skipped,
+        "elapsed_s": throughput.elapsed_s,
+        "train/tokens_per_s": throughput.mean_tokens_per_s(),
+        "peak_memory_bytes": peak_memory_bytes(context.device),
+        "best_checkpoint": "checkpoints/best.ckpt" if best is not None else None,
+        "seed": context.config.seed,
+        "device": context.device.name,
+        "n_processes": parts.distributed.size,
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+
+
+def print_results(metrics: dict[str, Any], parts: TrainingParts) -> None:
+    """Print what a finished run reached, its last sample, and the commands to continue with."""
+    context, samples = parts.context, parts.samples
+    best = f"{metrics['best/val/loss_nats']:.4f} nats at step {metrics['best/step']}"
+    rows = [
+        *in_words(metrics, "val/", "validation"),
+        ("tokens/s", f"{metrics['train/tokens_per_s']:,.0f}"),
+        ("time", duration(metrics["elapsed_s"])),
+        ("best", best),
+    ]
+    log.info("\n" + "\n".join(f"{name:<16} {value}" for name, value in rows))
+    if samples.latest:
+        log.info(f"\n{samples.latest}")
+    folder, python = shlex.quote(str(context.folder)), python_command()
+    option = "--prefix" if context.config.model.family == "encoder_decoder" else "--prompt"
+    log.info(
+        f"""
+run folder       {folder}
+look at it       make tensorboard
+generate         {python} scripts/generate.py {folder} {option} {shlex.quote(samples.config.prompt)}
+measure again    {python} scripts/evaluate.py {folder}
+resume           {resume_command(context.folder)} training.max_steps={2 * context.config.training.max_steps}"""
+    )
