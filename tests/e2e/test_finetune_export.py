@@ -35,20 +35,22 @@ STEPS = ("training.max_steps=3", "training.validate_every_steps=1", "training.lo
 
 @pytest.fixture(scope="module")
 def begun(make_workspace: Callable[[], Workspace], transformers: ModuleType) -> Workspace:
-    """A workspace in which the folder `to_gpt2_state` holds a GPT-2 with random weights."""
+    """A workspace in which the folder `gpt2_folder` holds a GPT-2 with random weights."""
     workspace = make_workspace()
     torch.manual_seed(0)
     shape = {"vocab_size": N_SYMBOLS, "n_positions": 40, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": 20}
     symbols = {"bos_token_id": None, "eos_token_id": None}
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape, **symbols, initializer_range=0.2))
-    model.save_pretrained(workspace.folder / "to_gpt2_state")
+    model.save_pretrained(workspace.folder / "gpt2_folder")
     return workspace
 
 
 @pytest.fixture(scope="module")
 def tuned(begun: Workspace) -> Run:
     """Three steps of fine-tuning from it, with a rate that changes it clearly."""
-    return begun.train(*RECIPE, *STEPS, "init_from=theirs", "schedule.warmup_steps=0", "optimizer.learning_rate=0.01")
+    return begun.train(
+        *RECIPE, *STEPS, "init_from=gpt2_folder", "schedule.warmup_steps=0", "optimizer.learning_rate=0.01"
+    )
 
 
 def hugging_face(transformers: ModuleType, folder: Path) -> Any:
@@ -61,7 +63,7 @@ def test_the_first_step_has_the_loss_of_hugging_face(begun: Workspace, tuned: Ru
         tuned.config | {"data": tuned.config["data"] | {"path": str(begun.folder / "tiny.txt")}}
     )
     batch = next(iter(training_loader(config, prepared_data(config, begun.folder / "data"), first_step=0)))
-    model = hugging_face(transformers, begun.folder / "to_gpt2_state")
+    model = hugging_face(transformers, begun.folder / "gpt2_folder")
     with torch.no_grad():
         loss = torch.nn.functional.cross_entropy(model(batch.tokens).logits.flatten(0, 1), batch.targets.flatten())
     curve = dict(tuned.curve("train/loss_nats"))
@@ -71,19 +73,19 @@ def test_the_first_step_has_the_loss_of_hugging_face(begun: Workspace, tuned: Ru
 
 def test_what_was_tuned_is_the_same_there(begun: Workspace, tuned: Run, transformers: ModuleType) -> None:
     said = begun.must(EXPORT, str(tuned.folder), "ours", "--checkpoint", "last")
-    to_gpt2_state = hugging_face(transformers, begun.folder / "ours")
+    exported = hugging_face(transformers, begun.folder / "ours")
     ours = load_trained(tuned.folder / "checkpoints" / "last.ckpt", "cpu").model
     tokens = torch.arange(48).view(2, 24) % N_SYMBOLS
     with torch.no_grad():
-        difference = (to_gpt2_state(tokens).logits - ours(tokens)).abs().max().item()
+        difference = (exported(tokens).logits - ours(tokens)).abs().max().item()
         changed = (
-            (to_gpt2_state(tokens).logits - hugging_face(transformers, begun.folder / "to_gpt2_state")(tokens).logits)
+            (exported(tokens).logits - hugging_face(transformers, begun.folder / "gpt2_folder")(tokens).logits)
             .abs()
             .max()
         )
     assert difference < 1e-4
     assert changed > 0.01
-    assert f"{to_gpt2_state.num_parameters():,} parameters" in said
+    assert f"{exported.num_parameters():,} parameters" in said
     assert "char, not written" in said
 
 
@@ -109,12 +111,12 @@ def test_what_was_exported_is_where_another_run_begins(begun: Workspace, tuned: 
 def test_a_run_goes_on_when_the_folder_that_it_began_with_is_gone(begun: Workspace, tuned: Run) -> None:
     elsewhere = begun.folder / "copy"
     shutil.copytree(tuned.folder, elsewhere)
-    to_gpt2_state = begun.folder / "to_gpt2_state"
-    to_gpt2_state.rename(begun.folder / "hidden")
+    source = begun.folder / "gpt2_folder"
+    source.rename(begun.folder / "hidden")
     try:
         begun.must("train.py", f"resume={elsewhere}", "training.max_steps=4")
     finally:
-        (begun.folder / "hidden").rename(to_gpt2_state)
+        (begun.folder / "hidden").rename(source)
     again = Run(elsewhere)
     assert again.metrics["step"] == 4
     assert dict(again.curve("train/loss_nats"))[4] < dict(tuned.curve("train/loss_nats"))[1]
@@ -148,46 +150,46 @@ BEGINNINGS: dict[str, tuple[Callable[[Path], object], tuple[str, ...], tuple[str
     # what is wrong: (what is done to the folder, what is typed, what the answer has to say)
     "a missing tensor": (
         lambda folder: drop(folder, "transformer.h.1.attn.c_proj.bias"),
-        ("init_from=theirs",),
-        ("init_from=theirs", "lack h.1.attn.c_proj.bias, of shape (16,)"),
+        ("init_from=gpt2_folder",),
+        ("init_from=gpt2_folder", "lack h.1.attn.c_proj.bias, of shape (16,)"),
     ),
     "a misshapen tensor": (
         lambda folder: rewrite(folder, lambda tensors: tensors.update({"transformer.ln_f.bias": torch.zeros(3)})),
-        ("init_from=theirs",),
+        ("init_from=gpt2_folder",),
         ("ln_f.bias has shape (3,)", "(16,)"),
     ),
-    "a file cut short": (cut, ("init_from=theirs",), ("theirs/model.safetensors cannot be read",)),
+    "a file cut short": (cut, ("init_from=gpt2_folder",), ("gpt2_folder/model.safetensors cannot be read",)),
     "another model": (
         lambda folder: reconfigure(folder, model_type="llama"),
-        ("init_from=theirs",),
+        ("init_from=gpt2_folder",),
         ('model_type="llama"', '"gpt2"'),
     ),
     "no config": (
         lambda folder: (folder / "config.json").unlink(),
-        ("init_from=theirs",),
+        ("init_from=gpt2_folder",),
         ("config.json does not exist",),
     ),
     "a name of the hub": (nothing, ("init_from=openai-community/gpt2",), ("openai-community/gpt2 is not a folder",)),
     "no folder for the recipe": (nothing, ("experiment=finetune_gpt2",), ("init_from must be given",)),
     "another size": (
         nothing,
-        ("init_from=theirs", "model.n_layers=4"),
-        ("model.n_layers=4", "init_from=theirs", "has 2"),
+        ("init_from=gpt2_folder", "model.n_layers=4"),
+        ("model.n_layers=4", "init_from=gpt2_folder", "has 2"),
     ),
     "a longer context": (
         nothing,
-        ("init_from=theirs", "model.context_length=41"),
+        ("init_from=gpt2_folder", "model.context_length=41"),
         ("model.context_length=41", "40 positions"),
     ),
     "other positions": (
         nothing,
-        ("init_from=theirs", "positional_encoding=alibi"),
+        ("init_from=gpt2_folder", "positional_encoding=alibi"),
         ("positional_encoding=alibi", "learned"),
     ),
     "another tokenizer": (
         nothing,
-        ("init_from=theirs", "tokenizer=byte"),
-        ("tokenizer=byte has 256 symbols", f"init_from=theirs has {N_SYMBOLS}"),
+        ("init_from=gpt2_folder", "tokenizer=byte"),
+        ("tokenizer=byte has 256 symbols", f"init_from=gpt2_folder has {N_SYMBOLS}"),
     ),
 }
 
@@ -206,8 +208,8 @@ def answers(
     def answer(mistake: str) -> tuple[Workspace, Finished]:
         spoil, typed, _ = BEGINNINGS[mistake]
         workspace = make_workspace()
-        shutil.copytree(begun.folder / "to_gpt2_state", workspace.folder / "to_gpt2_state")
-        spoil(workspace.folder / "to_gpt2_state")
+        shutil.copytree(begun.folder / "gpt2_folder", workspace.folder / "gpt2_folder")
+        spoil(workspace.folder / "gpt2_folder")
         return workspace, workspace.run("train.py", *OWN_TEXT, *typed, **no_torch)
 
     with ThreadPoolExecutor(2) as pool:
@@ -224,20 +226,20 @@ def test_a_run_never_begins_with(mistake: str, answers: dict[str, tuple[Workspac
 
 
 def test_an_old_file_that_lacks_a_tensor_leaves_no_run_behind(begun: Workspace, workspace: Workspace) -> None:
-    folder = workspace.folder / "to_gpt2_state"
-    shutil.copytree(begun.folder / "to_gpt2_state", folder)
+    folder = workspace.folder / "gpt2_folder"
+    shutil.copytree(begun.folder / "gpt2_folder", folder)
     drop(folder, "transformer.wpe.weight")
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    assert "lack wpe.weight" in workspace.run("train.py", *OWN_TEXT, "init_from=theirs").error_line()
+    assert "lack wpe.weight" in workspace.run("train.py", *OWN_TEXT, "init_from=gpt2_folder").error_line()
     assert not (workspace.folder / "outputs").exists()
 
 
 def test_an_export_that_cannot_be_is_answered_at_once(begun: Workspace, tuned: Run, no_torch: dict[str, str]) -> None:
     before = begun.files()
     assert "RUN=nowhere" in begun.run(EXPORT, "nowhere", "new", **no_torch).error_line()
-    taken = begun.run(EXPORT, str(tuned.folder), "to_gpt2_state", **no_torch).error_line()
-    assert "DIR=theirs: theirs is not empty" in taken
+    taken = begun.run(EXPORT, str(tuned.folder), "gpt2_folder", **no_torch).error_line()
+    assert "DIR=gpt2_folder: gpt2_folder is not empty" in taken
     assert "--force" in taken
     assert "DIR=tiny.txt" in begun.run(EXPORT, str(tuned.folder), "tiny.txt", "--force", **no_torch).error_line()
     assert begun.files() == before

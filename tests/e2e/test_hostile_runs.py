@@ -17,15 +17,15 @@ from workspace import TINY, Run, Workspace
 @pytest.fixture
 def copy(workspace: Workspace, finished_run: Run) -> Path:
     """The run folder of somebody else, to be changed."""
-    shutil.copytree(finished_run.folder, workspace.folder / "to_gpt2_state")
-    return workspace.folder / "to_gpt2_state"
+    shutil.copytree(finished_run.folder, workspace.folder / "downloaded")
+    return workspace.folder / "downloaded"
 
 
 COMMANDS = {
-    "generate": ("scripts/generate.py", "to_gpt2_state"),
-    "evaluate": ("scripts/evaluate.py", "to_gpt2_state"),
-    "export": ("scripts/export.py", "to_gpt2_state", "exported"),
-    "resume": ("train.py", "resume=theirs", "training.max_steps=40"),
+    "generate": ("scripts/generate.py", "downloaded"),
+    "evaluate": ("scripts/evaluate.py", "downloaded"),
+    "export": ("scripts/export.py", "downloaded", "exported"),
+    "resume": ("train.py", "resume=downloaded", "training.max_steps=40"),
 }
 
 
@@ -47,7 +47,7 @@ def test_a_tag_in_the_config_of_a_run_runs_nothing(copy: Path, workspace: Worksp
     text = (copy / "config.yaml").read_text()
     (copy / "config.yaml").write_text(f"{text}\nevil: !!python/object/apply:os.system ['touch {canary}']\n")
     assert "config.yaml cannot be read" in workspace.run(*COMMANDS["resume"]).error_line()
-    workspace.must("scripts/generate.py", "to_gpt2_state", "--max-new-tokens", "3")  # by what the checkpoint says
+    workspace.must("scripts/generate.py", "downloaded", "--max-new-tokens", "3")  # by what the checkpoint says
     assert not canary.exists()
     yaml.unsafe_load((copy / "config.yaml").read_text())
     assert canary.exists()
@@ -82,23 +82,23 @@ def test_a_link_out_of_a_run_folder_is_not_written_to(name: str, copy: Path, wor
         (copy / name).replace(victim)
     (copy / name).symlink_to(victim)
     before = {path: path.stat().st_mtime_ns for path in [victim, *victim.rglob("*")]}
-    typed = ("scripts/figures.py", "to_gpt2_state") if name == "figures" else COMMANDS["resume"]
-    assert f"theirs/{name} is a link to {victim}, outside of the run folder" in workspace.run(*typed).error_line()
+    typed = ("scripts/figures.py", "downloaded") if name == "figures" else COMMANDS["resume"]
+    assert f"downloaded/{name} is a link to {victim}, outside of the run folder" in workspace.run(*typed).error_line()
     assert {path: path.stat().st_mtime_ns for path in [victim, *victim.rglob("*")]} == before
 
 
 def test_a_job_of_a_sweep_that_is_a_link_out_of_it_is_not_run_there(workspace: Workspace) -> None:
     """A job that begins anew is first emptied of what an earlier attempt left."""
-    victim, to_gpt2_state = workspace.folder / "victim", workspace.folder / "to_gpt2_state"
+    victim, downloaded = workspace.folder / "victim", workspace.folder / "downloaded"
     victim.mkdir()
     (victim / "thesis.txt").write_text("years of work")
-    to_gpt2_state.mkdir()
+    downloaded.mkdir()
     words = [*TINY, "seed=1"]
     job = {"folder": "seed=1", "overrides": words, "status": "missing"}
-    (to_gpt2_state / "sweep.json").write_text(json.dumps({"command": ["train.py", "-m", *words], "jobs": [job]}))
-    (to_gpt2_state / "seed=1").symlink_to(victim)
-    said = workspace.run("train.py", "-m", "sweep=theirs").error_line()
-    assert f"theirs/seed=1 is a link to {victim}, outside of the run folder" in said
+    (downloaded / "sweep.json").write_text(json.dumps({"command": ["train.py", "-m", *words], "jobs": [job]}))
+    (downloaded / "seed=1").symlink_to(victim)
+    said = workspace.run("train.py", "-m", "sweep=downloaded").error_line()
+    assert f"downloaded/seed=1 is a link to {victim}, outside of the run folder" in said
     assert [path.name for path in victim.iterdir()] == ["thesis.txt"]
 
 
@@ -110,7 +110,7 @@ def test_a_terminal_is_sent_no_escapes_that_a_text_holds_and_a_pipe_is(copy: Pat
     state["folio"]["tokenizer"]["characters"] = "\n\x1b" + characters[2:]
     torch.save(state, path)
     (copy / "tokenizer.json").unlink()
-    typed = ("scripts/generate.py", "to_gpt2_state", "--prompt", "A\x1bc", "--max-new-tokens", "1")
+    typed = ("scripts/generate.py", "downloaded", "--prompt", "A\x1bc", "--max-new-tokens", "1")
     assert "A\x1bc" in workspace.must(*typed)
     master, slave = pty.openpty()
     subprocess.run(workspace.command(*typed), cwd=workspace.folder, env=workspace.environment, stdout=slave, check=True)

@@ -46,19 +46,17 @@ def on(n_processes: int, micro_batch_size: int | None = None) -> tuple[str, ...]
 def assert_same_experiment(run: Run, alone: Run, without_step: int | None = None) -> None:
     """Within what another order of adding float32 numbers makes of it."""
     for name in CURVES:
-        ours, to_gpt2_state = (
+        ours, expected = (
             [point for point in each.curve(name, "csv") if point[0] != without_step] for each in (run, alone)
         )
-        assert [step for step, _ in ours] == [step for step, _ in to_gpt2_state]
-        assert [value for _, value in ours] == pytest.approx(
-            [value for _, value in to_gpt2_state], rel=1e-3, abs=1e-5
-        ), name
+        assert [step for step, _ in ours] == [step for step, _ in expected]
+        assert [value for _, value in ours] == pytest.approx([value for _, value in expected], rel=1e-3, abs=1e-5), name
     assert run.metrics["n_tokens_seen"] == alone.metrics["n_tokens_seen"]
     assert run.metrics["val/loss_nats"] == pytest.approx(alone.metrics["val/loss_nats"], rel=1e-5)
     # Adam divides by the size of a gradient, so one that is all but zero has a sign by chance.
-    to_gpt2_state = alone.weights()
-    distance = sum((weight - to_gpt2_state[key]).norm() ** 2 for key, weight in run.weights().items()) ** 0.5
-    assert distance < 1e-2 * sum(weight.norm() ** 2 for weight in to_gpt2_state.values()) ** 0.5
+    expected = alone.weights()
+    distance = sum((weight - expected[key]).norm() ** 2 for key, weight in run.weights().items()) ** 0.5
+    assert distance < 1e-2 * sum(weight.norm() ** 2 for weight in expected.values()) ** 0.5
 
 
 @pytest.fixture(scope="module")

@@ -101,8 +101,8 @@ class Run:
 
     def equals(self, other: "Run") -> bool:
         """Whether both ended in the same weights, bit for bit."""
-        mine, to_gpt2_state = self.weights(), other.weights()
-        return mine.keys() == to_gpt2_state.keys() and all(torch.equal(mine[key], to_gpt2_state[key]) for key in mine)
+        mine, others = self.weights(), other.weights()
+        return mine.keys() == others.keys() and all(torch.equal(mine[key], others[key]) for key in mine)
 
 
 @dataclass(frozen=True)

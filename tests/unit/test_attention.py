@@ -261,8 +261,8 @@ def test_the_map_of_a_layer_is_of_what_that_layer_reads(family: str) -> None:
     expected = [block.look(*given, source=options["source"]) for block, given, options in reads]
     maps = model.attention_maps(*inputs)
     assert len(maps) == len(expected) == TINY.n_layers
-    for ours, to_gpt2_state in zip(maps, expected, strict=True):
-        torch.testing.assert_close(ours, AttentionMap(*(part[:, :, -5:] for part in to_gpt2_state)))
+    for ours, reference in zip(maps, expected, strict=True):
+        torch.testing.assert_close(ours, AttentionMap(*(part[:, :, -5:] for part in reference)))
 
 
 class SoftmaxIsForbidden(TorchDispatchMode):

@@ -242,10 +242,10 @@ def test_nanogpt_experiments_have_the_published_numbers(experiment: str, compose
 
 @pytest.mark.parametrize(("experiment", "n_symbols"), [("speedrun_char_cpu", 65), ("speedrun_bpe_cpu", 50_257)])
 def test_speedruns_keep_to_the_budget_of_nanogpts_cpu_recipe(experiment: str, n_symbols: int, compose: Compose) -> None:
-    ours, to_gpt2_state = compose(f"experiment={experiment}"), compose("experiment=nanogpt_shakespeare_char_cpu")
-    assert n_parameters(ours, n_symbols) <= n_parameters(to_gpt2_state, n_symbols)
-    assert ours.training.max_steps == to_gpt2_state.training.max_steps == 2000
-    assert tokens_per_step(ours) == tokens_per_step(to_gpt2_state) == 768
+    ours, nanogpt = compose(f"experiment={experiment}"), compose("experiment=nanogpt_shakespeare_char_cpu")
+    assert n_parameters(ours, n_symbols) <= n_parameters(nanogpt, n_symbols)
+    assert ours.training.max_steps == nanogpt.training.max_steps == 2000
+    assert tokens_per_step(ours) == tokens_per_step(nanogpt) == 768
 
 
 def n_parameters(config: RunConfig, n_symbols: int) -> int:

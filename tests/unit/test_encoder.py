@@ -126,9 +126,9 @@ def test_the_same_weights_are_an_encoder_or_a_decoder_by_what_they_see() -> None
     """The last position of a decoder sees all, as every position of an encoder of one layer does."""
     encoder, decoder, tokens = build(Encoder, n_layers=1), build(GPT, n_layers=1), random_tokens(2, 9)
     decoder.load_state_dict(encoder.state_dict())
-    ours, to_gpt2_state = encoder(tokens), decoder(tokens)
-    torch.testing.assert_close(ours[:, -1], to_gpt2_state[:, -1])
-    assert differs(ours, to_gpt2_state)[:, :-1].all()
+    ours, from_decoder = encoder(tokens), decoder(tokens)
+    torch.testing.assert_close(ours[:, -1], from_decoder[:, -1])
+    assert differs(ours, from_decoder)[:, :-1].all()
 
 
 @pytest.mark.parametrize("tie_weights", [True, False])

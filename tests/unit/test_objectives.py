@@ -48,10 +48,10 @@ def test_the_chunked_loss_and_gradients_are_those_of_cross_entropy(
     loss = factor * ChunkedCrossEntropy.apply(hidden, weight, targets)[0]
     expected = factor * F.cross_entropy(hidden @ weight.T, targets)
     torch.testing.assert_close(loss, expected)
-    for ours, to_gpt2_state in zip(
+    for ours, reference in zip(
         torch.autograd.grad(loss, (hidden, weight)), torch.autograd.grad(expected, (hidden, weight)), strict=True
     ):
-        torch.testing.assert_close(ours, to_gpt2_state)
+        torch.testing.assert_close(ours, reference)
 
 
 def test_the_chunked_loss_refuses_to_be_differentiated_twice() -> None:

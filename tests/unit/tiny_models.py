@@ -59,9 +59,9 @@ def with_another_token(tokens: Tensor, place: int, shift: int = 1) -> Tensor:
     return other
 
 
-def differs(ours: Tensor, to_gpt2_state: Tensor) -> Tensor:
+def differs(ours: Tensor, theirs: Tensor) -> Tensor:
     """(B, T, D) twice -> (B, T): where two outputs are not the same."""
-    return ~torch.isclose(ours, to_gpt2_state).all(dim=-1)
+    return ~torch.isclose(ours, theirs).all(dim=-1)
 
 
 CPU = Device(accelerator="cpu", precision="32-true", name="CPU")

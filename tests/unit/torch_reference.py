@@ -84,8 +84,8 @@ class TorchStack(nn.Module):
         """Those of a block as those of torch's layer, which keeps q, k and v of a cross-attention in one."""
         renamed = {}
         for name, value in tensors.items():
-            for ours, to_gpt2_state in (*NAMES, ("feed_forward_norm", "norm3" if self.is_crossed else "norm2")):
-                name = name.replace(ours, to_gpt2_state)
+            for ours, reference in (*NAMES, ("feed_forward_norm", "norm3" if self.is_crossed else "norm2")):
+                name = name.replace(ours, reference)
             renamed[name] = value
         for kind in ("weight", "bias"):
             parts = [f"multihead_attn.{part}_projection.{kind}" for part in ("q", "kv")]
@@ -95,17 +95,17 @@ class TorchStack(nn.Module):
 
     def assert_gradients_of(self, stack: Transformer) -> None:
         """The stack's gradients are those here, for every weight."""
-        ours, to_gpt2_state = (
+        ours, reference = (
             {"positions": stack.positional_encoding.embedding.weight.grad},
             {"positions": self.positions.grad},
         )
         ours |= gradients_of(stack.final_norm, "norm")
-        to_gpt2_state |= gradients_of(self.norm, "norm")
+        reference |= gradients_of(self.norm, "norm")
         for index, (block, layer) in enumerate(zip(stack.blocks, self.layers, strict=True)):
             ours |= {f"{index}.{name}": value for name, value in self.in_torchs_names(gradients_of(block)).items()}
-            to_gpt2_state |= gradients_of(layer, str(index))
+            reference |= gradients_of(layer, str(index))
         assert None not in ours.values()
-        torch.testing.assert_close(ours, to_gpt2_state, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(stack.token_embedding.weight.grad, self.symbols.grad, rtol=1e-9, atol=1e-9)
 
 
