@@ -17,7 +17,7 @@ from folio.cli.corpus import check_data, prepared_data
 from folio.cli.errors import one_line_errors
 from folio.cli.resume import check_same_experiment, check_same_text, requeued_config, resumed_config
 from folio.config.checks import settle_vocabulary
-from folio.distributed.environment import leave_words_to_the_first
+from folio.distributed.environment import silence_nonzero_ranks
 from folio.runs.folders import find_run, missing_to_go_on, new_run_folder
 from folio.runs.requeue import remember_job, requeued_run
 from folio.sweeps.manifest import keys_of, varied_keys
@@ -67,7 +67,7 @@ def main(cfg: DictConfig) -> float | None:
     distributed = init_distributed(rank_info, device.accelerator)
     folder = distributed.broadcast(lambda: resumed or job or new_run_folder(output_dir, config.run_name))
     remember_job(output_dir, folder)
-    context = build_context(config, data, device, folder, resumed is not None, origin, distributed.size)
+    context = build_context(config, data, device, folder, resumed is not None, origin, distributed.world_size)
     loss = run(context, data, partial(prepared_data, config), distributed)
     distributed.destroy()
     return loss
@@ -77,7 +77,7 @@ def main(cfg: DictConfig) -> float | None:
 @one_line_errors
 def start() -> None:
     """Hydra reads sys.argv: the command as typed, or the one that it stands for."""
-    leave_words_to_the_first()
+    silence_nonzero_ranks()
     sys.argv[1:] = whole_command(sys.argv[1:])
     main()
 

@@ -24,7 +24,7 @@ from folio.config.run import RunConfig
 from folio.data.prepared import PreparedData
 from folio.models.gpt2_format import PREFIX, gpt2_config_json, weights_of
 from folio.models.transformer_config import TransformerConfig
-from folio.optim.optimizers import decay_groups
+from folio.optim.optimizers import param_groups
 from folio.runtime.errors import FolioError
 
 LOG_EVERY_STEPS = 10
@@ -105,7 +105,7 @@ class HuggingFaceLoop(Loop):
             self.model.compile()
         adam = adam_of(config)
         self.optimizer = torch.optim.AdamW(
-            decay_groups(self.model, adam.weight_decay),
+            param_groups(self.model, adam.weight_decay),
             lr=adam.learning_rate,
             betas=(adam.betas[0], adam.betas[1]),
             eps=adam.eps,

@@ -103,13 +103,13 @@ def main(
             check_request(config, beside, *start, stop=stop or [], window=window, longest=last_position(config))
 
     with lasting_imports():  # only now torch, whose import takes seconds
-        from folio.distributed.devices import named_device
+        from folio.distributed.devices import device_from_name
         from folio.generation.generate import generate
         from folio.models.cpu_linear import lay_out_by_input
         from folio.models.quantization import quantize_int8
         from folio.runs.checkpoints import load_trained
 
-    trained = load_trained(path, named_device(device))
+    trained = load_trained(path, device_from_name(device))
     if beside is not None and beside.state() != trained.tokenizer.state():
         raise FolioError(
             f"{tokenizer_file(path)} is not the tokenizer that {path} was trained with; move it away: the checkpoint "

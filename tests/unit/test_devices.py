@@ -7,7 +7,7 @@ import torch
 
 from folio.config.run import ConfigError
 from folio.config.trainer import TrainerConfig
-from folio.distributed.devices import check_devices, named_device, resolve_device, split_threads
+from folio.distributed.devices import check_devices, device_from_name, resolve_device, split_threads
 
 Machine = Callable[..., None]
 
@@ -96,13 +96,13 @@ def test_autocast_computes_in_the_precision_of_training(precision: str, dtype: t
 
 def test_names_of_devices_become_torchs(machine: Machine) -> None:
     machine(gpu=True, mps=True)
-    assert [named_device(name).type for name in ("auto", "gpu", "mps", "cpu")] == ["cuda", "cuda", "mps", "cpu"]
+    assert [device_from_name(name).type for name in ("auto", "gpu", "mps", "cpu")] == ["cuda", "cuda", "mps", "cpu"]
     assert resolve_device(trainer("gpu")).torch_device.type == "cuda"
 
 
 def test_an_unknown_device_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="device=cuda is not one of auto, cpu, gpu, mps"):
-        named_device("cuda")
+        device_from_name("cuda")
 
 
 def test_more_devices_than_there_are_is_one_line(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ from folio.objectives.evaluation import (
     token_sums,
 )
 from folio.objectives.losses import batch_loss
-from folio.objectives.objective import PartValidation, Validation
+from folio.objectives.objective import Validation, ValidationPart
 
 VOCAB_SIZE, CONTEXT = 17, 8
 CPU = torch.device("cpu")
@@ -185,7 +185,7 @@ def test_evaluation_leaves_no_gradients(model: GPT, split: np.ndarray) -> None:
 
 def test_a_masked_lm_is_measured_beside_its_baseline_and_without_bits_per_byte(split: np.ndarray) -> None:
     model, baseline = lively(family="encoder"), {"unigram_loss_nats": 2.5, "unigram_accuracy": 0.1}
-    metrics = measure(model, Validation(None, (PartValidation("", None, lines_of(split, 4), None),), baseline), CPU)
+    metrics = measure(model, Validation(None, (ValidationPart("", None, lines_of(split, 4), None),), baseline), CPU)
     assert metrics.keys() == {"loss_nats", "perplexity", "accuracy", *baseline}
     assert metrics.items() >= baseline.items()
     (batch,) = lines_of(split, 100)
@@ -199,7 +199,7 @@ def test_a_prefix_lm_is_measured_with_its_own_prefixes_and_with_those_of_others(
 ) -> None:
     model, info = lively(family="encoder_decoder", conditioning=conditioning), info_of(n_tokens=47, n_bytes=94)
     right, shuffled = (prefixed_of(split, 2, shuffled) for shuffled in (False, True))
-    metrics = measure(model, Validation(info, (PartValidation("", info, right, shuffled),), {}), CPU)
+    metrics = measure(model, Validation(info, (ValidationPart("", info, right, shuffled),), {}), CPU)
     assert metrics.keys() == {"loss_nats", "perplexity", "bits_per_byte", "accuracy", "shuffled_prefix_loss_nats"}
     for name, is_shuffled in (("loss_nats", False), ("shuffled_prefix_loss_nats", True)):
         (batch,) = prefixed_of(split, 100, is_shuffled)

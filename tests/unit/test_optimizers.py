@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from folio.config.optimizer import AdamConfig, SGDConfig
 from folio.models import GPT, GPTConfig
-from folio.optim.optimizers import build_optimizer, decay_groups
+from folio.optim.optimizers import build_optimizer, param_groups
 
 LEARNING_RATE, DECAY, BETAS, EPS, MOMENTUM = 0.05, 0.3, (0.8, 0.95), 1e-3, 0.9
 TINY = GPTConfig(vocab_size=13, context_length=8, n_layers=2, n_heads=2, d_model=6)
@@ -108,11 +108,11 @@ def test_each_parameter_is_in_one_group_and_only_matrices_decay(tie_weights: boo
 def test_frozen_parameters_are_in_no_group() -> None:
     model = GPT(TINY)
     model.token_embedding.requires_grad_(False)
-    grouped = [parameter for group in decay_groups(model, DECAY) for parameter in group["params"]]
+    grouped = [parameter for group in param_groups(model, DECAY) for parameter in group["params"]]
     assert not any(parameter is model.token_embedding.weight for parameter in grouped)
     assert len(grouped) == len(list(model.parameters())) - 1
 
 
 def test_a_model_of_matrices_alone_has_one_group() -> None:
-    (group,) = decay_groups(nn.Linear(3, 2, bias=False), DECAY)
+    (group,) = param_groups(nn.Linear(3, 2, bias=False), DECAY)
     assert group["weight_decay"] == DECAY

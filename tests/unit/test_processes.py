@@ -18,7 +18,7 @@ from folio.data.batch import IGNORE_INDEX
 from folio.data.loaders import validation_loader
 from folio.data.windows import TrainingBatches, TrainingWindows, ValidationWindows
 from folio.distributed.context import DistributedContext
-from folio.distributed.environment import RankInfo, check_processes, rank_from_environment
+from folio.distributed.environment import SINGLE_RANK, RankInfo, check_processes, rank_from_environment
 from folio.distributed.strategies import build_strategy
 from folio.models import GPTConfig, build_model
 from folio.models.blocks import Block
@@ -49,14 +49,14 @@ def trainer(**changes: Any) -> TrainerConfig:
 def test_the_environment_tells_who_is_which() -> None:
     assert rank_from_environment(TORCHRUN) == RankInfo(5, 8, 1, 4, "torchrun")
     assert rank_from_environment(SRUN) == RankInfo(5, 8, 1, 4, "srun")
-    assert rank_from_environment({}) is None
-    assert rank_from_environment(TORCHRUN | {"WORLD_SIZE": "1"}) is None
+    assert rank_from_environment({}) == SINGLE_RANK
+    assert rank_from_environment(TORCHRUN | {"WORLD_SIZE": "1"}) == SINGLE_RANK
 
 
 def test_a_batch_script_of_slurm_is_one_process_and_so_is_an_interactive_one() -> None:
     script = {name: value for name, value in SRUN.items() if name != "SLURM_STEP_ID"}
-    assert rank_from_environment(script) is None
-    assert rank_from_environment(SRUN | {"SLURM_JOB_NAME": "interactive"}) is None
+    assert rank_from_environment(script) == SINGLE_RANK
+    assert rank_from_environment(SRUN | {"SLURM_JOB_NAME": "interactive"}) == SINGLE_RANK
 
 
 def test_tasks_of_slurm_that_could_not_find_their_devices_are_refused() -> None:
@@ -68,11 +68,11 @@ def test_tasks_of_slurm_that_could_not_find_their_devices_are_refused() -> None:
 def test_as_many_processes_as_the_config_says_or_none() -> None:
     rank_info = RankInfo(5, 8, 1, 4, "torchrun")
     check_processes(trainer(devices=4, num_nodes=2), rank_info)
-    check_processes(trainer(devices=4), None)
+    check_processes(trainer(devices=4), SINGLE_RANK)
     with pytest.raises(ConfigError, match=r"torchrun has started 8 .* add trainer.devices=4 trainer.num_nodes=2$"):
         check_processes(trainer(devices=8), rank_info)
-    with pytest.raises(ConfigError, match=r"trainer.num_nodes=2: nobody .* torchrun --nnodes 2 --nproc-per-node 4"):
-        check_processes(trainer(devices=4, num_nodes=2), None)
+    with pytest.raises(ConfigError, match=r"trainer.num_nodes=2: train.py .* torchrun --nnodes 2 --nproc-per-node 4"):
+        check_processes(trainer(devices=4, num_nodes=2), SINGLE_RANK)
 
 
 @pytest.mark.parametrize("order", ["random", "shuffled"])
@@ -111,7 +111,7 @@ def test_validation_counts_each_target_once_over_all_processes_with_as_many_batc
 def test_alone_nothing_is_sent() -> None:
     distributed, values = DistributedContext(), torch.tensor([1.0, 2.0])
     assert distributed.all_reduce_sum(values) is values
-    assert (distributed.rank, distributed.size, distributed.is_global_zero) == (0, 1, True)
+    assert (distributed.rank, distributed.world_size, distributed.is_global_zero) == (0, 1, True)
     assert distributed.all_reduce_max(3) == 3
     assert distributed.all_gather("own") == ["own"]
     assert distributed.broadcast(lambda: "made") == "made"

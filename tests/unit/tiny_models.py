@@ -11,7 +11,7 @@ from folio.data.token_file import TokenFileInfo
 from folio.distributed.devices import Device
 from folio.models import GPT, Encoder, EncoderDecoder, TransformerConfig
 from folio.objectives.evaluation import Metrics
-from folio.objectives.objective import PartValidation, Validation
+from folio.objectives.objective import Validation, ValidationPart
 
 TINY = TransformerConfig(vocab_size=61, context_length=16, n_layers=3, n_heads=4, d_model=32)
 
@@ -70,5 +70,5 @@ CPU = Device(accelerator="cpu", precision="32-true", name="CPU")
 def validation_of(*parts: tuple[str, TokenFileInfo | None], baseline: Metrics | None = None) -> Validation:
     """A validation of corpora (name, info) whose batches a test passes to the module itself."""
     named = parts or (("", None),)
-    measured = tuple(PartValidation(name, info, DataLoader([]), None) for name, info in named)
+    measured = tuple(ValidationPart(name, info, DataLoader([]), None) for name, info in named)
     return Validation(named[0][1], measured, baseline or {})

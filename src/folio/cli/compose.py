@@ -127,11 +127,8 @@ def task_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task)
 
 
-def started_ranks(trainer: TrainerConfig) -> RankInfo | None:
-    """Where this process stands among those that torchrun or srun have started; None where it was started alone.
-
-    Raises: ConfigError where they are not those that the config asks for.
-    """
+def started_ranks(trainer: TrainerConfig) -> RankInfo:
+    """Return the rank of this process. Raises: ConfigError if torchrun or srun started other processes than asked."""
     rank_info = rank_from_environment()
     check_processes(trainer, rank_info)
     return rank_info

@@ -1,4 +1,4 @@
-"""The processes that train one model together, and what they tell each other beside gradients. No lightning here."""
+"""Communication between the processes of a run, apart from gradients. Imports no lightning."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -8,102 +8,115 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from folio.distributed.environment import RankInfo
+from folio.distributed.environment import SINGLE_RANK, RankInfo
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(minutes=30)
-"""How long a process waits for another that lives and is silent: while the first writes a checkpoint, or a sample.
-One that died is noticed in seconds, by the connection that ends and by whoever started the processes."""
+TIMEOUT = timedelta(minutes=30)
+"""How long a process waits for one that is alive but silent, for example while rank 0 writes a checkpoint or a sample.
+A process that died is noticed within seconds, by its closed connection and by the launcher."""
 
 
 class DistributedContext:
-    """All processes of a run, seen from one of them. Alone, each answer is one's own, and nothing is sent.
+    """The processes of a run, as one of them sees them.
 
-    Every method but the properties is a meeting: all processes must call it, at the same point. What is said goes
-    over gloo between main memories, so that no GPU has to be waited for.
+    Every method is a collective: all processes must call it, at the same point. In a single process it returns its own
+    value and communicates nothing. Values travel over gloo between main memories, so no process waits for a GPU.
     """
 
-    def __init__(self, rank_info: RankInfo | None = None, group: dist.ProcessGroup | None = None) -> None:
+    def __init__(self, rank_info: RankInfo = SINGLE_RANK, group: dist.ProcessGroup | None = None) -> None:
         self.rank_info = rank_info
         self._group = group
 
     @property
-    def size(self) -> int:
-        return self.rank_info.size if self.rank_info else 1
+    def rank(self) -> int:
+        return self.rank_info.rank
 
     @property
-    def rank(self) -> int:
-        return self.rank_info.rank if self.rank_info else 0
+    def world_size(self) -> int:
+        return self.rank_info.world_size
 
     @property
     def is_global_zero(self) -> bool:
-        """Whether this process writes for all."""
-        return self.rank == 0
+        """Whether this process writes files and prints."""
+        return self.rank_info.is_global_zero
 
     def all_reduce_sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes, in float64: added up in the order of the ranks, so that it is the same bits in
-        each. Shapes: any."""
-        if self.size == 1:
+        """Return the sum over all processes, in float64. Shapes: any.
+
+        Added up in the order of the ranks, so that every process gets the same bits.
+        """
+        if self.world_size == 1:
             return values
-        mine = values.detach().cpu().double().contiguous()
-        parts = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(parts, mine, group=self._group)
-        return torch.stack(parts).sum(dim=0)
+        own = values.detach().cpu().double().contiguous()
+        gathered = [torch.empty_like(own) for _ in range(self.world_size)]
+        dist.all_gather(gathered, own, group=self._group)
+        return torch.stack(gathered).sum(dim=0)
 
     def all_reduce_max(self, number: int) -> int:
-        """Of the numbers that the processes bring."""
-        if self.size == 1:
+        """Return the largest number that a process passes."""
+        if self.world_size == 1:
             return number
         tensor = torch.tensor([number])
         dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self._group)
         return int(tensor.item())
 
-    def all_ranks(self, flag: bool) -> bool:
-        """Whether it holds in each."""
+    def all_true(self, flag: bool) -> bool:
+        """Return whether every process passes True."""
         return self.all_reduce_max(int(not flag)) == 0
 
     def all_gather(self, value: T) -> list[T]:
-        """What each brings, in the order of the ranks."""
-        if self.size == 1:
+        """Return the values of all processes, in the order of their ranks."""
+        if self.world_size == 1:
             return [value]
-        values: list[Any] = [None] * self.size
+        values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value, group=self._group)
         return values
 
-    def broadcast(self, make: Callable[[], T]) -> T:
-        """What the first makes, for all. Raises: in the first what `make` does, and SystemExit in the others."""
-        if self.size == 1:
-            return make()
+    def broadcast(self, function: Callable[[], T]) -> T:
+        """Call `function` on rank 0, and return its result on every rank.
+
+        Raises: what `function` raises on rank 0, and then SystemExit on the others.
+        """
+        if self.world_size == 1:
+            return function()
         message: list[Any] = [None]
         if self.is_global_zero:
             try:
-                message = [("made", make())]
+                message = [(function(),)]
             except BaseException:
                 dist.broadcast_object_list([None], src=0, group=self._group)
                 raise
         dist.broadcast_object_list(message, src=0, group=self._group)
         if message[0] is None:
             raise SystemExit(2)
-        return message[0][1]
+        return message[0][0]
 
     def destroy(self) -> None:
-        """Close the connections, at the end of a run that all have reached."""
-        if self.size > 1:
+        """Close the connections, once all processes have reached the end of the run."""
+        if self.world_size > 1:
             dist.destroy_process_group()
 
 
 SINGLE_PROCESS = DistributedContext()
-"""The context of a process that trains alone: every collective returns its own value."""
+"""The context of a process that trains alone."""
 
 
 def init_process_group(rank_info: RankInfo, accelerator: str) -> DistributedContext:
-    """Meet the others at MASTER_ADDR and MASTER_PORT: gradients go over nccl between GPUs, over gloo between CPUs."""
+    """Connect to the other processes, by way of MASTER_ADDR and MASTER_PORT.
+
+    Gradients travel over nccl between GPUs and over gloo between CPUs.
+    """
     device = None
     if accelerator == "gpu":
         device = torch.device("cuda", rank_info.local_rank)
         torch.cuda.set_device(device)
-    backend = "gloo" if device is None else "nccl"
-    dist.init_process_group(backend, rank=rank_info.rank, world_size=rank_info.size, timeout=PATIENCE, device_id=device)
-    group = None if device is None else dist.new_group(backend="gloo", timeout=PATIENCE)
+    dist.init_process_group(
+        "gloo" if device is None else "nccl",
+        rank=rank_info.rank,
+        world_size=rank_info.world_size,
+        timeout=TIMEOUT,
+        device_id=device,
+    )
+    group = None if device is None else dist.new_group(backend="gloo", timeout=TIMEOUT)
     return DistributedContext(rank_info, group)

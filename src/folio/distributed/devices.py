@@ -91,7 +91,7 @@ def check_devices(config: TrainerConfig, accelerator: str) -> None:
         raise ConfigError("trainer.strategy=fsdp: it needs GPUs, and this machine has none; use trainer=ddp_cpu")
 
 
-def named_device(name: str) -> torch.device:
+def device_from_name(name: str) -> torch.device:
     """The torch device of auto, cpu, gpu or mps. Raises: ConfigError."""
     if name not in ACCELERATORS:
         raise ConfigError(f"device={name} is not one of {', '.join(ACCELERATORS)}")

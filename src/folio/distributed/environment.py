@@ -1,7 +1,7 @@
-"""Who started the processes of a run, and how many there are. Imports nothing that takes time.
+"""Which of a run's processes this one is, and what started them. Imports nothing slow.
 
-`python train.py trainer=ddp` starts them itself (`folio.distributed.launcher`); torchrun and SLURM's srun start one
-`train.py` for each device, and say in the environment which is which.
+`python train.py trainer=ddp` starts its processes itself (`folio.distributed.launcher`). torchrun and SLURM's srun
+start one `train.py` per device and tell each its rank in environment variables.
 """
 
 import os
@@ -13,78 +13,87 @@ from typing import Literal
 from folio.config.run import ConfigError
 from folio.config.trainer import TrainerConfig
 
-Starter = Literal["train.py", "torchrun", "srun"]
+Launcher = Literal["train.py", "torchrun", "srun"]
 
 
 @dataclass(frozen=True)
 class RankInfo:
-    """Where a process stands among those that train one model together."""
+    """The rank of a process among those that train one model together."""
 
     rank: int
-    size: int
+    world_size: int
     local_rank: int
-    """On its machine."""
-    local_size: int
-    started_by: Starter
+    """Rank among the processes of this machine."""
+    local_world_size: int
+    """Number of processes on this machine."""
+    started_by: Launcher
 
     @property
     def is_global_zero(self) -> bool:
         return self.rank == 0
 
 
-def rank_from_environment(environment: Mapping[str, str] = os.environ) -> RankInfo | None:
-    """The place that torchrun or srun gave this process; None where it was started alone.
+SINGLE_RANK = RankInfo(rank=0, world_size=1, local_rank=0, local_world_size=1, started_by="train.py")
+"""A process that was started alone. It may start others."""
 
-    A batch script of SLURM has its variables as well, yet is one process: only what srun starts has a step.
+
+def rank_from_environment(environment: Mapping[str, str] = os.environ) -> RankInfo:
+    """Return the rank that torchrun or srun gave this process; SINGLE_RANK if neither started it.
+
+    A SLURM batch script has SLURM's variables too, but is a single process: only srun's processes belong to a step.
+
+    Raises: ConfigError if srun did not say how many processes there are per machine.
     """
     if "TORCHELASTIC_RUN_ID" in environment:
-        starter: Starter = "torchrun"
+        launcher: Launcher = "torchrun"
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     elif "SLURM_STEP_ID" in environment and environment.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
-        starter = "srun"
+        launcher = "srun"
         names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE")
     else:
-        return None
-    rank, size, local_rank, local_size = (environment.get(name, "1") for name in names)
-    if int(size) == 1:
-        return None
-    if starter == "srun" and names[-1] not in environment:
-        raise ConfigError(f"srun started {size} tasks without --ntasks-per-node; add it, so that each finds its device")
-    return RankInfo(int(rank), int(size), int(local_rank), int(local_size), starter)
+        return SINGLE_RANK
+    rank, world_size, local_rank, local_world_size = (environment.get(name, "1") for name in names)
+    if int(world_size) == 1:
+        return SINGLE_RANK
+    if launcher == "srun" and names[-1] not in environment:
+        raise ConfigError(
+            f"srun started {world_size} tasks without --ntasks-per-node; add it, so that each task finds its device"
+        )
+    return RankInfo(int(rank), int(world_size), int(local_rank), int(local_world_size), launcher)
 
 
-def check_processes(trainer: TrainerConfig, rank_info: RankInfo | None) -> None:
-    """Whether as many processes were started as the config asks for. Raises: ConfigError."""
-    asked = f"trainer.devices={trainer.devices} trainer.num_nodes={trainer.num_nodes}"
-    if rank_info is None:
+def check_processes(trainer: TrainerConfig, rank_info: RankInfo) -> None:
+    """Raises: ConfigError if the number of processes is not the one that the config asks for."""
+    if rank_info.started_by == "train.py":
         if trainer.num_nodes > 1:
             raise ConfigError(
-                f"trainer.num_nodes={trainer.num_nodes}: nobody has started processes on the other machines; run "
+                f"trainer.num_nodes={trainer.num_nodes}: train.py cannot start processes on other machines; run "
                 f"torchrun --nnodes {trainer.num_nodes} --nproc-per-node {trainer.devices} train.py ..., or srun "
-                "python train.py ... in a job of SLURM"
+                "python train.py ... in a SLURM job"
             )
         return
-    n_nodes = max(1, rank_info.size // rank_info.local_size)
-    if (rank_info.local_size, n_nodes) != (trainer.devices, trainer.num_nodes):
+    num_nodes = max(1, rank_info.world_size // rank_info.local_world_size)
+    if (rank_info.local_world_size, num_nodes) != (trainer.devices, trainer.num_nodes):
         raise ConfigError(
-            f"{asked}: {rank_info.started_by} has started {rank_info.size} processes, {rank_info.local_size} on each "
-            f"machine; add trainer.devices={rank_info.local_size} trainer.num_nodes={n_nodes}"
+            f"trainer.devices={trainer.devices} trainer.num_nodes={trainer.num_nodes}: {rank_info.started_by} has "
+            f"started {rank_info.world_size} processes, {rank_info.local_world_size} on each machine; add "
+            f"trainer.devices={rank_info.local_world_size} trainer.num_nodes={num_nodes}"
         )
 
 
-def leave_words_to_the_first() -> None:
-    """Keep the other processes that torchrun or srun started from saying everything once more; errors are heard."""
+def silence_nonzero_ranks() -> None:
+    """Silence the standard output of all ranks but 0, so that each line is printed once. Errors are still printed."""
     try:
         rank_info = rank_from_environment()
     except (ConfigError, ValueError):
-        return  # told where the config is checked
-    if rank_info is not None and not rank_info.is_global_zero:
-        silence()
+        return  # reported when the config is checked
+    if not rank_info.is_global_zero:
+        silence_stdout()
 
 
-def silence() -> None:
-    """Let standard output end here, also that of libraries written in C."""
+def silence_stdout() -> None:
+    """Discard everything written to standard output from now on, also by libraries written in C."""
     sys.stdout.flush()
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.close(nowhere)
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)
+    os.close(devnull)

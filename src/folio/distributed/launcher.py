@@ -28,7 +28,7 @@ from torch.multiprocessing.spawn import start_processes
 
 from folio.distributed.context import DistributedContext
 from folio.distributed.devices import Device
-from folio.distributed.environment import RankInfo, silence
+from folio.distributed.environment import RankInfo, silence_stdout
 from folio.distributed.strategies import init_distributed
 from folio.runtime.errors import FolioError
 from folio.runtime.numbered_lines import NumberedLines, number_of_job
@@ -79,7 +79,7 @@ def train_in_processes(group: ProcessGroup) -> float | None:
     Raises: SystemExit with 128 + n if signal n stopped the run; Interrupted if a second signal did; FolioError for
     what the user can fix; RankDied if a process was killed; RuntimeError with its traceback if one failed.
     """
-    return Launcher(replace(group, job_number=number_of_job(sys.stdout), port=free_port())).outcome()
+    return Launcher(replace(group, job_number=number_of_job(sys.stdout), port=find_free_network_port())).outcome()
 
 
 class Launcher:
@@ -198,7 +198,7 @@ def _run_rank(rank: int, group: ProcessGroup, stop_signal: Any, senders: list[Co
     """Run one process of the group."""
     threading.Thread(target=_exit_with_parent, daemon=True, name="exit-with-parent").start()
     if rank > 0:
-        silence()
+        silence_stdout()
     if group.job_number is not None:
         sys.stdout = NumberedLines(sys.stdout, group.job_number)
         sys.stderr = NumberedLines(sys.stderr, group.job_number)
@@ -225,7 +225,7 @@ def _outcome(rank: int, group: ProcessGroup, stop_requested: StopRequested) -> O
         "MASTER_PORT": str(group.port),
         "LOCAL_RANK": str(rank),
         "NODE_RANK": "0",
-        "WORLD_SIZE": str(rank_info.size),
+        "WORLD_SIZE": str(rank_info.world_size),
     }
     try:
         distributed = init_distributed(rank_info, group.device.accelerator)
@@ -239,8 +239,3 @@ def _outcome(rank: int, group: ProcessGroup, stop_requested: StopRequested) -> O
         return Outcome("refused", str(error))
     except Exception:
         return Outcome("failed", traceback.format_exc()[-MAX_TRACEBACK_CHARACTERS:])
-
-
-def free_port() -> int:
-    """Return a port on which no process listens at the moment."""
-    return int(find_free_network_port())

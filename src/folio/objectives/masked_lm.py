@@ -9,7 +9,7 @@ from folio.data.mixture import Mixture
 from folio.data.prepared import TokenSplit
 from folio.data.token_file import TokenFileInfo
 from folio.data.tokenizers.registry import line_breaks
-from folio.objectives.objective import Indexed, Objective, PartValidation, Validation
+from folio.objectives.objective import Indexed, Objective, Validation, ValidationPart
 
 
 class MaskedLM(Objective):
@@ -28,11 +28,11 @@ class MaskedLM(Objective):
     def validation(self, split: TokenSplit) -> Validation:
         names, splits = zip(*self._parts_of(split), strict=True)
         lines = [MaskedValidationLines(self._lines(part), self._masking()) for part in splits]
-        parts = (PartValidation(name, None, self._loader(own), None) for name, own in zip(names, lines, strict=True))
+        parts = (ValidationPart(name, None, self._loader(own), None) for name, own in zip(names, lines, strict=True))
         baseline = unigram_baseline(self.data.train.tokens, line_breaks(self.data.tokenizer), lines)
         return Validation(None, tuple(parts), baseline)
 
-    def coding_info(self, split: TokenSplit) -> TokenFileInfo | None:
+    def bits_per_byte_info(self, split: TokenSplit) -> TokenFileInfo | None:
         return None
 
     def tokens_per_step(self) -> float:

@@ -24,12 +24,12 @@ Indexed = TrainingWindows | MaskedTrainingLines | PrefixTrainingWindows
 
 
 @dataclass(frozen=True)
-class PartValidation:
+class ValidationPart:
     """How one corpus is measured; the only one, or one of a mixture."""
 
     name: str
     info: TokenFileInfo | None
-    """Of the text, for bits per byte; see `Objective.coding_info`."""
+    """Of the text, for bits per byte; see `Objective.bits_per_byte_info`."""
     loader: DataLoader[Batch]
     shuffled_prefix: DataLoader[Batch] | None
     """The same with the prefixes of other windows; for a prefix LM."""
@@ -41,7 +41,7 @@ class Validation:
 
     info: TokenFileInfo | None
     """Of the text of all parts."""
-    parts: tuple[PartValidation, ...]
+    parts: tuple[ValidationPart, ...]
     baseline: dict[str, float]
     """What can be had without a model; for a masked LM."""
 
@@ -86,18 +86,18 @@ class Objective:
     def validation(self, split: TokenSplit) -> Validation:
         """Of one of the two splits; of many processes each has its share of the batches."""
         parts = tuple(self.part_validation(name, part) for name, part in self._parts_of(split))
-        return Validation(self.coding_info(split), parts, {})
+        return Validation(self.bits_per_byte_info(split), parts, {})
 
-    def part_validation(self, name: str, split: TokenSplit) -> PartValidation:
+    def part_validation(self, name: str, split: TokenSplit) -> ValidationPart:
         """Of that split of one corpus."""
         windows = ValidationWindows(split.tokens, self.config.model.context_length)
-        return PartValidation(name, self.coding_info(split), self._loader(windows), None)
+        return ValidationPart(name, self.bits_per_byte_info(split), self._loader(windows), None)
 
     def loss(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
         """What training makes small, and the accuracy: two scalars, means over the targets."""
         return batch_loss(model, batch)
 
-    def coding_info(self, split: TokenSplit) -> TokenFileInfo | None:
+    def bits_per_byte_info(self, split: TokenSplit) -> TokenFileInfo | None:
         """What turns a loss into bits per byte; None where the guesses of the model are no code for the text."""
         return split.info
 
@@ -106,7 +106,9 @@ class Objective:
         return self.config.training.batch_size * self.config.model.context_length
 
     def _loader(self, dataset: Dataset[Batch]) -> DataLoader[Batch]:
-        return validation_loader(dataset, self.config.sequences_at_once, self.distributed.rank, self.distributed.size)
+        return validation_loader(
+            dataset, self.config.sequences_at_once, self.distributed.rank, self.distributed.world_size
+        )
 
     def _parts_of(self, split: TokenSplit) -> list[tuple[str, TokenSplit]]:
         """The same split of each corpus, with its name; the only one has none."""

@@ -2,7 +2,7 @@
 
 from folio.data.prefixes import PrefixTrainingWindows, PrefixValidationWindows
 from folio.data.prepared import TokenSplit
-from folio.objectives.objective import Objective, PartValidation
+from folio.objectives.objective import Objective, ValidationPart
 
 
 class PrefixLM(Objective):
@@ -18,7 +18,7 @@ class PrefixLM(Objective):
             max_prefix_length=longest,
         )
 
-    def part_validation(self, name: str, split: TokenSplit) -> PartValidation:
+    def part_validation(self, name: str, split: TokenSplit) -> ValidationPart:
         shortest, longest = self.config.prefix_lengths
         right, shuffled = (
             PrefixValidationWindows(
@@ -30,7 +30,7 @@ class PrefixLM(Objective):
             )
             for shuffled in (False, True)
         )
-        return PartValidation(name, self.coding_info(split), self._loader(right), self._loader(shuffled))
+        return ValidationPart(name, self.bits_per_byte_info(split), self._loader(right), self._loader(shuffled))
 
     def tokens_per_step(self) -> float:
         return self.config.training.batch_size * (

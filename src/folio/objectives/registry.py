@@ -36,7 +36,7 @@ def training_loader(
         n_steps=training.max_steps,
         mixture=objective.mixture(dataset),
         rank=distributed.rank,
-        world_size=distributed.size,
+        world_size=distributed.world_size,
     )
     return token_loader(cast(Dataset[Batch], dataset), batches)
 

@@ -7,16 +7,16 @@ import torch
 from torch import nn
 
 from folio.config.optimizer import MuonConfig
-from folio.optim.optimizers import RATE_FACTOR, decay_groups
+from folio.optim.optimizers import LR_SCALE, param_groups
 
 
 def build_muon(model: nn.Module, config: MuonConfig, fused: bool) -> torch.optim.Optimizer:
     """Muon and AdamW over all parameters of a model."""
     matrices = block_matrices(model)
-    others = decay_groups(model, config.weight_decay, left_out=set(matrices))
+    others = param_groups(model, config.weight_decay, left_out=set(matrices))
     if config.adamw_learning_rate is not None:
         for group in others:
-            group[RATE_FACTOR] = config.adamw_learning_rate / config.learning_rate
+            group[LR_SCALE] = config.adamw_learning_rate / config.learning_rate
     return MuonWithAdamW(matrices, others, config, fused)
 
 

@@ -7,14 +7,14 @@ from torch import nn
 
 from folio.config.optimizer import AdamConfig, OptimizerConfig, SGDConfig
 
-RATE_FACTOR = "rate_factor"
+LR_SCALE = "rate_factor"
 """Key of a parameter group: what its learning rate is of the one that the schedule gives; 1 where it is not there."""
 
 WAS_MATRIX = "was_matrix"
-"""Of a parameter, as `note_matrices` found it."""
+"""Of a parameter, as `mark_matrices` found it."""
 
 
-def note_matrices(model: nn.Module) -> None:
+def mark_matrices(model: nn.Module) -> None:
     """Let `is_matrix` know after a strategy has sharded the model, which flattens parameters."""
     for parameter in model.parameters():
         setattr(parameter, WAS_MATRIX, parameter.ndim >= 2)
@@ -27,7 +27,7 @@ def is_matrix(parameter: nn.Parameter) -> bool:
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give each group of parameters its part of the schedule's rate."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group.get(RATE_FACTOR, 1.0)
+        group["lr"] = rate * group.get(LR_SCALE, 1.0)
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig, fused: bool) -> torch.optim.Optimizer:
@@ -39,19 +39,19 @@ def build_adam(model: nn.Module, config: AdamConfig, fused: bool) -> torch.optim
     """Adam or AdamW."""
     cls = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
     first, second = config.betas
-    groups = decay_groups(model, config.weight_decay)
+    groups = param_groups(model, config.weight_decay)
     return cls(groups, lr=config.learning_rate, betas=(first, second), eps=config.eps, fused=fused)
 
 
 def build_sgd(model: nn.Module, config: SGDConfig, fused: bool) -> torch.optim.Optimizer:
     """SGD with momentum."""
-    groups = decay_groups(model, config.weight_decay)
+    groups = param_groups(model, config.weight_decay)
     return torch.optim.SGD(
         groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.nesterov, fused=fused
     )
 
 
-def decay_groups(
+def param_groups(
     model: nn.Module, weight_decay: float, left_out: Collection[nn.Parameter] = ()
 ) -> list[dict[str, object]]:
     """Matrices and embeddings decay; biases and norms, which set scales and not directions, do not.

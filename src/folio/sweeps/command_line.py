@@ -80,11 +80,11 @@ def check_hydra_words(config: DictConfig) -> None:
             raise ConfigError(f"{word}: jobs are named by the values that set them apart; leave it out")
 
 
-def check_one_leader(rank_info: RankInfo | None) -> None:
+def check_one_leader(rank_info: RankInfo) -> None:
     """Raises: ConfigError where torchrun or srun has started many leaders of one sweep."""
-    if rank_info is not None:
+    if rank_info.world_size > 1:
         raise ConfigError(
-            f"-m under {rank_info.started_by}: each of its {rank_info.size} processes would run the whole sweep; "
+            f"-m under {rank_info.started_by}: each of its {rank_info.world_size} processes would run the whole sweep; "
             f"leave {rank_info.started_by} out, and each job starts its own processes"
         )
 

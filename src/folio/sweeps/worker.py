@@ -47,8 +47,7 @@ def run_job(task: Callable[[], object], folder: Path, seed: object) -> None:
 
     Raises: SystemExit with 128 + n where signal n stopped the job, except in a worker: other jobs run beside it.
     """
-    rank_info = rank_from_environment()
-    if rank_info is not None and not rank_info.is_global_zero:
+    if not rank_from_environment().is_global_zero:
         task()
         return
     sweep, name = folder.parent, folder.name

@@ -73,7 +73,7 @@ class TrainingParts:
         )
         self.data_integrity = DataIntegrity(data)
         self.throughput = Throughput(distributed)
-        self.metrics = MetricLogger(self.throughput, config.training, objective.coding_info(data.train))
+        self.metrics = MetricLogger(self.throughput, config.training, objective.bits_per_byte_info(data.train))
         samples = config.callbacks.samples.model_copy(update={"prompt": sample_prompt(config, data)})
         self.samples = SampleWriter(samples, data.tokenizer, config.seed, folder / "samples.md")
         self.checkpoints = CheckpointCallback(

@@ -21,7 +21,7 @@ from folio.models.pretrained import load_gpt2
 from folio.objectives.evaluation import Metrics, split_metrics, token_sums
 from folio.objectives.losses import batch_loss
 from folio.objectives.objective import Validation
-from folio.optim.optimizers import build_optimizer, note_matrices, set_learning_rate
+from folio.optim.optimizers import build_optimizer, mark_matrices, set_learning_rate
 from folio.optim.schedules import learning_rate
 from folio.runs import checkpoints
 from folio.runs.checkpoints import CheckpointMetadata
@@ -49,7 +49,7 @@ class LanguageModel(L.LightningModule):
         super().__init__()
         self.model = model
         self._weights = tuple(model.parameters())  # walking through the modules at each step takes longer than a norm
-        note_matrices(model)
+        mark_matrices(model)
         self.config = config
         self.distributed = distributed
         self.metadata = metadata
@@ -87,7 +87,7 @@ class LanguageModel(L.LightningModule):
     def on_train_start(self) -> None:
         # After everything that a start draws at random, so that a resumed run goes on with the same numbers.
         if self._rng_state is not None:
-            checkpoints.set_rng_state(self._rng_state, one_gpu=self.distributed.size > 1)
+            checkpoints.set_rng_state(self._rng_state, one_gpu=self.distributed.world_size > 1)
         elif self.distributed.rank >= self._n_ranks_saved and self.distributed.rank > 0:
             # All began with one seed, for the same weights; but dropout must not be the same in each process.
             torch.manual_seed(seed_of_rank(self.config.seed, self.distributed.rank, self.global_step))
@@ -147,7 +147,7 @@ class LanguageModel(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises: Diverged rather than save what no run could go on from."""
         self.gradients.check()
-        if not self.distributed.all_ranks(all_finite(self.model)):
+        if not self.distributed.all_true(all_finite(self.model)):
             raise Diverged(
                 f"after step {self.global_step} there are weights that are not finite, with learning rate "
                 f"{self.learning_rate:.3g} and gradient norm {self.gradient_norm:.3g}; lower optimizer.learning_rate"
@@ -171,8 +171,11 @@ class LanguageModel(L.LightningModule):
 
     def _of_ranks(self) -> dict[str, Any]:
         """What each process has of its own: its generators, and the sums of what it read since the last log line."""
-        own = {"rng": checkpoints.rng_state(one_gpu=self.distributed.size > 1), "train_means": self.train_means.state()}
-        if self.distributed.size == 1:
+        own = {
+            "rng": checkpoints.rng_state(one_gpu=self.distributed.world_size > 1),
+            "train_means": self.train_means.state(),
+        }
+        if self.distributed.world_size == 1:
             return own
         ranks = self.distributed.all_gather(own)
         return {**ranks[0], "train_means": mean_state([rank["train_means"] for rank in ranks]), "ranks": ranks}
@@ -183,7 +186,7 @@ class LanguageModel(L.LightningModule):
         self._n_ranks_saved, rank = len(ranks), self.distributed.rank
         self._rng_state = ranks[rank]["rng"] if rank < len(ranks) else None
         before, now = accumulation_of(saved["config"]), self.config.accumulation
-        if len(ranks) == self.distributed.size and before == now:
+        if len(ranks) == self.distributed.world_size and before == now:
             self.train_means.load_state(ranks[rank]["train_means"])
             return
         means = saved["train_means"]
@@ -251,7 +254,7 @@ class RunningMeans:
         if self._sums is None:
             return None
         loss, accuracy = (
-            self._distributed.all_reduce_sum(self._sums) / (self._count * self._distributed.size)
+            self._distributed.all_reduce_sum(self._sums) / (self._count * self._distributed.world_size)
         ).tolist()
         self._sums, self._count = self._kept = None, 0
         return loss, accuracy

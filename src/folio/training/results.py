@@ -33,7 +33,7 @@ def final_metrics(status: str, step: int, parts: TrainingParts) -> dict[str, Any
         "best_checkpoint": "checkpoints/best.ckpt" if best is not None else None,
         "seed": context.config.seed,
         "device": context.device.name,
-        "n_processes": parts.distributed.size,
+        "n_processes": parts.distributed.world_size,
         "versions": versions(),
         "git_commit": git_commit(),
     }

@@ -54,7 +54,7 @@ def run(
             log.info("dry_run=true: stopping before the first step")
             return None
         log.info(f"{'resuming' if context.resumed else 'training'} in {folder} on {context.device.name}")
-        if config.trainer.n_processes == distributed.size:
+        if config.trainer.n_processes == distributed.world_size:
             return train(context, data, distributed)
         return _train_in_processes(context, open_data)
 

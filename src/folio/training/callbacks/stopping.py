@@ -70,7 +70,9 @@ class StopOnSignal(Callback):
 
     def _receive(self, signal_number: int, frame: FrameType | None) -> None:
         if self.received is not None:
-            if self.distributed.size > 1:  # torchrun and srun repeat a signal, and know harder ways to end a process
+            if (
+                self.distributed.world_size > 1
+            ):  # torchrun and srun repeat a signal, and know harder ways to end a process
                 return
             raise Interrupted(signal_number, at_once=True)
         self.received = signal_number

@@ -33,7 +33,7 @@ class Throughput(Callback):
     @property
     def n_tokens(self) -> int:
         """That training has read, over all processes and all parts of the run; padding is none of them."""
-        return self._counted + self.distributed.size * self._own
+        return self._counted + self.distributed.world_size * self._own
 
     def sync_counts(self) -> None:
         """Make `n_tokens` exact. All processes must call it at the same point."""
