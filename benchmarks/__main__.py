@@ -13,10 +13,10 @@ import typer
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from benchmarks.contenders import choose_peers
+from benchmarks.contenders.selection import choose_peers
 from benchmarks.options import Options, Progress
-from benchmarks.quality import CONTESTS, measure_quality
-from benchmarks.results import Report
+from benchmarks.parts.quality import CONTESTS, measure_quality
+from benchmarks.report.results import Report
 from benchmarks.workloads import SAME_FUNCTION, WORKS, Work
 from folio.cli.compose import validate
 from folio.cli.corpus import prepared_data
@@ -136,13 +136,13 @@ def check_overrides(overrides: Sequence[str], works: Sequence[str]) -> None:
 def present(report: Report, output: Path | None, plots: Path | None) -> None:
     """Print the tables, and write the files that were asked for."""
     # Only now what takes long to import.
-    from benchmarks.tables import print_report
+    from benchmarks.report.tables import print_report
 
     print_report(report, Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH))
     if output is not None:
         output.write_text(report.to_json(), encoding="utf-8")
     if plots is not None:
-        from benchmarks.plots import write_plots
+        from benchmarks.report.plots import write_plots
 
         print(*write_plots(report, plots), sep="\n")
 
@@ -153,11 +153,12 @@ def measure(
     """All parts, one after the other, into the report."""
     import torch
 
-    from benchmarks import machine, micro
-    from benchmarks.generation import measure_generation
-    from benchmarks.scaling import measure_scaling
-    from benchmarks.startup import measure_startup
-    from benchmarks.steps import measure_works
+    from benchmarks.parts import hardware as machine
+    from benchmarks.parts import operations as micro
+    from benchmarks.parts.generation import measure_generation
+    from benchmarks.parts.scaling import measure_scaling
+    from benchmarks.parts.startup import measure_startup
+    from benchmarks.parts.training import measure_works
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -171,7 +172,7 @@ def measure(
             options.say(name)
             report.series += short(options.rounds)
     if "prepare" in parts:
-        from benchmarks.preparing import measure_preparing
+        from benchmarks.parts.preparation import measure_preparing
 
         data_dir = Path(options.compose(SAME_FUNCTION).paths.data_dir)
         report.series += measure_preparing(options.rounds, data_dir, options.say)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import Peers
-from benchmarks.protocol import Spec
+from benchmarks.contenders.protocol import Spec
+from benchmarks.contenders.selection import Peers
 from folio.config.run import RunConfig, plain
 
 Compose = Callable[[Sequence[str]], RunConfig]

@@ -9,12 +9,12 @@ import pytest
 from matplotlib.image import imread
 from workspace import Workspace
 
-from benchmarks.contenders import choose_peers
+from benchmarks.contenders.process import Worker, workers
+from benchmarks.contenders.protocol import Command, Spec
+from benchmarks.contenders.selection import choose_peers
 from benchmarks.options import Options
-from benchmarks.processes import Worker, workers
-from benchmarks.protocol import Command, Spec
-from benchmarks.results import Report
-from benchmarks.steps import Contest, measure_works
+from benchmarks.parts.training import Contest, measure_works
+from benchmarks.report.results import Report
 from benchmarks.workloads import SAME_FUNCTION, WORKS
 from folio.config.run import RunConfig
 from folio.runtime.errors import FolioError

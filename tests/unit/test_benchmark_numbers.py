@@ -10,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
-from benchmarks.arithmetic import (
+from benchmarks.contenders.selection import PEERS, choose_peers
+from benchmarks.parts.scaling import exponents, write_empty_tokens
+from benchmarks.parts.training import step_ms
+from benchmarks.report.plots import FIGURES, write_plots
+from benchmarks.report.results import Report, Series, read_report
+from benchmarks.report.statistics import (
     exponent,
     first_at_most,
     largest_difference,
@@ -19,11 +24,6 @@ from benchmarks.arithmetic import (
     number,
     short_number,
 )
-from benchmarks.contenders import PEERS, choose_peers
-from benchmarks.plots import FIGURES, write_plots
-from benchmarks.results import Report, Series, read_report
-from benchmarks.scaling import exponents, write_empty_tokens
-from benchmarks.steps import step_ms
 from benchmarks.workloads import WORKS
 from folio.data.token_file import LARGEST_HASHED_BYTES, TokenFile, sidecar_path
 from folio.models import GPT, GPTConfig

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import preparing
-from benchmarks.results import Report
+from benchmarks.parts import preparation as preparing
+from benchmarks.report.results import Report
 
 
 def test_the_sides_are_timed_and_the_share_is_of_one_thread_times_the_processors(

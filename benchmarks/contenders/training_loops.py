@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.protocol import Line, Spec
-from benchmarks.step_timer import Turnstile, open_data
+from benchmarks.contenders.protocol import Line, Spec
+from benchmarks.contenders.step_timer import Turnstile, open_data
 from folio.config.run import RunConfig
 from folio.data.batch import IGNORE_INDEX, Batch
 from folio.data.prepared import PreparedData

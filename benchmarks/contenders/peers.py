@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.contenders import transformers_path
-from benchmarks.loops import Loop
-from benchmarks.protocol import Spec
+from benchmarks.contenders.protocol import Spec
+from benchmarks.contenders.selection import transformers_path
+from benchmarks.contenders.training_loops import Loop
 from folio.config.optimizer import AdamConfig
 from folio.config.run import RunConfig
 from folio.data.prepared import PreparedData

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from benchmarks.contenders import TITLES
+from benchmarks.contenders.process import Worker, scratch_folder, workers
+from benchmarks.contenders.protocol import Command
+from benchmarks.contenders.selection import TITLES
 from benchmarks.options import Options
-from benchmarks.processes import Worker, scratch_folder, workers
-from benchmarks.protocol import Command
-from benchmarks.results import Report, Series
+from benchmarks.report.results import Report, Series
 from benchmarks.workloads import WRITING
 from folio.runtime.errors import FolioError
 

@@ -17,7 +17,7 @@ class Spec:
 
     task: Literal["train", "generate"]
     side: str
-    """A key of `benchmarks.contenders.TITLES`."""
+    """A key of `benchmarks.contenders.selection.TITLES`."""
     config: dict[str, Any]
     """A whole plain RunConfig, with model.vocab_size settled."""
     folder: str

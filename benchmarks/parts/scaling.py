@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.arithmetic import exponent
+from benchmarks.contenders.process import scratch_folder, workers
+from benchmarks.contenders.protocol import Command, Spec
 from benchmarks.options import Options
-from benchmarks.processes import scratch_folder, workers
-from benchmarks.protocol import Command, Spec
-from benchmarks.results import Report, Series
+from benchmarks.report.results import Report, Series
+from benchmarks.report.statistics import exponent
 from benchmarks.workloads import SAME_FUNCTION, sizes
 from folio.config.run import RunConfig
 from folio.data.token_file import FORMAT, LARGEST_HASHED_BYTES, TokenFileInfo, sidecar_path, token_dtype

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.arithmetic import first_at_most
-from benchmarks.contenders import TITLES
+from benchmarks.contenders.process import Worker, scratch_folder, workers
+from benchmarks.contenders.protocol import Command
+from benchmarks.contenders.selection import TITLES
 from benchmarks.options import Options
-from benchmarks.processes import Worker, scratch_folder, workers
-from benchmarks.protocol import Command
-from benchmarks.results import Report, Series
+from benchmarks.report.results import Report, Series
+from benchmarks.report.statistics import first_at_most
 from folio.runtime.errors import FolioError
 
 

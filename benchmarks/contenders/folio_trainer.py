@@ -10,9 +10,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from benchmarks.loops import n_position_parameters, write_weights
-from benchmarks.protocol import Line, Spec
-from benchmarks.step_timer import Turnstile, open_data
+from benchmarks.contenders.protocol import Line, Spec
+from benchmarks.contenders.step_timer import Turnstile, open_data
+from benchmarks.contenders.training_loops import n_position_parameters, write_weights
 from folio.config.run import RunConfig
 from folio.distributed.context import SINGLE_PROCESS
 from folio.distributed.devices import resolve_device

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.protocol import Line, Spec
+from benchmarks.contenders.protocol import Line, Spec
 from folio.cli.corpus import prepared_corpus
 from folio.config.run import RunConfig
 from folio.data.prepared import PreparedData

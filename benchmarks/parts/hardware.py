@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.results import Series
+from benchmarks.report.results import Series
 from folio.models.cpu_linear import onednn_products
 
 CPU_SIZES = (512, 1024, 2048)

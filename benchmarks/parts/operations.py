@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.results import Series
+from benchmarks.report.results import Series
 from folio.data.windows import gather_windows, random_starts
 from folio.objectives.losses import ChunkedCrossEntropy
 from folio.runtime.errors import FolioError

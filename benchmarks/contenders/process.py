@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.protocol import Command, Spec
+from benchmarks.contenders.protocol import Command, Spec
 from folio.runtime.errors import FolioError
 
 PATIENCE_S = 5.0
@@ -32,7 +32,7 @@ class Worker:
         answers, answers_in = os.pipe()
         screen, terminal = pty.openpty()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", str(folder / "spec.json"), str(answers_in)],
+            [sys.executable, "-m", "benchmarks.contenders.worker", str(folder / "spec.json"), str(answers_in)],
             stdin=subprocess.PIPE,
             stdout=terminal,
             stderr=self._errors,

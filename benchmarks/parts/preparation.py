@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.results import Series
+from benchmarks.report.results import Series
 from folio.data.assets import fetch
 from folio.data.corpora.corpus import FilesSource, PrepareOptions, prepare_corpus
 from folio.data.corpora.reading import DocumentFormat

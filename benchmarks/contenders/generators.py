@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from benchmarks.loops import shape_of
-from benchmarks.peers import build_hugging_face, build_nanogpt, import_nanogpt, import_transformers
-from benchmarks.protocol import Line, Spec
+from benchmarks.contenders.peers import build_hugging_face, build_nanogpt, import_nanogpt, import_transformers
+from benchmarks.contenders.protocol import Line, Spec
+from benchmarks.contenders.training_loops import shape_of
 from folio.config.run import RunConfig
 from folio.generation.generate import generate_tokens
 from folio.generation.sampling import Sampling

@@ -5,12 +5,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.arithmetic import largest_difference, median_ratio, model_flops_per_token
-from benchmarks.contenders import TITLES
+from benchmarks.contenders.process import Worker, scratch_folder, workers
+from benchmarks.contenders.protocol import Command
+from benchmarks.contenders.selection import TITLES
 from benchmarks.options import Options
-from benchmarks.processes import Worker, scratch_folder, workers
-from benchmarks.protocol import Command
-from benchmarks.results import Report, Series
+from benchmarks.report.results import Report, Series
+from benchmarks.report.statistics import largest_difference, median_ratio, model_flops_per_token
 from benchmarks.workloads import Work
 from folio.config.run import RunConfig
 from folio.runtime.errors import FolioError

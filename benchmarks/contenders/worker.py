@@ -1,13 +1,13 @@
-"""A side in a process of its own: python -m benchmarks.worker SPEC.json ANSWERS
+"""A side in a process of its own: python -m benchmarks.contenders.worker SPEC.json ANSWERS
 
-Started by `benchmarks.processes`; ANSWERS is the number of an open file to answer into.
+Started by `benchmarks.contenders.process`; ANSWERS is the number of an open file to answer into.
 """
 
 import os
 import sys
 from pathlib import Path
 
-from benchmarks.protocol import Line, Spec
+from benchmarks.contenders.protocol import Line, Spec
 from folio.runtime.errors import FolioError
 from folio.runtime.memory import resident_bytes
 from folio.runtime.startup import lasting_imports
@@ -26,18 +26,18 @@ def main(spec_file: str, answers: str) -> None:
 def serve(spec: Spec, line: Line) -> None:
     """Import what the side needs, note the memory that this takes, and let it work."""
     if spec.task == "generate":
-        from benchmarks.generators import serve_writer
+        from benchmarks.contenders.generators import serve_writer
 
         prepare(spec)
         serve_writer(spec, line, resident_bytes())
     elif spec.side == "folio":
         with lasting_imports():  # as train.py has it
-            from benchmarks.lightning_side import serve_folio
+            from benchmarks.contenders.folio_trainer import serve_folio
         prepare(spec)
         serve_folio(spec, line, resident_bytes())
     else:
-        from benchmarks.loops import BareLoop, BuildLoop, serve_loop
-        from benchmarks.peers import HuggingFaceLoop, NanoGPTLoop
+        from benchmarks.contenders.peers import HuggingFaceLoop, NanoGPTLoop
+        from benchmarks.contenders.training_loops import BareLoop, BuildLoop, serve_loop
 
         prepare(spec)
         loops: dict[str, BuildLoop] = {"bare": BareLoop, "hf": HuggingFaceLoop, "nanogpt": NanoGPTLoop}
@@ -48,7 +48,7 @@ def prepare(spec: Spec) -> None:
     """Set the threads, and import what a peer imports: it counts as memory before the model is built, too."""
     import torch
 
-    from benchmarks.peers import import_nanogpt, import_transformers
+    from benchmarks.contenders.peers import import_nanogpt, import_transformers
 
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)

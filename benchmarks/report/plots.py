@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from benchmarks.arithmetic import number, short_number
-from benchmarks.results import Report, Series
-from benchmarks.scaling import group_exponent
+from benchmarks.parts.scaling import group_exponent
+from benchmarks.report.results import Report, Series
+from benchmarks.report.statistics import number, short_number
 
 DPI = 150
 WIDTH_INCHES = 8.0

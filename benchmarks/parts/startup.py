@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks.contenders.process import scratch_folder
 from benchmarks.options import Options
-from benchmarks.processes import scratch_folder
-from benchmarks.results import Report, Series
+from benchmarks.report.results import Report, Series
 from folio.runtime.errors import FolioError
 
 RECIPE = ("experiment=nanogpt_shakespeare_char_cpu", "trainer=cpu", "callbacks.samples.max_new_tokens=0")

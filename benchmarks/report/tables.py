@@ -7,10 +7,10 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.arithmetic import number
-from benchmarks.machine import peak_gflop_per_s
-from benchmarks.results import NO_COMPARISON, Report, Series
-from benchmarks.scaling import group_exponent
+from benchmarks.parts.hardware import peak_gflop_per_s
+from benchmarks.parts.scaling import group_exponent
+from benchmarks.report.results import NO_COMPARISON, Report, Series
+from benchmarks.report.statistics import number
 
 TITLES = {
     "hardware": "hardware: the most that this machine does",

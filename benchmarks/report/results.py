@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.arithmetic import median_ratio, ratios
+from benchmarks.report.statistics import median_ratio, ratios
 
 FORMAT = 1
 """Of the JSON file; grows when a field changes its meaning."""

@@ -1,0 +1,1 @@
+"""The parts of the benchmark. Each adds its series to a `Report`."""

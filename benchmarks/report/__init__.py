@@ -1,0 +1,1 @@
+"""The measured numbers: as JSON, as tables and as plots."""
