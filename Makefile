@@ -5,11 +5,13 @@ ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 TRANSFORMERS := tests/golden/transformers.txt
+# The variable turns off advertising.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 # One more than there are processors: many tests wait for processes that they started.
 WORKERS ?= $(shell expr `getconf _NPROCESSORS_ONLN` + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow check format tensorboard bench soak clean
+.PHONY: help setup train test test-slow check format docs docs-serve tensorboard bench soak clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,11 +39,17 @@ check: setup ## Lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: setup ## Format the code and mend what lint can
+format: setup ## Format the code and fix what lint can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-tensorboard: setup ## Look at all runs: http://localhost:6006
+docs: setup ## Build the documentation into site/; a warning is an error
+	$(MKDOCS) build --strict $(ARGS)
+
+docs-serve: setup ## Show the documentation: http://localhost:8000
+	$(MKDOCS) serve $(ARGS)
+
+tensorboard: setup ## Show all runs: http://localhost:6006
 	$(BIN)/tensorboard --logdir outputs $(ARGS)
 
 bench: setup ## Speed and memory beside other programs: about ten minutes on two cores
@@ -50,6 +58,6 @@ bench: setup ## Speed and memory beside other programs: about ten minutes on two
 soak: setup ## An hour of faults at random; ARGS="--minutes 5" for less
 	$(BIN)/python tests/e2e/soak.py $(ARGS)
 
-clean: ## Remove caches; keeps .venv, data and outputs
-	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build src/*.egg-info
+clean: ## Remove caches and the site; keeps .venv, data and outputs
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build site src/*.egg-info
 	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -33,6 +33,8 @@ NOT_RUN: dict[str, str] = {
     "make setup": "installs from the network: tests/e2e/test_make.py looks at what it would do",
     "make test": ITSELF,
     "make check": ITSELF,
+    "make docs-serve": "does not end: mkdocs serves what tests/e2e/test_docs.py builds",
+    "make docs": "tests/e2e/test_docs.py builds the site",
     "make tensorboard": SERVER,
     "tensorboard ": SERVER,
     "make bench": BENCHMARK,

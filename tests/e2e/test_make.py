@@ -12,7 +12,21 @@ from workspace import ROOT
 MAKE = shutil.which("make")
 pytestmark = pytest.mark.skipif(MAKE is None, reason="there is no make")
 
-COMMANDS = ("help", "setup", "train", "test", "test-slow", "check", "format", "tensorboard", "bench", "soak", "clean")
+COMMANDS = (
+    "help",
+    "setup",
+    "train",
+    "test",
+    "test-slow",
+    "check",
+    "format",
+    "docs",
+    "docs-serve",
+    "tensorboard",
+    "bench",
+    "soak",
+    "clean",
+)
 
 
 def make(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
