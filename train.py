@@ -1,9 +1,10 @@
 """Train a GPT: python train.py [group=option] [key=value] ...   (python train.py --help lists them)."""
 
-from folio.runtime.startup import end_at_signals, lasting_imports, undisturbed_end
+from folio.runtime.signals import exit_on_signals, ignore_signals_at_exit
+from folio.runtime.startup import fast_imports
 
 if __name__ == "__main__":  # before the imports, which take a second
-    end_at_signals()
+    exit_on_signals()
 
 import sys
 from functools import partial
@@ -18,7 +19,7 @@ from folio.cli.errors import one_line_errors
 from folio.cli.resume import check_same_experiment, check_same_text, requeued_config, resumed_config
 from folio.config.checks import settle_vocabulary
 from folio.distributed.environment import silence_nonzero_ranks
-from folio.runs.folders import find_run, missing_to_go_on, new_run_folder
+from folio.runs.folders import create_run_folder, find_resumable_run, missing_for_resume
 from folio.runs.requeue import remember_job, requeued_run
 from folio.sweeps.manifest import keys_of, varied_keys
 from folio.sweeps.replay import whole_command
@@ -32,11 +33,11 @@ def main(cfg: DictConfig) -> float | None:
     """Compose, check, prepare the data, run. What can be found wrong without torch is, before it is imported."""
     config = load_config(cfg)
     output_dir, job = Path(config.paths.output_dir), sweep_folder()
-    resumed = find_run(config.resume, output_dir) if config.resume else None
+    resumed = find_resumable_run(config.resume, output_dir) if config.resume else None
     if resumed:
         config = resumed_config(config, resumed)
     elif job:
-        resumed = None if missing_to_go_on(job) else job
+        resumed = None if missing_for_resume(job) else job
     elif resumed := requeued_run(output_dir):
         config = requeued_config(config, resumed)
     rank_info = started_ranks(config.trainer)
@@ -48,7 +49,7 @@ def main(cfg: DictConfig) -> float | None:
         check_same_experiment(config, job)
     check_data(config, data)
 
-    with lasting_imports():
+    with fast_imports():
         from folio.distributed.devices import check_devices, resolve_device
 
         device = resolve_device(config.trainer)  # before Lightning is imported: there may be no such device
@@ -65,7 +66,7 @@ def main(cfg: DictConfig) -> float | None:
         more_jobs_follow=job is not None,
     )
     distributed = init_distributed(rank_info, device.accelerator)
-    folder = distributed.broadcast(lambda: resumed or job or new_run_folder(output_dir, config.run_name))
+    folder = distributed.broadcast(lambda: resumed or job or create_run_folder(output_dir, config.run_name))
     remember_job(output_dir, folder)
     context = build_context(config, data, device, folder, resumed is not None, origin, distributed.world_size)
     loss = run(context, data, partial(prepared_data, config), distributed)
@@ -73,7 +74,7 @@ def main(cfg: DictConfig) -> float | None:
     return loss
 
 
-@undisturbed_end()
+@ignore_signals_at_exit()
 @one_line_errors
 def start() -> None:
     """Hydra reads sys.argv: the command as typed, or the one that it stands for."""

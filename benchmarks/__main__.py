@@ -24,7 +24,7 @@ from folio.cli.errors import one_line_errors, run_command
 from folio.config.checks import check_against_data, check_config, settle_vocabulary
 from folio.config.run import RunConfig
 from folio.runtime.errors import FolioError
-from folio.runtime.suggestions import did_you_mean
+from folio.runtime.terminal import did_you_mean
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF_DIR = ROOT / "conf"

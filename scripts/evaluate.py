@@ -1,9 +1,9 @@
 """Measure a trained model again: python scripts/evaluate.py outputs/<run> --split val"""
 
-from folio.runtime.startup import end_at_signals
+from folio.runtime.signals import exit_on_signals
 
 if __name__ == "__main__":  # before the imports, which take a second
-    end_at_signals()
+    exit_on_signals()
 
 import json
 import time
@@ -60,9 +60,9 @@ def main(
     from folio.models.quantization import check_int8, quantize_int8
     from folio.objectives.evaluation import in_words, measure, with_context
     from folio.objectives.registry import validation
-    from folio.runs.checkpoints import load_trained
+    from folio.runs.checkpoints import load_checkpoint
 
-    trained = load_trained(path, "cpu")
+    trained = load_checkpoint(path, "cpu")
     config = trained.config if context_length is None else with_context(trained, context_length)
     device = resolve_device(config.trainer)
     if quantize is not None:

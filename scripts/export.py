@@ -1,9 +1,9 @@
 """Give a trained model to others: python scripts/export.py latest my_gpt2 writes what transformers loads as GPT-2."""
 
-from folio.runtime.startup import end_at_signals
+from folio.runtime.signals import exit_on_signals
 
 if __name__ == "__main__":  # before the imports, which take a second
-    end_at_signals()
+    exit_on_signals()
 
 from pathlib import Path
 from typing import Annotated
@@ -34,9 +34,9 @@ def main(
     # Only now torch, whose import takes seconds.
     from folio.models import GPT
     from folio.models.pretrained import save_gpt2
-    from folio.runs.checkpoints import load_trained
+    from folio.runs.checkpoints import load_checkpoint
 
-    trained = load_trained(path, "cpu")
+    trained = load_checkpoint(path, "cpu")
     try:
         gpt2_config_json(trained.model.config)
         assert isinstance(trained.model, GPT)

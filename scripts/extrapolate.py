@@ -1,9 +1,9 @@
 """Measure runs with windows of other lengths: python scripts/extrapolate.py outputs/multirun/<date>/<time>"""
 
-from folio.runtime.startup import end_at_signals
+from folio.runtime.signals import exit_on_signals
 
 if __name__ == "__main__":  # before the imports, which take a second
-    end_at_signals()
+    exit_on_signals()
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,9 +85,9 @@ def measure_run(
     from folio.distributed.devices import resolve_device
     from folio.objectives.evaluation import measure, with_context
     from folio.objectives.registry import validation
-    from folio.runs.checkpoints import load_trained
+    from folio.runs.checkpoints import load_checkpoint
 
-    trained = load_trained(path, "cpu")
+    trained = load_checkpoint(path, "cpu")
     device = resolve_device(trained.config.trainer)
     data = data_of(trained, data_dir)
     model = trained.model.to(device.torch_device)

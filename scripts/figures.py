@@ -1,9 +1,9 @@
 """Draw the pictures of a run: python scripts/figures.py latest --prompt "To be, or not to be" """
 
-from folio.runtime.startup import end_at_signals
+from folio.runtime.signals import exit_on_signals
 
 if __name__ == "__main__":  # before the imports, which take a second
-    end_at_signals()
+    exit_on_signals()
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ from folio.figures.labelled_prompt import LabelledPrompt, label_prompt
 from folio.figures.plots import loss_figure, positional_figure, schedule_figure
 from folio.models import TransformerConfig
 from folio.optim.schedules import learning_rates
-from folio.runs.folders import check_links, checkpoint_names, find_checkpoint, find_started_run, read_config
+from folio.runs.folders import check_links, find_checkpoint, find_started_run, list_checkpoints, read_config
 from folio.runtime.errors import FolioError
 
 
@@ -63,9 +63,9 @@ def main(
 
     # Only now torch, whose import takes seconds.
     from folio.figures.inspection import attention_weights, positional_tables
-    from folio.runs.checkpoints import load_trained
+    from folio.runs.checkpoints import load_checkpoint
 
-    trained = load_trained(weights, "cpu")
+    trained = load_checkpoint(weights, "cpu")
     tables = positional_tables(trained.model)
     for part, table in tables.items():
         title = pictures.title(f"{shape.positional_encoding} positional encoding{f' of the {part}' if part else ''}")
@@ -115,7 +115,7 @@ def locate(run: str, output_dir: Path, checkpoint: str) -> tuple[Path, Path | No
             raise FolioError(f"RUN={run}: {folder / 'config.yaml'} does not exist; give a checkpoint in its run folder")
         return folder, weights
     folder = find_started_run(run, output_dir)
-    has_weights = bool(checkpoint_names(folder))
+    has_weights = bool(list_checkpoints(folder))
     return folder, find_checkpoint(str(folder), output_dir, checkpoint) if has_weights else None
 
 

@@ -1,9 +1,10 @@
 """Write text with a trained model: python scripts/generate.py latest --prompt "ROMEO:" """
 
-from folio.runtime.startup import end_at_signals, lasting_imports
+from folio.runtime.signals import exit_on_signals
+from folio.runtime.startup import fast_imports
 
 if __name__ == "__main__":  # before the imports, which take a second
-    end_at_signals()
+    exit_on_signals()
 
 import secrets
 import sys
@@ -24,7 +25,7 @@ from folio.models import TransformerConfig
 from folio.models.transformer_config import Family
 from folio.runs.folders import find_checkpoint, read_config
 from folio.runtime.errors import FolioError
-from folio.runtime.printable import printable
+from folio.runtime.terminal import printable
 
 TEXTS_AT_ONCE = 32
 """So that any number of samples fits into memory."""
@@ -102,14 +103,14 @@ def main(
         for start in starts(config.family, prompt, prefix):
             check_request(config, beside, *start, stop=stop or [], window=window, longest=last_position(config))
 
-    with lasting_imports():  # only now torch, whose import takes seconds
+    with fast_imports():  # only now torch, whose import takes seconds
         from folio.distributed.devices import device_from_name
         from folio.generation.generate import generate
         from folio.models.cpu_linear import lay_out_by_input
         from folio.models.quantization import quantize_int8
-        from folio.runs.checkpoints import load_trained
+        from folio.runs.checkpoints import load_checkpoint
 
-    trained = load_trained(path, device_from_name(device))
+    trained = load_checkpoint(path, device_from_name(device))
     if beside is not None and beside.state() != trained.tokenizer.state():
         raise FolioError(
             f"{tokenizer_file(path)} is not the tokenizer that {path} was trained with; move it away: the checkpoint "

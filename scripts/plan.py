@@ -1,9 +1,9 @@
 """Whether a training fits, and how long it takes: python scripts/plan.py model=gpt2_xl devices=8 memory=80"""
 
-from folio.runtime.startup import end_at_signals
+from folio.runtime.signals import exit_on_signals
 
 if __name__ == "__main__":  # before the imports, which take a second
-    end_at_signals()
+    exit_on_signals()
 
 import sys
 from pathlib import Path

@@ -1,9 +1,9 @@
 """Prepare the token files of a corpus without training: python scripts/prepare_data.py tokenizer=cl100k_base"""
 
-from folio.runtime.startup import end_at_signals
+from folio.runtime.signals import exit_on_signals
 
 if __name__ == "__main__":  # before the imports, which take a second
-    end_at_signals()
+    exit_on_signals()
 
 import hydra
 from omegaconf import DictConfig

@@ -1,9 +1,9 @@
 """Compare runs: python scripts/report.py outputs/multirun/<date>/<time> --group-by optimizer"""
 
-from folio.runtime.startup import end_at_signals
+from folio.runtime.signals import exit_on_signals
 
 if __name__ == "__main__":  # before the imports, which take a second
-    end_at_signals()
+    exit_on_signals()
 
 import sys
 from pathlib import Path

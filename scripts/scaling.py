@@ -1,9 +1,9 @@
 """How the loss falls with size, tokens or compute: python scripts/scaling.py outputs/multirun/<date>/<time>"""
 
-from folio.runtime.startup import end_at_signals
+from folio.runtime.signals import exit_on_signals
 
 if __name__ == "__main__":  # before the imports, which take a second
-    end_at_signals()
+    exit_on_signals()
 
 import sys
 from enum import StrEnum

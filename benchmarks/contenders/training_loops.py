@@ -20,7 +20,7 @@ from folio.models.blocks import Block
 from folio.objectives.losses import batch_loss
 from folio.optim.optimizers import build_optimizer, set_learning_rate
 from folio.optim.schedules import learning_rate
-from folio.runtime.allocator import return_large_blocks
+from folio.runtime.memory import return_freed_blocks
 
 
 class Loop(ABC):
@@ -93,7 +93,7 @@ class BareLoop(Loop):
     def __init__(self, spec: Spec, config: RunConfig, data: PreparedData) -> None:
         super().__init__(spec, config, data)
         if self.torch_device.type == "cpu":
-            return_large_blocks()
+            return_freed_blocks()
         torch.manual_seed(config.seed)
         self.ours: Model = build_model(self.shape)
         self.model = self.ours

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.contenders.protocol import Line, Spec
 from folio.runtime.errors import FolioError
 from folio.runtime.memory import resident_bytes
-from folio.runtime.startup import lasting_imports
+from folio.runtime.startup import fast_imports
 
 
 def main(spec_file: str, answers: str) -> None:
@@ -31,7 +31,7 @@ def serve(spec: Spec, line: Line) -> None:
         prepare(spec)
         serve_writer(spec, line, resident_bytes())
     elif spec.side == "folio":
-        with lasting_imports():  # as train.py has it
+        with fast_imports():  # as train.py has it
             from benchmarks.contenders.folio_trainer import serve_folio
         prepare(spec)
         serve_folio(spec, line, resident_bytes())

@@ -59,7 +59,7 @@ def test_a_page_loads_nothing_from_the_network(site: Path) -> None:
         ("data", ["Batch", "TrainingWindows", "TokenFile"]),
         ("tokenizers", ["Tokenizer", "CharTokenizer", "WordTokenizer"]),
         ("generation", ["Sampling", "generate_text"]),
-        ("runs", ["find_run", "find_checkpoint"]),
+        ("runs", ["find_resumable_run", "find_checkpoint"]),
     ],
 )
 def test_the_api_reference_documents_the_public_names(page: str, names: list[str], site: Path) -> None:

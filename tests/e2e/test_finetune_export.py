@@ -17,7 +17,7 @@ from workspace import TINY, TINY_TEXT, Finished, Run, Workspace
 from folio.cli.corpus import prepared_data
 from folio.config.run import RunConfig
 from folio.objectives.registry import training_loader
-from folio.runs.checkpoints import load_trained
+from folio.runs.checkpoints import load_checkpoint
 
 EXPORT = "scripts/export.py"
 N_SYMBOLS = len(set(TINY_TEXT))
@@ -74,7 +74,7 @@ def test_the_first_step_has_the_loss_of_hugging_face(begun: Workspace, tuned: Ru
 def test_what_was_tuned_is_the_same_there(begun: Workspace, tuned: Run, transformers: ModuleType) -> None:
     said = begun.must(EXPORT, str(tuned.folder), "ours", "--checkpoint", "last")
     exported = hugging_face(transformers, begun.folder / "ours")
-    ours = load_trained(tuned.folder / "checkpoints" / "last.ckpt", "cpu").model
+    ours = load_checkpoint(tuned.folder / "checkpoints" / "last.ckpt", "cpu").model
     tokens = torch.arange(48).view(2, 24) % N_SYMBOLS
     with torch.no_grad():
         difference = (exported(tokens).logits - ours(tokens)).abs().max().item()

@@ -13,7 +13,7 @@ from workspace import FAMILIES, TINY, Run, Workspace
 
 from folio.config.migrations import LATER_KEYS
 from folio.runs.checkpoints import FORMAT
-from folio.runs.folders import checkpoint_names
+from folio.runs.folders import list_checkpoints
 
 LONG = (
     *TINY,
@@ -126,7 +126,7 @@ def test_a_finished_run_can_be_made_longer_and_keeps_its_curves_in_csv(optimizer
     assert run.curve("train/loss_nats", "csv") == longer.curve("train/loss_nats", "csv")
     assert [step for step, _ in run.curve("train/loss_nats", "csv")] == list(range(5, 41, 5))
     for folder in (run.folder, longer.folder):
-        assert checkpoint_names(folder) == ["best", "last", "step=15", "step=30"]
+        assert list_checkpoints(folder) == ["best", "last", "step=15", "step=30"]
     for name in ("step=15", "step=30"):
         assert run.checkpoint(name)["global_step"] == int(name.removeprefix("step="))
         assert all(weight.equal(longer.weights(name)[key]) for key, weight in run.weights(name).items())

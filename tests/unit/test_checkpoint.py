@@ -14,7 +14,7 @@ import torch
 from folio.config.run import RunConfig, plain
 from folio.data.tokenizers.registry import CharTokenizer
 from folio.models import GPT, build_model
-from folio.runs.checkpoints import FORMAT, CheckpointMetadata, load, load_trained, rng_state, save, set_rng_state
+from folio.runs.checkpoints import FORMAT, CheckpointMetadata, load, load_checkpoint, rng_state, save, set_rng_state
 from folio.runtime.errors import FolioError
 
 TOKENIZER = CharTokenizer("abcdefg")
@@ -50,7 +50,7 @@ def saved(state: dict[str, Any], tmp_path: Path) -> Path:
 
 
 def test_a_checkpoint_alone_gives_back_model_tokenizer_and_config(saved: Path, model: GPT, config: RunConfig) -> None:
-    trained = load_trained(saved, "cpu")
+    trained = load_checkpoint(saved, "cpu")
     tokens = torch.from_numpy(TOKENIZER.encode("gabcdef")).long()[None]
     assert torch.equal(trained.model(tokens), model(tokens))
     assert not trained.model.training
@@ -90,7 +90,7 @@ def test_a_checkpoint_alone_gives_back_a_model_of_any_kind(
         "folio": {**metadata.to_plain(), "rng": rng_state(), "val": {}},
     }
     save(state, tmp_path / "last.ckpt")
-    trained = load_trained(tmp_path / "last.ckpt", "cpu")
+    trained = load_checkpoint(tmp_path / "last.ckpt", "cpu")
     assert type(trained.model) is type(model)
     assert trained.model.config == model.config
     assert trained.config == config

@@ -32,10 +32,10 @@ from folio.models import GPT
 from folio.models.gpt2_folder import check_gpt2_folder
 from folio.models.gpt2_format import GPT2FormatError
 from folio.models.pretrained import load_gpt2, save_gpt2
-from folio.runs.checkpoints import CheckpointMetadata, load, load_trained, save
+from folio.runs.checkpoints import CheckpointMetadata, load, load_checkpoint, save
 from folio.runs.folders import find_checkpoint, read_config
 from folio.runtime.errors import FolioError
-from folio.runtime.printable import printable
+from folio.runtime.terminal import printable
 from folio.training.summary import RunSummary
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +68,7 @@ def gpt2(tmp_path: Path, compose: Callable[..., RunConfig]) -> Path:
 
 def refused(path: Path) -> str:
     with pytest.raises(FolioError) as caught:
-        load_trained(path, "cpu")
+        load_checkpoint(path, "cpu")
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
     return str(caught.value)
@@ -365,5 +365,5 @@ log.info("a\\x1b[2J<b>[red]")
 
 def test_a_good_checkpoint_is_still_read(state: dict[str, Any], tmp_path: Path) -> None:
     save(state, tmp_path / "good.ckpt")
-    assert load_trained(tmp_path / "good.ckpt", "cpu").step == 7
+    assert load_checkpoint(tmp_path / "good.ckpt", "cpu").step == 7
     assert load(tmp_path / "good.ckpt")["global_step"] == 7

@@ -23,8 +23,9 @@ from folio.distributed.strategies import build_strategy
 from folio.models import GPTConfig, build_model
 from folio.models.blocks import Block
 from folio.runs.requeue import remember_job, requeued_run
-from folio.runtime import signals
-from folio.runtime.signals import requeue, stop_signals
+from folio.runtime import signals, slurm
+from folio.runtime.signals import stop_signals
+from folio.runtime.slurm import requeue_job
 from folio.training.callbacks.stopping import StopOnSignal
 from folio.training.module import accumulation_of, mean_state, seed_of_rank, shift_micro_batches
 
@@ -215,16 +216,16 @@ def test_without_a_scheduler_no_job_is_remembered(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.usefixtures("job")
 def test_a_warned_job_is_put_in_line_again_once_and_a_stopped_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(signals.WARNINGS) < set(stop_signals())
+    assert set(signals.SCHEDULER_WARNINGS) < set(stop_signals())
     asked: list[Any] = []
     done = SimpleNamespace(returncode=0, stderr="")
-    monkeypatch.setattr(signals.subprocess, "run", lambda command, **_: asked.append(command) or done)
-    requeue(signals.signal.SIGTERM, None)
-    requeue(signals.signal.SIGUSR1, None, is_global_zero=False)
+    monkeypatch.setattr(slurm.subprocess, "run", lambda command, **_: asked.append(command) or done)
+    requeue_job(signals.signal.SIGTERM, None)
+    requeue_job(signals.signal.SIGUSR1, None, is_global_zero=False)
     assert asked == []
-    requeue(signals.signal.SIGUSR1, None)
+    requeue_job(signals.signal.SIGUSR1, None)
     assert asked == [["scontrol", "requeue", "123"]]
-    requeue(signals.signal.SIGUSR2, lambda *heard: asked.append(heard))
+    requeue_job(signals.signal.SIGUSR2, lambda *heard: asked.append(heard))
     assert asked[1:] == [(signals.signal.SIGUSR2, None)], "submitit's own handler requeues"
 
 

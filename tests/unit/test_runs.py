@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from folio.runs.folders import checkpoint_names, find_checkpoint, find_run, find_started_run, new_run_folder
+from folio.runs.folders import (
+    create_run_folder,
+    find_checkpoint,
+    find_resumable_run,
+    find_started_run,
+    list_checkpoints,
+)
 from folio.runtime.errors import FolioError
 
 NOON = datetime(2025, 3, 1, 12, 0, 5)
@@ -23,13 +29,13 @@ def make_run(folder: Path, *names: str, saved_at: int = 0) -> Path:
 
 
 def test_a_run_folder_is_named_after_its_time_and_run(tmp_path: Path) -> None:
-    folder = new_run_folder(tmp_path / "outputs", "nano", NOON)
+    folder = create_run_folder(tmp_path / "outputs", "nano", NOON)
     assert folder == tmp_path / "outputs" / "2025-03-01" / "12-00-05-nano"
     assert folder.is_dir()
 
 
 def test_runs_of_one_second_have_different_folders(tmp_path: Path) -> None:
-    folders = [new_run_folder(tmp_path, "nano", NOON) for _ in range(3)]
+    folders = [create_run_folder(tmp_path, "nano", NOON) for _ in range(3)]
     assert [folder.name for folder in folders] == ["12-00-05-nano", "12-00-05-nano-2", "12-00-05-nano-3"]
 
 
@@ -41,7 +47,7 @@ def test_an_output_dir_that_is_no_folder_is_one_line(kind: str, tmp_path: Path) 
     else:
         output_dir.symlink_to(tmp_path / "not mounted")
     with pytest.raises(FolioError, match=r"^paths\.output_dir=.*cannot make a run folder there .*another place$"):
-        new_run_folder(output_dir, "nano", NOON)
+        create_run_folder(output_dir, "nano", NOON)
 
 
 def test_latest_is_the_run_with_the_newest_checkpoint(tmp_path: Path) -> None:
@@ -76,7 +82,7 @@ def test_a_kept_checkpoint_is_found_by_its_step(tmp_path: Path) -> None:
 def test_checkpoints_are_listed_in_the_order_of_their_steps_and_strangers_are_not(tmp_path: Path) -> None:
     names = ("step=1000", "last", "step=200", "best", "mine", "step=007", ".step=5.ckpt.123.tmp")
     run = make_run(tmp_path / "run", *(f"checkpoints/{name}.ckpt" for name in names))
-    assert checkpoint_names(run) == ["best", "last", "step=200", "step=1000"]
+    assert list_checkpoints(run) == ["best", "last", "step=200", "step=1000"]
 
 
 @pytest.mark.parametrize("which", ["step=300", "step=0100", "step=", "newest", "last.ckpt", "../checkpoints/last", ""])
@@ -122,8 +128,8 @@ def test_what_is_no_run_is_one_line_that_says_why(tmp_path: Path) -> None:
 
 def test_a_run_that_can_go_on_has_its_config_and_last_checkpoint(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "config.yaml", "checkpoints/last.ckpt")
-    assert find_run(str(run), tmp_path) == run
-    assert find_run("latest", tmp_path) == run
+    assert find_resumable_run(str(run), tmp_path) == run
+    assert find_resumable_run("latest", tmp_path) == run
 
 
 @pytest.mark.parametrize("missing", ["config.yaml", "checkpoints/last.ckpt"])
@@ -131,7 +137,7 @@ def test_a_run_that_cannot_go_on_is_one_line_naming_what_it_lacks(missing: str, 
     files = {"config.yaml", "checkpoints/last.ckpt"} - {missing}
     run = make_run(tmp_path / "run", *files)
     with pytest.raises(FolioError, match=f"^resume=.*{missing} does not exist; give a run folder or 'latest'"):
-        find_run(str(run), tmp_path)
+        find_resumable_run(str(run), tmp_path)
 
 
 def test_a_run_has_started_with_its_config_and_the_latest_was_touched_last(tmp_path: Path) -> None:
@@ -157,7 +163,7 @@ def test_a_run_that_has_not_started_is_one_line(tmp_path: Path) -> None:
 def test_a_run_with_a_link_out_of_it_does_not_go_on(target: str, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "config.yaml", "checkpoints/last.ckpt")
     (run / "best").symlink_to("checkpoints")  # leads nowhere else
-    assert find_run(str(run), tmp_path) == run
+    assert find_resumable_run(str(run), tmp_path) == run
     (run / "samples.md").symlink_to(target)
     with pytest.raises(FolioError, match=r"samples\.md is a link to /.*, outside of the run folder"):
-        find_run(str(run), tmp_path)
+        find_resumable_run(str(run), tmp_path)

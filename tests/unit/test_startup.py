@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import gc, sys
 from types import ModuleType
-from folio.runtime.startup import lasting_imports
+from folio.runtime.startup import fast_imports
 """
 
 
@@ -28,7 +28,7 @@ def output_of(code: str) -> list[str]:
 def test_collection_rests_during_the_imports_and_goes_on_after_them(ending: str) -> None:
     code = f"""
 try:
-    with lasting_imports():
+    with fast_imports():
         print(gc.isenabled())
         {ending}
 except ValueError:
@@ -42,7 +42,7 @@ print(gc.isenabled(), gc.get_freeze_count() > 0)
 def test_a_later_job_of_a_sweep_keeps_what_is_to_be_collected() -> None:
     code = """
 sys.modules["torch"] = ModuleType("torch")
-with lasting_imports():
+with fast_imports():
     print(gc.isenabled())
 print(gc.isenabled(), gc.get_freeze_count())
 """
@@ -50,7 +50,7 @@ print(gc.isenabled(), gc.get_freeze_count())
 
 
 def test_a_collector_that_was_off_stays_off() -> None:
-    assert output_of("gc.disable()\nwith lasting_imports():\n    pass\nprint(gc.isenabled())") == ["False"]
+    assert output_of("gc.disable()\nwith fast_imports():\n    pass\nprint(gc.isenabled())") == ["False"]
 
 
 WITH_TORCH = {
@@ -64,7 +64,7 @@ WITH_TORCH = {
 def test_training_imports_torch_and_lightning_in_this_way_alone() -> None:
     tree = ast.parse((ROOT / "train.py").read_text())
     (block,) = (node for node in ast.walk(tree) if isinstance(node, ast.With))
-    assert ast.unparse(block.items[0]) == "lasting_imports()"
+    assert ast.unparse(block.items[0]) == "fast_imports()"
     inside, everywhere = (
         {node.module for node in ast.walk(part) if isinstance(node, ast.ImportFrom) and node.module in WITH_TORCH}
         for part in (block, tree)
@@ -77,14 +77,14 @@ def test_training_imports_torch_and_lightning_in_this_way_alone() -> None:
 def test_a_signal_in_the_last_moments_changes_no_exit_code(number: signal.Signals, code: int) -> None:
     program = f"""
 import atexit, os, signal, sys
-from folio.runtime.startup import end_at_signals, undisturbed_end
-end_at_signals()
+from folio.runtime.signals import exit_on_signals, ignore_signals_at_exit
+exit_on_signals()
 atexit.register(os.kill, os.getpid(), {int(number)})  # as libraries let go of what they hold
 class Late:
     def __del__(self, kill=os.kill, pid=os.getpid()):  # when Python has already let go of our handlers
         kill(pid, {int(number)})
 late = Late()
-with undisturbed_end():
+with ignore_signals_at_exit():
     sys.exit({code})
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from folio.runtime.console import LogFile, log, start_log
-from folio.runtime.files import sole_use
-from folio.runtime.numbered_lines import NumberedLines, number_of_job
+from folio.runtime.files import lock_folder
+from folio.runtime.terminal import NumberedLines, job_number
 from folio.sweeps import manifest
 from folio.sweeps import worker as jobs
 from folio.sweeps.isolation import isolated
@@ -148,7 +148,7 @@ def test_no_job_begins_once_the_sweep_is_being_stopped(sweep: Path) -> None:
 def test_a_job_that_another_process_trains_still_is_left_to_it(sweep: Path) -> None:
     manifest.mark(sweep, "seed=1", "running", pid=1)
     (sweep / "seed=1" / "train.log").touch()
-    with sole_use(sweep / "seed=1", "training"):
+    with lock_folder(sweep / "seed=1", "training"):
         run_job(lambda: pytest.fail("it began"), sweep / "seed=1", seed=1)
     assert (sweep / "seed=1" / "train.log").exists()
     assert manifest.read_record(sweep)["jobs"][0]["pid"] == 1
@@ -181,7 +181,7 @@ def test_lines_of_jobs_side_by_side_are_whole_and_numbered() -> None:
     for text in ("a", "b\nc", "\n", "\nd"):
         numbered(text)
     assert stream.getvalue() == "[3] ab\n[3] c\n[3] \n"
-    assert (number_of_job(NumberedLines(stream, 3)), number_of_job(stream)) == (3, None)
+    assert (job_number(NumberedLines(stream, 3)), job_number(stream)) == (3, None)
 
 
 def test_a_signal_reaches_the_processes_of_the_jobs_that_run(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from folio.config.checks import check_config
 from folio.config.run import ConfigError, RunConfig
 from folio.config.trainer import TrainerConfig
 from folio.distributed.environment import RankInfo, check_processes, rank_from_environment
-from folio.runtime.suggestions import did_you_mean
+from folio.runtime.terminal import did_you_mean
 
 # Hydra would print errors in its own words and several lines; with this it lets them through to one_line_errors.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")

@@ -15,8 +15,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from folio.cli.explain import explain, explain_python
 from folio.runtime.errors import FolioError
-from folio.runtime.printable import printable
-from folio.runtime.startup import undisturbed_end
+from folio.runtime.signals import ignore_signals_at_exit
+from folio.runtime.terminal import printable
 
 OF_THE_MACHINE = {
     errno.ENOSPC,
@@ -78,7 +78,7 @@ def run_command(command: Callable[..., None]) -> None:
     program = typer.Typer(add_completion=False)
     program.command()(command)
     try:
-        with undisturbed_end():
+        with ignore_signals_at_exit():
             code = program(standalone_mode=False)
     except typer.Abort:
         code = 1

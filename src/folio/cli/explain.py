@@ -13,7 +13,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from pydantic import BaseModel, ValidationError
 
 from folio.config.run import RunConfig
-from folio.runtime.suggestions import did_you_mean
+from folio.runtime.terminal import did_you_mean
 
 LONGEST_SHOWN = 200
 """Characters of a value."""

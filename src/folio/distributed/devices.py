@@ -8,7 +8,7 @@ import torch
 
 from folio.config.run import ConfigError
 from folio.config.trainer import TrainerConfig
-from folio.runtime.memory import forget_peak, peak_bytes
+from folio.runtime.memory import peak_bytes, reset_peak
 
 ACCELERATORS = ("auto", "cpu", "gpu", "mps")
 
@@ -59,7 +59,7 @@ def reset_peak_memory(device: Device) -> None:
     """Start counting again: the process may have run another job of a sweep before."""
     if device.accelerator == "gpu":
         torch.cuda.reset_peak_memory_stats()
-    forget_peak()
+    reset_peak()
 
 
 def resolve_device(config: TrainerConfig) -> Device:

@@ -31,8 +31,9 @@ from folio.distributed.devices import Device
 from folio.distributed.environment import RankInfo, silence_stdout
 from folio.distributed.strategies import init_distributed
 from folio.runtime.errors import FolioError
-from folio.runtime.numbered_lines import NumberedLines, number_of_job
-from folio.runtime.signals import Interrupted, requeue, stop_signals
+from folio.runtime.signals import Interrupted, stop_signals
+from folio.runtime.slurm import requeue_job
+from folio.runtime.terminal import NumberedLines, job_number
 
 GRACE_PERIOD_S = 10.0
 """Time the other processes have to end by themselves once one has failed. They may be waiting for it forever."""
@@ -79,7 +80,7 @@ def train_in_processes(group: ProcessGroup) -> float | None:
     Raises: SystemExit with 128 + n if signal n stopped the run; Interrupted if a second signal did; FolioError for
     what the user can fix; RankDied if a process was killed; RuntimeError with its traceback if one failed.
     """
-    return Launcher(replace(group, job_number=number_of_job(sys.stdout), port=find_free_network_port())).outcome()
+    return Launcher(replace(group, job_number=job_number(sys.stdout), port=find_free_network_port())).outcome()
 
 
 class Launcher:
@@ -125,7 +126,7 @@ class Launcher:
         self._raise_failures()
         first = self._outcomes[0]
         if first.status == "stopped":
-            requeue(self._stop_signal.value, self._previous_handlers.get(self._stop_signal.value))
+            requeue_job(self._stop_signal.value, self._previous_handlers.get(self._stop_signal.value))
             raise SystemExit(first.value)
         if self._more_jobs_follow and self._stop_signal.value:
             raise SystemExit(128 + self._stop_signal.value)

@@ -7,8 +7,7 @@ from itertools import combinations
 from folio.report.reading import ReportedRun, Scalar, natural
 from folio.report.statistics import LEVEL, Difference, Summary, holm, summarize, welch
 from folio.runtime.errors import FolioError
-from folio.runtime.printable import printable
-from folio.runtime.suggestions import did_you_mean
+from folio.runtime.terminal import did_you_mean, printable
 
 NO_EFFECT = (
     "name",

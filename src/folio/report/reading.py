@@ -15,7 +15,7 @@ from typing import Any
 from folio.config.migrations import upgraded
 from folio.runs.folders import read_config
 from folio.runtime.errors import FolioError
-from folio.runtime.printable import printable
+from folio.runtime.terminal import printable
 
 FINISHED = "finished"
 LONGEST_FILE = 32 * 1024 * 1024

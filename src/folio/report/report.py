@@ -20,7 +20,7 @@ from folio.report.groups import (
     pruner,
 )
 from folio.report.reading import ReportedRun, Sweep, read_all, short
-from folio.runtime.printable import printable
+from folio.runtime.terminal import printable
 
 METHOD = (
     "A configuration is all runs that are equal in all but the seed. Its figures are means over its finished runs, "

@@ -128,7 +128,7 @@ class LoadedCheckpoint:
     """The validation metrics that training logged for these weights; empty where it had none yet."""
 
 
-def load_trained(path: Path, device: str | torch.device) -> LoadedCheckpoint:
+def load_checkpoint(path: Path, device: str | torch.device) -> LoadedCheckpoint:
     """Rebuild model and tokenizer from a checkpoint alone; nothing that it claims is believed. Raises: FolioError."""
     state = load(path, device, mmap=True)
     folio = state[FOLIO_KEY]

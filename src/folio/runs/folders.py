@@ -11,13 +11,13 @@ import yaml
 from folio.runtime.errors import FolioError
 
 
-def new_run_folder(output_dir: Path, name: str, now: datetime | None = None) -> Path:
+def create_run_folder(output_dir: Path, name: str, now: datetime | None = None) -> Path:
     """Make output_dir/<date>/<time>-<name>, or -2, -3 ...: two runs of one second never share a folder."""
     now = now or datetime.now()
-    return new_folder(output_dir / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S}-{name}", output_dir)
+    return create_folder(output_dir / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S}-{name}", output_dir)
 
 
-def new_folder(base: Path, output_dir: Path) -> Path:
+def create_folder(base: Path, output_dir: Path) -> Path:
     """Make the folder `base`; where that is taken, -2, -3 ... follow. Returns the new folder.
 
     mkdir decides who was first. Raises: FolioError, which names paths.output_dir, where nothing can be made there.
@@ -74,7 +74,7 @@ def find_checkpoint(run: str, output_dir: Path, which: str = "best") -> Path:
         if which != "best":
             raise FolioError(f"--checkpoint={which}: {path} is one checkpoint already; give its run folder instead")
         return path
-    names = checkpoint_names(path)
+    names = list_checkpoints(path)
     if not names:
         problem = "has no checkpoint" if path.is_dir() else "does not exist"
         raise FolioError(f"RUN={run}: {path} {problem}; give a run folder, a checkpoint file, or 'latest'")
@@ -84,23 +84,23 @@ def find_checkpoint(run: str, output_dir: Path, which: str = "best") -> Path:
     return path / "checkpoints" / f"{name}.ckpt"
 
 
-def checkpoint_names(run_folder: Path) -> list[str]:
+def list_checkpoints(run_folder: Path) -> list[str]:
     """The checkpoints that a run folder holds: best, last, and those of callbacks.checkpoint.keep_every_steps."""
     names = {path.stem for path in (run_folder / "checkpoints").glob("*.ckpt")}
     steps = sorted(int(match[1]) for name in names if (match := re.fullmatch(r"step=([1-9][0-9]*)", name)))
     return [name for name in ("best", "last") if name in names] + [f"step={step}" for step in steps]
 
 
-def find_run(run: str, output_dir: Path) -> Path:
+def find_resumable_run(run: str, output_dir: Path) -> Path:
     """The run folder that `latest` or a path means. Raises: FolioError where it is not one that can go on."""
     folder = latest_run(output_dir) if run == "latest" else Path(run)
-    if missing := missing_to_go_on(folder):
+    if missing := missing_for_resume(folder):
         raise FolioError(f"resume={run}: {missing[0]} does not exist; give a run folder or 'latest'")
     check_links(folder)
     return folder
 
 
-def missing_to_go_on(folder: Path) -> list[Path]:
+def missing_for_resume(folder: Path) -> list[Path]:
     """Of the files without which a run cannot be resumed those that are not there."""
     needed = (folder / "config.yaml", folder / "checkpoints" / "last.ckpt")
     return [file for file in needed if not file.is_file()]

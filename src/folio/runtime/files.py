@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, locks between processes, checksums."""
+"""Files that are either complete or absent: atomic writes, locks between processes, checksums."""
 
 import fcntl
 import hashlib
@@ -13,15 +13,16 @@ from typing import Any, BinaryIO
 from folio.runtime.errors import FolioError
 
 UNFINISHED = ".tmp"
+"""Suffix of files that are being written."""
 
 
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
-    """A file to write what `path` is to hold; a reader, or a crash at any moment, sees the old file or the new one.
+    """Open a file for the new content of `path`; a reader, or a crash at any moment, sees the old file or the new one.
 
-    The temporary file lies in the same folder because a rename is atomic only within one file system.
+    The temporary file is in the same folder because a rename is atomic only within one file system.
 
-    Raises: OSError (disk full, no permission). After any error `path` is what it was, and nothing lies beside it.
+    Raises: OSError (disk full, no permission). After any error `path` is unchanged and no temporary file remains.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{UNFINISHED}")
     try:
@@ -33,28 +34,28 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _flush_folder(path.parent)
+    _sync_folder(path.parent)
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Put `data` at `path`, by `atomic_writer`."""
+    """Write `data` to `path` with `atomic_writer`."""
     with atomic_writer(path) as file:
         file.write(data)
 
 
 def write_json(path: Path, values: dict[str, Any] | list[str]) -> None:
-    """Put values at `path` as JSON that a person can read, by `atomic_writer`."""
+    """Write values to `path` as indented JSON with `atomic_writer`."""
     write_atomically(path, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a process that was killed has left half-written. For a folder in which nobody is writing."""
+    """Remove the temporary files of a killed process. No other process may be writing in the folder."""
     for path in folder.glob(f".*{UNFINISHED}"):
         path.unlink(missing_ok=True)
 
 
-def _flush_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut."""
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -64,10 +65,9 @@ def _flush_folder(folder: Path) -> None:
 
 @contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold the lock file beside `path`; other processes that want it wait. The kernel drops it when we die.
+    """Hold the lock file next to `path`; other processes wait for it. The kernel releases it if this process dies.
 
-    The lock file stays: removing it would let a third process lock a new file while a second one still
-    waits on the old.
+    The lock file is never removed: a third process would lock a new file while a second one still waits on the old.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(f".{path.name}.lock"), "ab") as file:
@@ -76,23 +76,25 @@ def exclusive_lock(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def sole_use(folder: Path, doing: str) -> Iterator[None]:
-    """Keep other processes from `doing` this: "training in outputs/run". Raises: FolioError at once where one does.
+def lock_folder(folder: Path, activity: str) -> Iterator[None]:
+    """Lock a folder for an activity such as "training in outputs/run". The kernel releases it if this process dies.
 
-    The lock is on the folder itself: nothing is left behind, and the kernel drops it when we die.
+    The lock is on the folder itself, so it leaves no file behind.
+
+    Raises: FolioError at once if another process holds the lock.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise FolioError(f"another process is {doing}; wait for it, or stop it") from None
+            raise FolioError(f"another process is {activity}; wait for it, or stop it") from None
         yield
     finally:
         os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:
-    """The hex digest of a file, read in pieces."""
+    """Return the SHA-256 hex digest of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

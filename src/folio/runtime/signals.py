@@ -1,15 +1,20 @@
-"""TODO folio.runtime.signals."""
+"""How signals stop a program: at once before training starts, after the current step while it trains.
+
+Imports nothing slow: entry points call `exit_on_signals` before their other imports.
+"""
 
 import os
 import signal
-import subprocess
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
-from folio.runtime.console import log
+SCHEDULER_WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that sbatch --signal=USR1@90 and submitit (SIGUSR2) send some time before they end a job."""
 
 
 class Interrupted(BaseException):  # not an Exception, which Lightning's loggers would catch
-    """A person or a scheduler asked the run to stop; it is saved, unless it was asked twice."""
+    """A user or a scheduler stopped the run with a signal. The run was saved, unless a second signal arrived."""
 
     def __init__(self, signal_number: int, at_once: bool = False) -> None:
         super().__init__(signal.Signals(signal_number).name)
@@ -18,31 +23,40 @@ class Interrupted(BaseException):  # not an Exception, which Lightning's loggers
 
     @property
     def exit_code(self) -> int:
-        """128 + the signal's number, as shells have it."""
+        """The exit code that shells use: 128 + the signal's number."""
         return 128 + self.signal_number
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
-    """Those that ask a run to stop. Under SLURM and submitit also the warnings before a time limit or preemption."""
-    usual = (signal.SIGINT, signal.SIGTERM)
+    """Return the signals that stop a training: under SLURM and submitit also the warnings before a time limit."""
     scheduled = any(name in os.environ for name in ("SLURM_JOB_ID", "SUBMITIT_EXECUTOR"))
-    return (*usual, *WARNINGS) if scheduled else usual
+    return (signal.SIGINT, signal.SIGTERM, *(SCHEDULER_WARNINGS if scheduled else ()))
 
 
-WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
-"""What sbatch --signal=USR1@90 and submitit (SIGUSR2) send before they end a job: save, and get in line again."""
+def exit_on_signals() -> None:
+    """Make Ctrl-C and SIGTERM end the program with one line and exit code 128 + n; unfinished files are removed.
 
-
-def requeue(signal_number: int, handler: Any, is_global_zero: bool = True) -> None:
-    """Put a job that was warned, and is saved, in line again; `handler` is whoever listened to the signal before us.
-
-    submitit's own handler, in each process, requeues the job and ends the process. Elsewhere the first process asks
-    SLURM. A job that SIGTERM ended is left to SLURM, which requeues what it preempts, and not what a person cancels.
+    From its first to its last step a training stops in another way: `folio.training.callbacks.stopping`.
     """
-    if signal_number not in WARNINGS:
-        return
-    if callable(handler):
-        handler(signal_number, None)
-    elif is_global_zero and (job := os.environ.get("SLURM_JOB_ID")):
-        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
-        log.info(f"SLURM's job {job} " + ("is in line again" if done.returncode == 0 else f"ends: {done.stderr}"))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _exit)
+
+
+@contextmanager
+def ignore_signals_at_exit() -> Iterator[None]:
+    """Run a program that called `exit_on_signals`, and keep its exit code and last lines once it has ended.
+
+    Python takes half a second to unload torch. A signal in that time would print a traceback or kill the process.
+    """
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is _exit:
+                signal.signal(number, signal.SIG_IGN)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    # Not through sys.stderr, which the signal may have interrupted in the middle of a write.
+    os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
+    raise SystemExit(128 + number)

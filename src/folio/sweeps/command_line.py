@@ -17,9 +17,9 @@ from folio.cli.errors import one_line
 from folio.config.run import ConfigError, RunConfig
 from folio.data.encoding import processors
 from folio.distributed.environment import RankInfo, rank_from_environment
-from folio.runs.folders import check_links, new_folder
+from folio.runs.folders import check_links, create_folder
 from folio.runtime.errors import FolioError
-from folio.runtime.interpreter import python_command
+from folio.runtime.terminal import python_command
 from folio.sweeps.manifest import find_sweep, hydra_word, resume_hint
 from folio.sweeps.planning import Job, Word, planned_jobs
 from folio.sweeps.runner import Launch, lead_grid, lead_search
@@ -64,7 +64,7 @@ def run_sweep(context: HydraContext, task: TaskFunction, config: DictConfig, arg
         folder = find_sweep(whole.sweep, Path(whole.paths.output_dir))
         check_links(folder)
     else:
-        folder = new_folder(Path(str(config.hydra.sweep.dir)), Path(whole.paths.output_dir))
+        folder = create_folder(Path(str(config.hydra.sweep.dir)), Path(whole.paths.output_dir))
     launch = launcher(context, task, config, folder, n_at_once)
     command = ["train.py", *(word for word in sys.argv[1:] if not word.startswith("sweep="))]
     if search is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from folio.config.search import SearchConfig
 from folio.runtime.errors import FolioError
-from folio.runtime.files import sole_use
+from folio.runtime.files import lock_folder
 from folio.sweeps import manifest, search
 from folio.sweeps.parallel import Stop, signals_to_workers
 from folio.sweeps.planning import Job
@@ -18,7 +18,7 @@ Launch = Callable[[Sequence[Job]], None]
 
 def led(folder: Path) -> AbstractContextManager[None]:
     """Keep other processes from leading the same sweep. Raises: FolioError where one does already."""
-    return sole_use(folder, f"running the sweep {folder}")
+    return lock_folder(folder, f"running the sweep {folder}")
 
 
 def lead_grid(folder: Path, jobs: Sequence[Job], command: Sequence[str], launch: Launch, n_at_once: int) -> None:

@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from folio.runtime.interpreter import python_command
-from folio.runtime.printable import printable
+from folio.runtime.terminal import printable, python_command
 from folio.sweeps import manifest, search
 
 

@@ -13,12 +13,12 @@ from omegaconf import DictConfig
 from folio.cli.compose import sweep_folder, task_overrides
 from folio.cli.errors import one_line, one_line_errors
 from folio.distributed.environment import rank_from_environment
-from folio.runs.folders import missing_to_go_on
+from folio.runs.folders import missing_for_resume
 from folio.runtime.errors import FolioError
-from folio.runtime.files import sole_use
-from folio.runtime.numbered_lines import NumberedLines
-from folio.runtime.printable import printable
-from folio.runtime.startup import end_at_signals, lasting_imports
+from folio.runtime.files import lock_folder
+from folio.runtime.signals import exit_on_signals
+from folio.runtime.startup import fast_imports
+from folio.runtime.terminal import NumberedLines, printable
 from folio.sweeps import manifest
 from folio.sweeps.parallel import become_worker, is_worker, may_begin
 
@@ -61,18 +61,18 @@ def run_job(task: Callable[[], object], folder: Path, seed: object) -> None:
         manifest.mark(sweep, name, manifest.status_of(folder))
         return
     number, n_jobs = place_of(name, manifest.read_record(sweep))
-    with lasting_imports():
+    with fast_imports():
         import folio.training.run  # noqa: F401
     from folio.sweeps.isolation import free_memory, isolated
 
     try:
         with isolated():
             if is_worker():
-                end_at_signals()
+                exit_on_signals()
                 sys.stdout = NumberedLines(sys.stdout, number)
                 sys.stderr = NumberedLines(sys.stderr, number)
             print(f"job {number} of {n_jobs}: {name}", flush=True)
-            if missing_to_go_on(folder):
+            if missing_for_resume(folder):
                 clear(folder)
             task()
     except SystemExit:
@@ -95,7 +95,7 @@ def place_of(name: str, entry: manifest.Record) -> tuple[int, int]:
 def is_in_use(folder: Path) -> bool:
     """Whether another process trains there: jobs on a cluster outlive the process that leads their sweep."""
     try:
-        with sole_use(folder, "training in it"):
+        with lock_folder(folder, "training in it"):
             return False
     except FileNotFoundError:
         return False

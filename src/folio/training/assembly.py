@@ -13,8 +13,8 @@ from folio.objectives.registry import build_objective
 from folio.runs.checkpoints import CheckpointMetadata, saved_step
 from folio.runs.description import write_description
 from folio.runs.rewind import rewind
-from folio.runtime.allocator import return_large_blocks
 from folio.runtime.console import console, log, start_log
+from folio.runtime.memory import return_freed_blocks
 from folio.training.callbacks.checkpoints import CheckpointCallback
 from folio.training.callbacks.data_integrity import DataIntegrity
 from folio.training.callbacks.figures import FigureLogger
@@ -52,7 +52,7 @@ class TrainingParts:
         self.context, self.data, self.distributed = context, data, distributed
         reset_peak_memory(device)
         if device.accelerator == "cpu":
-            return_large_blocks()
+            return_freed_blocks()
         self.last_checkpoint = folder / "checkpoints" / "last.ckpt" if context.resumed else None
         self.resumed_at = None if self.last_checkpoint is None else saved_step(self.last_checkpoint)
         if self.resumed_at is not None and distributed.is_global_zero:

@@ -8,7 +8,7 @@ from folio.objectives.evaluation import in_words
 from folio.runs.commands import resume_command
 from folio.runs.provenance import git_commit, versions
 from folio.runtime.console import log
-from folio.runtime.interpreter import python_command
+from folio.runtime.terminal import python_command
 from folio.training.assembly import TrainingParts
 from folio.training.callbacks.throughput import duration
 

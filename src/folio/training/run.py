@@ -12,9 +12,9 @@ from folio.distributed.context import DistributedContext
 from folio.distributed.launcher import ProcessGroup, RankDied, StopRequested, train_in_processes
 from folio.runs.checkpoints import saved_step
 from folio.runs.commands import resume_hint
-from folio.runtime.console import console, log, log_nothing, start_log
+from folio.runtime.console import console, log, silence_log, start_log
 from folio.runtime.errors import FolioError
-from folio.runtime.files import sole_use, write_json
+from folio.runtime.files import lock_folder, write_json
 from folio.runtime.signals import Interrupted
 from folio.training.assembly import TrainingParts, describe
 from folio.training.callbacks.pruning import TrialPruned
@@ -45,7 +45,7 @@ def run(
     console.print(context.summary.table())
 
     def claim_folder() -> None:
-        stack.enter_context(sole_use(folder, f"training in {folder}"))
+        stack.enter_context(lock_folder(folder, f"training in {folder}"))
         describe(context, data)
 
     with ExitStack() as stack:
@@ -97,7 +97,7 @@ def train(
     if distributed.is_global_zero:
         start_log(context.folder / "train.log")
     else:
-        log_nothing()
+        silence_log()
     with explain_out_of_memory(context.config, context.device):
         parts = TrainingParts(context, data, distributed, stop_requested)
     if not distributed.is_global_zero:

@@ -14,7 +14,7 @@ from folio.distributed.devices import Device
 from folio.models import TransformerConfig, build_model
 from folio.objectives.registry import build_objective
 from folio.optim.schedules import noam
-from folio.runtime.printable import printable
+from folio.runtime.terminal import printable
 
 
 @dataclass(frozen=True)

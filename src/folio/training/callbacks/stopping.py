@@ -10,7 +10,8 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from folio.distributed.context import SINGLE_PROCESS, DistributedContext
-from folio.runtime.signals import Interrupted, requeue, stop_signals
+from folio.runtime.signals import Interrupted, stop_signals
+from folio.runtime.slurm import requeue_job
 from folio.training.callbacks.checkpoints import CheckpointCallback
 from folio.training.trainer_state import ends_step
 
@@ -59,7 +60,7 @@ class StopOnSignal(Callback):
     def requeue(self, stop: Interrupted) -> None:
         """See `requeue`; not where another process watches over this one, and does it."""
         if self._asked is None:
-            requeue(stop.signal_number, self._before.get(stop.signal_number), self.distributed.is_global_zero)
+            requeue_job(stop.signal_number, self._before.get(stop.signal_number), self.distributed.is_global_zero)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Lightning has put one of its own around that of SIGTERM.
