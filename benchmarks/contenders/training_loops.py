@@ -54,10 +54,7 @@ class Loop(ABC):
         return random_starts(n_starts, self.config.seed, number, self.config.training.batch_size).tolist()
 
     def set_learning_rate(self, number: int) -> None:
-        config = self.config
-        peak, max_steps = config.optimizer.learning_rate, config.training.max_steps
-        rate = learning_rate(number, config.schedule, peak, max_steps, config.model.d_model)
-        set_learning_rate(self.optimizer, rate)
+        set_learning_rate(self.optimizer, learning_rate(self.config, number))
 
     def update(self, loss: Tensor) -> None:
         """From the loss to the next weights; no gradient is left."""

@@ -166,6 +166,17 @@ def test_the_two_halves_may_have_rates_of_their_own_at_every_point_of_the_schedu
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 0.04, 0.04])
 
 
+def test_a_checkpoint_from_before_format_4_keeps_the_rates_of_the_two_halves() -> None:
+    optimizer = build_optimizer(model_of(0), CONFIG.model_copy(update={"adamw_learning_rate": 0.2}), fused=False)
+    saved = optimizer.state_dict()
+    for group in saved["param_groups"][1:]:
+        group["rate_factor"] = 3.0
+        del group["lr_scale"]
+    optimizer.load_state_dict(saved)
+    set_learning_rate(optimizer, 0.01)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 0.03, 0.03])
+
+
 def test_a_closure_is_called_once_with_gradients_on_and_before_the_update() -> None:
     model, twin = model_of(0), model_of(0)
     optimizer, calls = build_optimizer(model, CONFIG, fused=False), 0

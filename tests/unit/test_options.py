@@ -9,14 +9,16 @@ import pytest
 from folio.config.callbacks import CallbackConfig, CallbacksConfig
 from folio.config.objective import ObjectiveConfig, Objectives
 from folio.config.optimizer import OptimizerConfig, Optimizers
+from folio.config.schedule import ScheduleConfig, Schedules
 from folio.config.section import Count, Option
 from folio.objectives.objective import Objective
 
 OPTIMIZERS: tuple[type[OptimizerConfig], ...] = typing.get_args(Optimizers)
+SCHEDULES: tuple[type[ScheduleConfig], ...] = typing.get_args(Schedules)
 OBJECTIVES: tuple[type[ObjectiveConfig], ...] = typing.get_args(Objectives)
 
 
-@pytest.mark.parametrize("option", [*OPTIMIZERS, *OBJECTIVES])
+@pytest.mark.parametrize("option", [*OPTIMIZERS, *SCHEDULES, *OBJECTIVES])
 def test_the_code_of_an_option_is_ours_and_is_there(option: type[Option]) -> None:
     assert option.code.startswith("folio.")
     code = option.load_code()
@@ -30,12 +32,19 @@ def test_an_optimizer_is_made_of_model_config_and_fused(option: type[OptimizerCo
     assert parameters["config"].annotation is option
 
 
+@pytest.mark.parametrize("option", SCHEDULES)
+def test_a_schedule_is_a_function_of_step_config_peak_max_steps_and_d_model(option: type[ScheduleConfig]) -> None:
+    parameters = inspect.signature(option.load_code(), eval_str=True).parameters
+    assert list(parameters) == ["step", "config", "peak", "max_steps", "d_model"]
+    assert parameters["config"].annotation is option
+
+
 @pytest.mark.parametrize("option", OBJECTIVES)
 def test_an_objective_is_one(option: type[ObjectiveConfig]) -> None:
     assert issubclass(option.load_code(), Objective)
 
 
-@pytest.mark.parametrize("group", ["optimizer", "objective", "callbacks"])
+@pytest.mark.parametrize("group", ["optimizer", "schedule", "objective", "callbacks"])
 def test_no_config_names_the_code(group: str, refuse: Callable[..., str]) -> None:
     assert f"{group}.code is not a key of the config" in refuse(f"+{group}.code=os:system")
 

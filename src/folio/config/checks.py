@@ -6,14 +6,13 @@ import typing
 from folio.config.data import EXAMPLES, DataSources, MixtureConfig, PartConfig
 from folio.config.objective import MaskedLMConfig, Objectives, PrefixLMConfig
 from folio.config.run import RunConfig
-from folio.config.schedule import CosineScheduleConfig, WSDScheduleConfig
 from folio.config.section import ConfigError as ConfigError
 
 
 def check_config(config: RunConfig) -> None:
     """Check what needs only the config: rules between fields. Raises: ConfigError."""
     _check_devices(config)
-    _check_schedule(config)
+    config.schedule.check(config.optimizer.learning_rate, config.training.max_steps)
     _check_data_source(config.data)
     config.transformer_config(vocab_size=1 if config.model.vocab_size is None else config.model.vocab_size)
     _check_objective(config)
@@ -70,30 +69,6 @@ def _check_devices(config: RunConfig) -> None:
                 "optimizer=muon needs whole matrices, and trainer.strategy=fsdp leaves a share of each on a device; "
                 "use trainer=ddp, or optimizer=adamw"
             )
-
-
-def _check_schedule(config: RunConfig) -> None:
-    """Raises: ConfigError where a rate would fall below where it ends, or never come to its peak."""
-    schedule, learning_rate, max_steps = config.schedule, config.optimizer.learning_rate, config.training.max_steps
-    if not isinstance(schedule, CosineScheduleConfig | WSDScheduleConfig):
-        return
-    if (schedule.min_learning_rate or 0.0) > learning_rate:
-        raise ConfigError(
-            f"schedule.min_learning_rate={schedule.min_learning_rate} must not be above "
-            f"optimizer.learning_rate={learning_rate}; lower it"
-        )
-    if isinstance(schedule, WSDScheduleConfig):
-        n_before_decay = int(max_steps - schedule.decay_share * max_steps)
-        if schedule.warmup_steps > n_before_decay:
-            raise ConfigError(
-                f"schedule.warmup_steps={schedule.warmup_steps} must be at most the {n_before_decay} steps that "
-                f"schedule.decay_share={schedule.decay_share} of training.max_steps={max_steps} leaves; lower one"
-            )
-    elif schedule.warmup_steps >= max_steps:
-        raise ConfigError(
-            f"schedule.warmup_steps={schedule.warmup_steps} must be below training.max_steps={max_steps}, "
-            "or the cosine never begins; lower it"
-        )
 
 
 def _check_objective(config: RunConfig) -> None:

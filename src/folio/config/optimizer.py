@@ -1,4 +1,4 @@
-"""Which optimizers there are, and their keys."""
+"""The optimizers and their keys."""
 
 from typing import ClassVar, Literal
 
@@ -10,13 +10,13 @@ class OptimizerConfig(Option):
 
     name: str
     learning_rate: Positive
-    """The peak of the schedule."""
+    """Peak of the schedule."""
     weight_decay: NonNegative
-    """Of matrices and embeddings; biases and norms are never decayed."""
+    """Weight decay of matrices and embeddings. Biases and norms have none."""
 
 
 class AdamConfig(OptimizerConfig):
-    """Adam and AdamW: the latter takes weight decay out of the moments (Loshchilov and Hutter 2019)."""
+    """Adam, or AdamW, whose weight decay does not pass through the moments (Loshchilov and Hutter 2019)."""
 
     code: ClassVar[str] = "folio.optim.optimizers:build_adam"
     name: Literal["adam", "adamw"]
@@ -25,6 +25,8 @@ class AdamConfig(OptimizerConfig):
 
 
 class SGDConfig(OptimizerConfig):
+    """Stochastic gradient descent with momentum."""
+
     code: ClassVar[str] = "folio.optim.optimizers:build_sgd"
     name: Literal["sgd"]
     momentum: Fraction
@@ -32,21 +34,22 @@ class SGDConfig(OptimizerConfig):
 
 
 class MuonConfig(OptimizerConfig):
-    """Muon for the matrices inside the blocks, AdamW for all other parameters (Jordan et al. 2024).
+    """Muon for the matrices of the blocks, AdamW for all other parameters (Jordan et al. 2024).
 
-    learning_rate is Muon's, whose updates are scaled to the size of AdamW's.
+    `learning_rate` is Muon's, whose updates are scaled to the size of AdamW's.
     """
 
     code: ClassVar[str] = "folio.optim.muon:build_muon"
     name: Literal["muon"]
     adamw_learning_rate: Positive | None
-    """Of AdamW, at the same point of the schedule; the same as Muon's when null."""
+    """Peak of AdamW's learning rate, which follows the same schedule; `learning_rate` when null."""
     momentum: Fraction
     nesterov: bool
     betas: Betas
-    """Of AdamW, as is eps."""
+    """Betas of AdamW."""
     eps: Positive
+    """Epsilon of AdamW."""
 
 
 Optimizers = AdamConfig | SGDConfig | MuonConfig
-"""All that may be chosen: a new one is entered here."""
+"""All optimizers that can be chosen. A new one is added here."""

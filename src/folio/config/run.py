@@ -15,7 +15,7 @@ from folio.config.logger import LoggerConfig
 from folio.config.model import ModelConfig, PositionalEncodingConfig
 from folio.config.objective import Objectives, PrefixLMConfig
 from folio.config.optimizer import Optimizers
-from folio.config.schedule import ConstantScheduleConfig, CosineScheduleConfig, NoamScheduleConfig, WSDScheduleConfig
+from folio.config.schedule import Schedules
 from folio.config.search import SearchConfig
 from folio.config.section import ConfigError as ConfigError
 from folio.config.section import Name, Section, Text
@@ -59,10 +59,7 @@ class RunConfig(Section):
     positional_encoding: PositionalEncodingConfig
     objective: Annotated[Objectives, Field(discriminator="name")]
     optimizer: Annotated[Optimizers, Field(discriminator="name")]
-    schedule: Annotated[
-        ConstantScheduleConfig | CosineScheduleConfig | WSDScheduleConfig | NoamScheduleConfig,
-        Field(discriminator="name"),
-    ]
+    schedule: Annotated[Schedules, Field(discriminator="name")]
     training: TrainingConfig
     trainer: TrainerConfig
     logger: LoggerConfig

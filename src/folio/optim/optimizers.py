@@ -1,70 +1,69 @@
-"""Optimizers over two groups of parameters: those that weight decay pulls towards zero, and the others."""
+"""Optimizers, and the parameter groups that they update: with and without weight decay."""
 
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import nn
 
 from folio.config.optimizer import AdamConfig, OptimizerConfig, SGDConfig
 
-LR_SCALE = "rate_factor"
-"""Key of a parameter group: what its learning rate is of the one that the schedule gives; 1 where it is not there."""
+LR_SCALE = "lr_scale"
+"""Key of a parameter group: factor on the schedule's learning rate; 1 if missing."""
 
-WAS_MATRIX = "was_matrix"
-"""Of a parameter, as `mark_matrices` found it."""
-
-
-def mark_matrices(model: nn.Module) -> None:
-    """Let `is_matrix` know after a strategy has sharded the model, which flattens parameters."""
-    for parameter in model.parameters():
-        setattr(parameter, WAS_MATRIX, parameter.ndim >= 2)
-
-
-def is_matrix(parameter: nn.Parameter) -> bool:
-    return bool(getattr(parameter, WAS_MATRIX, parameter.ndim >= 2))
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give each group of parameters its part of the schedule's rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group.get(LR_SCALE, 1.0)
+IS_MATRIX = "is_matrix"
+"""Attribute that `mark_matrices` gives a parameter."""
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig, fused: bool) -> torch.optim.Optimizer:
-    """The optimizer that the config names. `fused` updates all parameters in one pass: faster, the same rule."""
+    """Return the optimizer that the config names.
+
+    `fused` updates all parameters in one kernel, by the same rule; optimizers without such a kernel ignore it.
+    """
     return config.load_code()(model, config, fused)
 
 
 def build_adam(model: nn.Module, config: AdamConfig, fused: bool) -> torch.optim.Optimizer:
-    """Adam or AdamW."""
+    """Return Adam or AdamW."""
     cls = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    first, second = config.betas
+    beta1, beta2 = config.betas
     groups = param_groups(model, config.weight_decay)
-    return cls(groups, lr=config.learning_rate, betas=(first, second), eps=config.eps, fused=fused)
+    return cls(groups, lr=config.learning_rate, betas=(beta1, beta2), eps=config.eps, fused=fused)
 
 
 def build_sgd(model: nn.Module, config: SGDConfig, fused: bool) -> torch.optim.Optimizer:
-    """SGD with momentum."""
+    """Return SGD with momentum."""
     groups = param_groups(model, config.weight_decay)
     return torch.optim.SGD(
         groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.nesterov, fused=fused
     )
 
 
-def param_groups(
-    model: nn.Module, weight_decay: float, left_out: Collection[nn.Parameter] = ()
-) -> list[dict[str, object]]:
-    """Matrices and embeddings decay; biases and norms, which set scales and not directions, do not.
+def param_groups(model: nn.Module, weight_decay: float, exclude: Collection[nn.Parameter] = ()) -> list[dict[str, Any]]:
+    """Return the trainable parameters of a model in up to two groups: with weight decay and without.
 
-    Tied weights come once. Source: as in GPT-2's reproductions since Radford et al. 2018, section 4.1.
+    Matrices and embeddings decay. Biases and norms do not: they set scales, not directions. A tied weight comes once.
+    Source: GPT-2's reproductions since Radford et al. 2018, section 4.1.
     """
-    parameters = [
-        parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in left_out
-    ]
-    matrices = [parameter for parameter in parameters if is_matrix(parameter)]
-    vectors = [parameter for parameter in parameters if not is_matrix(parameter)]
-    groups: list[dict[str, object]] = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in exclude]
+    decay = [parameter for parameter in parameters if is_matrix(parameter)]
+    no_decay = [parameter for parameter in parameters if not is_matrix(parameter)]
+    groups = [{"params": decay, "weight_decay": weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
+
+
+def mark_matrices(model: nn.Module) -> None:
+    """Mark the matrices of a model for `is_matrix`, before FSDP flattens parameters."""
+    for parameter in model.parameters():
+        setattr(parameter, IS_MATRIX, parameter.ndim >= 2)
+
+
+def is_matrix(parameter: nn.Parameter) -> bool:
+    """Return whether a parameter is, or was before FSDP flattened it, a matrix."""
+    return bool(getattr(parameter, IS_MATRIX, parameter.ndim >= 2))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Set the learning rate of each parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group.get(LR_SCALE, 1.0)

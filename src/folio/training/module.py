@@ -69,9 +69,7 @@ class LanguageModel(L.LightningModule):
     @property
     def learning_rate(self) -> float:
         """The rate of the optimizer step that comes next."""
-        config = self.config
-        peak, max_steps = config.optimizer.learning_rate, config.training.max_steps
-        return learning_rate(self.global_step, config.schedule, peak, max_steps, config.model.d_model)
+        return learning_rate(self.config, self.global_step)
 
     def on_fit_start(self) -> None:
         if self.config.trainer.activation_checkpointing:

@@ -13,7 +13,7 @@ from folio.data.prepared import PreparedData
 from folio.distributed.devices import Device
 from folio.models import TransformerConfig, build_model
 from folio.objectives.registry import build_objective
-from folio.optim.schedules import noam
+from folio.optim.schedules import learning_rate
 from folio.runtime.terminal import printable
 
 
@@ -170,7 +170,7 @@ def optimizer_in_words(config: RunConfig) -> str:
     if not isinstance(schedule, NoamScheduleConfig):
         return f"{optimizer.name}, learning rate {optimizer.learning_rate:g}, schedule {schedule.name}"
     step = min(schedule.warmup_steps, config.training.max_steps)
-    highest = noam(step - 1, schedule.warmup_steps, schedule.scale, config.model.d_model)
+    highest = learning_rate(config, step - 1)
     return (
         f"{optimizer.name}, schedule {schedule.name}, highest learning rate {highest:.3g} at step {step}; "
         "optimizer.learning_rate has no part in it"

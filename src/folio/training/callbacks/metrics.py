@@ -106,7 +106,7 @@ class MetricLogger(Callback):
     def _check_finite(self, which: str, loss: float, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         """Raises: Diverged; the checkpoints of before stay."""
         if not math.isfinite(loss):
-            key = "schedule.scale" if pl_module.config.schedule.name == "noam" else "optimizer.learning_rate"
+            key = pl_module.config.schedule.scaled_by
             raise Diverged(
                 f"the {which} loss is {loss} at step {trainer.global_step}, with learning rate {self._rate:.3g} and "
                 f"gradient norm {pl_module.gradient_norm:.3g}: the run has diverged; lower {key}"
