@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 import typer
 
-from folio.data.prepare import prepare
+from folio.data.corpora.prepare_text import prepare
 from folio.data.tokenizers.registry import TokenizerChoice
 from folio.generation.generate import generate_text
 from folio.generation.sampling import Sampling

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from benchmarks.contenders.protocol import Line, Spec
 from benchmarks.contenders.step_timer import Turnstile, open_data
 from folio.config.run import RunConfig
-from folio.data.batch import IGNORE_INDEX, Batch
+from folio.data.batches.batch import IGNORE_INDEX, Batch
+from folio.data.batches.windows import ValidationWindows, gather_windows, random_starts
 from folio.data.prepared import PreparedData
-from folio.data.windows import ValidationWindows, gather_windows, random_starts
 from folio.distributed.devices import resolve_device
 from folio.models import Model, TransformerConfig, build_model
 from folio.models.blocks import Block

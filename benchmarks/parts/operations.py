@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.report.results import Series
-from folio.data.windows import gather_windows, random_starts
+from folio.data.batches.windows import gather_windows, random_starts
 from folio.objectives.losses import ChunkedCrossEntropy
 from folio.runtime.errors import FolioError
 

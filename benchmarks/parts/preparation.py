@@ -12,13 +12,13 @@ import numpy as np
 
 from benchmarks.report.results import Series
 from folio.data.assets import fetch
-from folio.data.corpora.corpus import FilesSource, PrepareOptions, prepare_corpus
-from folio.data.corpora.reading import DocumentFormat
-from folio.data.encoding import processors
-from folio.data.prepare import prepare
-from folio.data.sources import TEXT_FILE
-from folio.data.tiny_shakespeare import ASSET
+from folio.data.corpora.documents import DocumentFormat
+from folio.data.corpora.named_texts import TEXT_FILE
+from folio.data.corpora.prepare_documents import FilesSource, PrepareOptions, prepare_corpus
+from folio.data.corpora.prepare_text import prepare
+from folio.data.corpora.tiny_shakespeare import ASSET
 from folio.data.tokenizers.registry import Tokenizer, TokenizerChoice, build_tokenizer
+from folio.runtime.cpus import available_cpus
 
 TOKENIZER = "gpt2"
 N_COPIES = 180
@@ -34,7 +34,7 @@ def measure_preparing(rounds: int, data_dir: Path, say: Callable[[str], None]) -
 
     The facts of text_files hold `share`: what it reaches of tiktoken's speed with one thread times the processors.
     """
-    n = processors()
+    n = available_cpus()
     assets_dir = data_dir / "assets"
     lines = fetch(ASSET, assets_dir).read_text(encoding="utf-8").splitlines()
     choice = TokenizerChoice(TOKENIZER)

@@ -9,8 +9,8 @@ from browser import chromium
 from playwright.sync_api import Browser
 from workspace import TINY_TEXT, Run, Workspace
 
-from folio.data import tiny_shakespeare
 from folio.data.assets import fetch
+from folio.data.corpora import tiny_shakespeare
 from folio.data.tokenizers.rank_files import ENCODINGS
 
 # Kept from being imported by a program of the test's choice, and not as an ImportError, which could be caught.

@@ -138,7 +138,7 @@ def test_an_extension_is_two_files_and_an_entry_in_one_of_ours(title: str) -> No
     assert option.startswith("conf/")
     assert {path for path, _ in extension.changes} <= {
         "src/folio/models/positional.py",
-        "src/folio/data/sources.py",
+        "src/folio/data/corpora/named_texts.py",
         *(f"src/folio/options/{name}.py" for name in ("optimizers", "objectives", "callbacks")),
     }
     assert len({path for path, _ in extension.changes}) == 1

@@ -100,7 +100,7 @@ def test_a_text_that_may_not_be_read_is_one_line(workspace: Workspace) -> None:
     path.write_text(TINY_TEXT)
     path.chmod(0)
     code = (
-        "import os; from pathlib import Path; from folio.data.text_file import check_text_file\n"
+        "import os; from pathlib import Path; from folio.data.corpora.text import check_text_file\n"
         f"file = os.open({str(path)!r}, os.O_PATH); os.setuid(65534)\n"
         "check_text_file(Path(f'/proc/self/fd/{file}'))"
     )

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from folio.data import tiny_shakespeare
 from folio.data.assets import fetch
-from folio.data.prepare import prepare
+from folio.data.corpora import tiny_shakespeare
+from folio.data.corpora.prepare_text import prepare
 from folio.data.tokenizers.rank_files import ENCODINGS
 from folio.data.tokenizers.registry import TokenizerChoice, build_tokenizer, load_tokenizer
 

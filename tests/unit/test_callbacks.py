@@ -22,7 +22,7 @@ from tiny_models import CPU, validation_of
 from folio.config.callbacks import SamplesConfig
 from folio.config.run import RunConfig, plain
 from folio.config.training import TrainingConfig
-from folio.data.batch import Batch
+from folio.data.batches.batch import Batch
 from folio.data.token_file import TokenFileInfo
 from folio.data.tokenizers.registry import CharTokenizer
 from folio.models import GPT, build_model

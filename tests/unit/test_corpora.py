@@ -18,13 +18,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from folio.data.corpora import reading as reading_module
+from folio.data.corpora import documents as reading_module
 from folio.data.corpora import shards as shards_module
 from folio.data.corpora import staging as staging_module
-from folio.data.corpora.corpus import UNFINISHED, FilesSource, PrepareOptions, prepare_corpus
+from folio.data.corpora.documents import DocumentBlock, DocumentFormat, documents_of, read_blocks
 from folio.data.corpora.files import find_files
-from folio.data.corpora.hub import HubSource
-from folio.data.corpora.reading import Block, DocumentFormat, documents_of, read_blocks
+from folio.data.corpora.hugging_face import HubSource
+from folio.data.corpora.prepare_documents import UNFINISHED, FilesSource, PrepareOptions, prepare_corpus
 from folio.data.corpora.shards import MANIFEST, read_manifest
 from folio.data.corpora.staging import hash_of
 from folio.data.prepared import PreparedData
@@ -164,7 +164,7 @@ def test_of_equal_hashes_the_first_is_kept(first: list[int], second: list[int], 
     assert n_dropped == len(values) - sum(kept)
 
 
-def documents(blocks: list[Block], reading: DocumentFormat) -> list[str]:
+def documents(blocks: list[DocumentBlock], reading: DocumentFormat) -> list[str]:
     return [text for block in blocks for text, _ in documents_of(block, reading)]
 
 
@@ -194,7 +194,9 @@ def test_reading_goes_on_after_any_block_as_if_it_had_not_stopped(
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from folio.data.corpora import corpus, reading, staging
+from folio.data.corpora import staging
+from folio.data.corpora import prepare_documents as corpus
+from folio.data.corpora import documents as reading
 from folio.data.tokenizers.registry import TokenizerChoice
 reading.BLOCK_BYTES, reading.READ_BYTES, staging.BLOCK_BYTES = 2000, 1000, 2000
 staging.JOURNAL_EVERY_S = 0
@@ -478,7 +480,7 @@ def test_datasets_are_read_from_a_folder(tmp_path: Path, monkeypatch: pytest.Mon
         next(
             iter(
                 HubSource(str(tmp_path / "in"), None, "train", None, DocumentFormat("body")).blocks(
-                    staging_module.Position()
+                    staging_module.ReadPosition()
                 )
             )
         )

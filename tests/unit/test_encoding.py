@@ -6,15 +6,16 @@ from operator import length_hint
 import numpy as np
 import pytest
 
-from folio.data import encoding as module
-from folio.data.encoding import encode_all, processors
-from folio.data.tokenizers.base import Unknown
+from folio.data.corpora import workers as module
+from folio.data.corpora.workers import encode_all
+from folio.data.tokenizers.base import UnknownTokens
 from folio.data.tokenizers.byte import ByteTokenizer
+from folio.runtime.cpus import available_cpus
 
 
 @pytest.fixture(autouse=True)
 def two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "processors", lambda: 2)
+    monkeypatch.setattr(module, "available_cpus", lambda: 2)
 
 
 class Meeting(ByteTokenizer):
@@ -40,7 +41,7 @@ def test_pieces_are_encoded_at_the_same_time_and_keep_their_order() -> None:
 
 def test_each_piece_comes_with_what_is_unknown_in_it() -> None:
     ((ids, unknown),) = encode_all(ByteTokenizer(), ["ab"])
-    assert (ids.tolist(), unknown) == ([97, 98], Unknown())
+    assert (ids.tolist(), unknown) == ([97, 98], UnknownTokens())
     assert list(encode_all(ByteTokenizer(), [])) == []
 
 
@@ -59,4 +60,4 @@ def test_an_error_in_a_piece_is_raised_and_ends_the_threads() -> None:
 
 
 def test_there_is_a_processor() -> None:
-    assert processors() >= 1
+    assert available_cpus() >= 1

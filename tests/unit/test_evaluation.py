@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from folio.data.batch import IGNORE_INDEX, Batch
-from folio.data.lines import Lines
-from folio.data.loaders import validation_loader
-from folio.data.masking import MaskedValidationLines, Masking
-from folio.data.prefixes import PrefixValidationWindows
+from folio.data.batches.batch import IGNORE_INDEX, Batch
+from folio.data.batches.lines import Lines
+from folio.data.batches.loaders import validation_loader
+from folio.data.batches.masking import MaskedValidationLines, Masking
+from folio.data.batches.prefixes import PrefixValidationWindows
+from folio.data.batches.windows import ValidationWindows
 from folio.data.token_file import TokenFileInfo
-from folio.data.windows import ValidationWindows
 from folio.models import GPT, Encoder, EncoderDecoder, Model, TransformerConfig, build_model
 from folio.objectives import evaluation
 from folio.objectives.evaluation import (

@@ -25,7 +25,7 @@ from folio.config.run import ConfigError, RunConfig, plain
 from folio.data import assets
 from folio.data.assets import Asset, Wheel, fetch, member
 from folio.data.token_file import TokenFile, TokenFileError, sidecar_path, write_token_file
-from folio.data.tokenizers.base import Unknown
+from folio.data.tokenizers.base import UnknownTokens
 from folio.data.tokenizers.char import CharTokenizer
 from folio.data.tokenizers.registry import load_tokenizer, state_from_json
 from folio.models import GPT
@@ -269,7 +269,7 @@ def test_weights_larger_than_their_file_are_refused(gpt2: Path) -> None:
 
 def tokens_in(folder: Path) -> Path:
     path = folder / "train.bin"
-    pieces = [(TOKENIZER.encode("abcdefg" * 10), Unknown())]
+    pieces = [(TOKENIZER.encode("abcdefg" * 10), UnknownTokens())]
     about = {"tokenizer": "char", "tokenizer_fingerprint": "", "split": "train", "n_bytes": 70, "source_sha256": ""}
     write_token_file(path, pieces, vocab_size=7, **about)  # type: ignore[arg-type]
     return path

@@ -163,7 +163,9 @@ def test_writing_text_starts_without_what_training_alone_needs() -> None:
 
 
 def test_training_looks_at_prepared_data_without_what_preparing_needs() -> None:
-    assert loaded_after("import folio.cli.corpus", "folio.data.prepare", "rich", "tiktoken") == ["folio.data.prepare"]
+    assert loaded_after("import folio.cli.corpus", "folio.data.corpora.prepare_text", "rich", "tiktoken") == [
+        "folio.data.corpora.prepare_text"
+    ]
 
 
 def test_a_report_needs_neither_torch_nor_before_it_draws_matplotlib() -> None:

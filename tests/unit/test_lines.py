@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from folio.data import lines
-from folio.data.lines import Lines, newline_positions
+from folio.data.batches import lines
+from folio.data.batches.lines import Lines, newline_positions
 from folio.runtime.errors import FolioError
 
 NEWLINES = np.array([0, 7])

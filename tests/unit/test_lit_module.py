@@ -9,7 +9,7 @@ import torch
 from tiny_models import CPU, validation_of
 
 from folio.config.run import RunConfig, plain
-from folio.data.batch import IGNORE_INDEX, Batch
+from folio.data.batches.batch import IGNORE_INDEX, Batch
 from folio.data.tokenizers.registry import CharTokenizer
 from folio.models import build_model
 from folio.objectives.evaluation import metrics_from, token_sums

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from folio.data.batch import IGNORE_INDEX, Batch
-from folio.data.lines import Lines
-from folio.data.masking import (
+from folio.data.batches.batch import IGNORE_INDEX, Batch
+from folio.data.batches.lines import Lines
+from folio.data.batches.masking import (
     WORDS_PER_TOKEN,
     MaskedTrainingLines,
     MaskedValidationLines,
@@ -20,8 +20,8 @@ from folio.data.masking import (
     mask_tokens,
     unigram_baseline,
 )
-from folio.data.random_words import Stream, random_words
-from folio.data.windows import WINDOW_ORDERS, MicroBatch, TrainingBatches
+from folio.data.batches.random_numbers import RandomStream, random_uint64
+from folio.data.batches.windows import WINDOW_ORDERS, MicroBatch, TrainingBatches
 
 NEWLINE, N_SYMBOLS, MASK_ID = 0, 30, 30
 NEWLINES = np.array([NEWLINE])
@@ -38,7 +38,7 @@ def lines_of(lengths: list[int], max_length: int = 40) -> Lines:
 
 def words_for(n_rows: int, n_columns: int, seed: int = 0) -> np.ndarray:
     shape = n_rows, n_columns, WORDS_PER_TOKEN
-    return random_words(seed, 0, math.prod(shape), Stream.MASKS).reshape(shape)
+    return random_uint64(seed, 0, math.prod(shape), RandomStream.MASKS).reshape(shape)
 
 
 def whole_step(dataset: MaskedTrainingLines, indices: np.ndarray, step: int = 0) -> Batch:

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from folio.data import mixture as module
-from folio.data.mixture import BLOCK_DRAWS, Mixture, mixed, places_of
-from folio.data.prepare import prepare
+from folio.data.batches import mixture as module
+from folio.data.batches.mixture import BLOCK_DRAWS, Mixture, mixed, places_of
+from folio.data.batches.windows import TrainingBatches
+from folio.data.corpora.prepare_text import prepare
 from folio.data.tokenizers.registry import TokenizerChoice
-from folio.data.windows import TrainingBatches
 from folio.runtime.errors import FolioError
 
 SHARES = st.lists(st.floats(0.01, 10.0), min_size=1, max_size=5).map(tuple)

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from folio.data.batch import IGNORE_INDEX, Batch
+from folio.data.batches.batch import IGNORE_INDEX, Batch
 from folio.models import GPT, Model, TransformerConfig, build_model
 from folio.objectives import losses as objectives
 from folio.objectives.losses import ChunkedCrossEntropy, batch_loss

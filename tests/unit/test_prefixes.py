@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from folio.data.batch import IGNORE_INDEX, Batch
-from folio.data.prefixes import PrefixTrainingWindows, PrefixValidationWindows
-from folio.data.windows import MicroBatch, TrainingBatches
+from folio.data.batches.batch import IGNORE_INDEX, Batch
+from folio.data.batches.prefixes import PrefixTrainingWindows, PrefixValidationWindows
+from folio.data.batches.windows import MicroBatch, TrainingBatches
 from folio.runtime.errors import FolioError
 
 seeds = st.integers(0, 2**64 - 1)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from folio.data import prepare as module
-from folio.data import text_file as texts
-from folio.data.prepare import prepare
+from folio.data.corpora import prepare_text as module
+from folio.data.corpora import text as texts
+from folio.data.corpora.prepare_text import prepare
 from folio.data.prepared import PreparedData
 from folio.data.tokenizers.char import CharTokenizer
 from folio.data.tokenizers.registry import TOKENIZERS, Tokenizer, TokenizerChoice
@@ -189,7 +189,8 @@ def test_a_crash_between_any_two_files_is_noticed(
 def test_two_processes_prepare_once(text_file: Path, tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"
-        "from folio.data.prepare import prepare; from folio.data.tokenizers.registry import TokenizerChoice\n"
+        "from folio.data.corpora.prepare_text import prepare\n"
+        "from folio.data.tokenizers.registry import TokenizerChoice\n"
         "sys.stdin.read()\n"
         "data = prepare('text_file', Path(sys.argv[1]), TokenizerChoice('char'), Path(sys.argv[2]), print)\n"
         "print(data.train.info.tokens_sha256)"
@@ -251,7 +252,7 @@ def test_a_data_folder_that_cannot_be_made_is_named_with_its_key(text_file: Path
 
 
 def test_importing_the_preparation_leaves_torch_out() -> None:
-    program = "import sys, folio.data.prepare; sys.exit('torch' in sys.modules)"
+    program = "import sys, folio.data.corpora.prepare_text; sys.exit('torch' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 0
 

@@ -14,7 +14,7 @@ def test_the_sides_are_timed_and_the_share_is_of_one_thread_times_the_processors
 ) -> None:
     monkeypatch.setattr(preparing, "N_COPIES", 1)
     monkeypatch.setattr(preparing, "TOKENIZER", "byte")
-    monkeypatch.setattr(preparing, "processors", lambda: 2)
+    monkeypatch.setattr(preparing, "available_cpus", lambda: 2)
     series = preparing.measure_preparing(2, data_dir, lambda line: None)
     assert [len(side.values) for side in series] == [2] * 5
     folio, all_threads, one, text, beside_text = series

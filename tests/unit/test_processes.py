@@ -14,9 +14,9 @@ from hydra import initialize_config_dir
 
 from folio.config.run import ConfigError, RunConfig
 from folio.config.trainer import TrainerConfig
-from folio.data.batch import IGNORE_INDEX
-from folio.data.loaders import validation_loader
-from folio.data.windows import TrainingBatches, TrainingWindows, ValidationWindows
+from folio.data.batches.batch import IGNORE_INDEX
+from folio.data.batches.loaders import validation_loader
+from folio.data.batches.windows import TrainingBatches, TrainingWindows, ValidationWindows
 from folio.distributed.context import DistributedContext
 from folio.distributed.environment import SINGLE_RANK, RankInfo, check_processes, rank_from_environment
 from folio.distributed.strategies import build_strategy

@@ -2,8 +2,8 @@
 
 import pytest
 
-from folio.data import progress as module
-from folio.data.progress import progress
+from folio.data.corpora import progress as module
+from folio.data.corpora.progress import progress
 
 
 @pytest.fixture

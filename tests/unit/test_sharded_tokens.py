@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from folio.data import sharded_tokens as module
-from folio.data.lines import LineFiles, Lines
+from folio.data.batches.lines import LineFiles, Lines
+from folio.data.batches.windows import MicroBatch, TrainingWindows, gather_spans, gather_windows, random_starts
 from folio.data.prepared import holds_other_than
 from folio.data.sharded_tokens import ShardedTokens, ShardFile, Tokens, joined
 from folio.data.token_file import TokenFileError, map_tokens
-from folio.data.windows import MicroBatch, TrainingWindows, gather_runs, gather_windows, random_starts
 from folio.models import GPT, GPTConfig
 from folio.objectives.losses import batch_loss
 
@@ -56,7 +56,7 @@ def test_slices_windows_runs_and_positions_are_those_of_the_concatenation(
     starts = np.array(data.draw(st.lists(st.integers(0, n - context - 1), min_size=1, max_size=9)))
     assert gather_windows(shards, starts, context).tolist() == gather_windows(whole, starts, context).tolist()
     lengths = np.array([data.draw(st.integers(1, n - start)) for start in starts.tolist()])
-    assert gather_runs(shards, starts, lengths).tolist() == gather_runs(whole, starts, lengths).tolist()
+    assert gather_spans(shards, starts, lengths).tolist() == gather_spans(whole, starts, lengths).tolist()
 
 
 @given(SIZES, SIZES)
@@ -87,21 +87,21 @@ def test_lines_of_shards_end_at_newlines_and_at_borders(sizes: list[int], max_le
 
 def test_lines_of_a_large_split_are_written_down_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, shards = cut([5, 9, 2])
-    monkeypatch.setattr("folio.data.lines.MOST_TOKENS_IN_MEMORY", 3)
+    monkeypatch.setattr("folio.data.batches.lines.MOST_TOKENS_IN_MEMORY", 3)
     newlines = np.array([whole[4], whole[10]])
     kept = LineFiles(tmp_path / "lines")
     first = Lines(shards, newlines, 3, (), kept)
     assert isinstance(first.starts, np.memmap)
     plain = Lines(shards, newlines, 3)
     assert (first.starts.tolist(), first.lengths.tolist()) == (plain.starts.tolist(), plain.lengths.tolist())
-    monkeypatch.setattr("folio.data.lines._pieces_of_runs", None)  # nothing is looked for again
+    monkeypatch.setattr("folio.data.batches.lines._pieces_of_runs", None)  # nothing is looked for again
     assert Lines(shards, newlines, 3, (), kept).starts.tolist() == plain.starts.tolist()
     assert {path.suffix for path in tmp_path.iterdir()} == {".starts", ".lengths", ".json"}
 
 
 def test_lines_that_were_cut_short_are_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, shards = cut([5, 9, 2])
-    monkeypatch.setattr("folio.data.lines.MOST_TOKENS_IN_MEMORY", 3)
+    monkeypatch.setattr("folio.data.batches.lines.MOST_TOKENS_IN_MEMORY", 3)
     kept = LineFiles(tmp_path / "lines")
     before = Lines(shards, whole[4:5], 3, (), kept).starts.tolist()
     kept.starts.write_bytes(kept.starts.read_bytes()[:-1])

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from folio.data import text_file as module
-from folio.data.text_file import before_white_space, check_text_file, pieces, split_text
+from folio.data.corpora import text as module
+from folio.data.corpora.text import before_white_space, check_text_file, pieces, split_text
 from folio.runtime.errors import FolioError
 
 

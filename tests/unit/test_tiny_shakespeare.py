@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from folio.data import tiny_shakespeare
+from folio.data.corpora import tiny_shakespeare
 
 PLAY = """# A heading
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from folio.data import token_file
 from folio.data.token_file import MappedTokens, TokenFile, TokenFileError, TokenFileInfo, write_token_file
-from folio.data.tokenizers.base import Unknown
+from folio.data.tokenizers.base import UnknownTokens
 from folio.runtime import files
 from folio.runtime.errors import FolioError
 
@@ -27,7 +27,7 @@ def write(path: Path, tokens: Any, vocab_size: int = 100, **changes: Any) -> Tok
         "n_bytes": 3,
         "source_sha256": "0" * 64,
     }
-    pieces = [(np.asarray(tokens), Unknown(1, 6.0))]
+    pieces = [(np.asarray(tokens), UnknownTokens(1, 6.0))]
     return write_token_file(path, pieces, vocab_size=vocab_size, **(fields | changes))
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from folio.data.assets import fetch
 from folio.data.tokenizers import registry as tokenizers
-from folio.data.tokenizers.base import Unknown
+from folio.data.tokenizers.base import UnknownTokens
 from folio.data.tokenizers.byte import ByteTokenizer
 from folio.data.tokenizers.char import CharTokenizer
 from folio.data.tokenizers.rank_files import ENCODINGS
@@ -51,7 +51,7 @@ def test_text_comes_back_from_its_ids(tokenizer: Tokenizer) -> None:
     assert ids.min() >= 0
     assert ids.max() < tokenizer.vocab_size
     assert tokenizer.decode(ids.tolist()) == TEXT
-    assert tokenizer.unknown(TEXT) == Unknown(n_tokens=0, spelling_bits=0.0)
+    assert tokenizer.unknown(TEXT) == UnknownTokens(n_tokens=0, spelling_bits=0.0)
 
 
 # What patterns tell apart: white space of all kinds, also what Python alone calls so; letters, among them those of

@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from lightning.fabric.utilities import move_data_to_device
 from torch.utils.data import DataLoader
 
-from folio.data.batch import IGNORE_INDEX, Batch
-from folio.data.loaders import token_loader, validation_loader
-from folio.data.random_words import Stream, random_words
-from folio.data.windows import (
+from folio.data.batches.batch import IGNORE_INDEX, Batch
+from folio.data.batches.loaders import token_loader, validation_loader
+from folio.data.batches.random_numbers import RandomStream, random_uint64
+from folio.data.batches.windows import (
     WINDOW_ORDERS,
     MicroBatch,
     Permutation,
     TrainingBatches,
     TrainingWindows,
     ValidationWindows,
-    gather_runs,
+    gather_spans,
     gather_windows,
     n_window_starts,
     random_starts,
@@ -36,15 +36,15 @@ seeds = st.integers(0, 2**64 - 1)
 
 @given(seeds, st.integers(0, 2**64 - 1), st.integers(0, 30), st.integers(0, 30))
 def test_fewer_random_words_are_the_first_of_more(seed: int, index: int, n_words: int, n_more: int) -> None:
-    words = random_words(seed, index, n_words + n_more, Stream.MASKS)
-    assert random_words(seed, index, n_words, Stream.MASKS).tolist() == words[:n_words].tolist()
+    words = random_uint64(seed, index, n_words + n_more, RandomStream.MASKS)
+    assert random_uint64(seed, index, n_words, RandomStream.MASKS).tolist() == words[:n_words].tolist()
 
 
 def test_streams_share_no_words() -> None:
-    words = np.stack([random_words(seed=1, index=2, n_words=10_000, stream=stream) for stream in Stream])
+    words = np.stack([random_uint64(seed=1, index=2, n_words=10_000, stream=stream) for stream in RandomStream])
     assert len(np.unique(words)) == words.size
     # Correlations of independent values have a standard error of 1 / sqrt(10_000).
-    assert abs(np.corrcoef(words.astype(np.float64)) - np.eye(len(Stream))).max() < 0.05
+    assert abs(np.corrcoef(words.astype(np.float64)) - np.eye(len(RandomStream))).max() < 0.05
 
 
 @given(st.integers(1, 3000), seeds, st.integers(0, 2**40))
@@ -203,7 +203,7 @@ def test_windows_are_the_tokens_and_the_tokens_after_them(dtype: str) -> None:
 
 def test_runs_are_padded_with_zeros_to_the_longest() -> None:
     corpus = np.arange(100, 110, dtype="<u2")
-    runs = gather_runs(corpus, np.array([0, 9, 4]), np.array([2, 1, 3]))
+    runs = gather_spans(corpus, np.array([0, 9, 4]), np.array([2, 1, 3]))
     assert runs.tolist() == [[100, 101, 0], [109, 0, 0], [104, 105, 106]]
     assert runs.dtype == np.int64
 

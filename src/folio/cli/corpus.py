@@ -7,9 +7,10 @@ from folio.config.checks import check_against_data
 from folio.config.data import DataSources, HuggingFaceConfig, MixtureConfig, PartConfig, TextFilesConfig
 from folio.config.objective import MaskedLMConfig
 from folio.config.run import RunConfig
-from folio.data.corpora.corpus import PrepareOptions
-from folio.data.corpora.reading import DocumentFormat
-from folio.data.origins import (
+from folio.data.corpora.documents import DocumentFormat
+from folio.data.corpora.named_texts import NAMED_TEXTS, TEXT_FILE
+from folio.data.corpora.prepare_documents import PrepareOptions
+from folio.data.corpora.sources import (
     HubDataset,
     Mixed,
     NamedText,
@@ -20,7 +21,6 @@ from folio.data.origins import (
     prepare_source,
 )
 from folio.data.prepared import Log, PreparedData, holds_other_than
-from folio.data.sources import SOURCES, TEXT_FILE
 from folio.data.tokenizers.registry import TokenizerChoice, line_breaks
 from folio.runtime.errors import FolioError
 
@@ -48,7 +48,7 @@ def _part(name: str, part: float | PartConfig) -> tuple[str, float, SingleSource
 def _named(name: str) -> SingleSource:
     """What a bare word of data.parts means: the corpus of that name, a prepared folder, one plain text, a pattern."""
     path = Path(name)
-    if name in SOURCES:
+    if name in NAMED_TEXTS:
         return NamedText(name)
     if (path / "tokenizer.json").is_file():
         return PreparedFolder(path)
@@ -58,7 +58,7 @@ def _named(name: str) -> SingleSource:
 
 
 def _single(data: DataSources | PartConfig) -> SingleSource:
-    if data.name in SOURCES:
+    if data.name in NAMED_TEXTS:
         return NamedText(data.name)
     assert data.path is not None
     if data.name == TEXT_FILE:

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Discriminator, Field, Tag
 
 from folio.config.section import Count, Positive, Section, Text
-from folio.data.sources import SOURCES, TEXT_FILE
+from folio.data.corpora.named_texts import NAMED_TEXTS, TEXT_FILE
 
 if TYPE_CHECKING:
     OneText = str
     SingleCorpus = str
 else:
-    OneText = Literal[(*SOURCES, TEXT_FILE)]
-    SingleCorpus = Literal[(*SOURCES, TEXT_FILE, "text_files", "huggingface", "prepared")]
+    OneText = Literal[(*NAMED_TEXTS, TEXT_FILE)]
+    SingleCorpus = Literal[(*NAMED_TEXTS, TEXT_FILE, "text_files", "huggingface", "prepared")]
 
 WindowOrder = Literal["random", "shuffled"]
 """random: independent uniform starts; shuffled: each start once an epoch."""
@@ -24,7 +24,7 @@ class TextConfig(Section):
     """One text, split by place: the last tenth is for validation."""
 
     name: OneText
-    """A key of `folio.data.sources.SOURCES`, or text_file."""
+    """A key of `folio.data.corpora.named_texts.NAMED_TEXTS`, or text_file."""
     path: str | None
     """The text of data=text_file: UTF-8."""
     window_order: WindowOrder

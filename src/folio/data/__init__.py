@@ -1,6 +1,8 @@
-"""From a text to batches.
+"""From text to batches.
 
-`prepare` turns a corpus into two token files and a tokenizer; `windows`, `masking` and `prefixes` make batches of
-those files, one for each objective. Only `batch` and what uses it import torch, so that a mistake in the data is
-reported at once.
+- `corpora/` turns a text, or many files of documents, into token files, with one of the `tokenizers/`.
+- `token_file` and `sharded_tokens` map the token files into memory; `prepared` holds both splits and their tokenizer.
+- `batches/` makes the batches of each objective from the tokens.
+
+Only `batches/` imports torch, so mistakes in the data are reported at once.
 """

@@ -35,7 +35,7 @@ class TokenSplit(Protocol):
 
 
 @dataclass(frozen=True)
-class Part:
+class MixturePart:
     """One corpus of a mixture. `share` is that of the sequences in training; all shares together are 1."""
 
     name: str
@@ -52,7 +52,7 @@ class PreparedData:
     val: TokenSplit
     tokenizer: Tokenizer
     folder: Path
-    parts: tuple[Part, ...] = ()
+    parts: tuple[MixturePart, ...] = ()
 
     @property
     def files(self) -> list[TokenSplit]:

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from folio.data.tokenizers.base import Unknown
+from folio.data.tokenizers.base import UnknownTokens
 from folio.runtime.errors import FolioError
 from folio.runtime.files import atomic_writer, sha256_of, write_atomically
 
@@ -161,7 +161,7 @@ def sidecar_path(path: Path) -> Path:
 
 def write_token_file(
     path: Path,
-    pieces: Iterable[tuple[np.ndarray, Unknown]],
+    pieces: Iterable[tuple[np.ndarray, UnknownTokens]],
     *,
     vocab_size: int,
     tokenizer: str,
@@ -177,7 +177,7 @@ def write_token_file(
     Raises: FolioError if there are no tokens or an id lies outside the vocabulary; OSError from the disk.
     """
     dtype = token_dtype(vocab_size)
-    n_tokens, unknown, digest = 0, Unknown(), hashlib.sha256()
+    n_tokens, unknown, digest = 0, UnknownTokens(), hashlib.sha256()
     with atomic_writer(path) as file:
         for tokens, unknown_here in pieces:
             if tokens.size and (tokens.min() < 0 or tokens.max() >= vocab_size):

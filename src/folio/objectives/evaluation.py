@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from folio.config.run import RunConfig
-from folio.data.batch import IGNORE_INDEX, Batch
+from folio.data.batches.batch import IGNORE_INDEX, Batch
 from folio.data.token_file import TokenFileInfo
 from folio.generation.prompts import last_position
 from folio.models import Model

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from folio.data.batch import IGNORE_INDEX, Batch
+from folio.data.batches.batch import IGNORE_INDEX, Batch
 from folio.models import Encoder, EncoderDecoder, Model
 from folio.models.cpu_linear import onednn_products
 

@@ -3,9 +3,9 @@
 import numpy as np
 
 from folio.config.objective import MaskedLMConfig
-from folio.data.lines import LineFiles, Lines
-from folio.data.masking import MaskedTrainingLines, MaskedValidationLines, Masking, unigram_baseline
-from folio.data.mixture import Mixture
+from folio.data.batches.lines import LineFiles, Lines
+from folio.data.batches.masking import MaskedTrainingLines, MaskedValidationLines, Masking, unigram_baseline
+from folio.data.batches.mixture import Mixture
 from folio.data.prepared import TokenSplit
 from folio.data.token_file import TokenFileInfo
 from folio.data.tokenizers.registry import line_breaks

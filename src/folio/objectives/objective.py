@@ -7,14 +7,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from folio.config.run import RunConfig
-from folio.data.batch import Batch
-from folio.data.loaders import validation_loader
-from folio.data.masking import MaskedTrainingLines
-from folio.data.mixture import Mixture
-from folio.data.prefixes import PrefixTrainingWindows
+from folio.data.batches.batch import Batch
+from folio.data.batches.loaders import validation_loader
+from folio.data.batches.masking import MaskedTrainingLines
+from folio.data.batches.mixture import Mixture
+from folio.data.batches.prefixes import PrefixTrainingWindows
+from folio.data.batches.windows import TrainingWindows, ValidationWindows
 from folio.data.prepared import PreparedData, TokenSplit
 from folio.data.token_file import TokenFileInfo
-from folio.data.windows import TrainingWindows, ValidationWindows
 from folio.distributed.context import SINGLE_PROCESS, DistributedContext
 from folio.models import Model
 from folio.objectives.losses import batch_loss

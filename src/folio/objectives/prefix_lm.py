@@ -1,6 +1,6 @@
 """TODO folio.objectives.prefix_lm."""
 
-from folio.data.prefixes import PrefixTrainingWindows, PrefixValidationWindows
+from folio.data.batches.prefixes import PrefixTrainingWindows, PrefixValidationWindows
 from folio.data.prepared import TokenSplit
 from folio.objectives.objective import Objective, ValidationPart
 

@@ -5,10 +5,10 @@ from typing import cast
 from torch.utils.data import DataLoader, Dataset
 
 from folio.config.run import RunConfig
-from folio.data.batch import Batch
-from folio.data.loaders import token_loader
+from folio.data.batches.batch import Batch
+from folio.data.batches.loaders import token_loader
+from folio.data.batches.windows import TrainingBatches
 from folio.data.prepared import PreparedData, TokenSplit
-from folio.data.windows import TrainingBatches
 from folio.distributed.context import SINGLE_PROCESS, DistributedContext
 from folio.objectives.objective import Objective, Validation
 

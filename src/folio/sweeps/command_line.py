@@ -15,9 +15,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from folio.cli.compose import load_config
 from folio.cli.errors import one_line
 from folio.config.run import ConfigError, RunConfig
-from folio.data.encoding import processors
 from folio.distributed.environment import RankInfo, rank_from_environment
 from folio.runs.folders import check_links, create_folder
+from folio.runtime.cpus import available_cpus
 from folio.runtime.errors import FolioError
 from folio.runtime.terminal import python_command
 from folio.sweeps.manifest import find_sweep, hydra_word, resume_hint
@@ -173,7 +173,7 @@ def jobs_at_once(config: DictConfig, n_jobs: int) -> int:
     wanted = OmegaConf.select(config, "hydra.launcher.n_jobs")
     if wanted is None:
         return 1
-    wanted = int(wanted) if int(wanted) > 0 else max(1, processors() + 1 + int(wanted))
+    wanted = int(wanted) if int(wanted) > 0 else max(1, available_cpus() + 1 + int(wanted))
     return max(1, min(wanted, n_jobs))
 
 

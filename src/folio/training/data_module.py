@@ -4,7 +4,7 @@ import lightning as L
 from torch.utils.data import DataLoader
 
 from folio.config.run import RunConfig
-from folio.data.batch import Batch
+from folio.data.batches.batch import Batch
 from folio.data.prepared import PreparedData
 from folio.distributed.context import SINGLE_PROCESS, DistributedContext
 from folio.objectives.objective import Validation

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
-from folio.data.batch import Batch
+from folio.data.batches.batch import Batch
 from folio.distributed.context import SINGLE_PROCESS, DistributedContext
 from folio.distributed.devices import Device
 from folio.models import Model, build_model

@@ -23,10 +23,10 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
-from folio.data.corpora.reading import BLOCK_BYTES, Block, DocumentFormat, documents_of
-from folio.data.encoding import processors
+from folio.data.corpora.documents import BLOCK_BYTES, DocumentBlock, DocumentFormat, documents_of
 from folio.data.tokenizers.registry import Tokenizer, load_tokenizer, state_from_json
 from folio.data.tokenizers.word import UNIT
+from folio.runtime.cpus import available_cpus
 from folio.runtime.errors import FolioError
 from folio.runtime.files import write_atomically
 
@@ -54,7 +54,7 @@ SEPARATOR = "\n\n"
 
 
 @dataclass(frozen=True)
-class Position:
+class ReadPosition:
     """Where reading goes on: a file by its number, and what Block calls `end` and `next` in it."""
 
     file: int = 0
@@ -65,23 +65,23 @@ class Position:
 class Source(Protocol):
     """Something with blocks of documents in a fixed order."""
 
-    def blocks(self, after: Position) -> Iterator[tuple[Position, Block]]:
+    def blocks(self, after: ReadPosition) -> Iterator[tuple[ReadPosition, DocumentBlock]]:
         """Those from a position on, each with the position behind it."""
         ...
 
 
-Task = tuple[Position, list[Block]]
+Task = tuple[ReadPosition, list[DocumentBlock]]
 """Blocks that one worker takes at a time, and the position behind them."""
 
 Count = Callable[[int], None]
 """To be told of bytes that were read."""
 
 
-def tasks(blocks: Iterable[tuple[Position, Block]]) -> Iterator[Task]:
+def tasks(blocks: Iterable[tuple[ReadPosition, DocumentBlock]]) -> Iterator[Task]:
     """Blocks of small files together, for a task should be some work."""
-    together: list[Block] = []
+    together: list[DocumentBlock] = []
     size = 0
-    position = Position()
+    position = ReadPosition()
     for position, block in blocks:
         together.append(block)
         size += len(block.documents) if isinstance(block.documents, bytes) else sum(map(len, block.documents))
@@ -119,7 +119,7 @@ class VocabularyCounts:
     n_bytes: int
 
 
-def encode_blocks(blocks: list[Block], reading: DocumentFormat, tokenizer: Tokenizer, dtype: str) -> Encoded:
+def encode_blocks(blocks: list[DocumentBlock], reading: DocumentFormat, tokenizer: Tokenizer, dtype: str) -> Encoded:
     """The documents of the blocks in ids, a separator behind each."""
     separator = separator_ids(tokenizer)
     ids: list[np.ndarray] = []
@@ -135,7 +135,9 @@ def encode_blocks(blocks: list[Block], reading: DocumentFormat, tokenizer: Token
     return Encoded(whole.tobytes(), documents.tobytes(), int(documents["n_bytes"].sum()))
 
 
-def learn_blocks(blocks: list[Block], reading: DocumentFormat, val_below: int, counts_units: bool) -> VocabularyCounts:
+def learn_blocks(
+    blocks: list[DocumentBlock], reading: DocumentFormat, val_below: int, counts_units: bool
+) -> VocabularyCounts:
     """The vocabulary of the blocks. Documents whose hash lies below `val_below` are for validation."""
     characters: set[str] = set()
     units: Counter[str] = Counter()
@@ -194,7 +196,7 @@ class Workers:
 @contextmanager
 def workers(n_bytes: int) -> Iterator[Workers]:
     """As many processes as there are processors, for a corpus of so many bytes; none where it is small."""
-    n_workers = processors()
+    n_workers = available_cpus()
     if n_bytes <= SMALL_BYTES:
         yield Workers(None, 1)
         return
@@ -240,7 +242,7 @@ _made: dict[str, Tokenizer] = {}
 
 
 def encode_in_worker(
-    blocks: list[Block], reading: DocumentFormat, tokenizer_file: Path, fingerprint: str, dtype: str
+    blocks: list[DocumentBlock], reading: DocumentFormat, tokenizer_file: Path, fingerprint: str, dtype: str
 ) -> Encoded:
     """`encode_blocks` with the tokenizer of a file, which a process makes once."""
     if fingerprint not in _made:
@@ -254,7 +256,7 @@ class Journal:
     """How far a staging is. `plan` says of what; sizes are those of the two files."""
 
     plan: str
-    position: Position
+    position: ReadPosition
     tokens_bytes: int
     documents_bytes: int
     n_read: int
@@ -268,10 +270,10 @@ class Journal:
         """That of this plan; one from the beginning where there is none."""
         try:
             fields = json.loads(path.read_bytes())
-            journal = cls(**fields | {"position": Position(**fields["position"])})
+            journal = cls(**fields | {"position": ReadPosition(**fields["position"])})
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return cls(plan, Position(), 0, 0, 0)
-        return journal if journal.plan == plan else cls(plan, Position(), 0, 0, 0)
+            return cls(plan, ReadPosition(), 0, 0, 0)
+        return journal if journal.plan == plan else cls(plan, ReadPosition(), 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -299,7 +301,7 @@ class Staging:
         journal = Journal.read(self._journal, self.plan)
         sizes = ((self.tokens, journal.tokens_bytes), (self.documents, journal.documents_bytes))
         is_whole = all(n_bytes == 0 or (path.is_file() and path.stat().st_size >= n_bytes) for path, n_bytes in sizes)
-        return journal if is_whole else Journal(self.plan, Position(), 0, 0, 0)
+        return journal if is_whole else Journal(self.plan, ReadPosition(), 0, 0, 0)
 
     def fill(
         self, source: Source, encode: Callable[[Iterator[Task]], Iterator[tuple[Task, Encoded]]], count: Count
@@ -324,7 +326,7 @@ class Staging:
             self._write_journal(position, tokens, table, n_read)
         return n_bytes
 
-    def _write_journal(self, position: Position, tokens: BinaryIO, table: BinaryIO, n_read: int) -> None:
+    def _write_journal(self, position: ReadPosition, tokens: BinaryIO, table: BinaryIO, n_read: int) -> None:
         for file in (tokens, table):
             file.flush()
             os.fsync(file.fileno())  # before the journal says that it is there

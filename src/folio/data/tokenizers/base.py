@@ -1,6 +1,7 @@
 """What tokenizers share: the checks of text and ids, and the base of those that lose nothing."""
 
 import codecs
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,16 +11,19 @@ import numpy as np
 
 from folio.runtime.errors import FolioError
 
+FIRST_WINDOW = 1024
+"""Characters at the end of a text that `last_end` looks at before it looks at more."""
+
 
 @dataclass(frozen=True)
-class Unknown:
+class UnknownTokens:
     """What the ids of a text leave out: how many of them hide something, and the bits that spelling it out takes."""
 
     n_tokens: int = 0
     spelling_bits: float = 0.0
 
-    def __add__(self, other: "Unknown") -> "Unknown":
-        return Unknown(self.n_tokens + other.n_tokens, self.spelling_bits + other.spelling_bits)
+    def __add__(self, other: "UnknownTokens") -> "UnknownTokens":
+        return UnknownTokens(self.n_tokens + other.n_tokens, self.spelling_bits + other.spelling_bits)
 
 
 class LosslessTokenizer(ABC):
@@ -49,8 +53,8 @@ class LosslessTokenizer(ABC):
         if rest := decoder.decode(b"", final=True):
             yield rest
 
-    def unknown(self, text: str) -> Unknown:
-        return Unknown()
+    def unknown(self, text: str) -> UnknownTokens:
+        return UnknownTokens()
 
     def last_cut(self, text: str) -> int:
         return len(text)  # an id for each byte or character, whatever stands beside it
@@ -85,3 +89,14 @@ def utf8_of(text: str) -> bytes:
             f"the text holds {text[error.start]!r} at position {error.start}, half of a surrogate pair, "
             "which has no UTF-8 form; was it read with the wrong encoding?"
         ) from error
+
+
+def last_end(pattern: re.Pattern[str], text: str) -> int:
+    """Where the last match of `pattern` ends; 0 if there is none. Looks at the end first, where it mostly is."""
+    window = FIRST_WINDOW
+    while True:
+        first = max(len(text) - window, 0)
+        end = max((match.end() for match in pattern.finditer(text, first)), default=0)
+        if end or first == 0:
+            return end
+        window *= 8

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from folio.data.assets import fetch
-from folio.data.tokenizers.base import Unknown
+from folio.data.tokenizers.base import UnknownTokens
 from folio.data.tokenizers.byte import BYTE, ByteTokenizer
 from folio.data.tokenizers.char import CHAR, CharTokenizer
 from folio.data.tokenizers.rank_files import ENCODINGS
@@ -65,7 +65,7 @@ class Tokenizer(Protocol):
         """
         ...
 
-    def unknown(self, text: str) -> Unknown:
+    def unknown(self, text: str) -> UnknownTokens:
         """What `encode` leaves out of this text: nothing, but for tokenizers with an id for the unknown."""
         ...
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from folio.data.text_file import last_end
-from folio.data.tokenizers.base import LosslessTokenizer, checked_ids, utf8_of
+from folio.data.tokenizers.base import LosslessTokenizer, checked_ids, last_end, utf8_of
 from folio.data.tokenizers.rank_files import ENCODINGS
 from folio.runtime.errors import FolioError
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from folio.data.tokenizers.base import Unknown, checked_ids, utf8_of
+from folio.data.tokenizers.base import UnknownTokens, checked_ids, utf8_of
 from folio.runtime.errors import FolioError
 
 WORD = "word"
@@ -108,12 +108,12 @@ class WordTokenizer:
                 yield " " + self._texts[token] if has_space else self._texts[token]
             previous = token
 
-    def unknown(self, text: str) -> Unknown:
+    def unknown(self, text: str) -> UnknownTokens:
         """Each unknown unit is spelled byte by byte with an END, in a code made for the units of the vocabulary."""
         hidden = [match[0] for match in UNIT.finditer(text) if match[0] not in self._ids]
         spelled = np.frombuffer(utf8_of("".join(hidden)), dtype=np.uint8)
         bits = self._symbol_bits[spelled].sum() + len(hidden) * self._symbol_bits[END]
-        return Unknown(len(hidden), float(bits))
+        return UnknownTokens(len(hidden), float(bits))
 
     @cached_property
     def _symbol_bits(self) -> np.ndarray:

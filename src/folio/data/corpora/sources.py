@@ -9,7 +9,10 @@ from itertools import chain
 from pathlib import Path
 
 from folio.data.assets import fetch
-from folio.data.corpora.corpus import (
+from folio.data.batches.mixture import mixed
+from folio.data.corpora.hugging_face import HubSource
+from folio.data.corpora.named_texts import NAMED_TEXTS, TEXT_FILE
+from folio.data.corpora.prepare_documents import (
     CorpusSource,
     FilesSource,
     PrepareOptions,
@@ -19,14 +22,11 @@ from folio.data.corpora.corpus import (
     prepare_corpus,
     tokenizer_of,
 )
-from folio.data.corpora.hub import HubSource
+from folio.data.corpora.prepare_text import open_as_it_is, prepare, text_sha256
 from folio.data.corpora.shards import MANIFEST
 from folio.data.corpora.staging import workers
-from folio.data.mixture import mixed
-from folio.data.prepare import open_as_it_is, prepare, text_sha256
+from folio.data.corpora.text import before_white_space, check_text_file, pieces, split_text
 from folio.data.prepared import Log, NotReusableError, PreparedData, using
-from folio.data.sources import SOURCES, TEXT_FILE
-from folio.data.text_file import before_white_space, check_text_file, pieces, split_text
 from folio.data.tokenizers.char import CHAR
 from folio.data.tokenizers.registry import Tokenizer, TokenizerChoice, load_tokenizer, state_from_json, state_to_json
 from folio.data.tokenizers.word import UNIT
@@ -36,7 +36,7 @@ from folio.runtime.files import exclusive_lock, write_atomically
 
 @dataclass(frozen=True)
 class NamedText:
-    """One of `SOURCES`."""
+    """One of `NAMED_TEXTS`."""
 
     name: str
 
@@ -189,7 +189,7 @@ def _kept_tokenizer(file: Path, identities: list[str]) -> Tokenizer | None:
 def _identity(source: SingleSource, data_dir: Path) -> str:
     match source:
         case NamedText(name):
-            return SOURCES[name].sha256
+            return NAMED_TEXTS[name].sha256
         case TextFile(path):
             if not path.is_file():
                 check_text_file(path)
@@ -215,7 +215,7 @@ def _learn_all(sources: list[SingleSource], choice: TokenizerChoice, data_dir: P
             units += own_units
             continue
         assert not isinstance(source, PreparedFolder)
-        text = fetch(SOURCES[source.name], data_dir / "assets") if isinstance(source, NamedText) else source.path
+        text = fetch(NAMED_TEXTS[source.name], data_dir / "assets") if isinstance(source, NamedText) else source.path
         splits, _ = split_text(text)
         train, val = (pieces(split.read(lambda n: None), before_white_space) for split in splits.values())
         if choice.name == CHAR:

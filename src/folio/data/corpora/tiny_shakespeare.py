@@ -13,7 +13,7 @@ from typing import Any
 from folio.data.assets import Asset, Wheel
 
 RECIPE: dict[str, Any] = json.loads(
-    resources.files("folio.data").joinpath("tiny_shakespeare_recipe.json").read_text(encoding="utf-8")
+    resources.files("folio.data.corpora").joinpath("tiny_shakespeare_recipe.json").read_text(encoding="utf-8")
 )
 
 

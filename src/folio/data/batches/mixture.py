@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from folio.data.permutation import Permutation
-from folio.data.prepared import Part, PreparedData, TokenSplit
-from folio.data.random_words import Stream, random_words, uniform_integers
+from folio.data.batches.random_numbers import Permutation, RandomStream, random_uint64, uniform_integers
+from folio.data.prepared import MixturePart, PreparedData, TokenSplit
 from folio.data.sharded_tokens import ShardedTokens, joined
 from folio.data.token_file import TokenFileInfo
 from folio.runtime.errors import FolioError
@@ -52,7 +51,7 @@ class Mixture:
         corpora, numbers = np.empty_like(draws), np.empty_like(draws)
         for block in np.unique(blocks).tolist():
             here = blocks == block
-            values = Permutation(BLOCK_DRAWS, seed, block, Stream.MIXTURE)(slots[here])
+            values = Permutation(BLOCK_DRAWS, seed, block, RandomStream.MIXTURE)(slots[here])
             corpus = np.searchsorted(ends, values, side="right")
             corpora[here] = corpus
             numbers[here] = block * counts[corpus] + values - (ends - counts)[corpus]
@@ -62,7 +61,7 @@ class Mixture:
         """(B,) int64: the global batch of a step."""
         draws = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
         corpora, numbers = self.places(seed, draws)
-        words = random_words(seed, step, batch_size, Stream.WINDOW_ORDER)
+        words = random_uint64(seed, step, batch_size, RandomStream.WINDOW_ORDER)
         indices = np.empty(batch_size, dtype=np.int64)
         for corpus in np.unique(corpora).tolist():
             here, size = corpora == corpus, self.sizes[corpus]
@@ -112,7 +111,7 @@ def mixed(corpora: list[tuple[str, float, PreparedData]]) -> PreparedData:
                 f"data.parts: {name} has {weight:g} of {total:g}, less than one sequence in {BLOCK_DRAWS:,}; "
                 "leave it out, or raise its weight"
             )
-        parts.append(Part(name, weight / total, data.train, data.val))
+        parts.append(MixturePart(name, weight / total, data.train, data.val))
     first = corpora[0][2]
     train, val = (_join([getattr(part, split) for part in parts]) for split in ("train", "val"))
     return PreparedData(train, val, first.tokenizer, first.folder, tuple(parts))

@@ -17,8 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
+from folio.data.corpora.documents import DOCUMENT_BYTES, DocumentBlock, DocumentFormat, read_blocks
 from folio.data.corpora.files import CorpusFile, find_files, listing_sha256
-from folio.data.corpora.reading import DOCUMENT_BYTES, Block, DocumentFormat, read_blocks
+from folio.data.corpora.progress import progress
 from folio.data.corpora.shards import (
     FORMAT,
     MANIFEST,
@@ -35,7 +36,7 @@ from folio.data.corpora.shards import (
 from folio.data.corpora.staging import (
     SEPARATOR,
     Encoded,
-    Position,
+    ReadPosition,
     Staging,
     Task,
     VocabularyCounts,
@@ -46,7 +47,6 @@ from folio.data.corpora.staging import (
     workers,
 )
 from folio.data.prepared import Log, NotReusableError, PreparedData, opening
-from folio.data.progress import progress
 from folio.data.token_file import TokenFileError, token_dtype
 from folio.data.tokenizers.char import CHAR, CharTokenizer
 from folio.data.tokenizers.registry import (
@@ -95,7 +95,7 @@ class CorpusSource(Protocol):
         """Whether its identity is still what it was."""
         ...
 
-    def blocks(self, after: Position) -> Iterator[tuple[Position, Block]]: ...
+    def blocks(self, after: ReadPosition) -> Iterator[tuple[ReadPosition, DocumentBlock]]: ...
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,11 @@ class FilesSource:
     def is_unchanged(self) -> bool:
         return listing_sha256(find_files(self.pattern)) == self.identity()
 
-    def blocks(self, after: Position) -> Iterator[tuple[Position, Block]]:
+    def blocks(self, after: ReadPosition) -> Iterator[tuple[ReadPosition, DocumentBlock]]:
         for number in range(after.file, len(self.files)):
-            begin = after if number == after.file else Position(number)
+            begin = after if number == after.file else ReadPosition(number)
             for block in read_blocks(self.files[number], self.reading, begin.end, begin.next):
-                yield Position(number, block.end, block.next), block
+                yield ReadPosition(number, block.end, block.next), block
 
 
 def folder_of(kind: str, name: str, making: PrepareOptions, data_dir: Path) -> Path:
@@ -333,7 +333,7 @@ def _learn_once(
     lowest = 2**64
     with progress("Learning", source.n_bytes, say) as count:
         jobs = (
-            (task, task[1], making.reading, bound, choice.name != CHAR) for task in tasks(source.blocks(Position()))
+            (task, task[1], making.reading, bound, choice.name != CHAR) for task in tasks(source.blocks(ReadPosition()))
         )
         part: VocabularyCounts
         for (_, blocks), part in helpers.map(learn_blocks, jobs):

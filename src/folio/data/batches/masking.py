@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from torch.utils.data import Dataset
 
-from folio.data.batch import IGNORE_INDEX, Batch
-from folio.data.lines import Lines
-from folio.data.random_words import Stream, random_words, uniform_fractions, uniform_integers
+from folio.data.batches.batch import IGNORE_INDEX, Batch
+from folio.data.batches.lines import Lines
+from folio.data.batches.random_numbers import RandomStream, random_uint64, uniform_fractions, uniform_integers
+from folio.data.batches.windows import MicroBatch, as_tensor
 from folio.data.sharded_tokens import Tokens
-from folio.data.windows import MicroBatch, as_tensor
 
 WORDS_PER_TOKEN = 3
 """Random words for each token: whether it is asked for, what becomes of it, and which symbol takes its place."""
@@ -100,7 +100,7 @@ class MaskedTrainingLines(Dataset[Batch]):
         tokens, lengths = self._lines.gather(draw.indices)
         # For max_length columns, so that the words of a row do not depend on how long the other lines are.
         shape = len(draw.batch_indices), self._lines.max_length, WORDS_PER_TOKEN
-        words = random_words(self._seed, draw.step, math.prod(shape), Stream.MASKS).reshape(shape)
+        words = random_uint64(self._seed, draw.step, math.prod(shape), RandomStream.MASKS).reshape(shape)
         inputs, targets = mask_tokens(tokens, lengths, words[draw.rows], self._masking)
         return _padded_batch(inputs, targets, lengths, self._weight(draw))
 
@@ -123,7 +123,9 @@ class MaskedValidationLines(Dataset[Batch]):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         tokens, lengths = self._lines.gather(np.asarray(indices, dtype=np.int64))
         shape = tokens.shape[1], WORDS_PER_TOKEN
-        words = [random_words(0, index, math.prod(shape), Stream.VALIDATION_MASKS).reshape(shape) for index in indices]
+        words = [
+            random_uint64(0, index, math.prod(shape), RandomStream.VALIDATION_MASKS).reshape(shape) for index in indices
+        ]
         inputs, targets = mask_tokens(tokens, lengths, np.stack(words), self.masking)
         return _padded_batch(inputs, targets, lengths)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from folio.data.batches.windows import gather_spans
 from folio.data.sharded_tokens import Tokens
-from folio.data.windows import gather_runs
 from folio.runtime.errors import FolioError
 from folio.runtime.files import atomic_writer, write_atomically
 
@@ -106,7 +106,7 @@ class Lines:
     def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The lines at `indices` (B,): tokens (B, T), padded with zeros to the longest, and lengths (B,), all int64."""
         lengths = np.asarray(self.lengths[indices], dtype=np.int64)
-        return gather_runs(self._tokens, np.asarray(self.starts[indices]), lengths), lengths
+        return gather_spans(self._tokens, np.asarray(self.starts[indices]), lengths), lengths
 
     @cached_property
     def mean_length(self) -> float:

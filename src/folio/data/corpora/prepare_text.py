@@ -13,11 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from folio.data.assets import fetch
-from folio.data.encoding import encode_all
+from folio.data.corpora.named_texts import NAMED_TEXTS, TEXT_FILE
+from folio.data.corpora.progress import progress
+from folio.data.corpora.text import before_white_space, check_text_file, pieces, split_text
+from folio.data.corpora.workers import encode_all
 from folio.data.prepared import NotReusableError, PreparedData, opening, using
-from folio.data.progress import progress
-from folio.data.sources import SOURCES, TEXT_FILE
-from folio.data.text_file import before_white_space, check_text_file, pieces, split_text
 from folio.data.token_file import LARGEST_HASHED_BYTES, TokenFile, write_token_file
 from folio.data.tokenizers.registry import (
     TokenizerChoice,
@@ -58,8 +58,8 @@ def _check_source(source: str, path: Path | None) -> None:
     if source == TEXT_FILE:
         check_text_file(path)
         return
-    if source not in SOURCES:
-        raise FolioError(f"data source {source!r} is unknown; choose one of {', '.join((*SOURCES, TEXT_FILE))}")
+    if source not in NAMED_TEXTS:
+        raise FolioError(f"data source {source!r} is unknown; choose one of {', '.join((*NAMED_TEXTS, TEXT_FILE))}")
     assert path is None, "only text_file has a path"
 
 
@@ -73,7 +73,7 @@ def _corpus_folder(source: str, path: Path | None, data_dir: Path) -> Path:
 
 def _source_sha256(source: str, path: Path | None, folder: Path) -> str:
     if path is None:
-        return SOURCES[source].sha256
+        return NAMED_TEXTS[source].sha256
     return _remembered(path, folder) or sha256_of(path)
 
 
@@ -148,7 +148,7 @@ def _prepare_locked(
         except NotReusableError as reason:
             say(f"Preparing {folder}" if is_new else f"Preparing {folder} again: {reason}")
         remove_unfinished(folder)
-        text = fetch(SOURCES[source], assets_dir) if path is None else path
+        text = fetch(NAMED_TEXTS[source], assets_dir) if path is None else path
         started = time.perf_counter()
         source_sha256 = _write(text, tokenizer, folder, assets_dir, say)
         elapsed_s = time.perf_counter() - started

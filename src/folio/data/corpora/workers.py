@@ -1,16 +1,16 @@
 """Pieces of a text made into ids by all processors at once, in the order of the text."""
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from folio.data.tokenizers.base import Unknown
+from folio.data.tokenizers.base import UnknownTokens
 from folio.data.tokenizers.registry import Tokenizer
+from folio.runtime.cpus import available_cpus
 
-Encoded = tuple[np.ndarray, Unknown]
+Encoded = tuple[np.ndarray, UnknownTokens]
 
 AHEAD = 2
 """Pieces in work for each thread: one that it encodes, and one so that it need not wait for the next."""
@@ -27,7 +27,7 @@ def encode_all(tokenizer: Tokenizer, pieces: Iterable[str]) -> Iterator[Encoded]
         return tokenizer.encode(piece), tokenizer.unknown(piece)
 
     tokenizer.encode("")  # tiktoken reads its ranks at first use, and each thread would do so
-    n_threads = processors()
+    n_threads = available_cpus()
     in_work: deque[Future[Encoded]] = deque()
     pool = ThreadPoolExecutor(n_threads)
     try:
@@ -39,10 +39,3 @@ def encode_all(tokenizer: Tokenizer, pieces: Iterable[str]) -> Iterator[Encoded]
             yield in_work.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def processors() -> int:
-    """How many this process may use, which a cluster or `taskset` can make fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

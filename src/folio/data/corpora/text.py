@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from folio.data.tokenizers.base import last_end
 from folio.runtime.errors import FolioError
 
 TRAIN_FRACTION = 0.9
@@ -18,9 +19,6 @@ TRAIN_FRACTION = 0.9
 CHUNK_BYTES = 1 << 20
 
 WHITE_SPACE = re.compile(r"(?=\s)")
-
-FIRST_WINDOW = 1024
-"""Characters at the end of a text that `last_end` looks at before it looks at more."""
 
 
 @dataclass(frozen=True)
@@ -154,17 +152,6 @@ def pieces(chunks: Iterable[str], last_cut: Callable[[str], int]) -> Iterator[st
         rest = text[cut:]
     if rest:
         yield rest
-
-
-def last_end(pattern: re.Pattern[str], text: str) -> int:
-    """Where the last match of `pattern` ends; 0 if there is none. Looks at the end first, where it mostly is."""
-    window = FIRST_WINDOW
-    while True:
-        first = max(len(text) - window, 0)
-        end = max((match.end() for match in pattern.finditer(text, first)), default=0)
-        if end or first == 0:
-            return end
-        window *= 8
 
 
 def before_white_space(text: str) -> int:

@@ -19,9 +19,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from folio.data.batch import IGNORE_INDEX, Batch
-from folio.data.permutation import Permutation as Permutation
-from folio.data.random_words import Stream, random_words, uniform_integers
+from folio.data.batches.batch import IGNORE_INDEX, Batch
+from folio.data.batches.random_numbers import Permutation, RandomStream, random_uint64, uniform_integers
 from folio.data.sharded_tokens import ShardedTokens, Tokens
 from folio.data.token_file import check_whole
 from folio.runtime.errors import FolioError
@@ -40,7 +39,7 @@ def n_window_starts(n_tokens: int, context_length: int) -> int:
 
 def random_starts(n_starts: int, seed: int, step: int, batch_size: int) -> np.ndarray:
     """(B,) int64, independent and uniform in [0, n_starts), as nanoGPT's get_batch draws them."""
-    return uniform_integers(random_words(seed, step, batch_size, Stream.WINDOW_ORDER), n_starts)
+    return uniform_integers(random_uint64(seed, step, batch_size, RandomStream.WINDOW_ORDER), n_starts)
 
 
 def shuffled_starts(n_starts: int, seed: int, step: int, batch_size: int) -> np.ndarray:
@@ -96,7 +95,7 @@ def gather_windows(tokens: Tokens, starts: np.ndarray, context_length: int) -> n
     return windows
 
 
-def gather_runs(tokens: Tokens, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def gather_spans(tokens: Tokens, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """(B, T) int64: the run of tokens at each start, padded with zeros to the longest; `lengths` (B,) are positive."""
     columns = np.arange(lengths.max())
     # Padding repeats the last position, so that no other page of a mapped file is read.
@@ -174,7 +173,7 @@ class ValidationWindows(Dataset[Batch]):
 
 
 class IndexOrder(Protocol):
-    """An order of indices that is no plain one of `WINDOW_ORDERS`: `folio.data.mixture.Mixture`."""
+    """An order of indices that is no plain one of `WINDOW_ORDERS`: `folio.data.batches.mixture.Mixture`."""
 
     def indices(self, window_order: str, seed: int, step: int, batch_size: int) -> np.ndarray: ...
 

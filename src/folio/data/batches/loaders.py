@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, SequentialSampler
 
-from folio.data.batch import IGNORE_INDEX, Batch
+from folio.data.batches.batch import IGNORE_INDEX, Batch
 
 
 def validation_loader(
@@ -17,17 +17,17 @@ def validation_loader(
     batches = BatchSampler(SequentialSampler(dataset), batch_size, drop_last=False)
     if world_size == 1:
         return token_loader(dataset, batches)
-    return token_loader(WithUncounted(dataset), Share(batches, rank, world_size))
+    return token_loader(MaskDummyBatches(dataset), DistributedBatchSampler(batches, rank, world_size))
 
 
-class Uncounted(list[int]):
+class DummyIndices(list[int]):
     """Indices of a batch that takes part for the sake of its shape: another process counts its targets."""
 
 
-class Share(Sampler[list[int]]):
+class DistributedBatchSampler(Sampler[list[int]]):
     """Every `world_size`-th batch, as many for each rank: sharded weights are gathered for each batch by all of them.
 
-    Where the batches cannot be dealt out evenly, the last ones are `Uncounted`.
+    Where the batches cannot be dealt out evenly, the last ones are `DummyIndices`.
     """
 
     def __init__(self, batches: BatchSampler, rank: int, world_size: int) -> None:
@@ -46,18 +46,18 @@ class Share(Sampler[list[int]]):
                 n_own += 1
                 yield batch
         if n_own < len(self):
-            yield Uncounted(first)
+            yield DummyIndices(first)
 
 
-class WithUncounted(Dataset[Batch]):
-    """A dataset that leaves the targets out of a batch of `Uncounted` indices."""
+class MaskDummyBatches(Dataset[Batch]):
+    """A dataset that leaves the targets out of a batch of `DummyIndices` indices."""
 
     def __init__(self, dataset: Any) -> None:
         self._dataset = dataset
 
     def __getitems__(self, indices: list[int]) -> Batch:
         batch: Batch = self._dataset.__getitems__(indices)
-        if isinstance(indices, Uncounted):
+        if isinstance(indices, DummyIndices):
             return batch._replace(targets=torch.full_like(batch.targets, IGNORE_INDEX))
         return batch
 

@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from folio.data.corpora.documents import ROWS_AT_ONCE, DocumentBlock, DocumentFormat, check_field, row_blocks
 from folio.data.corpora.files import PARQUET, CorpusFile, files_below, listing_sha256
-from folio.data.corpora.reading import ROWS_AT_ONCE, Block, DocumentFormat, check_field, row_blocks
-from folio.data.corpora.staging import Position
+from folio.data.corpora.staging import ReadPosition
 from folio.runtime.errors import FolioError
 
 INSTALL = "pip install '.[huggingface]'"
@@ -67,11 +67,11 @@ class HubSource:
         check_field(list(found.column_names), self.reading.text_field, f"data.path={self.name}")
         return found.select_columns([self.reading.text_field]).with_format("arrow")
 
-    def blocks(self, after: Position) -> Iterator[tuple[Position, Block]]:
+    def blocks(self, after: ReadPosition) -> Iterator[tuple[ReadPosition, DocumentBlock]]:
         rows = self._rows
         n_rows = len(rows)
         file = CorpusFile(Path(self.name), PARQUET, "", self.n_bytes, 0)
         firsts = range(after.end, n_rows, ROWS_AT_ONCE)
         columns = (rows[first : min(first + ROWS_AT_ONCE, n_rows)].column(0) for first in firsts)
         for block in row_blocks(file, columns, 0, after.end, self.n_bytes / max(n_rows, 1)):
-            yield Position(0, block.end, block.next), block
+            yield ReadPosition(0, block.end, block.next), block

@@ -37,7 +37,7 @@ INSTALL = "pip install '.[corpora]'"
 
 
 @dataclass(frozen=True)
-class Block:
+class DocumentBlock:
     """Documents that are still to be taken out: raw bytes of whole documents of a text, or of whole lines of JSON.
 
     `first` numbers the first of them in its file, from 1: a document, a line or a row. `end` is where the block ends
@@ -60,7 +60,7 @@ class DocumentFormat:
     document_separator: str | None = None
 
 
-def read_blocks(file: CorpusFile, reading: DocumentFormat, end: int = 0, first: int = 1) -> Iterator[Block]:
+def read_blocks(file: CorpusFile, reading: DocumentFormat, end: int = 0, first: int = 1) -> Iterator[DocumentBlock]:
     """The blocks of a file, from where an earlier one ended: its `end` and `next`.
 
     Raises: FolioError, which names the file, where it is damaged or cannot be read.
@@ -142,7 +142,7 @@ def _chunks(raw: IO[bytes], stream: IO[bytes]) -> Iterator[tuple[bytes, int]]:
         before = now
 
 
-def _read_lines(file: CorpusFile, raw: IO[bytes], stream: IO[bytes], end: int, first: int) -> Iterator[Block]:
+def _read_lines(file: CorpusFile, raw: IO[bytes], stream: IO[bytes], end: int, first: int) -> Iterator[DocumentBlock]:
     rest, n_read = b"", 0
     for chunk, n_new in _chunks(raw, stream):
         rest, n_read = rest + chunk, n_read + n_new
@@ -155,15 +155,15 @@ def _read_lines(file: CorpusFile, raw: IO[bytes], stream: IO[bytes], end: int, f
         if cut and len(rest) >= BLOCK_BYTES:
             n_lines = rest.count(b"\n", 0, cut)
             end += cut
-            yield Block(file, rest[:cut], first, first + n_lines, end, n_read)
+            yield DocumentBlock(file, rest[:cut], first, first + n_lines, end, n_read)
             rest, n_read, first = rest[cut:], 0, first + n_lines
     if rest:
-        yield Block(file, rest, first, first + rest.count(b"\n") + 1, end + len(rest), n_read)
+        yield DocumentBlock(file, rest, first, first + rest.count(b"\n") + 1, end + len(rest), n_read)
 
 
 def _read_text(
     file: CorpusFile, raw: IO[bytes], stream: IO[bytes], reading: DocumentFormat, end: int, first: int
-) -> Iterator[Block]:
+) -> Iterator[DocumentBlock]:
     """Whole documents of a text, split at the separator where there is one, and where they are too long."""
     separator = (reading.document_separator or "").encode()
     rest, n_read = b"", 0
@@ -175,11 +175,11 @@ def _read_text(
             rest = left
             if not documents:  # newlines alone
                 break
-            yield Block(file, documents, first, first + len(documents), end, n_read)
+            yield DocumentBlock(file, documents, first, first + len(documents), end, n_read)
             n_read, first = 0, first + len(documents)
     if rest:
         documents = [part for text in _split(rest, separator) for part in cut_long(text, bool(separator))]
-        yield Block(file, documents, first, first + len(documents), end + len(rest), n_read)
+        yield DocumentBlock(file, documents, first, first + len(documents), end + len(rest), n_read)
 
 
 def _split(text: bytes, separator: bytes) -> list[bytes]:
@@ -227,7 +227,7 @@ def first_cut(text: bytes) -> int:
     return cut
 
 
-def _read_parquet(file: CorpusFile, reading: DocumentFormat, end: int, first: int) -> Iterator[Block]:
+def _read_parquet(file: CorpusFile, reading: DocumentFormat, end: int, first: int) -> Iterator[DocumentBlock]:
     try:
         import pyarrow.parquet as parquet
     except ImportError:
@@ -256,7 +256,7 @@ def check_field(names: list[str], text_field: str, where: str) -> None:
         )
 
 
-def row_blocks(file: CorpusFile, columns: Iterator[Any], skip: int, row: int, share: float) -> Iterator[Block]:
+def row_blocks(file: CorpusFile, columns: Iterator[Any], skip: int, row: int, share: float) -> Iterator[DocumentBlock]:
     """Blocks of the rows of a group, of which `skip` are left out; `row` counts those before the group."""
     rows: list[bytes] = []
     size, first = 0, row + skip + 1
@@ -270,13 +270,13 @@ def row_blocks(file: CorpusFile, columns: Iterator[Any], skip: int, row: int, sh
             rows.append(b"" if value is None else value.encode("utf-8", "surrogatepass"))
             size += len(rows[-1])
         if rows and size >= BLOCK_BYTES:
-            yield Block(file, rows, first, row + 1, row, round(share * len(rows)))
+            yield DocumentBlock(file, rows, first, row + 1, row, round(share * len(rows)))
             rows, size, first = [], 0, row + 1
     if rows:
-        yield Block(file, rows, first, row + 1, row, round(share * len(rows)))
+        yield DocumentBlock(file, rows, first, row + 1, row, round(share * len(rows)))
 
 
-def documents_of(block: Block, reading: DocumentFormat) -> Iterator[tuple[str, bytes]]:
+def documents_of(block: DocumentBlock, reading: DocumentFormat) -> Iterator[tuple[str, bytes]]:
     """Each document as a text and its UTF-8 bytes; those of white space alone are left out.
 
     Raises: FolioError with the file and the line, row or document for what is no text.
@@ -302,7 +302,7 @@ def documents_of(block: Block, reading: DocumentFormat) -> Iterator[tuple[str, b
                 yield text, part
 
 
-def _from_json(block: Block, text_field: str) -> Iterator[tuple[int, bytes]]:
+def _from_json(block: DocumentBlock, text_field: str) -> Iterator[tuple[int, bytes]]:
     assert isinstance(block.documents, bytes)
     parse: Callable[[str], Any] = json.JSONDecoder().decode
     for number, line in enumerate(block.documents.split(b"\n"), block.first):

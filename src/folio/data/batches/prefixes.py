@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import numpy as np
 from torch.utils.data import Dataset
 
-from folio.data.batch import Batch
-from folio.data.random_words import Stream, random_words, uniform_integers
+from folio.data.batches.batch import Batch
+from folio.data.batches.random_numbers import RandomStream, random_uint64, uniform_integers
+from folio.data.batches.windows import MicroBatch, as_tensor, gather_spans, gather_windows, sequential_windows
 from folio.data.sharded_tokens import Tokens
-from folio.data.windows import MicroBatch, as_tensor, gather_runs, gather_windows, sequential_windows
 from folio.runtime.errors import FolioError
 
 
@@ -57,12 +57,12 @@ class PrefixTrainingWindows(Dataset[Batch]):
         return self._n_starts
 
     def __getitems__(self, draw: MicroBatch) -> Batch:
-        words = random_words(self._seed, draw.step, len(draw.batch_indices), Stream.PREFIX_LENGTHS)[draw.rows]
+        words = random_uint64(self._seed, draw.step, len(draw.batch_indices), RandomStream.PREFIX_LENGTHS)[draw.rows]
         lengths = _prefix_lengths(words, self._min_prefix_length, self._max_prefix_length)
         prefix_ends = draw.indices + self._max_prefix_length
         windows = gather_windows(self._tokens, prefix_ends - 1, self._context_length)
         return _batch(
-            windows[:, :-1], windows[:, 1:], gather_runs(self._tokens, prefix_ends - lengths, lengths), lengths
+            windows[:, :-1], windows[:, 1:], gather_spans(self._tokens, prefix_ends - lengths, lengths), lengths
         )
 
 
@@ -97,7 +97,7 @@ class PrefixValidationWindows(Dataset[Batch]):
         self._windows = sequential_windows(len(tokens) - first_read, context_length)
         self._starts = self._windows.starts + first_read
         n_windows = len(self._starts)
-        words = random_words(0, 0, n_windows, Stream.VALIDATION_PREFIX_LENGTHS)
+        words = random_uint64(0, 0, n_windows, RandomStream.VALIDATION_PREFIX_LENGTHS)
         lengths = _prefix_lengths(words, min_prefix_length, max_prefix_length)
         source = (np.arange(n_windows) + (n_windows // 2 if shuffled else 0)) % n_windows
         self._prefix_starts = (self._starts + 1 - lengths)[source]
@@ -110,7 +110,7 @@ class PrefixValidationWindows(Dataset[Batch]):
         rows = np.asarray(indices, dtype=np.int64)
         windows = gather_windows(self._tokens, self._starts[rows], self._context_length)
         lengths = self._prefix_lengths[rows]
-        prefix = gather_runs(self._tokens, self._prefix_starts[rows], lengths)
+        prefix = gather_spans(self._tokens, self._prefix_starts[rows], lengths)
         return _batch(windows[:, :-1], self._windows.counted(windows[:, 1:], rows), prefix, lengths)
 
 
