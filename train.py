@@ -13,12 +13,12 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from folio.cli.compose import load_config, started_ranks, sweep_folder, task_overrides
+from folio.cli.compose import job_folder, load_config, task_overrides
 from folio.cli.corpus import check_data, prepared_data
 from folio.cli.errors import one_line_errors
-from folio.cli.resume import check_same_experiment, check_same_text, requeued_config, resumed_config
-from folio.config.checks import settle_vocabulary
-from folio.distributed.environment import silence_nonzero_ranks
+from folio.cli.resume import check_same_experiment, check_same_text, load_requeued_config, load_resumed_config
+from folio.config.checks import fill_vocab_size
+from folio.distributed.environment import check_processes, rank_from_environment, silence_nonzero_ranks
 from folio.runs.folders import create_run_folder, find_resumable_run, missing_for_resume
 from folio.runs.requeue import remember_job, requeued_run
 from folio.sweeps.manifest import keys_of, varied_keys
@@ -32,19 +32,20 @@ from folio.sweeps.worker import part_of_sweep
 def main(cfg: DictConfig) -> float | None:
     """Compose, check, prepare the data, run. What can be found wrong without torch is, before it is imported."""
     config = load_config(cfg)
-    output_dir, job = Path(config.paths.output_dir), sweep_folder()
+    output_dir, job = Path(config.paths.output_dir), job_folder()
     resumed = find_resumable_run(config.resume, output_dir) if config.resume else None
     if resumed:
-        config = resumed_config(config, resumed)
+        config = load_resumed_config(config, resumed)
     elif job:
         resumed = None if missing_for_resume(job) else job
     elif resumed := requeued_run(output_dir):
-        config = requeued_config(config, resumed)
-    rank_info = started_ranks(config.trainer)
+        config = load_requeued_config(config, resumed)
+    rank_info = rank_from_environment()
+    check_processes(config.trainer, rank_info)
     data = prepared_data(config)
     if resumed:
         check_same_text(resumed, data.train.info.source_sha256)
-    config = settle_vocabulary(config, data.tokenizer.vocab_size)
+    config = fill_vocab_size(config, data.tokenizer.vocab_size)
     if resumed and resumed == job:
         check_same_experiment(config, job)
     check_data(config, data)

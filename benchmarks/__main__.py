@@ -20,8 +20,8 @@ from benchmarks.report.results import Report
 from benchmarks.workloads import SAME_FUNCTION, WORKS, Work
 from folio.cli.compose import validate
 from folio.cli.corpus import prepared_data
-from folio.cli.errors import one_line_errors, run_command
-from folio.config.checks import check_against_data, check_config, settle_vocabulary
+from folio.cli.scripts import run_script
+from folio.config.checks import check_config, check_split_lengths, fill_vocab_size
 from folio.config.run import RunConfig
 from folio.runtime.errors import FolioError
 from folio.runtime.terminal import did_you_mean
@@ -50,7 +50,6 @@ TRAINING = {"step", "overhead", "memory"}
 """Parts that measure the works."""
 
 
-@one_line_errors
 def main(
     parts: Annotated[
         list[str] | None,
@@ -190,8 +189,8 @@ def composed(overrides: Sequence[str]) -> RunConfig:
     """A config as train.py would have it, with its data prepared."""
     config = checked(overrides)
     data = prepared_data(config)
-    config = settle_vocabulary(config, data.tokenizer.vocab_size)
-    check_against_data(config, data.train.info.n_tokens, data.val.info.n_tokens)
+    config = fill_vocab_size(config, data.tokenizer.vocab_size)
+    check_split_lengths(config, data.train.info.n_tokens, data.val.info.n_tokens)
     return config
 
 
@@ -205,4 +204,4 @@ def checked(overrides: Sequence[str]) -> RunConfig:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_script(main)

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.contenders.protocol import Spec
 from benchmarks.contenders.selection import Peers
-from folio.config.run import RunConfig, plain
+from folio.config.run import RunConfig
 
 Compose = Callable[[Sequence[str]], RunConfig]
 """Overrides of train.py -> its config, with the data prepared and model.vocab_size settled."""
@@ -46,7 +46,7 @@ class Options:
         fields: dict[str, Any] = {
             "task": "train",
             "side": side,
-            "config": plain(config),
+            "config": config.model_dump(),
             "folder": str(folder / side),
             "weights": str(folder / "weights.pt"),
             "nanogpt": None if self.peers.nanogpt is None else str(self.peers.nanogpt.resolve()),

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from folio.cli.corpus import check_data, data_of
-from folio.cli.errors import one_line_errors, run_command
+from folio.cli.scripts import run_script
 from folio.runs.folders import find_checkpoint
 from folio.runtime.errors import FolioError
 
@@ -28,7 +28,6 @@ class Quantization(StrEnum):
     INT8 = "int8"
 
 
-@one_line_errors
 def main(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a checkpoint file, or 'latest'.")],
     split: Annotated[Split, typer.Option(help="Which part of the data.")] = Split.VAL,
@@ -97,4 +96,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_script(main)

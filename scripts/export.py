@@ -10,13 +10,12 @@ from typing import Annotated
 
 import typer
 
-from folio.cli.errors import one_line_errors, run_command
+from folio.cli.scripts import run_script
 from folio.models.gpt2_format import END_OF_TEXT, GPT2FormatError, check_target, gpt2_config_json
 from folio.runs.folders import find_checkpoint
 from folio.runtime.errors import FolioError
 
 
-@one_line_errors
 def main(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a checkpoint file, or 'latest'.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder for config.json and model.safetensors.")],
@@ -67,4 +66,4 @@ def tokenizer_in_words(name: str, checkpoint: Path) -> str:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_script(main)

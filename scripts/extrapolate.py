@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from folio.cli.corpus import check_data, data_of
-from folio.cli.errors import one_line_errors, run_command
+from folio.cli.scripts import run_script
 from folio.generation.prompts import last_position
 from folio.report import Report, make_report, terminal
 from folio.report.extrapolation import CSV_HEADINGS, Measured, csv_rows, table
@@ -24,7 +24,6 @@ from folio.runs.folders import find_checkpoint
 from folio.runtime.errors import FolioError
 
 
-@one_line_errors
 def main(
     folders: Annotated[
         list[Path], typer.Argument(metavar="FOLDER...", help="Run folders, sweeps, or folders that hold some.")
@@ -105,4 +104,4 @@ def measure_run(
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_script(main)

@@ -13,8 +13,8 @@ import typer
 from matplotlib.figure import Figure
 
 from folio.cli.compose import validate
-from folio.cli.errors import one_line_errors, run_command
-from folio.config.migrations import upgraded
+from folio.cli.scripts import run_script
+from folio.config.migrations import migrate_config
 from folio.config.run import RunConfig
 from folio.data.tokenizers.registry import load_tokenizer, state_from_json
 from folio.figures.attention import attention_figure
@@ -27,7 +27,6 @@ from folio.runs.folders import check_links, find_checkpoint, find_started_run, l
 from folio.runtime.errors import FolioError
 
 
-@one_line_errors
 def main(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a checkpoint in one, or 'latest'.")],
     prompt: Annotated[str | None, typer.Option(help="What attention is drawn for; that of the run's samples.")] = None,
@@ -43,7 +42,7 @@ def main(
     Draws what the run has: before its first step that is the schedule (dry_run=true makes such a run).
     """
     folder, weights = locate(run, output_dir, checkpoint)
-    config = validate(upgraded(read_config(folder)))
+    config = validate(migrate_config(read_config(folder)))
     assert config.model.vocab_size is not None
     shape = config.transformer_config(config.model.vocab_size)
     chosen_layers, chosen_heads = numbers(layers, shape.n_layers, "layers"), numbers(heads, shape.n_heads, "heads")
@@ -166,4 +165,4 @@ def label(
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_script(main)

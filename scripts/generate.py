@@ -15,8 +15,8 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from folio.cli.errors import one_line_errors, run_command
-from folio.config.migrations import upgraded
+from folio.cli.scripts import run_script
+from folio.config.migrations import migrate_config
 from folio.config.run import RunConfig
 from folio.data.tokenizers.registry import Tokenizer, load_tokenizer, state_from_json
 from folio.generation.prompts import check_request, default_prompt, last_position
@@ -46,7 +46,6 @@ class Accelerator(StrEnum):
     MPS = "mps"
 
 
-@one_line_errors
 def main(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a checkpoint file, or 'latest'.")],
     prompt: Annotated[
@@ -214,11 +213,11 @@ def tokenizer_beside(checkpoint: Path) -> Tokenizer | None:
 def config_beside(checkpoint: Path) -> TransformerConfig | None:
     """The shape of the run's model, to be had without torch; None where no file tells it."""
     try:
-        config = RunConfig.model_validate(upgraded(read_config(checkpoint.parent.parent)))
+        config = RunConfig.model_validate(migrate_config(read_config(checkpoint.parent.parent)))
         return config.transformer_config(config.model.vocab_size or 0)
     except ValueError:  # the checkpoint has its own, which counts
         return None
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_script(main)

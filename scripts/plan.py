@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 
 from folio.cli.compose import validate
 from folio.cli.errors import one_line_errors
-from folio.config.run import ConfigError, RunConfig
+from folio.config.run import RunConfig
+from folio.config.section import ConfigError
 from folio.data.tokenizers.rank_files import ENCODINGS
 
 CONF = Path(__file__).resolve().parents[1] / "conf"

@@ -11,12 +11,11 @@ from typing import Annotated
 
 import typer
 
-from folio.cli.errors import one_line_errors, run_command
+from folio.cli.scripts import run_script
 from folio.report import make_report, print_report, terminal, write_report
 from folio.runtime.errors import FolioError
 
 
-@one_line_errors
 def main(
     folders: Annotated[
         list[str], typer.Argument(metavar="FOLDER...", help="Run folders, sweeps, or folders that hold some.")
@@ -47,4 +46,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_script(main)

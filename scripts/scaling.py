@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from folio.cli.errors import one_line_errors, run_command
+from folio.cli.scripts import run_script
 from folio.report import make_report, terminal
 from folio.report.columns import decimals, with_spread
 from folio.report.scaling import scaling_of
@@ -26,7 +26,6 @@ class Along(StrEnum):
     COMPUTE = "compute"
 
 
-@one_line_errors
 def main(
     folders: Annotated[
         list[Path], typer.Argument(metavar="FOLDER...", help="Run folders, sweeps, or folders that hold some.")
@@ -65,4 +64,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_script(main)

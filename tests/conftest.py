@@ -24,7 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from folio.cli.compose import load_config
 from folio.cli.explain import explain
-from folio.config.run import ConfigError, RunConfig
+from folio.config.run import RunConfig
+from folio.config.section import ConfigError
 from folio.data.token_file import FORMAT, TokenFileInfo
 
 CONF = Path(__file__).parents[1] / "conf"

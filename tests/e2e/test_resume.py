@@ -11,7 +11,7 @@ import torch
 import yaml
 from workspace import FAMILIES, TINY, Run, Workspace
 
-from folio.config.migrations import LATER_KEYS
+from folio.config.migrations import NEW_KEYS
 from folio.runs.checkpoints import FORMAT
 from folio.runs.folders import list_checkpoints
 
@@ -155,7 +155,7 @@ def as_an_older_folio_left_it(run: Run) -> None:
 
 
 def without_later_keys(config: dict[str, Any]) -> dict[str, Any]:
-    for key in LATER_KEYS:
+    for key in NEW_KEYS:
         section, _, leaf = key.partition(".")
         config[section].pop(leaf, None)
     return config

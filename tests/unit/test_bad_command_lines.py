@@ -12,8 +12,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from folio.cli.errors import run_command
-from folio.config.run import RunConfig, plain
+from folio.cli.scripts import run_script
+from folio.config.run import RunConfig
 from folio.data.tokenizers.char import CharTokenizer
 from folio.data.tokenizers.registry import state_to_json
 from folio.models import build_model
@@ -177,14 +177,14 @@ def place(tmp_path_factory: pytest.TempPathFactory, compose: Callable[..., RunCo
         "state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()},
         "global_step": 7,
         "folio": {
-            **CheckpointMetadata(plain(config), model.config, TOKENIZER).to_plain(),
+            **CheckpointMetadata(config.model_dump(), model.config, TOKENIZER).to_plain(),
             "rng": rng_state(),
             "val": {},
         },
     }
     for name in ("best", "last"):
         save(state, folder / "run" / "checkpoints" / f"{name}.ckpt")
-    (folder / "run" / "config.yaml").write_text(yaml.safe_dump(plain(config)))
+    (folder / "run" / "config.yaml").write_text(yaml.safe_dump(config.model_dump()))
     (folder / "run" / "tokenizer.json").write_bytes(state_to_json(TOKENIZER.state()))
     (folder / "file").write_text("no run")
     (folder / "empty").mkdir()
@@ -206,7 +206,7 @@ def refused(
         before = contents(place)
         monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *typed])
         with pytest.raises(SystemExit) as ended:
-            run_command(script(name).main)
+            run_script(script(name).main)
         said = capsys.readouterr()
         assert ended.value.code == 2, said
         assert said.err.startswith("error: ")

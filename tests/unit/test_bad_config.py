@@ -16,7 +16,8 @@ from pydantic.fields import FieldInfo
 
 from folio.cli.compose import validate
 from folio.cli.explain import OTHER_NAMES
-from folio.config.run import ConfigError, RunConfig, plain
+from folio.config.run import RunConfig
+from folio.config.section import ConfigError
 
 Refuse = Callable[..., str]
 
@@ -223,7 +224,7 @@ def composed(compose: Callable[..., RunConfig]) -> dict[str, dict[str, Any]]:
     assert search is not None
     return {
         # A search is of the command and not of a run, whose plain values leave it out.
-        group: plain(compose(*([group] if group else []))) | {"hparams_search": search.model_dump()}
+        group: compose(*([group] if group else [])).model_dump() | {"hparams_search": search.model_dump()}
         for group in sorted({group for group, _, _ in FIELDS.values()})
     }
 

@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_models import CPU, validation_of
 
 from folio.config.callbacks import SamplesConfig
-from folio.config.run import RunConfig, plain
+from folio.config.run import RunConfig
 from folio.config.training import TrainingConfig
 from folio.data.batches.batch import Batch
 from folio.data.token_file import TokenFileInfo
@@ -73,7 +73,7 @@ def module(compose: Callable[..., RunConfig]) -> LanguageModel:
     config = compose("model=debug", "tokenizer=char")
     torch.manual_seed(0)
     model = GPT(config.transformer_config(TOKENIZER.vocab_size)).eval()
-    metadata = CheckpointMetadata(plain(config), model.config, TOKENIZER)
+    metadata = CheckpointMetadata(config.model_dump(), model.config, TOKENIZER)
     return LanguageModel(model=model, config=config, metadata=metadata, device=CPU, validation=validation_of())
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from folio.config.run import RunConfig, plain
+from folio.config.run import RunConfig
 from folio.data.tokenizers.registry import CharTokenizer
 from folio.models import GPT, build_model
 from folio.runs.checkpoints import FORMAT, CheckpointMetadata, load, load_checkpoint, rng_state, save, set_rng_state
@@ -34,7 +34,7 @@ def model(config: RunConfig) -> GPT:
 @pytest.fixture
 def state(config: RunConfig, model: GPT) -> dict[str, Any]:
     """What Lightning would hand over, as far as it matters here."""
-    metadata = CheckpointMetadata(plain(config), model.config, TOKENIZER)
+    metadata = CheckpointMetadata(config.model_dump(), model.config, TOKENIZER)
     return {
         "state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()},
         "global_step": 7,
@@ -83,7 +83,7 @@ def test_a_checkpoint_alone_gives_back_a_model_of_any_kind(
 ) -> None:
     config = compose("tokenizer=char", "model.d_model=8", "model.n_heads=2", "model.n_layers=2", *overrides)
     model = build_model(config.transformer_config(TOKENIZER.vocab_size + 1)).eval()
-    metadata = CheckpointMetadata(plain(config), model.config, TOKENIZER)
+    metadata = CheckpointMetadata(config.model_dump(), model.config, TOKENIZER)
     state = {
         "state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()},
         "global_step": 7,

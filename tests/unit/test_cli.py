@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from folio.cli.errors import one_line_errors
-from folio.cli.resume import RESUMABLE_KEYS, check_same_text, resumed_config
-from folio.config.run import ConfigError, RunConfig, plain
+from folio.cli.resume import RESUMABLE_KEYS, check_same_text, load_resumed_config
+from folio.config.run import RunConfig
+from folio.config.section import ConfigError
 from folio.runtime.errors import FolioError
 
 Load = Callable[..., RunConfig]
@@ -118,26 +119,26 @@ def test_rules_between_keys_are_checked_when_a_config_is_loaded(refuse: Callable
 @pytest.fixture
 def run_folder(load: Load, tmp_path: Path) -> Path:
     config = load("model=debug", "schedule=constant", "seed=5", "training.max_steps=20")
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(plain(config)))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.model_dump()))
     return tmp_path
 
 
 def test_a_resumed_run_keeps_its_config_and_changes_what_is_typed(load: Load, run_folder: Path) -> None:
     # 40 steps are fewer than the warm-up of the default config, which is not that of the run.
     composed = load(f"resume={run_folder}", "training.max_steps=40", "trainer=cpu", "logger=none")
-    resumed = resumed_config(composed, run_folder)
+    resumed = load_resumed_config(composed, run_folder)
     original = load("model=debug", "schedule=constant", "seed=5", "training.max_steps=20")
-    expected = plain(original)
+    expected = original.model_dump()
     expected["training"]["max_steps"] = 40
-    expected |= {"trainer": plain(composed)["trainer"], "logger": {"name": "none"}}
-    assert plain(resumed) == expected
+    expected |= {"trainer": composed.model_dump()["trainer"], "logger": {"name": "none"}}
+    assert resumed.model_dump() == expected
 
 
 def test_how_a_run_was_started_is_not_kept_when_it_goes_on(load: Load, run_folder: Path) -> None:
-    dry = resumed_config(load(f"resume={run_folder}", "dry_run=true"), run_folder)
+    dry = load_resumed_config(load(f"resume={run_folder}", "dry_run=true"), run_folder)
     assert dry.dry_run
-    (run_folder / "config.yaml").write_text(yaml.safe_dump(plain(dry)))
-    resumed = resumed_config(load("resume=latest"), run_folder)
+    (run_folder / "config.yaml").write_text(yaml.safe_dump(dry.model_dump()))
+    resumed = load_resumed_config(load("resume=latest"), run_folder)
     assert (resumed.dry_run, resumed.resume) == (False, None)
 
 
@@ -148,18 +149,18 @@ def test_how_a_run_was_started_is_not_kept_when_it_goes_on(load: Load, run_folde
 def test_a_resumed_run_refuses_what_would_make_it_another(override: str, load: Load, run_folder: Path) -> None:
     composed = load(f"resume={run_folder}", override)
     with pytest.raises(ConfigError) as caught:
-        resumed_config(composed, run_folder)
+        load_resumed_config(composed, run_folder)
     assert str(caught.value).startswith(f"{override}: a resumed run keeps its experiment")
 
 
 def test_a_resumed_run_is_checked_with_what_was_changed(load: Load, run_folder: Path) -> None:
     composed = load(f"resume={run_folder}", "training.micro_batch_size=5")
     with pytest.raises(ConfigError, match=r"training\.micro_batch_size=5"):
-        resumed_config(composed, run_folder)
+        load_resumed_config(composed, run_folder)
 
 
 def test_keys_that_may_change_are_keys(load: Load) -> None:
-    values = plain(load())
+    values = load().model_dump()
     for key in RESUMABLE_KEYS:
         section, _, rest = key.partition(".")
         assert rest in values[section] if rest else section in values

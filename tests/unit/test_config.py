@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from folio.config.checks import check_against_data, check_config, settle_vocabulary
-from folio.config.run import ConfigError, RunConfig, plain
+from folio.config.checks import check_config, check_split_lengths, fill_vocab_size
+from folio.config.run import RunConfig
 from folio.config.schedule import CosineScheduleConfig
+from folio.config.section import ConfigError
 from folio.data.tokenizers.registry import TOKENIZERS, VOCAB_SIZES
 from folio.models import build_model
 from folio.optim.optimizers import build_optimizer
@@ -152,7 +153,7 @@ def test_every_shipped_option_composes_passes_the_checks_and_builds(option: Path
     config = compose(*typed)
     check_config(config)
     tokenizer_vocab_size = VOCAB_SIZES.get(config.tokenizer.name, 65)
-    settled = settle_vocabulary(config, tokenizer_vocab_size)
+    settled = fill_vocab_size(config, tokenizer_vocab_size)
     assert settled.model.vocab_size is not None
     with torch.device("meta"):  # shapes without memory: gpt2_xl takes no longer than nano
         model = build_model(settled.transformer_config(settled.model.vocab_size))
@@ -234,7 +235,7 @@ NANOGPT_BOTH = {
 
 @pytest.mark.parametrize("experiment", NANOGPT)
 def test_nanogpt_experiments_have_the_published_numbers(experiment: str, compose: Compose) -> None:
-    config = plain(compose(f"experiment={experiment}"))
+    config = compose(f"experiment={experiment}").model_dump()
     for key, value in (NANOGPT[experiment] | NANOGPT_BOTH).items():
         section, name = key.split(".")
         assert config[section][name] == value, key
@@ -296,7 +297,7 @@ def test_every_size_comes_in_every_family(model: str, family: str, more: list[st
 
 def test_the_plain_config_survives_yaml() -> None:
     config = config_of({"optimizer.eps": 1e-15, "optimizer.learning_rate": 1e22, "name": "1e3"})
-    again = RunConfig.model_validate(yaml.safe_load(yaml.safe_dump(plain(config))))
+    again = RunConfig.model_validate(yaml.safe_load(yaml.safe_dump(config.model_dump())))
     assert again == config
 
 
@@ -464,7 +465,7 @@ def test_a_choice_of_the_model_is_one_of_a_list(key: str) -> None:
 @pytest.mark.parametrize("size", [None, 4, 8192])
 def test_a_word_vocabulary_has_a_size_or_none(size: int | None) -> None:
     config = config_of({"tokenizer": {"name": "word", "max_vocab_size": size}})
-    assert plain(config)["tokenizer"] == {"name": "word", "max_vocab_size": size}
+    assert config.model_dump()["tokenizer"] == {"name": "word", "max_vocab_size": size}
 
 
 @pytest.mark.parametrize("size", [3, 0, -1, 8192.0, "8192", True])
@@ -495,7 +496,7 @@ def test_every_number_in_its_range_is_accepted_as_it_is(
         }
     )
     assert (config.seed, config.optimizer.learning_rate, config.training.max_steps) == (seed, learning_rate, steps)
-    assert plain(config)["optimizer"]["betas"] == [beta, beta]
+    assert config.model_dump()["optimizer"]["betas"] == [beta, beta]
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../up", "a/b", "a b", "-m", "a" * 101, "a\nb"])
@@ -619,21 +620,21 @@ def test_a_schedule_is_chosen_by_its_name() -> None:
 @pytest.mark.parametrize(("given_size", "settled"), [(None, 65), (65, 65), (100, 100), (128, 128)])
 def test_the_tokenizer_owns_the_vocabulary_which_may_be_padded_to_128(given_size: int | None, settled: int) -> None:
     config = config_of({"model.vocab_size": given_size})
-    assert settle_vocabulary(config, 65) == config_of({"model.vocab_size": settled})
+    assert fill_vocab_size(config, 65) == config_of({"model.vocab_size": settled})
 
 
 @pytest.mark.parametrize(("given_size", "settled"), [(None, 66), (66, 66), (128, 128)])
 def test_the_vocabulary_of_an_encoder_has_one_symbol_more_for_the_mask(given_size: int | None, settled: int) -> None:
     config = config_of(ENCODER | {"model.vocab_size": given_size})
-    assert settle_vocabulary(config, 65).model.vocab_size == settled
+    assert fill_vocab_size(config, 65).model.vocab_size == settled
     with pytest.raises(
         ConfigError, match=r"^model\.vocab_size=65 .*tokenizer=char .*66 symbols, the mask included; .*128"
     ):
-        settle_vocabulary(config_of(ENCODER | {"model.vocab_size": 65}), 65)
+        fill_vocab_size(config_of(ENCODER | {"model.vocab_size": 65}), 65)
 
 
 def test_an_encoder_decoder_needs_no_symbol_besides_the_tokenizers() -> None:
-    assert settle_vocabulary(config_of(ENCODER_DECODER), 65).model.vocab_size == 65
+    assert fill_vocab_size(config_of(ENCODER_DECODER), 65).model.vocab_size == 65
 
 
 def test_the_longest_prefix_is_the_context_unless_it_is_given() -> None:
@@ -643,15 +644,15 @@ def test_the_longest_prefix_is_the_context_unless_it_is_given() -> None:
 
 
 def test_a_vocabulary_of_a_multiple_of_128_is_not_padded_further() -> None:
-    assert settle_vocabulary(config_of({"model.vocab_size": 128}), 128).model.vocab_size == 128
+    assert fill_vocab_size(config_of({"model.vocab_size": 128}), 128).model.vocab_size == 128
     with pytest.raises(ConfigError, match="128 at most"):
-        settle_vocabulary(config_of({"model.vocab_size": 129}), 128)
+        fill_vocab_size(config_of({"model.vocab_size": 129}), 128)
 
 
 @pytest.mark.parametrize("size", [0, 1, 64, 129, 50_304])
 def test_a_vocabulary_that_does_not_match_the_tokenizer_is_refused(size: int) -> None:
     with pytest.raises(ConfigError, match=rf"^model\.vocab_size={size} .*tokenizer=char .*65 .*128"):
-        settle_vocabulary(config_of({"model.vocab_size": size}), 65)
+        fill_vocab_size(config_of({"model.vocab_size": size}), 65)
 
 
 @pytest.mark.parametrize(("n_train", "n_val", "split"), [(8, 100, "train"), (100, 8, "val"), (100, 0, "val")])
@@ -659,21 +660,21 @@ def test_a_split_shorter_than_a_window_is_named(n_train: int, n_val: int, split:
     with pytest.raises(
         ConfigError, match=rf"^model\.context_length=8 .* {split} split of {min(n_train, n_val)} tokens"
     ):
-        check_against_data(config_of({}), n_train, n_val)
+        check_split_lengths(config_of({}), n_train, n_val)
 
 
 def test_a_split_of_one_window_is_enough() -> None:
-    check_against_data(config_of({}), 9, 9)
+    check_split_lengths(config_of({}), 9, 9)
     with pytest.raises(ConfigError, match="use at most 7"):
-        check_against_data(config_of({}), 9, 8)
+        check_split_lengths(config_of({}), 9, 8)
 
 
 def test_a_prefix_takes_its_part_of_a_split() -> None:
     config = config_of(ENCODER_DECODER | {"objective": {**PREFIX_LM, "max_prefix_length": 5}})
-    check_against_data(config, 13, 13)
+    check_split_lengths(config, 13, 13)
     with pytest.raises(ConfigError, match=r"^model\.context_length=8 .* val split of 12 tokens.*longest prefix = 13"):
-        check_against_data(config, 13, 12)
+        check_split_lengths(config, 13, 12)
 
 
 def test_lines_fit_into_any_split() -> None:
-    check_against_data(config_of(ENCODER), 3, 1)
+    check_split_lengths(config_of(ENCODER), 3, 1)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from folio.config.run import ConfigError
+from folio.config.section import ConfigError
 from folio.config.trainer import TrainerConfig
 from folio.distributed.devices import check_devices, device_from_name, resolve_device, split_threads
 

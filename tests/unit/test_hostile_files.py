@@ -21,7 +21,8 @@ from gadget import Gadget
 
 from folio.cli.compose import validate
 from folio.cli.resume import check_same_text
-from folio.config.run import ConfigError, RunConfig, plain
+from folio.config.run import RunConfig
+from folio.config.section import ConfigError
 from folio.data import assets
 from folio.data.assets import Asset, Wheel, fetch, member
 from folio.data.token_file import TokenFile, TokenFileError, sidecar_path, write_token_file
@@ -55,7 +56,7 @@ def state(compose: Callable[..., RunConfig]) -> dict[str, Any]:
     return {
         "state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()},
         "global_step": 7,
-        "folio": {**CheckpointMetadata(plain(config), model.config, TOKENIZER).to_plain(), "val": {}},
+        "folio": {**CheckpointMetadata(config.model_dump(), model.config, TOKENIZER).to_plain(), "val": {}},
     }
 
 
@@ -213,14 +214,14 @@ def test_a_config_of_a_run_that_is_no_plain_values_is_one_line(text: str, tmp_pa
 
 
 def test_a_config_of_a_run_is_not_interpolated(tmp_path: Path, compose: Callable[..., RunConfig]) -> None:
-    values = plain(compose("model=debug"))
+    values = compose("model=debug").model_dump()
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values | {"resume": "${oc.env:HOME}"}))
     assert validate(read_config(tmp_path)).resume == "${oc.env:HOME}"
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/x", "a/b", "..", "\x1b[2J"])
 def test_a_config_cannot_name_a_folder_elsewhere(name: str, compose: Callable[..., RunConfig]) -> None:
-    values = plain(compose("model=debug"))
+    values = compose("model=debug").model_dump()
     for key in ("name", "model"):
         with pytest.raises(ConfigError, match=f"^{key}"):
             validate(values | {key: name if key == "name" else values["model"] | {"name": name}})

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from folio.config.run import RunConfig, plain
+from folio.config.run import RunConfig
 from folio.training.loggers.hparams import METRICS, USUAL, begin_session, columns, end_session, flatten
 
 Compose = Callable[..., RunConfig]
@@ -38,11 +38,11 @@ def test_values_keep_their_kinds_and_null_has_no_value() -> None:
 
 
 def test_what_people_vary_are_keys_of_the_config(compose: Compose) -> None:
-    assert set(USUAL) <= flatten(plain(compose())).keys()
+    assert set(USUAL) <= flatten(compose().model_dump()).keys()
 
 
 def test_columns_are_what_people_vary_with_what_is_compared_in_front(compose: Compose) -> None:
-    values = flatten(plain(compose("model=debug", "optimizer.eps=1e-6")))
+    values = flatten(compose("model=debug", "optimizer.eps=1e-6").model_dump())
     experiment = columns(values, ["positional_encoding", "optimizer.eps", "seed", "experiment", "data_dir"])
     assert first_columns(experiment) == ["positional_encoding.name", "optimizer.eps", "seed"]  # name is null here
     assert {info.name for info in experiment.hparam_infos} == {*USUAL, "optimizer.eps"}
@@ -53,7 +53,7 @@ def test_columns_are_what_people_vary_with_what_is_compared_in_front(compose: Co
 
 
 def test_a_recipe_is_compared_by_its_name(compose: Compose) -> None:
-    values = flatten(plain(compose("experiment=quickstart")))
+    values = flatten(compose("experiment=quickstart").model_dump())
     assert first_columns(columns(values, ["experiment"])) == ["name"]
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from folio.cli.init_from import begin_with_folder, chosen_keys
-from folio.config.checks import check_config, settle_vocabulary
-from folio.config.run import ConfigError, RunConfig
+from folio.cli.init_from import apply_init_from, explicit_model_keys
+from folio.config.checks import check_config, fill_vocab_size
+from folio.config.run import RunConfig
+from folio.config.section import ConfigError
 from folio.models import GPT, GPTConfig
 from folio.models.pretrained import save_gpt2
 
@@ -34,7 +35,7 @@ def begin(folder: Path, said: list[str], compose: Callable[..., RunConfig]) -> B
 
     def begin(*overrides: str) -> RunConfig:
         config = compose(*overrides).model_copy(update={"init_from": str(folder)})
-        return begin_with_folder(config, chosen_keys(overrides, CONF), said.append)
+        return apply_init_from(config, explicit_model_keys(overrides, CONF), said.append)
 
     return begin
 
@@ -68,7 +69,7 @@ def test_a_folder_with_an_odd_name_still_names_a_run(
 ) -> None:
     save_gpt2(GPT(THEIRS), tmp_path / name)
     config = compose().model_copy(update={"init_from": str(tmp_path / name)})
-    assert begin_with_folder(config, {}, lambda line: None).model.name == named
+    assert apply_init_from(config, {}, lambda line: None).model.name == named
 
 
 def test_context_and_dropout_are_the_configs(begin: Begin) -> None:
@@ -81,7 +82,7 @@ def test_the_context_that_nobody_chose_is_never_longer_than_the_folders(
 ) -> None:
     save_gpt2(GPT(GPTConfig(vocab_size=65, context_length=5, n_layers=1, n_heads=1, d_model=2)), tmp_path / "short")
     config = compose().model_copy(update={"init_from": str(tmp_path / "short")})
-    assert begin_with_folder(config, {}, lambda line: None).model.context_length == 5
+    assert apply_init_from(config, {}, lambda line: None).model.context_length == 5
 
 
 @pytest.mark.parametrize(
@@ -126,16 +127,16 @@ def test_what_somebody_chose_with_the_folder_is_accepted(begin: Begin) -> None:
 def test_the_recipe_asks_for_a_folder(compose: Callable[..., RunConfig]) -> None:
     config = compose("experiment=finetune_gpt2")
     with pytest.raises(ConfigError, match=r"^init_from must be given: add init_from=<"):
-        begin_with_folder(config, {}, lambda line: None)
+        apply_init_from(config, {}, lambda line: None)
 
 
 def test_the_recipe_crops_gpt2_and_trains_gently(tmp_path: Path, compose: Callable[..., RunConfig]) -> None:
     gpt2 = GPTConfig(vocab_size=50_257, context_length=1024, n_layers=1, n_heads=1, d_model=2)
     save_gpt2(GPT(gpt2), tmp_path / "gpt2")
     config = compose("experiment=finetune_gpt2", f"init_from={tmp_path / 'gpt2'}")
-    config = begin_with_folder(config, chosen_keys(["experiment=finetune_gpt2"], CONF), lambda line: None)
+    config = apply_init_from(config, explicit_model_keys(["experiment=finetune_gpt2"], CONF), lambda line: None)
     check_config(config)
-    assert settle_vocabulary(config, 50_257).model == config.model
+    assert fill_vocab_size(config, 50_257).model == config.model
     assert (config.model.context_length, config.model.dropout, config.tokenizer.name) == (256, 0.1, "gpt2")
     assert config.optimizer.learning_rate <= 5e-5
 
@@ -143,11 +144,11 @@ def test_the_recipe_crops_gpt2_and_trains_gently(tmp_path: Path, compose: Callab
 def test_a_tokenizer_of_another_size_is_refused_with_both_names(begin: Begin) -> None:
     config = begin("tokenizer=gpt2")
     with pytest.raises(ConfigError) as caught:
-        settle_vocabulary(config, 50_257)
+        fill_vocab_size(config, 50_257)
     message = str(caught.value)
     for word in ("tokenizer=gpt2 has 50257 symbols", f"init_from={config.init_from} has 65", "tokenizer=gpt2"):
         assert word in message
-    assert settle_vocabulary(config, 65).model.vocab_size == 65
+    assert fill_vocab_size(config, 65).model.vocab_size == 65
 
 
 def test_a_broken_folder_is_named_with_what_is_wrong(begin: Begin, folder: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_models import CPU, validation_of
 
-from folio.config.run import RunConfig, plain
+from folio.config.run import RunConfig
 from folio.data.batches.batch import IGNORE_INDEX, Batch
 from folio.data.tokenizers.registry import CharTokenizer
 from folio.models import build_model
@@ -27,7 +27,7 @@ def build(compose: Callable[..., RunConfig]) -> Callable[..., LanguageModel]:
         config = compose("model=debug", *overrides)
         torch.manual_seed(0)
         model = build_model(config.transformer_config(7))
-        metadata = CheckpointMetadata(plain(config), model.config, CharTokenizer("abcdefg"))
+        metadata = CheckpointMetadata(config.model_dump(), model.config, CharTokenizer("abcdefg"))
         given = {"device": CPU, "validation": validation_of(), **changes}
         return LanguageModel(model=model, config=config, metadata=metadata, **given)
 

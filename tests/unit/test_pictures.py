@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tiny_models import CPU, validation_of
 
 from folio.config.callbacks import SamplesConfig
-from folio.config.run import RunConfig, plain
+from folio.config.run import RunConfig
 from folio.data.tokenizers.char import CharTokenizer
 from folio.models import build_model
 from folio.runs.checkpoints import CheckpointMetadata
@@ -63,7 +63,7 @@ def module_of(compose: Callable[..., RunConfig]) -> Callable[..., LanguageModel]
     def made(*overrides: str) -> LanguageModel:
         config = compose("tokenizer=char", *(overrides or ("model=debug",)))
         model = build_model(config.transformer_config(TOKENIZER.vocab_size)).eval()
-        metadata = CheckpointMetadata(plain(config), model.config, TOKENIZER)
+        metadata = CheckpointMetadata(config.model_dump(), model.config, TOKENIZER)
         return LanguageModel(model=model, config=config, metadata=metadata, device=CPU, validation=validation_of())
 
     return made

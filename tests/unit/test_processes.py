@@ -12,7 +12,8 @@ import torch
 from hydra import compose as compose_hydra
 from hydra import initialize_config_dir
 
-from folio.config.run import ConfigError, RunConfig
+from folio.config.run import RunConfig
+from folio.config.section import ConfigError
 from folio.config.trainer import TrainerConfig
 from folio.data.batches.batch import IGNORE_INDEX
 from folio.data.batches.loaders import validation_loader
@@ -137,7 +138,7 @@ def test_the_accumulation_of_a_checkpoint_is_in_its_config(compose: Callable[...
     words = ("training.batch_size=16", "training.micro_batch_size=2")
     for trainer_words, expected in (((), 8), (("trainer=ddp_cpu",), 4)):
         config = compose(*words, *trainer_words)
-        assert accumulation_of(config.model_dump()) == config.accumulation == expected
+        assert accumulation_of(config.model_dump()) == config.accumulate_grad_batches == expected
     older = compose(*words).model_dump()
     del older["trainer"]["num_nodes"]
     assert accumulation_of(older) == 8

@@ -10,8 +10,8 @@ from statistics import median
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from folio.config.hparams_search import SearchConfig
 from folio.config.run import RunConfig
-from folio.config.search import SearchConfig
 from folio.runtime.errors import FolioError
 from folio.sweeps import manifest, search
 from folio.sweeps.command_line import dimension_of, word_of

@@ -16,11 +16,10 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from folio.cli.explain import explain, explain_invalid
-from folio.cli.init_from import begin_with_folder, chosen_keys
+from folio.cli.init_from import apply_init_from, explicit_model_keys
 from folio.config.checks import check_config
-from folio.config.run import ConfigError, RunConfig
-from folio.config.trainer import TrainerConfig
-from folio.distributed.environment import RankInfo, check_processes, rank_from_environment
+from folio.config.run import RunConfig
+from folio.config.section import ConfigError
 from folio.runtime.terminal import did_you_mean
 
 # Hydra would print errors in its own words and several lines; with this it lets them through to one_line_errors.
@@ -44,7 +43,7 @@ def load_config(cfg: DictConfig, say: Callable[[str], None] = print) -> RunConfi
                 raise ConfigError(f"{key} is for a sweep of many runs; add -m, as in python train.py -m {key}=...")
     if config.resume is None:  # else the run's own config decides, in resumed_config
         if config.init_from is not None:
-            config = begin_with_folder(config, chosen_keys(overrides, conf_dir()), say)
+            config = apply_init_from(config, explicit_model_keys(overrides, conf_dir()), say)
         check_config(config)
     return config
 
@@ -115,7 +114,7 @@ def is_sweep() -> bool:
     return mode is not None and mode.name == "MULTIRUN"
 
 
-def sweep_folder() -> Path | None:
+def job_folder() -> Path | None:
     """The folder that a sweep gives this job; None outside a sweep, where the run makes its own."""
     if not is_sweep():
         return None
@@ -125,10 +124,3 @@ def sweep_folder() -> Path | None:
 def task_overrides() -> list[str]:
     """What was typed of this run's own config, in the order of typing."""
     return list(HydraConfig.get().overrides.task)
-
-
-def started_ranks(trainer: TrainerConfig) -> RankInfo:
-    """Return the rank of this process. Raises: ConfigError if torchrun or srun started other processes than asked."""
-    rank_info = rank_from_environment()
-    check_processes(trainer, rank_info)
-    return rank_info

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from folio.config.checks import check_against_data
+from folio.config.checks import check_split_lengths
 from folio.config.data import DataSources, HuggingFaceConfig, MixtureConfig, PartConfig, TextFilesConfig
 from folio.config.objective import MaskedLMConfig
 from folio.config.run import RunConfig
@@ -95,8 +95,8 @@ def data_of(trained: Any, data_dir: Path | None) -> PreparedData:
 def check_data(config: RunConfig, data: PreparedData) -> None:
     """Whether both splits hold what the objective reads. Raises: FolioError."""
     for part in data.parts:
-        check_against_data(config, part.train.info.n_tokens, part.val.info.n_tokens, f" of {part.name}")
-    check_against_data(config, data.train.info.n_tokens, data.val.info.n_tokens)
+        check_split_lengths(config, part.train.info.n_tokens, part.val.info.n_tokens, f" of {part.name}")
+    check_split_lengths(config, data.train.info.n_tokens, data.val.info.n_tokens)
     if isinstance(config.objective, MaskedLMConfig):
         newlines = line_breaks(data.tokenizer).tolist()
         for file in data.files:

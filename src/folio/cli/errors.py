@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import NoReturn, ParamSpec, TypeVar
 
 import yaml
@@ -15,7 +14,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from folio.cli.explain import explain, explain_python
 from folio.runtime.errors import FolioError
-from folio.runtime.signals import ignore_signals_at_exit
 from folio.runtime.terminal import printable
 
 OF_THE_MACHINE = {
@@ -53,57 +51,34 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except Exception as error:
-            message = one_line(error)
+            message = describe_error(error)
             if message is None:
                 raise
-        refuse(message)
+        exit_with_error(message)
 
     return wrapper
 
 
-def refuse(message: str) -> NoReturn:
-    """End the program with this line (`in_line`), which says what is wrong."""
+def exit_with_error(message: str) -> NoReturn:
+    """End the program with this line (`single_line`), which says what is wrong."""
     with suppress(OSError):  # the disk on which somebody keeps what a program says may be the full one
         print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 
-def run_command(command: Callable[..., None]) -> None:
-    """Run a function as the command line that its annotations describe to Typer.
-
-    What is misspelt or of a wrong type is told in one line, as everywhere, and not in a frame below the usage.
-    """
-    import typer  # here, because training does without
-
-    program = typer.Typer(add_completion=False)
-    program.command()(command)
-    try:
-        with ignore_signals_at_exit():
-            code = program(standalone_mode=False)
-    except typer.Abort:
-        code = 1
-    except Exception as error:
-        # Typer's errors of usage had another base in each of its versions; this is what they have in common.
-        explained = getattr(error, "format_message", None)
-        if explained is None:
-            raise
-        refuse(in_line(f"{explained().removesuffix('.')}; {Path(sys.argv[0]).name} --help lists the options"))
-    raise SystemExit(code)
-
-
-def one_line(error: Exception) -> str | None:
+def describe_error(error: Exception) -> str | None:
     """What to tell the user who can mend it; None for a bug of ours."""
     if isinstance(error, FolioError):
-        return in_line(str(error))
+        return single_line(str(error))
     if isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError):
-        return in_line(explain(error))
+        return single_line(explain(error))
     if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
         where = f"{error.filename}: " if error.filename else ""
-        return in_line(f"{where}{error.strerror}; mend that, and type the same again")
+        return single_line(f"{where}{error.strerror}; mend that, and type the same again")
     explained = explain_python(error, sys.argv[1:]) if isinstance(error, AttributeError | ValueError) else None
-    return None if explained is None else in_line(explained)
+    return None if explained is None else single_line(explained)
 
 
-def in_line(message: str) -> str:
+def single_line(message: str) -> str:
     """As a terminal may show it: without what it would obey, and with long words cut."""
     return printable(LONG_WORD.sub(r"\1...", message), keep="")

@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from folio.config.model import ModelConfig
-from folio.config.run import ConfigError, RunConfig
+from folio.config.run import RunConfig
+from folio.config.section import ConfigError
 from folio.models import TransformerConfig
 from folio.models.gpt2_folder import check_gpt2_folder
 from folio.models.gpt2_format import GPT2_KIND, GPT2FormatError
@@ -20,10 +21,10 @@ from folio.models.gpt2_format import GPT2_KIND, GPT2FormatError
 FROM_FOLDER = ("vocab_size", "n_layers", "n_heads", "d_model", "d_ff", "bias", "tie_weights", "activation")
 
 
-def begin_with_folder(config: RunConfig, chosen: dict[str, str], say: Callable[[str], None]) -> RunConfig:
+def apply_init_from(config: RunConfig, chosen: dict[str, str], say: Callable[[str], None]) -> RunConfig:
     """The config with the folder's model in place of its own; `say` gets one line of what it is.
 
-    chosen: what `chosen_keys` found. Raises: ConfigError.
+    chosen: what `explicit_model_keys` found. Raises: ConfigError.
     """
     assert config.init_from is not None
     if not config.init_from:  # as in a recipe that cannot know the folder
@@ -90,7 +91,7 @@ def _name_of(folder: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-.")[:40] or "pretrained"
 
 
-def chosen_keys(overrides: Iterable[str], conf_dir: Path) -> dict[str, str]:
+def explicit_model_keys(overrides: Iterable[str], conf_dir: Path) -> dict[str, str]:
     """The keys of the model section that somebody chose, each with the override that says so.
 
     They stand on the command line, in the model named there, or in the recipe named there; the model of train.yaml's

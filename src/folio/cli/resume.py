@@ -8,8 +8,9 @@ from hydra.core.hydra_config import HydraConfig
 
 from folio.cli.compose import validate
 from folio.config.checks import check_config
-from folio.config.migrations import later_keys, upgraded
-from folio.config.run import ConfigError, RunConfig
+from folio.config.migrations import migrate_config, missing_keys
+from folio.config.run import RunConfig
+from folio.config.section import ConfigError
 from folio.runs.folders import read_config
 
 # What may change when a run goes on: how long, how it is watched, and on which machine. The rest is the experiment.
@@ -31,12 +32,12 @@ RESUMABLE_KEYS = (
 )
 
 
-def resumed_config(config: RunConfig, folder: Path) -> RunConfig:
+def load_resumed_config(config: RunConfig, folder: Path) -> RunConfig:
     """The run's own config with what the command line changes of it. Raises: ConfigError for what must stay."""
     values = read_config(folder)
-    if later := later_keys(values):
+    if later := missing_keys(values):
         print(f"{folder} was begun by an older Folio; what came later is as it was then: {', '.join(later)}")
-    values = upgraded(values)
+    values = migrate_config(values)
     composed = config.model_dump(mode="python")
     for override in HydraConfig.get().overrides.task:
         key = override.partition("=")[0].lstrip("+~")
@@ -58,17 +59,17 @@ def resumed_config(config: RunConfig, folder: Path) -> RunConfig:
     return resumed
 
 
-def requeued_config(config: RunConfig, folder: Path) -> RunConfig:
+def load_requeued_config(config: RunConfig, folder: Path) -> RunConfig:
     """The config of a run whose job a scheduler has started anew, with the same words. Raises: ConfigError."""
     print(f"the job was started again: going on in {folder}")
-    again = validate(upgraded(read_config(folder)) | {"dry_run": config.dry_run})
+    again = validate(migrate_config(read_config(folder)) | {"dry_run": config.dry_run})
     check_config(again)
     return again
 
 
 def check_same_experiment(config: RunConfig, folder: Path) -> None:
     """Raises: ConfigError where a job of a sweep would go on as another experiment than it began as."""
-    began, now = upgraded(read_config(folder)), config.model_dump(mode="python")
+    began, now = migrate_config(read_config(folder)), config.model_dump(mode="python")
     for key in sorted((began.keys() | now.keys()) - set(RESUMABLE_KEYS)):
         before, after = began.get(key), now.get(key)
         if key == "training":

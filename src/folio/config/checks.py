@@ -6,7 +6,7 @@ import typing
 from folio.config.data import EXAMPLES, DataSources, MixtureConfig, PartConfig
 from folio.config.objective import MaskedLMConfig, Objectives, PrefixLMConfig
 from folio.config.run import RunConfig
-from folio.config.section import ConfigError as ConfigError
+from folio.config.section import ConfigError
 
 
 def check_config(config: RunConfig) -> None:
@@ -49,13 +49,13 @@ def _check_devices(config: RunConfig) -> None:
             f"{trainer.devices}{nodes}; try training.batch_size={n_processes * -(-batch_size // n_processes)}"
         )
     own = batch_size // n_processes
-    if own % config.sequences_at_once:
+    if own % config.micro_batch_size:
         whole = f"training.batch_size={batch_size}"
         if n_processes > 1:
             whole = f"the {own} sequences of each device, training.batch_size={batch_size} over {n_processes},"
         raise ConfigError(
             f"{whole} must be a multiple of training.micro_batch_size={training.micro_batch_size}; try "
-            f"{largest_divisor(own, config.sequences_at_once)}"
+            f"{largest_divisor(own, config.micro_batch_size)}"
         )
     if trainer.accelerator == "mps" and n_processes > 1:
         raise ConfigError(f"trainer.devices={trainer.devices}: Apple's GPU is one; use trainer.devices=1")
@@ -105,7 +105,7 @@ def largest_divisor(n: int, at_most: int) -> int:
     return max((divisor for low in small for divisor in (low, n // low) if divisor <= at_most), default=0)
 
 
-def settle_vocabulary(config: RunConfig, tokenizer_vocab_size: int) -> RunConfig:
+def fill_vocab_size(config: RunConfig, tokenizer_vocab_size: int) -> RunConfig:
     """The config with model.vocab_size filled in by the tokenizer, which owns it.
 
     The vocabulary of an encoder has one symbol more, the mask, whose id follows the tokenizer's.
@@ -131,7 +131,7 @@ def settle_vocabulary(config: RunConfig, tokenizer_vocab_size: int) -> RunConfig
     return config.model_copy(update={"model": model})
 
 
-def check_against_data(config: RunConfig, n_train_tokens: int, n_val_tokens: int, of_what: str = "") -> None:
+def check_split_lengths(config: RunConfig, n_train_tokens: int, n_val_tokens: int, of_what: str = "") -> None:
     """Check that a window fits into each split, of one corpus of a mixture where that is said. Raises: ConfigError."""
     if isinstance(config.objective, MaskedLMConfig):
         return  # lines are as long as they are

@@ -1,6 +1,5 @@
 """TODO folio.config.model."""
 
-from folio.config.section import ConfigError as ConfigError
 from folio.config.section import Name, Section
 from folio.models.transformer_config import Activation, Family, Init, Norm, NormPosition
 

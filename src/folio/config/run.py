@@ -5,20 +5,19 @@ into a `RunConfig`; everything below the entry points sees only these plain, fro
 """
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
 from folio.config.callbacks import CallbacksConfig
 from folio.config.data import DataSources
+from folio.config.hparams_search import SearchConfig
 from folio.config.logger import LoggerConfig
 from folio.config.model import ModelConfig, PositionalEncodingConfig
 from folio.config.objective import Objectives, PrefixLMConfig
 from folio.config.optimizer import Optimizers
 from folio.config.schedule import Schedules
-from folio.config.search import SearchConfig
-from folio.config.section import ConfigError as ConfigError
-from folio.config.section import Name, Section, Text
+from folio.config.section import ConfigError, Name, Section, Text
 from folio.config.tokenizer import TokenizerConfig, WordTokenizerConfig
 from folio.config.trainer import TrainerConfig
 from folio.config.training import TrainingConfig
@@ -70,14 +69,14 @@ class RunConfig(Section):
         return self.name or f"{self.data.name}-{self.model.name}"
 
     @property
-    def sequences_at_once(self) -> int:
+    def micro_batch_size(self) -> int:
         """On a device."""
         return self.training.micro_batch_size or self.training.batch_size // self.trainer.n_processes
 
     @property
-    def accumulation(self) -> int:
+    def accumulate_grad_batches(self) -> int:
         """Micro batches of a device in one optimizer step."""
-        return self.training.batch_size // (self.sequences_at_once * self.trainer.n_processes)
+        return self.training.batch_size // (self.micro_batch_size * self.trainer.n_processes)
 
     def transformer_config(self, vocab_size: int) -> TransformerConfig:
         """The model's own config. Raises: ConfigError where the numbers do not fit together."""
@@ -108,8 +107,3 @@ def _in_config_keys(message: str) -> str:
     }
     message = message.replace("=None ", "=null ")
     return re.sub(r"(\w+)=", lambda match: f"{keys.get(match[1], match[1])}=", message)
-
-
-def plain(config: RunConfig) -> dict[str, Any]:
-    """The config as nested dicts, lists, strings and numbers, for YAML, checkpoints and hparams."""
-    return config.model_dump(mode="python")

@@ -4,7 +4,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from folio.config.section import ConfigError as ConfigError
 from folio.config.section import Section
 
 

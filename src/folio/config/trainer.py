@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-from folio.config.section import ConfigError as ConfigError
 from folio.config.section import Count, Section
 
 

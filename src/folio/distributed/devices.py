@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from folio.config.run import ConfigError
+from folio.config.section import ConfigError
 from folio.config.trainer import TrainerConfig
 from folio.runtime.memory import peak_bytes, reset_peak
 

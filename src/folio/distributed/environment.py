@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from folio.config.run import ConfigError
+from folio.config.section import ConfigError
 from folio.config.trainer import TrainerConfig
 
 Launcher = Literal["train.py", "torchrun", "srun"]

@@ -8,7 +8,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 
-from folio.config.run import ConfigError
+from folio.config.section import ConfigError
 from folio.config.trainer import TrainerConfig
 from folio.distributed.context import SINGLE_PROCESS, DistributedContext, init_process_group
 from folio.distributed.environment import RankInfo

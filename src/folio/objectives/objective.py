@@ -107,7 +107,7 @@ class Objective:
 
     def _loader(self, dataset: Dataset[Batch]) -> DataLoader[Batch]:
         return validation_loader(
-            dataset, self.config.sequences_at_once, self.distributed.rank, self.distributed.world_size
+            dataset, self.config.micro_batch_size, self.distributed.rank, self.distributed.world_size
         )
 
     def _parts_of(self, split: TokenSplit) -> list[tuple[str, TokenSplit]]:

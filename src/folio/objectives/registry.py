@@ -31,7 +31,7 @@ def training_loader(
         n_starts=len(dataset),
         seed=config.seed,
         batch_size=training.batch_size,
-        micro_batch_size=config.sequences_at_once,
+        micro_batch_size=config.micro_batch_size,
         first_step=first_step,
         n_steps=training.max_steps,
         mixture=objective.mixture(dataset),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from folio.config.migrations import upgraded
+from folio.config.migrations import migrate_config
 from folio.runs.folders import read_config
 from folio.runtime.errors import FolioError
 from folio.runtime.terminal import printable
@@ -187,7 +187,7 @@ def _read_run(folder: Path, name: str, job: tuple[list[str], str] | None, warn: 
     try:
         metrics = _optional_json(folder / "metrics.json")
         summarize_run = _optional_json(folder / "preflight.json") or {}
-        config = flatten(upgraded(read_config(folder))) if (folder / "config.yaml").is_file() else {}
+        config = flatten(migrate_config(read_config(folder))) if (folder / "config.yaml").is_file() else {}
     except _DamagedError as damage:
         warn(f"{damage.file} is damaged; this run is left out")
         return None

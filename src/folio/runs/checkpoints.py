@@ -13,8 +13,8 @@ import torch
 from pydantic import ValidationError
 
 import folio
-from folio.config.migrations import upgraded
-from folio.config.run import RunConfig, plain
+from folio.config.migrations import migrate_config
+from folio.config.run import RunConfig
 from folio.data.tokenizers.registry import Tokenizer, load_tokenizer
 from folio.models import Model, TransformerConfig, build_model
 from folio.models.torch_files import check_archive, check_substance
@@ -104,7 +104,7 @@ class CheckpointMetadata:
 
     @classmethod
     def of(cls, config: RunConfig, model: TransformerConfig, tokenizer: Tokenizer) -> "CheckpointMetadata":
-        return cls(plain(config), model, tokenizer)
+        return cls(config.model_dump(), model, tokenizer)
 
     def to_plain(self) -> dict[str, Any]:
         return {
@@ -133,7 +133,7 @@ def load_checkpoint(path: Path, device: str | torch.device) -> LoadedCheckpoint:
     state = load(path, device, mmap=True)
     folio = state[FOLIO_KEY]
     try:
-        config = RunConfig.model_validate(upgraded(folio.get("config")))
+        config = RunConfig.model_validate(migrate_config(folio.get("config")))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

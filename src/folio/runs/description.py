@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from folio.config.run import RunConfig, plain
+from folio.config.run import RunConfig
 from folio.data.tokenizers.registry import Tokenizer, state_to_json
 from folio.runtime.files import write_atomically, write_json
 
@@ -15,7 +15,7 @@ def write_description(
 ) -> None:
     """Write config.yaml, overrides.json, preflight.json and tokenizer.json. A resumed run keeps its overrides."""
     write_json(folder / "preflight.json", summary)
-    write_atomically(folder / "config.yaml", yaml.safe_dump(plain(config), sort_keys=False).encode())
+    write_atomically(folder / "config.yaml", yaml.safe_dump(config.model_dump(), sort_keys=False).encode())
     if not (folder / "overrides.json").exists():
         write_json(folder / "overrides.json", overrides)
     # Also in each checkpoint. Read without torch, this one lets a wrong prompt be refused at once.

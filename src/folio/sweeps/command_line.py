@@ -13,8 +13,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from folio.cli.compose import load_config
-from folio.cli.errors import one_line
-from folio.config.run import ConfigError, RunConfig
+from folio.cli.errors import describe_error
+from folio.config.run import RunConfig
+from folio.config.section import ConfigError
 from folio.distributed.environment import RankInfo, rank_from_environment
 from folio.runs.folders import check_links, create_folder
 from folio.runtime.cpus import available_cpus
@@ -160,7 +161,7 @@ def checked(loader: ConfigLoader, config: DictConfig, words: Sequence[str]) -> R
             raise ConfigError(f"resume={job.resume} is for a single run; a sweep goes on by -m sweep=latest")
         return job
     except Exception as error:
-        message = one_line(error)
+        message = describe_error(error)
         if message is None:
             raise
         raise ConfigError(message) from None

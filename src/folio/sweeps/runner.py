@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from folio.config.search import SearchConfig
+from folio.config.hparams_search import SearchConfig
 from folio.runtime.errors import FolioError
 from folio.runtime.files import lock_folder
 from folio.sweeps import manifest, search

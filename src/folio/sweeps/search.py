@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from folio.config.search import SearchConfig
+from folio.config.hparams_search import SearchConfig
 from folio.runtime.errors import FolioError
 from folio.runtime.files import write_json
 from folio.sweeps import manifest

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from folio.cli.compose import sweep_folder, task_overrides
-from folio.cli.errors import one_line, one_line_errors
+from folio.cli.compose import job_folder, task_overrides
+from folio.cli.errors import describe_error, one_line_errors
 from folio.distributed.environment import rank_from_environment
 from folio.runs.folders import missing_for_resume
 from folio.runtime.errors import FolioError
@@ -31,7 +31,7 @@ def part_of_sweep(task: Callable[[DictConfig], object]) -> Callable[[DictConfig]
 
     @functools.wraps(task)
     def wrapper(cfg: DictConfig) -> None:
-        folder = sweep_folder()
+        folder = job_folder()
         if folder is None:
             one_line_errors(task)(cfg)
         else:
@@ -111,7 +111,7 @@ def clear(folder: Path) -> None:
 
 def fail(folder: Path, error: Exception, number: int, seed: object) -> None:
     """Say it in one line, with the traceback of a bug in train.log; a run that diverged has said so itself."""
-    message = one_line(error)
+    message = describe_error(error)
     where = ""
     if message is None:
         message = printable(f"{type(error).__name__}: {error}".partition("\n")[0])[:LONGEST_ERROR]

@@ -18,9 +18,9 @@ def explain_out_of_memory(config: RunConfig, device: Device) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         training, model = config.training, config.model
-        fewer = largest_divisor(training.batch_size // config.trainer.n_processes, config.sequences_at_once // 2)
+        fewer = largest_divisor(training.batch_size // config.trainer.n_processes, config.micro_batch_size // 2)
         remedy = f"try training.micro_batch_size={fewer}" if fewer else "try a shorter context or a smaller model"
         raise FolioError(
             f"out of memory on {device.name} with training.batch_size={training.batch_size}, training.micro_batch_size="
-            f"{config.sequences_at_once} and model.context_length={model.context_length}; {remedy}"
+            f"{config.micro_batch_size} and model.context_length={model.context_length}; {remedy}"
         ) from error

@@ -183,7 +183,7 @@ class LanguageModel(L.LightningModule):
         ranks = saved.get("ranks") or [{"rng": saved["rng"], "train_means": saved["train_means"]}]
         self._n_ranks_saved, rank = len(ranks), self.distributed.rank
         self._rng_state = ranks[rank]["rng"] if rank < len(ranks) else None
-        before, now = accumulation_of(saved["config"]), self.config.accumulation
+        before, now = accumulation_of(saved["config"]), self.config.accumulate_grad_batches
         if len(ranks) == self.distributed.world_size and before == now:
             self.train_means.load_state(ranks[rank]["train_means"])
             return

@@ -7,8 +7,9 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
-from folio.config.run import ConfigError, RunConfig
+from folio.config.run import RunConfig
 from folio.config.schedule import NoamScheduleConfig
+from folio.config.section import ConfigError
 from folio.data.prepared import PreparedData
 from folio.distributed.devices import Device
 from folio.models import TransformerConfig, build_model
@@ -120,8 +121,8 @@ def summarize_run(
         num_nodes=config.trainer.num_nodes,
         strategy=config.trainer.strategy,
         batch_size=training.batch_size,
-        micro_batch_size=config.sequences_at_once,
-        accumulation=config.accumulation,
+        micro_batch_size=config.micro_batch_size,
+        accumulation=config.accumulate_grad_batches,
         data=data_in_words(config, data),
         text_sha256=data.train.info.source_sha256,
         train_tokens=n_train,

@@ -39,7 +39,7 @@ def build_trainer(
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> L.Trainer:
     """Lightning's Trainer, with everything off that Folio's own callbacks do."""
-    training, accumulation = config.training, config.accumulation
+    training, accumulation = config.training, config.accumulate_grad_batches
     _quieten_lightning()
     return L.Trainer(
         accelerator=device.accelerator,

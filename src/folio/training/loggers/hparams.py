@@ -17,7 +17,7 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from folio.config.run import RunConfig, plain
+from folio.config.run import RunConfig
 from folio.runtime.files import remove_unfinished, write_atomically
 
 Value = bool | int | float | str
@@ -71,7 +71,7 @@ def hparams_session(config: RunConfig, folder: Path, compared: Sequence[str], re
         yield
         return
     event_folder = folder / "tensorboard"
-    begin_session(event_folder, plain(config), compared, goes_on=resumed)
+    begin_session(event_folder, config.model_dump(), compared, goes_on=resumed)
     try:
         yield
     except Exception:

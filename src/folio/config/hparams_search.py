@@ -1,8 +1,7 @@
-"""TODO folio.config.search."""
+"""TODO folio.config.hparams_search."""
 
 from typing import Literal
 
-from folio.config.section import ConfigError as ConfigError
 from folio.config.section import Count, CountOrZero, Section, Text
 
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from folio.config.migrations import LATER_KEYS, later_keys, upgraded
-from folio.config.run import RunConfig, plain
+from folio.config.migrations import NEW_KEYS, migrate_config, missing_keys
+from folio.config.run import RunConfig
 
 
 def older(config: dict[str, Any]) -> dict[str, Any]:
     """As the Folio of format 2 wrote it."""
-    for key in LATER_KEYS:
+    for key in NEW_KEYS:
         section, _, leaf = key.partition(".")
         config[section].pop(leaf, None)
     return config
@@ -22,20 +22,20 @@ def test_a_config_without_the_later_keys_becomes_what_it_meant(
     optimizer: str, compose: Callable[..., RunConfig]
 ) -> None:
     config = compose(f"optimizer={optimizer}")
-    old = older(plain(config))
-    assert RunConfig.model_validate(upgraded(old)) == config
-    assert ("optimizer.adamw_learning_rate" in later_keys(old)) == (optimizer == "muon")
+    old = older(config.model_dump())
+    assert RunConfig.model_validate(migrate_config(old)) == config
+    assert ("optimizer.adamw_learning_rate" in missing_keys(old)) == (optimizer == "muon")
 
 
 def test_a_config_of_today_stays_as_it_is_and_is_not_written_to(compose: Callable[..., RunConfig]) -> None:
-    config = plain(compose("optimizer=muon", "optimizer.adamw_learning_rate=0.01", "training.on_nan=skip"))
-    assert upgraded(config) == config
-    assert later_keys(config) == []
-    old = older(plain(compose()))
-    upgraded(old)
-    assert later_keys(old)
+    config = compose("optimizer=muon", "optimizer.adamw_learning_rate=0.01", "training.on_nan=skip").model_dump()
+    assert migrate_config(config) == config
+    assert missing_keys(config) == []
+    old = older(compose().model_dump())
+    migrate_config(old)
+    assert missing_keys(old)
 
 
 @pytest.mark.parametrize("foreign", [None, [], "text", {}, {"training": None, "optimizer": []}])
 def test_what_is_no_config_is_left_for_the_schema(foreign: Any) -> None:
-    assert upgraded(foreign) == foreign
+    assert migrate_config(foreign) == foreign

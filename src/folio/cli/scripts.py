@@ -1,0 +1,33 @@
+"""Run a function as the command line of a script."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import typer
+
+from folio.cli.errors import exit_with_error, one_line_errors, single_line
+from folio.runtime.signals import ignore_signals_at_exit
+
+
+def run_script(main: Callable[..., None]) -> None:
+    """Run `main` with the arguments and options that its annotations describe to Typer, and exit.
+
+    Errors take one line, as in train.py: those of `main` and those of the command line, for which Typer would draw a
+    frame below the usage.
+    """
+    app = typer.Typer(add_completion=False)
+    app.command()(one_line_errors(main))
+    try:
+        with ignore_signals_at_exit():
+            code = app(standalone_mode=False)
+    except typer.Abort:
+        code = 1
+    except Exception as error:
+        # The base class of Typer's usage errors differs between versions; this method is common to all of them.
+        format_message = getattr(error, "format_message", None)
+        if format_message is None:
+            raise
+        message = format_message().removesuffix(".")
+        exit_with_error(single_line(f"{message}; {Path(sys.argv[0]).name} --help lists the options"))
+    raise SystemExit(code)
