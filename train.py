@@ -21,14 +21,13 @@ from folio.config.checks import fill_vocab_size
 from folio.distributed.environment import check_processes, rank_from_environment, silence_nonzero_ranks
 from folio.runs.folders import create_run_folder, find_resumable_run, missing_for_resume
 from folio.runs.requeue import remember_job, requeued_run
-from folio.sweeps.manifest import keys_of, varied_keys
-from folio.sweeps.replay import whole_command
+from folio.sweeps.manifest import override_keys, replay_command, varied_keys
 from folio.sweeps.search import build_pruner
-from folio.sweeps.worker import part_of_sweep
+from folio.sweeps.worker import sweep_aware
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-@part_of_sweep
+@sweep_aware
 def main(cfg: DictConfig) -> float | None:
     """Compose, check, prepare the data, run. What can be found wrong without torch is, before it is imported."""
     config = load_config(cfg)
@@ -62,7 +61,7 @@ def main(cfg: DictConfig) -> float | None:
     overrides = task_overrides()
     origin = RunOrigin(
         overrides,
-        compared=varied_keys(job) if job else keys_of(overrides),
+        compared=varied_keys(job) if job else override_keys(overrides),
         pruner=build_pruner(job) if job else None,
         more_jobs_follow=job is not None,
     )
@@ -80,7 +79,7 @@ def main(cfg: DictConfig) -> float | None:
 def start() -> None:
     """Hydra reads sys.argv: the command as typed, or the one that it stands for."""
     silence_nonzero_ranks()
-    sys.argv[1:] = whole_command(sys.argv[1:])
+    sys.argv[1:] = replay_command(sys.argv[1:])
     main()
 
 

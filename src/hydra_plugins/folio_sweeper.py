@@ -1,4 +1,4 @@
-"""Hydra's way to Folio's sweeps. Hydra looks for its plugins in this package alone, and imports them at every start."""
+"""The Hydra plugin for Folio's sweeps. Hydra looks for plugins in this package, and imports them at every start."""
 
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.sweeper import Sweeper
@@ -7,16 +7,16 @@ from omegaconf import DictConfig
 
 
 class FolioSweeper(Sweeper):
-    """Runs every combination of what is swept, or the trials of a search. `folio.sweeps.runner` decides what runs."""
+    """Runs every combination of the swept values, or the trials of a search, by `folio.sweeps.command_line`."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.asked = hydra_context, task_function, config
+        self.setup_arguments = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> None:
-        """Raises: FolioError before anything is written; SystemExit where not every job has a result."""
-        from folio.sweeps.command_line import run_sweep
+        """Raises: FolioError before anything is written; SystemExit if a job has no result at the end."""
+        from folio.sweeps.command_line import run_sweep  # slow to import, and rarely needed
 
-        run_sweep(*self.asked, arguments)
+        run_sweep(*self.setup_arguments, arguments)
 
 
 ConfigStore.instance().store(

@@ -173,10 +173,10 @@ def test_what_no_job_can_run_with_is_refused_before_anything_is_written(workspac
         ("seed=1,2", "model.d_model=5"): "model.d_model=5 must be divisible by",
         ("seed=1,2", "model.n_layer=5"): "did you mean model.n_layers?",
         ("seed=1,2", "sweep=nowhere"): "sweep=nowhere: nowhere/sweep.json does not exist",
-        ("seed=1,2", "hydra.sweep.subdir=x"): "jobs are named by the values that set them apart",
-        ("seed=1,2", "resume=latest"): "a sweep goes on by -m sweep=latest",
+        ("seed=1,2", "hydra.sweep.subdir=x"): "jobs are named by the values in which they differ",
+        ("seed=1,2", "resume=latest"): "resume a sweep with -m sweep=latest",
         ("model.dropout=interval(0,1)",): "an interval is for a search",
-        ("hparams_search=optuna", "seed=1,2"): "seed is no key to search",
+        ("hparams_search=optuna", "seed=1,2"): "seed cannot be searched",
         ("hparams_search=optuna", "hparams_search.n_trial=3"): "did you mean hparams_search.n_trials?",
         ("hparams_search=optuna", "hparams_search.objective=loss"): "is not one of val/loss_nats",
     }.items():
@@ -317,7 +317,7 @@ def test_a_search_survives_failing_trials_and_a_kill_and_gives_up_what_is_hopele
     for name, status in reached.items():
         assert (status == "failed") == ("d_model=5" in name)
     assert "best: val/bits_per_byte" in said
-    assert re.search(r"^ended early after step \d+: val/bits_per_byte .* is behind the median", said, re.MULTILINE)
+    assert re.search(r"^ended early after step \d+: val/bits_per_byte .* is worse than the median", said, re.MULTILINE)
     pruned = next(name for name, status in reached.items() if status == "pruned")
     metrics = Run(sweep_folder(workspace) / pruned).metrics
     assert metrics["status"] == "pruned"

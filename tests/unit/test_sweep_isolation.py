@@ -1,4 +1,4 @@
-"""What a job of a sweep leaves to the next one in the same process: nothing."""
+"""Jobs that run in one process do not affect each other, and record how they ended."""
 
 import io
 import json
@@ -19,16 +19,15 @@ import torch
 from folio.runtime.console import LogFile, log, start_log
 from folio.runtime.files import lock_folder
 from folio.runtime.terminal import NumberedLines, job_number
-from folio.sweeps import manifest
-from folio.sweeps import worker as jobs
+from folio.sweeps import manifest, worker
 from folio.sweeps.isolation import isolated
-from folio.sweeps.parallel import signals_to_workers
 from folio.sweeps.planning import Job
-from folio.sweeps.worker import clear, run_job
+from folio.sweeps.runner import forward_signals
+from folio.sweeps.worker import clear_folder, run_job
 
 
-def state() -> dict[str, object]:
-    """All that a test can see of it."""
+def process_state() -> dict[str, object]:
+    """Return the state of this process that a job could change."""
     return {
         "environment": dict(os.environ),
         "folder": os.getcwd(),
@@ -70,28 +69,28 @@ def change_everything(folder: Path) -> None:
     start_log(folder / "train.log")
 
 
-@pytest.mark.parametrize("ending", [None, ValueError, SystemExit])
-def test_everything_is_as_it_was_however_a_job_ends(ending: type[BaseException] | None, tmp_path: Path) -> None:
-    before = state()
-    with pytest.raises(ending) if ending else nullcontext(), isolated():
+@pytest.mark.parametrize("error", [None, ValueError, SystemExit])
+def test_a_job_leaves_the_process_unchanged_however_it_ends(error: type[BaseException] | None, tmp_path: Path) -> None:
+    before = process_state()
+    with pytest.raises(error) if error else nullcontext(), isolated():
         change_everything(tmp_path)
-        assert all(state()[key] != before[key] for key in before)
-        if ending:
-            raise ending
-    assert state() == before
+        assert all(process_state()[key] != before[key] for key in before)
+        if error:
+            raise error
+    assert process_state() == before
 
 
 @pytest.fixture
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A sweep of one job, seed=1, without Hydra."""
-    monkeypatch.setattr(jobs, "task_overrides", lambda: ["seed=1"])
+    monkeypatch.setattr(worker, "task_overrides", lambda: ["seed=1"])
     manifest.add_jobs(tmp_path, [Job("seed=1", ("seed=1",))], [])
     (tmp_path / "seed=1").mkdir()
     return tmp_path
 
 
 def status(sweep: Path) -> str:
-    return str(manifest.read_record(sweep)["jobs"][0]["status"])
+    return str(manifest.read_manifest(sweep)["jobs"][0]["status"])
 
 
 @pytest.mark.parametrize(
@@ -108,7 +107,7 @@ def status(sweep: Path) -> str:
         ),
     ],
 )
-def test_any_error_is_a_line_in_metrics_json_and_the_sweep_goes_on(
+def test_any_error_is_one_line_in_metrics_json_and_does_not_end_the_sweep(
     error: Exception, line: str, has_traceback: bool, sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def task() -> None:
@@ -123,10 +122,10 @@ def test_any_error_is_a_line_in_metrics_json_and_the_sweep_goes_on(
     assert len(metrics["error"]) <= 500
     assert json.loads((sweep / "seed=1" / "overrides.json").read_text()) == ["seed=1"]
     assert ("Traceback" in (sweep / "seed=1" / "train.log").read_text()) == has_traceback
-    said = capsys.readouterr()
-    assert said.out == "job 1 of 1: seed=1\n"
-    assert said.err.startswith(f"error: job 1: {line}"[:40])
-    assert said.err.count("\n") == 1
+    printed = capsys.readouterr()
+    assert printed.out == "job 1 of 1: seed=1\n"
+    assert printed.err.startswith(f"error: job 1: {line}"[:40])
+    assert printed.err.count("\n") == 1
 
 
 def test_a_signal_ends_the_sweep(sweep: Path) -> None:
@@ -139,22 +138,22 @@ def test_a_signal_ends_the_sweep(sweep: Path) -> None:
     assert status(sweep) == "interrupted"
 
 
-def test_no_job_begins_once_the_sweep_is_being_stopped(sweep: Path) -> None:
+def test_no_job_starts_while_the_sweep_is_stopping(sweep: Path) -> None:
     (sweep / ".stopping").touch()
-    run_job(lambda: pytest.fail("it began"), sweep / "seed=1", seed=1)
+    run_job(lambda: pytest.fail("it started"), sweep / "seed=1", seed=1)
     assert status(sweep) == "missing"
 
 
-def test_a_job_that_another_process_trains_still_is_left_to_it(sweep: Path) -> None:
-    manifest.mark(sweep, "seed=1", "running", pid=1)
+def test_a_job_that_another_process_is_training_is_skipped(sweep: Path) -> None:
+    manifest.set_status(sweep, "seed=1", "running", pid=1)
     (sweep / "seed=1" / "train.log").touch()
     with lock_folder(sweep / "seed=1", "training"):
-        run_job(lambda: pytest.fail("it began"), sweep / "seed=1", seed=1)
+        run_job(lambda: pytest.fail("it started"), sweep / "seed=1", seed=1)
     assert (sweep / "seed=1" / "train.log").exists()
-    assert manifest.read_record(sweep)["jobs"][0]["pid"] == 1
+    assert manifest.read_manifest(sweep)["jobs"][0]["pid"] == 1
 
 
-def test_of_many_processes_of_a_job_the_first_keeps_the_record(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_rank_zero_of_a_job_records_its_status(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"STEP_ID": "0", "NTASKS": "2", "PROCID": "1", "LOCALID": "1", "NTASKS_PER_NODE": "2"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setenv("SLURM_JOB_NAME", "train")
@@ -164,18 +163,18 @@ def test_of_many_processes_of_a_job_the_first_keeps_the_record(sweep: Path, monk
     assert status(sweep) == "missing"
 
 
-def test_what_never_came_to_a_checkpoint_is_cleared(tmp_path: Path) -> None:
+def test_an_attempt_without_a_checkpoint_is_cleared(tmp_path: Path) -> None:
     (tmp_path / "job" / "csv").mkdir(parents=True)
     (tmp_path / "job" / "csv" / "metrics.csv").touch()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "kept").touch()
     (tmp_path / "job" / "link").symlink_to(tmp_path / "elsewhere")
-    clear(tmp_path / "job")
+    clear_folder(tmp_path / "job")
     assert list((tmp_path / "job").iterdir()) == []
     assert (tmp_path / "elsewhere" / "kept").exists()
 
 
-def test_lines_of_jobs_side_by_side_are_whole_and_numbered() -> None:
+def test_lines_of_parallel_jobs_are_whole_and_numbered() -> None:
     stream = io.StringIO()
     numbered: Callable[[str], int] = NumberedLines(stream, 3).write
     for text in ("a", "b\nc", "\n", "\nd"):
@@ -184,14 +183,14 @@ def test_lines_of_jobs_side_by_side_are_whole_and_numbered() -> None:
     assert (job_number(NumberedLines(stream, 3)), job_number(stream)) == (3, None)
 
 
-def test_a_signal_reaches_the_processes_of_the_jobs_that_run(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_is_forwarded_to_the_running_jobs(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
-    manifest.mark(sweep, "seed=1", "running", pid=123456)
+    manifest.set_status(sweep, "seed=1", "running", pid=123456)
     before = signal.getsignal(signal.SIGTERM)
-    with signals_to_workers(sweep) as stop:
+    with forward_signals(sweep) as stop:
         signal.raise_signal(signal.SIGTERM)
-        assert stop.number == signal.SIGTERM
+        assert stop.signal_number == signal.SIGTERM
         assert (sweep / ".stopping").exists()
     assert sent == [(123456, signal.SIGTERM)]
     assert not (sweep / ".stopping").exists()

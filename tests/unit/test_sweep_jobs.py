@@ -1,4 +1,4 @@
-"""Which jobs a sweep has, what they are called, and what sweep.json says of them."""
+"""The jobs of a sweep, the names of their folders, and what sweep.json records about them."""
 
 import json
 import shlex
@@ -10,20 +10,20 @@ from hypothesis import strategies as st
 
 from folio.runtime.errors import FolioError
 from folio.sweeps import manifest
-from folio.sweeps.planning import LONGEST_NAME, Job, Word, folder_name, planned_jobs, trial_name
-from folio.sweeps.replay import OUTPUT_DIR, whole_command
+from folio.sweeps.manifest import OUTPUT_DIR, replay_command
+from folio.sweeps.planning import MAX_NAME_BYTES, GridAxis, Job, folder_name, plan_grid, trial_name
 
 CONF = Path(__file__).parents[2] / "conf"
 COMMAND = ["train.py", "-m", "seed=1,2", "model=debug"]
 
 
-def test_a_sweep_is_every_combination_and_its_jobs_are_named_by_what_sets_them_apart() -> None:
-    words = [
-        Word("model", ("debug",), is_swept=False),
-        Word("positional_encoding", ("learned", "rotary"), is_swept=True),
-        Word("seed", ("1", "2"), is_swept=True),
+def test_a_grid_has_every_combination_and_its_jobs_are_named_by_their_swept_values() -> None:
+    axes = [
+        GridAxis("model", ("debug",), is_swept=False),
+        GridAxis("positional_encoding", ("learned", "rotary"), is_swept=True),
+        GridAxis("seed", ("1", "2"), is_swept=True),
     ]
-    jobs = planned_jobs(words)
+    jobs = plan_grid(axes)
     assert [job.folder for job in jobs] == [
         "positional_encoding=learned,seed=1",
         "positional_encoding=learned,seed=2",
@@ -33,23 +33,23 @@ def test_a_sweep_is_every_combination_and_its_jobs_are_named_by_what_sets_them_a
     assert jobs[1].overrides == ("model=debug", "positional_encoding=learned", "seed=2")
 
 
-def test_a_single_job_is_named_by_all_its_words_and_one_without_words_has_a_name() -> None:
-    (job,) = planned_jobs([Word("model", ("debug",), is_swept=False), Word("~schedule", (), is_swept=False)])
+def test_a_single_job_is_named_by_all_its_overrides_and_has_a_name_even_without_any() -> None:
+    (job,) = plan_grid([GridAxis("model", ("debug",), is_swept=False), GridAxis("~schedule", (), is_swept=False)])
     assert job.overrides == ("model=debug", "~schedule")
     assert job.folder.startswith("model=debug,schedule-")
-    assert planned_jobs([])[0].folder.startswith("job")
+    assert plan_grid([])[0].folder.startswith("job")
 
 
-def test_of_a_key_typed_twice_the_last_counts() -> None:
-    words = [Word("seed", ("1", "2"), is_swept=True), Word("seed", ("3",), is_swept=False)]
-    assert [job.overrides for job in planned_jobs(words)] == [("seed=3",)]
+def test_the_last_override_of_a_key_wins() -> None:
+    axes = [GridAxis("seed", ("1", "2"), is_swept=True), GridAxis("seed", ("3",), is_swept=False)]
+    assert [job.overrides for job in plan_grid(axes)] == [("seed=3",)]
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=6, unique=True))
-def test_any_words_make_one_folder_that_every_file_system_takes(words: list[str]) -> None:
-    name = folder_name(words)
-    assert name == folder_name(words)
-    assert 0 < len(name.encode(errors="surrogatepass")) <= LONGEST_NAME
+def test_any_overrides_give_a_folder_name_that_every_file_system_allows(overrides: list[str]) -> None:
+    name = folder_name(overrides)
+    assert name == folder_name(overrides)
+    assert 0 < len(name.encode(errors="surrogatepass")) <= MAX_NAME_BYTES
     assert not set(name) & set("/\\'\"`$*?[]{}();<>|&!# \0\n\t")
     assert name[0] not in ".-"
 
@@ -63,13 +63,13 @@ def test_any_words_make_one_folder_that_every_file_system_takes(words: list[str]
         (tuple(f"key_{n}={'x' * 40}" for n in range(9)), (*(f"key_{n}={'x' * 40}" for n in range(8)), "key_8=y")),
     ],
 )
-def test_names_that_lost_something_still_differ(one: tuple[str, ...], other: tuple[str, ...]) -> None:
+def test_names_that_were_shortened_still_differ(one: tuple[str, ...], other: tuple[str, ...]) -> None:
     assert folder_name(one) != folder_name(other)
 
 
-def test_a_long_name_keeps_what_says_most() -> None:
-    words = [f"callbacks.checkpoint.some_long_section.key_{n}={n}" for n in range(9)]
-    name = folder_name(words)
+def test_a_long_name_keeps_the_ends_of_the_keys() -> None:
+    overrides = [f"callbacks.checkpoint.some_long_section.key_{n}={n}" for n in range(9)]
+    name = folder_name(overrides)
     assert name.startswith("key_0=0,key_1=1,")
     assert "key_8=8-" in name
 
@@ -79,8 +79,8 @@ def test_trials_are_named_by_their_number_and_short_values() -> None:
     assert trial_name(3, values) == "trial=3,learning_rate=0.00316,d_model=144,schedule=wsd"
 
 
-def sweep_of(folder: Path, **statuses: str) -> Path:
-    """A sweep's folder whose jobs seed=... left these statuses; `missing` left nothing."""
+def make_sweep(folder: Path, **statuses: str) -> Path:
+    """Create a sweep whose jobs seed=... ended with these statuses; a `missing` one has no folder."""
     folder.mkdir(parents=True, exist_ok=True)
     manifest.add_jobs(folder, [Job(f"seed={name}", (f"seed={name}",)) for name in statuses], COMMAND)
     for name, status in statuses.items():
@@ -94,44 +94,44 @@ def statuses_in(folder: Path) -> list[str]:
     return [job["status"] for job in json.loads((folder / "sweep.json").read_text())["jobs"]]
 
 
-def test_sweep_json_says_what_the_folders_say(tmp_path: Path) -> None:
-    sweep = sweep_of(tmp_path / "s", a="finished", b="failed", c="interrupted", d="diverged", e="pruned", f="missing")
-    manifest.mark(sweep, "seed=f", "running", pid=1)
+def test_statuses_are_refreshed_from_the_folders(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "s", a="finished", b="failed", c="interrupted", d="diverged", e="pruned", f="missing")
+    manifest.set_status(sweep, "seed=f", "running", pid=1)
     assert statuses_in(sweep)[-1] == "running"
-    manifest.settle(sweep)
+    manifest.refresh_statuses(sweep)
     assert statuses_in(sweep) == ["finished", "failed", "interrupted", "diverged", "pruned", "missing"]
     assert "pid" not in (sweep / "sweep.json").read_text()
 
 
-def test_a_job_that_was_killed_has_its_checkpoint_to_go_on_from(tmp_path: Path) -> None:
+def test_a_killed_job_with_a_checkpoint_is_interrupted(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
-    assert manifest.status_of(tmp_path) == "missing"
+    assert manifest.job_status(tmp_path) == "missing"
     (tmp_path / "checkpoints" / "last.ckpt").touch()
-    assert manifest.status_of(tmp_path) == "interrupted"
+    assert manifest.job_status(tmp_path) == "interrupted"
 
 
 @pytest.mark.parametrize(
     "content", ["", "[]", "{", '{"status": "gone"}', '{"status": ["finished"]}', "\x00", "[" * 9999]
 )
-def test_damaged_metrics_mean_that_the_job_is_run_again(content: str, tmp_path: Path) -> None:
+def test_a_job_with_damaged_metrics_runs_again(content: str, tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text(content)
-    assert manifest.status_of(tmp_path) == "missing"
+    assert manifest.job_status(tmp_path) == "missing"
 
 
-def test_more_jobs_can_be_added_and_none_is_taken_for_another(tmp_path: Path) -> None:
-    sweep = sweep_of(tmp_path / "s", a="finished")
+def test_jobs_can_be_added_unless_a_folder_has_other_overrides(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "s", a="finished")
     manifest.add_jobs(sweep, [Job("seed=b", ("seed=b",))], COMMAND)
-    assert [job["folder"] for job in manifest.read_record(sweep)["jobs"]] == ["seed=a", "seed=b"]
-    with pytest.raises(FolioError, match=r"seed=a was begun with fewer words, not with model=nano; type the same"):
+    assert [job["folder"] for job in manifest.read_manifest(sweep)["jobs"]] == ["seed=a", "seed=b"]
+    with pytest.raises(FolioError, match=r"seed=a was started with fewer overrides, not with model=nano; run the same"):
         manifest.add_jobs(sweep, [Job("seed=a", ("seed=a", "model=nano"))], COMMAND)
 
 
-def test_a_job_of_the_same_words_keeps_its_folder(tmp_path: Path) -> None:
+def test_a_job_with_the_same_overrides_keeps_its_folder(tmp_path: Path) -> None:
     job = Job("seed=1", ("seed=1", "model=debug"))
-    assert manifest.with_known_names(tmp_path, [job]) == [job]
+    assert manifest.with_known_folders(tmp_path, [job]) == [job]
     manifest.add_jobs(tmp_path, [Job("seed=1,model=debug", job.overrides)], COMMAND)
     other = Job("seed=2", ("seed=2", "model=debug"))
-    assert [known.folder for known in manifest.with_known_names(tmp_path, [job, other])] == [
+    assert [known.folder for known in manifest.with_known_folders(tmp_path, [job, other])] == [
         "seed=1,model=debug",
         "seed=2",
     ]
@@ -149,34 +149,34 @@ def test_a_job_of_the_same_words_keeps_its_folder(tmp_path: Path) -> None:
         '{"command": [], "jobs": [{"folder": "x", "overrides": [null]}]}',
     ],
 )
-def test_a_damaged_sweep_json_is_one_line(content: str, tmp_path: Path) -> None:
+def test_a_damaged_sweep_json_is_one_line_of_error(content: str, tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_text(content)
-    with pytest.raises(FolioError, match=r"sweep\.json is damaged; bring it back, or start a new sweep"):
-        manifest.read_record(tmp_path)
+    with pytest.raises(FolioError, match=r"sweep\.json is damaged; restore it, or start a new sweep"):
+        manifest.read_manifest(tmp_path)
 
 
-def test_latest_is_the_sweep_last_worked_on(tmp_path: Path) -> None:
+def test_latest_is_the_sweep_that_was_changed_last(tmp_path: Path) -> None:
     with pytest.raises(FolioError, match=r"no sweep below .*; start one with -m"):
         manifest.find_sweep("latest", tmp_path)
-    old, new = sweep_of(tmp_path / "multirun" / "1"), sweep_of(tmp_path / "multirun" / "2")
-    manifest.settle(old)
+    old, new = make_sweep(tmp_path / "multirun" / "1"), make_sweep(tmp_path / "multirun" / "2")
+    manifest.refresh_statuses(old)
     assert manifest.find_sweep("latest", tmp_path) == old
     assert manifest.find_sweep(str(new), tmp_path) == new
     with pytest.raises(FolioError, match="does not exist; give the folder of a sweep, or 'latest'"):
         manifest.find_sweep(str(tmp_path), tmp_path)
 
 
-def test_a_sweep_varies_what_its_jobs_differ_in(tmp_path: Path) -> None:
+def test_a_sweep_varies_the_keys_in_which_its_jobs_differ(tmp_path: Path) -> None:
     jobs = [{"folder": str(seed), "overrides": ["model=debug", "+model.d_ff=8", f"seed={seed}"]} for seed in (1, 2)]
-    manifest.write_record(tmp_path, {"command": [], "jobs": jobs})
+    manifest.write_manifest(tmp_path, {"command": [], "jobs": jobs})
     assert manifest.varied_keys(tmp_path / "1") == ["seed"]
     search = {"space": [{"key": "model.dropout", "low": 0.0, "high": 0.3}]}
-    manifest.write_record(tmp_path, {"command": [], "jobs": jobs[:1], "search": search})
+    manifest.write_manifest(tmp_path, {"command": [], "jobs": jobs[:1], "search": search})
     assert manifest.varied_keys(tmp_path / "1") == ["model.dropout"], "the first trial differs from none yet"
 
 
-def test_a_run_is_told_by_the_keys_that_were_typed() -> None:
-    assert manifest.keys_of(["+model.d_ff=8", "seed=3", "model=debug", "~schedule"]) == [
+def test_override_keys_are_sorted_and_without_signs() -> None:
+    assert manifest.override_keys(["+model.d_ff=8", "seed=3", "model=debug", "~schedule"]) == [
         "model",
         "model.d_ff",
         "schedule",
@@ -184,12 +184,12 @@ def test_a_run_is_told_by_the_keys_that_were_typed() -> None:
     ]
 
 
-def test_sweep_alone_stands_for_the_whole_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_alone_is_replaced_by_the_recorded_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    sweep_of(Path(OUTPUT_DIR) / "multirun" / "x")
+    make_sweep(Path(OUTPUT_DIR) / "multirun" / "x")
     for typed in (["-m", "sweep=latest"], ["sweep=latest"], ["-m", "sweep=outputs/multirun/x"]):
-        assert whole_command(typed) == ["-m", "seed=1,2", "model=debug", typed[-1]]
-    assert whole_command(["-m", "hydra/launcher=joblib", "sweep=latest"]) == [
+        assert replay_command(typed) == ["-m", "seed=1,2", "model=debug", typed[-1]]
+    assert replay_command(["-m", "hydra/launcher=joblib", "sweep=latest"]) == [
         *COMMAND[1:],
         "hydra/launcher=joblib",
         "sweep=latest",
@@ -210,33 +210,33 @@ def test_sweep_alone_stands_for_the_whole_command(tmp_path: Path, monkeypatch: p
         "name=${oc.env:HOME}",
     ],
 )
-def test_no_word_that_may_name_code_is_taken_from_a_file(word: str, tmp_path: Path) -> None:
+def test_no_override_that_may_name_code_is_replayed(word: str, tmp_path: Path) -> None:
     manifest.add_jobs(tmp_path, (), [*COMMAND, word])
-    with pytest.raises(FolioError, match="is not taken from a file; type the whole command"):
-        whole_command(["-m", f"sweep={tmp_path}"])
+    with pytest.raises(FolioError, match="is not read from a file; type the whole command"):
+        replay_command(["-m", f"sweep={tmp_path}"])
 
 
 @pytest.mark.parametrize("word", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=-1", "data.path=hydra.txt"])
-def test_how_many_jobs_run_at_once_is_taken_from_a_file(word: str, tmp_path: Path) -> None:
+def test_the_number_of_parallel_jobs_is_replayed(word: str, tmp_path: Path) -> None:
     manifest.add_jobs(tmp_path, (), [*COMMAND, word])
-    assert word in whole_command(["-m", f"sweep={tmp_path}"])
+    assert word in replay_command(["-m", f"sweep={tmp_path}"])
 
 
 @pytest.mark.parametrize(
     "typed", [["-m", "sweep=x", "seed=3"], ["-m", "seed=1,2"], ["seed=1"], [], ["--help"], ["--cfg", "job", "sweep=x"]]
 )
-def test_any_other_command_is_what_was_typed(typed: list[str]) -> None:
-    assert whole_command(typed) == typed
+def test_any_other_command_is_unchanged(typed: list[str]) -> None:
+    assert replay_command(typed) == typed
 
 
-def test_the_command_to_go_on_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert manifest.resume_hint(Path("outputs/multirun/2025-01-01/10-00-00"), "python") == (
+def test_the_command_to_resume_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert manifest.resume_command(Path("outputs/multirun/2025-01-01/10-00-00"), "python") == (
         "python train.py -m sweep=outputs/multirun/2025-01-01/10-00-00"
     )
-    odd = sweep_of(tmp_path / "it's, odd")
-    words = shlex.split(manifest.resume_hint(odd, "python"))[2:]
-    assert whole_command(words)[:-1] == COMMAND[1:]
+    odd = make_sweep(tmp_path / "it's, odd")
+    words = shlex.split(manifest.resume_command(odd, "python"))[2:]
+    assert replay_command(words)[:-1] == COMMAND[1:]
 
 
-def test_the_usual_output_folder_is_that_of_the_config() -> None:
+def test_the_default_output_folder_is_that_of_the_config() -> None:
     assert f"output_dir: {OUTPUT_DIR}\n" in (CONF / "train.yaml").read_text()

@@ -1,6 +1,8 @@
-"""What a job of a sweep may change for itself and must not leave to the next one in the same process."""
+"""Isolate the jobs of a sweep that run in one process: undo what each job changed in the process.
 
-import contextlib
+Imports torch, whose settings could not be restored if the job itself imported it.
+"""
+
 import gc
 import os
 import random
@@ -9,87 +11,91 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
+import torch
+
+Restore = Callable[[], None]
 
 
-@contextlib.contextmanager
+@contextmanager
 def isolated() -> Iterator[None]:
-    """Put back, at the end: environment, warnings, signal handlers, standard streams, working folder, torch's switches.
+    """At the end, restore the environment, working directory, warnings, signal handlers, streams, torch and RNGs.
 
-    A run sets its own seeds and its own log; here the log is closed. torch must be imported before, or its switches
-    would have no value to go back to.
+    A run sets its own seeds and opens its own log, which is closed here.
     """
-    restore = [_environment(), _signals(), _streams(), _torch_switches(), _random_states()]
-    folder, hook = os.getcwd(), threading.excepthook
+    saved = [_save_environment(), _save_handlers(), _save_streams(), _save_torch_settings(), _save_rng_states()]
     try:
         with warnings.catch_warnings():
             yield
     finally:
-        for put_back in restore:
-            put_back()
-        os.chdir(folder)
-        threading.excepthook = hook
+        for restore in saved:
+            restore()
         _close_log()
 
 
-def _environment() -> Callable[[], None]:
-    before = dict(os.environ)
+def free_memory() -> None:
+    """Free the memory of a job's model now, rather than in the middle of the next job."""
+    gc.collect()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
-    def put_back() -> None:
-        if dict(os.environ) != before:
-            for name in os.environ.keys() - before.keys():
+
+def _save_environment() -> Restore:
+    environment, directory = dict(os.environ), os.getcwd()
+
+    def restore() -> None:
+        if dict(os.environ) != environment:
+            for name in os.environ.keys() - environment.keys():
                 del os.environ[name]
-            os.environ.update(before)
+            os.environ.update(environment)
+        os.chdir(directory)
 
-    return put_back
+    return restore
 
 
-def _signals() -> Callable[[], None]:
+def _save_handlers() -> Restore:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    hook = threading.excepthook
 
-    def put_back() -> None:
+    def restore() -> None:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+        threading.excepthook = hook
 
-    return put_back
-
-
-def _streams() -> Callable[[], None]:
-    out, err = sys.stdout, sys.stderr
-
-    def put_back() -> None:
-        sys.stdout, sys.stderr = out, err
-
-    return put_back
+    return restore
 
 
-def _random_states() -> Callable[[], None]:
-    import torch
+def _save_streams() -> Restore:
+    streams = sys.stdout, sys.stderr
 
-    python, old_numpy, on_cpu = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    def restore() -> None:
+        sys.stdout, sys.stderr = streams
 
-    def put_back() -> None:
+    return restore
+
+
+def _save_rng_states() -> Restore:
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+
+    def restore() -> None:
         random.setstate(python)
-        np.random.set_state(old_numpy)
-        torch.random.set_rng_state(on_cpu)
+        np.random.set_state(numpy)
+        torch.random.set_rng_state(cpu)
 
-    return put_back
+    return restore
 
 
-def _torch_switches() -> Callable[[], None]:
-    import torch
-
-    deterministic, warn_only = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+def _save_torch_settings() -> Restore:
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     n_threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     gradients, anomaly = torch.is_grad_enabled(), torch.is_anomaly_enabled()
     precision = torch.get_float32_matmul_precision()
     cudnn = (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic)
 
-    def put_back() -> None:
+    def restore() -> None:
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         if torch.get_num_threads() != n_threads:
             torch.set_num_threads(n_threads)
@@ -100,9 +106,10 @@ def _torch_switches() -> Callable[[], None]:
             torch.set_float32_matmul_precision(precision)
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = cudnn
         if "torch._dynamo" in sys.modules:
-            torch.compiler.reset()  # it compiles a function for eight models at most, and would then go without
+            # torch.compile compiles a function for at most eight models, and runs it uncompiled after that.
+            torch.compiler.reset()
 
-    return put_back
+    return restore
 
 
 def _close_log() -> None:
@@ -110,12 +117,3 @@ def _close_log() -> None:
         from folio.runtime.console import close_log
 
         close_log()
-
-
-def free_memory() -> None:
-    """Let go of a job's model now and not in the middle of the next job."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()

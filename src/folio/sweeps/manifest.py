@@ -1,6 +1,10 @@
-"""`sweep.json`: the command of a sweep and what became of each job. Written by every process that runs one."""
+"""`sweep.json`, the manifest of a sweep: the command that started it, and each job with its overrides and status.
+
+Every process that runs a job updates it, under a lock. A job's own folder decides what its status is.
+"""
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -12,167 +16,232 @@ from folio.runtime.errors import FolioError
 from folio.runtime.files import exclusive_lock, write_json
 from folio.sweeps.planning import Job
 
-FILE = "sweep.json"
-METRICS = "metrics.json"
-OVERRIDES = "overrides.json"
+MANIFEST_FILE = "sweep.json"
+METRICS_FILE = "metrics.json"
+OVERRIDES_FILE = "overrides.json"
 
 DONE = ("finished", "pruned", "diverged")
-"""Statuses that running a job again would not change."""
-GOOD = ("finished", "pruned")
+"""Statuses that running the job again would not change."""
+SUCCESSFUL = ("finished", "pruned")
 
-Record = dict[str, Any]
+OUTPUT_DIR = "outputs"
+"""Default of paths.output_dir, as in conf/train.yaml."""
+
+MULTIRUN = ("-m", "--multirun")
+
+Manifest = dict[str, Any]
 
 
-def read_record(folder: Path) -> Record:
-    """What sweep.json holds. Raises: FolioError where there is none, or it is damaged."""
-    file = folder / FILE
+def read_manifest(folder: Path) -> Manifest:
+    """Return the contents of sweep.json. Raises: FolioError if it is missing or damaged."""
+    file = folder / MANIFEST_FILE
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        words = record["command"], *(job["overrides"] for job in record["jobs"])
-        named = [job["folder"] for job in record["jobs"]]
-        if not all(isinstance(text, str) for list_ in (*words, named) for text in list_):
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        names = [job["folder"] for job in manifest["jobs"]]
+        texts = [*manifest["command"], *names, *(text for job in manifest["jobs"] for text in job["overrides"])]
+        if not all(isinstance(text, str) for text in texts):
             raise TypeError
-        if any(Path(name).name != name or name in ("", "..") for name in named):
+        if any(Path(name).name != name or name in ("", "..") for name in names):
             raise ValueError
     except FileNotFoundError:
         raise FolioError(f"sweep={folder}: {file} does not exist; give the folder of a sweep, or 'latest'") from None
     except (OSError, KeyError, RecursionError, TypeError, ValueError):
-        raise FolioError(f"sweep={folder}: {file} is damaged; bring it back, or start a new sweep") from None
-    assert isinstance(record, dict)
-    return record
+        raise FolioError(f"sweep={folder}: {file} is damaged; restore it, or start a new sweep") from None
+    assert isinstance(manifest, dict)
+    return manifest
 
 
-def write_record(folder: Path, record: Record) -> None:
-    write_json(folder / FILE, record)
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    write_json(folder / MANIFEST_FILE, manifest)
 
 
-def change_record(folder: Path, change: Callable[[Record], None]) -> None:
-    """Read, change and write sweep.json while no other process does."""
-    with exclusive_lock(folder / FILE):
-        record = read_record(folder)
-        change(record)
-        write_record(folder, record)
+def update_manifest(folder: Path, change: Callable[[Manifest], None]) -> Manifest:
+    """Read sweep.json, change it and write it back, while no other process does. Returns the new contents."""
+    with exclusive_lock(folder / MANIFEST_FILE):
+        manifest = read_manifest(folder)
+        change(manifest)
+        write_manifest(folder, manifest)
+    return manifest
 
 
-def with_known_names(folder: Path, jobs: Sequence[Job]) -> list[Job]:
-    """The jobs with the folders that others of the same words have already, where there are some."""
-    if not (folder / FILE).exists():
-        return list(jobs)
-    known = {tuple(entry["overrides"]): entry["folder"] for entry in read_record(folder)["jobs"]}
-    return [replace(job, folder=known.get(job.overrides, job.folder)) for job in jobs]
+def find_sweep(sweep: str, output_dir: Path) -> Path:
+    """Return the sweep folder that `latest` or a path names. Raises: FolioError if it is not the folder of a sweep."""
+    folder = Path(sweep)
+    if sweep == "latest":
+        files = list(output_dir.glob(f"**/{MANIFEST_FILE}"))
+        if not files:
+            raise FolioError(f"sweep=latest: no sweep below {output_dir}/; start one with -m, or give its folder")
+        folder = max(files, key=lambda path: path.stat().st_mtime_ns).parent
+    read_manifest(folder)
+    return folder
+
+
+# Jobs
 
 
 def add_jobs(folder: Path, jobs: Iterable[Job], command: Sequence[str]) -> None:
-    """Enter jobs that are not there yet, and the command that was typed last. Makes sweep.json where it is missing.
+    """Add the jobs that are not in sweep.json yet, and replace its command. Creates sweep.json if it is missing.
 
-    Raises: FolioError where a job of that name was begun with other words.
+    Raises: FolioError if a job of the same name has other overrides.
     """
-    if not (folder / FILE).exists():
-        write_record(folder, {"command": [], "jobs": []})
+    if not (folder / MANIFEST_FILE).exists():
+        write_manifest(folder, {"command": [], "jobs": []})
 
-    def change(record: Record) -> None:
-        known = {entry["folder"]: entry for entry in record["jobs"]}
+    def change(manifest: Manifest) -> None:
+        known = {entry["folder"]: entry for entry in manifest["jobs"]}
         for job in jobs:
-            entry = known.get(job.folder)
-            if entry is None:
-                trial = {} if job.trial is None else {"trial": dict(job.trial)}
-                record["jobs"].append(
-                    {"folder": job.folder, "overrides": list(job.overrides), "status": "missing"} | trial
-                )
-            elif tuple(entry["overrides"]) != job.overrides:
-                to_gpt2_state = " ".join(word for word in entry["overrides"] if word not in job.overrides)
-                ours = " ".join(word for word in job.overrides if word not in entry["overrides"])
-                raise FolioError(
-                    f"sweep={folder}: {job.folder} was begun with {to_gpt2_state or 'fewer words'}, not with "
-                    f"{ours or 'fewer words'}; type the same command, or start a new sweep"
-                )
-        record["command"] = list(command)
+            if job.folder in known:
+                _check_same_overrides(folder, job, known[job.folder]["overrides"])
+                continue
+            entry = {"folder": job.folder, "overrides": list(job.overrides), "status": "missing"}
+            manifest["jobs"].append(entry if job.params is None else entry | {"trial": dict(job.params)})
+        manifest["command"] = list(command)
 
-    change_record(folder, change)
+    update_manifest(folder, change)
 
 
-def settle(folder: Path) -> Record:
-    """Set each status to what the job's folder says; for a time when none of them runs."""
-
-    def change(record: Record) -> None:
-        for entry in record["jobs"]:
-            entry["status"] = status_of(folder / entry["folder"])
-            entry.pop("pid", None)
-
-    change_record(folder, change)
-    return read_record(folder)
+def _check_same_overrides(folder: Path, job: Job, recorded: Sequence[str]) -> None:
+    if tuple(recorded) != job.overrides:
+        before = " ".join(override for override in recorded if override not in job.overrides)
+        now = " ".join(override for override in job.overrides if override not in recorded)
+        raise FolioError(
+            f"sweep={folder}: {job.folder} was started with {before or 'fewer overrides'}, not with "
+            f"{now or 'fewer overrides'}; run the same command, or start a new sweep"
+        )
 
 
-def mark(folder: Path, name: str, status: str, pid: int | None = None) -> None:
-    """Enter the status of one job, and the process that runs it."""
-
-    def change(record: Record) -> None:
-        for entry in record["jobs"]:
-            if entry["folder"] == name:
-                entry.pop("pid", None)
-                entry |= {"status": status} if pid is None else {"status": status, "pid": pid}
-
-    change_record(folder, change)
+def listed_jobs(manifest: Manifest) -> list[Job]:
+    return [Job(entry["folder"], tuple(entry["overrides"]), entry.get("trial")) for entry in manifest["jobs"]]
 
 
-def status_of(job_folder: Path) -> str:
-    """What a job left behind: the status of metrics.json; else interrupted where it can go on, else missing."""
-    status = metrics_of(job_folder).get("status")
+def with_known_folders(folder: Path, jobs: Sequence[Job]) -> list[Job]:
+    """Give each job the folder that sweep.json has for a job of the same overrides, if it has one."""
+    if not (folder / MANIFEST_FILE).exists():
+        return list(jobs)
+    known = {job.overrides: job.folder for job in listed_jobs(read_manifest(folder))}
+    return [replace(job, folder=known.get(job.overrides, job.folder)) for job in jobs]
+
+
+def override_keys(overrides: Iterable[str]) -> list[str]:
+    """Return the keys and groups that overrides name, sorted and without duplicates."""
+    return sorted({override.lstrip("+~").partition("=")[0] for override in overrides})
+
+
+def varied_keys(job_folder: Path) -> list[str]:
+    """Return the keys that a job's sweep varies: those in whose overrides its jobs differ, and its search space."""
+    manifest = read_manifest(job_folder.parent)
+    overrides = [set(entry["overrides"]) for entry in manifest["jobs"]]
+    searched = [dimension["key"] for dimension in manifest.get("search", {}).get("space", ())]
+    return override_keys([*set.union(*overrides) - set.intersection(*overrides), *searched])
+
+
+# Statuses
+
+
+def job_status(job_folder: Path) -> str:
+    """Return the status in metrics.json; without one, interrupted if the job has a checkpoint, else missing."""
+    status = read_metrics(job_folder).get("status")
     if status in ("finished", "failed", "diverged", "pruned", "interrupted"):
         return str(status)
     return "interrupted" if (job_folder / "checkpoints" / "last.ckpt").exists() else "missing"
 
 
-def metrics_of(job_folder: Path) -> dict[str, Any]:
-    """What metrics.json holds; nothing where it is missing or damaged, so that the job is run again."""
+def read_metrics(job_folder: Path) -> dict[str, Any]:
+    """Return the contents of metrics.json; empty if it is missing or damaged, so that the job runs again."""
     try:
-        metrics = json.loads((job_folder / METRICS).read_text(encoding="utf-8"))
+        metrics = json.loads((job_folder / METRICS_FILE).read_text(encoding="utf-8"))
     except (OSError, RecursionError, ValueError):
         return {}
     return metrics if isinstance(metrics, dict) else {}
 
 
-def keys_of(overrides: Iterable[str]) -> list[str]:
-    """The keys and groups that words name, each once."""
-    return sorted({word.lstrip("+~").partition("=")[0] for word in overrides})
+def refresh_statuses(folder: Path) -> Manifest:
+    """Set every status to what the job's folder says. To be called while no job is running."""
+
+    def change(manifest: Manifest) -> None:
+        for entry in manifest["jobs"]:
+            entry["status"] = job_status(folder / entry["folder"])
+            entry.pop("pid", None)
+
+    return update_manifest(folder, change)
 
 
-def varied_keys(job_folder: Path) -> list[str]:
-    """What a sweep varies: the keys in whose words its jobs differ, and those of its search."""
-    record = read_record(job_folder.parent)
-    words = [set(job["overrides"]) for job in record["jobs"]]
-    searched = [dimension["key"] for dimension in record.get("search", {}).get("space", ())]
-    return keys_of([*set.union(*words) - set.intersection(*words), *searched])
+def set_status(folder: Path, name: str, status: str, pid: int | None = None) -> None:
+    """Record the status of one job, and the process that runs it, if any."""
+
+    def change(manifest: Manifest) -> None:
+        for entry in manifest["jobs"]:
+            if entry["folder"] == name:
+                entry.pop("pid", None)
+                entry |= {"status": status} if pid is None else {"status": status, "pid": pid}
+
+    update_manifest(folder, change)
 
 
 def record_failure(job_folder: Path, error: str, seed: object, overrides: Sequence[str]) -> None:
-    """Write what remains of a job that failed. Trouble with the disk, which may be why it did, is passed over."""
+    """Write metrics.json and overrides.json for a job that failed. A disk error is ignored: it may be the cause."""
     with suppress(OSError):
         job_folder.mkdir(parents=True, exist_ok=True)
-        write_json(job_folder / METRICS, {"status": "failed", "error": error, "seed": seed})
-        if not (job_folder / OVERRIDES).exists():
-            write_json(job_folder / OVERRIDES, list(overrides))
+        write_json(job_folder / METRICS_FILE, {"status": "failed", "error": error, "seed": seed})
+        if not (job_folder / OVERRIDES_FILE).exists():
+            write_json(job_folder / OVERRIDES_FILE, list(overrides))
 
 
-def find_sweep(sweep: str, output_dir: Path) -> Path:
-    """The folder that `latest` or a path means. Raises: FolioError where it is none of a sweep."""
-    folder = Path(sweep)
-    if sweep == "latest":
-        records = list(output_dir.glob(f"**/{FILE}"))
-        if not records:
-            raise FolioError(f"sweep=latest: no sweep below {output_dir}/; start one with -m, or give its folder")
-        folder = max(records, key=lambda path: path.stat().st_mtime_ns).parent
-    read_record(folder)
-    return folder
+# Replay: the command that sweep.json keeps
 
 
-def resume_hint(folder: Path, python: str) -> str:
-    """The command that runs what is missing or failed."""
-    return f"{python} train.py -m sweep={shlex.quote(hydra_word(str(folder)))}"
+def resume_command(folder: Path, python: str) -> str:
+    """Return the command that runs the jobs that are missing or failed."""
+    return f"{python} train.py -m sweep={shlex.quote(quote_hydra_value(str(folder)))}"
 
 
-def hydra_word(value: str) -> str:
-    """A value as Hydra's grammar wants it typed: in quotes where it holds one of its signs."""
+def replay_command(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of train.py, with `sweep=<folder>` replaced by the command that sweep.json keeps.
+
+    They are replaced only if no other override of the experiment is given. Hydra's own overrides, such as
+    hydra/launcher=joblib, are added to the recorded command.
+
+    Raises: FolioError if the folder is not that of a sweep, or its command names code to run.
+    """
+    overrides = [word for word in arguments if not word.startswith(("-", "hydra.", "hydra/", "paths.output_dir="))]
+    options = [word for word in arguments if word.startswith("-")]
+    if len(overrides) != 1 or not overrides[0].startswith("sweep=") or not set(options) <= set(MULTIRUN):
+        return list(arguments)
+    sweep = overrides[0].partition("=")[2]
+    output_dirs = [word.partition("=")[2] for word in arguments if word.startswith("paths.output_dir=")]
+    folder = find_sweep(_unquote(sweep), Path(_unquote(output_dirs[-1]) if output_dirs else OUTPUT_DIR))
+    _, *recorded = read_manifest(folder)["command"] or [""]
+    for word in recorded:
+        if not is_safe_to_replay(word):
+            raise FolioError(
+                f"sweep={sweep}: {word} is not read from a file; type the whole command with sweep={sweep}"
+            )
+    added = [word for word in arguments if word not in recorded and word not in options]
+    return [*(word for word in recorded if not word.startswith("sweep=")), *added]
+
+
+def is_safe_to_replay(word: str) -> bool:
+    """Return whether a word of a recorded command only says what to train and how many jobs run in parallel.
+
+    Other words of Hydra's could name code to run, and sweep.json may come from someone else.
+    """
+    if word.startswith("-"):
+        return word in MULTIRUN
+    if "${" in word:  # would read the environment
+        return False
+    is_hydras = word.lstrip("+~").partition("=")[0].partition(".")[0].partition("/")[0].startswith("hydra")
+    return not is_hydras or re.fullmatch(r"hydra/launcher=\w+|hydra\.launcher\.n_jobs=-?\d+", word) is not None
+
+
+def quote_hydra_value(value: str) -> str:
+    """Quote a value for Hydra's grammar if it contains one of the grammar's signs."""
     if all(character.isalnum() or character in "/-_.:+%@?" for character in value):
         return value
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _unquote(value: str) -> str:
+    """Undo `quote_hydra_value`."""
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        return value[1:-1].replace(f"\\{value[0]}", value[0]).replace("\\\\", "\\")
+    return value

@@ -1,4 +1,4 @@
-"""The jobs of a sweep and the names of their folders: pure functions of the words that were typed."""
+"""Plan the jobs of a sweep and name their folders, as pure functions of the overrides on the command line."""
 
 import hashlib
 import itertools
@@ -6,22 +6,25 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-LONGEST_NAME = 200
-"""In bytes; file systems take 255, and what is written beside a folder wants some of them."""
+MAX_NAME_BYTES = 200
+"""Longest name of a job's folder. File systems allow 255 bytes; temporary files beside a folder need some of them."""
+
+TrialParams = Mapping[str, float | int | str]
+"""Values that a trial of a search tries, by key."""
 
 
 @dataclass(frozen=True)
-class Word:
-    """An override as typed, `key=value`, or one of several values that a sweep gives to its key."""
+class GridAxis:
+    """An override of the command line, with every value that the sweep gives to its key."""
 
     key: str
-    """With the sign that was typed before it: +model.d_ff."""
+    """The key with any sign before it: +model.d_ff."""
     values: tuple[str, ...]
-    """In Hydra's spelling, quotes included; one where the word is no sweep."""
+    """Values in Hydra's spelling, quotes included; empty for a deletion (~key)."""
     is_swept: bool
 
     def overrides(self) -> list[str]:
-        """One for each value; a deletion (~key) has no value and stays as it is."""
+        """Return one override for each value. A deletion stays as it is."""
         return [f"{self.key}={value}" for value in self.values] or [self.key]
 
 
@@ -30,49 +33,48 @@ class Job:
     """One run of a sweep."""
 
     folder: str
-    """Its name below the sweep's folder."""
+    """Name of its folder inside the sweep's folder."""
     overrides: tuple[str, ...]
-    trial: Mapping[str, float | int | str] | None = None
-    """Of a search: the values that it tries, by key."""
+    params: TrialParams | None = None
+    """Values that a search chose for this trial; None outside a search."""
 
 
-def planned_jobs(words: Sequence[Word]) -> list[Job]:
-    """Every combination of the swept values, the last key changing fastest, as it was typed."""
-    kept = {word.key: word for word in words}  # of a key typed twice, the last
+def plan_grid(axes: Sequence[GridAxis]) -> list[Job]:
+    """Return a job for every combination of the swept values. The last key changes fastest."""
+    last_of_key = {axis.key: axis for axis in axes}
     jobs = []
-    for combination in itertools.product(*(word.overrides() for word in kept.values())):
-        swept = [text for word, text in zip(kept.values(), combination, strict=True) if word.is_swept]
+    for combination in itertools.product(*(axis.overrides() for axis in last_of_key.values())):
+        swept = [text for axis, text in zip(last_of_key.values(), combination, strict=True) if axis.is_swept]
         jobs.append(Job(folder_name(swept or combination), combination))
     return jobs
 
 
 def folder_name(overrides: Sequence[str]) -> str:
-    """What a job is called after the words that set it apart: positional_encoding=rotary,seed=1.
+    """Return the name of a job's folder: its swept overrides, as in positional_encoding=rotary,seed=1.
 
-    A name that had to lose something, a slash or its length, ends with eight digits of a hash of the words, so that it
-    is the same whenever the same is typed, and no two jobs have one.
+    A name that had to lose a character or be cut ends with eight digits of a hash of the overrides. So the same
+    overrides always give the same name, and different ones never share a name.
     """
-    names = [_plain(override) for override in overrides]
-    name = ",".join(names) or "job"
-    if len(name.encode()) > LONGEST_NAME:  # the last part of a key says most
-        name = ",".join(re.sub(r"^[^=]*[./]", "", part) for part in names)
+    parts = [_path_safe(override) for override in overrides]
+    name = ",".join(parts) or "job"
+    if len(name.encode()) > MAX_NAME_BYTES:  # the last part of a key says most
+        name = ",".join(re.sub(r"^[^=]*[./]", "", part) for part in parts)
     if name == ",".join(overrides):
         return name
     digest = hashlib.sha256("\0".join(overrides).encode()).hexdigest()[:8]
-    whole = name.encode()[: LONGEST_NAME - len(digest) - 1].decode(errors="ignore")
-    return f"{whole.rstrip(',.=_') or 'job'}-{digest}"
+    kept = name.encode()[: MAX_NAME_BYTES - len(digest) - 1].decode(errors="ignore")
+    return f"{kept.rstrip(',.=_') or 'job'}-{digest}"
 
 
-def _plain(override: str) -> str:
-    """Letters, digits and a few signs that no shell, path or list of words reads as its own."""
+def trial_name(number: int, params: TrialParams) -> str:
+    """Return the name of a trial's folder, as in trial=3,learning_rate=0.00316,d_model=144. The number is unique."""
+    parts = [f"trial={number}"]
+    for key, value in params.items():
+        text = f"{value:.3g}" if isinstance(value, float) else str(value)
+        parts.append(_path_safe(f"{key.rpartition('.')[2]}={text}"))
+    return ",".join(parts).encode()[:MAX_NAME_BYTES].decode(errors="ignore")
+
+
+def _path_safe(override: str) -> str:
+    """Keep letters, digits and a few signs that have no meaning in a shell, a path or a list of overrides."""
     return re.sub(r"[^\w.=+-]+", "_", override).strip("_").lstrip(".-")
-
-
-def trial_name(number: int, values: Mapping[str, float | int | str]) -> str:
-    """What a trial of a search is called: trial=3,learning_rate=0.00316,d_model=144."""
-    parts = [
-        f"{key.rpartition('.')[2]}={value:.3g}" if isinstance(value, float) else f"{key.rpartition('.')[2]}={value}"
-        for key, value in values.items()
-    ]
-    name = ",".join([f"trial={number}", *map(_plain, parts)])
-    return name.encode()[:LONGEST_NAME].decode(errors="ignore")  # the number sets it apart

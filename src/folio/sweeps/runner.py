@@ -1,47 +1,74 @@
-"""What the process that leads a sweep does: run what is left, whatever becomes of single jobs, and say how it ended."""
+"""Run a sweep from its main process: launch the jobs that have no result, stop on signals, print a summary."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import os
+import shlex
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 from folio.config.hparams_search import SearchConfig
 from folio.runtime.errors import FolioError
 from folio.runtime.files import lock_folder
-from folio.sweeps import manifest, search
-from folio.sweeps.parallel import Stop, signals_to_workers
+from folio.runtime.terminal import printable, python_command
+from folio.sweeps import search
+from folio.sweeps.manifest import (
+    DONE,
+    MANIFEST_FILE,
+    SUCCESSFUL,
+    add_jobs,
+    job_status,
+    listed_jobs,
+    read_manifest,
+    read_metrics,
+    record_failure,
+    refresh_statuses,
+    resume_command,
+    with_known_folders,
+)
 from folio.sweeps.planning import Job
-from folio.sweeps.summary import tell_end
+from folio.sweeps.worker import STOPPING_FILE
 
 Launch = Callable[[Sequence[Job]], None]
 """Runs jobs, each by `folio.sweeps.worker.run_job`, and returns when all have ended."""
 
-
-def led(folder: Path) -> AbstractContextManager[None]:
-    """Keep other processes from leading the same sweep. Raises: FolioError where one does already."""
-    return lock_folder(folder, f"running the sweep {folder}")
+MAX_INITIAL_FAILURES = 5
+"""A search ends if this many trials have ended and all of them failed."""
 
 
-def lead_grid(folder: Path, jobs: Sequence[Job], command: Sequence[str], launch: Launch, n_at_once: int) -> None:
-    """Run those of the jobs that are not done.
+class StopRequest:
+    """The signal that the main process received, if any."""
 
-    Raises: SystemExit with 2 where one has no result, with 128 + n at signal n.
+    signal_number: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal_number is not None
+
+
+def run_grid(folder: Path, jobs: Sequence[Job], command: Sequence[str], launch: Launch, n_parallel: int) -> None:
+    """Run the jobs of a grid that have no result yet.
+
+    Raises: SystemExit with 2 if a job has no result at the end, or with 128 + n after signal n.
     """
-    with led(folder):
-        jobs = manifest.with_known_names(folder, jobs)
-        manifest.add_jobs(folder, jobs, command)
-        if "search" in manifest.read_record(folder):
+    with lock_folder(folder, f"running the sweep {folder}"):
+        if (folder / MANIFEST_FILE).exists() and "search" in read_manifest(folder):
             raise FolioError(f"sweep={folder} is a search; add hparams_search=optuna, or start a new sweep")
-        manifest.settle(folder)
-        left = to_run(folder, jobs)
-        if len(left) < len(jobs):
-            print(f"{len(jobs) - len(left)} of {len(jobs)} jobs in {folder} are done; {len(left)} to run", flush=True)
+        jobs = with_known_folders(folder, jobs)
+        add_jobs(folder, jobs, command)
+        refresh_statuses(folder)
+        pending = pending_jobs(folder, jobs)
+        if n_done := len(jobs) - len(pending):
+            print(f"{n_done} of {len(jobs)} jobs in {folder} are done; {len(pending)} to run", flush=True)
         else:
             print(f"{len(jobs)} jobs in {folder}", flush=True)
-        code = until_signal(folder, lambda stop: launch_all(folder, left, launch, stop, n_at_once), n_at_once)
-        tell_end(folder, [job.folder for job in jobs], code)
+        code = run_until_signal(folder, lambda stop: launch_jobs(folder, pending, launch, stop, n_parallel), n_parallel)
+        print_summary(folder, [job.folder for job in jobs], code)
 
 
-def lead_search(
+def run_search(
     folder: Path,
     config: SearchConfig,
     space: Sequence[search.Dimension],
@@ -49,115 +76,188 @@ def lead_search(
     seed: int,
     command: Sequence[str],
     launch: Launch,
-    n_at_once: int,
+    n_parallel: int,
 ) -> None:
-    """Run trials until there are as many as the config wants; first those that were begun and not ended.
+    """Run trials until there are n_trials of them. Those that were started and have not ended come first.
 
-    Raises: SystemExit with 2 where none has finished, with 128 + n at signal n.
+    Raises: SystemExit with 2 if no trial has finished, or with 128 + n after signal n.
     """
-    search.check_space(space)
-    with led(folder):
-        manifest.add_jobs(folder, (), command)
-        search.begin(folder, config, space, seed)
+    with lock_folder(folder, f"running the sweep {folder}"):
+        add_jobs(folder, (), command)
+        search.start_search(folder, config, space, seed)
 
-        def run_trials(stop: Stop) -> None:
-            entry = manifest.settle(folder)
-            begun = [
-                search.begun_trial(job, space, fixed)
-                for job in jobs_of(entry)
-                if manifest.status_of(folder / job.folder) in ("missing", "interrupted")
+        def run_trials(stop: StopRequest) -> None:
+            trials = listed_jobs(refresh_statuses(folder))
+            n_trials = len(trials)
+            resumed = [
+                search.resumed_trial(trial, space, fixed)
+                for trial in trials
+                if job_status(folder / trial.folder) in ("missing", "interrupted")
             ]
-            n_there = len(entry["jobs"])
-            print(f"{max(0, config.n_trials - n_there + len(begun))} trials to run in {folder}", flush=True)
-            while stop.number is None and (begun or n_there < config.n_trials):
-                batch, begun = begun[:n_at_once], begun[n_at_once:]
+            print(f"{max(0, config.n_trials - n_trials + len(resumed))} trials to run in {folder}", flush=True)
+            while not stop and (resumed or n_trials < config.n_trials):
+                batch, resumed = resumed[:n_parallel], resumed[n_parallel:]
                 if not batch:
-                    batch = search.proposals(folder, min(n_at_once, config.n_trials - n_there), fixed)
-                    manifest.add_jobs(folder, batch, command)
-                    n_there += len(batch)
-                launch_all(folder, batch, launch, stop, n_at_once)
+                    batch = search.propose_trials(folder, min(n_parallel, config.n_trials - n_trials), fixed)
+                    add_jobs(folder, batch, command)
+                    n_trials += len(batch)
+                launch_jobs(folder, batch, launch, stop, n_parallel)
                 check_trials(folder, config)
 
-        code = until_signal(folder, run_trials, n_at_once)
-        tell_end(folder, [job.folder for job in jobs_of(manifest.read_record(folder))], code)
+        code = run_until_signal(folder, run_trials, n_parallel)
+        print_summary(folder, [trial.folder for trial in listed_jobs(read_manifest(folder))], code)
 
 
-def jobs_of(entry: manifest.Record) -> list[Job]:
-    return [Job(job["folder"], tuple(job["overrides"]), job.get("trial")) for job in entry["jobs"]]
-
-
-def to_run(folder: Path, jobs: Sequence[Job]) -> list[Job]:
-    """Those whose result another start would bring or change."""
-    return [job for job in jobs if manifest.status_of(folder / job.folder) not in manifest.DONE]
-
-
-HOPELESS_FAILURES = 5
-"""A search whose first trials fail, as many as these, and of which none finished, is mistaken."""
+def pending_jobs(folder: Path, jobs: Sequence[Job]) -> list[Job]:
+    """Return the jobs that another run would give a result, or a different one."""
+    return [job for job in jobs if job_status(folder / job.folder) not in DONE]
 
 
 def check_trials(folder: Path, config: SearchConfig) -> None:
-    """Raises: FolioError where going on makes no sense: no trial can finish, or none has the objective."""
-    entry = manifest.read_record(folder)
-    statuses = [manifest.status_of(folder / job["folder"]) for job in entry["jobs"]]
-    if len(statuses) >= HOPELESS_FAILURES and set(statuses) == {"failed"}:
-        error = manifest.metrics_of(folder / entry["jobs"][-1]["folder"])["error"]
-        raise FolioError(f"the first {len(statuses)} trials of the search have all failed, the last with: {error}")
-    for job, status in zip(entry["jobs"], statuses, strict=True):
-        if status == "finished" and search.value_of(folder / job["folder"], config.objective) is None:
+    """Raises: FolioError if more trials make no sense: all have failed, or they do not have the objective."""
+    trials = [folder / trial.folder for trial in listed_jobs(read_manifest(folder))]
+    statuses = [job_status(trial) for trial in trials]
+    if len(trials) >= MAX_INITIAL_FAILURES and set(statuses) == {"failed"}:
+        error = read_metrics(trials[-1])["error"]
+        raise FolioError(f"the first {len(trials)} trials of the search have all failed, the last with: {error}")
+    for trial, status in zip(trials, statuses, strict=True):
+        if status == "finished" and search.objective_value(trial, config.objective) is None:
             raise FolioError(
-                f"hparams_search.objective={config.objective}: {folder / job['folder']} has no such figure; for "
-                "objective=masked_lm it is val/loss_nats"
+                f"hparams_search.objective={config.objective}: {trial} has no such metric; for objective=masked_lm "
+                "use val/loss_nats"
             )
 
 
-def until_signal(folder: Path, work: Callable[[Stop], None], n_at_once: int) -> int:
-    """Do the work. Returns: 0, or 128 + n where signal n ended it."""
-    try:
-        if n_at_once == 1:
-            work(Stop())
-            return 0
-        with signals_to_workers(folder) as stop:
-            work(stop)
-        return 0 if stop.number is None else 128 + stop.number
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 1
-    finally:
-        manifest.settle(folder)
+# Launching
 
 
-def launch_all(folder: Path, jobs: Sequence[Job], launch: Launch, stop: Stop, n_at_once: int) -> None:
-    """Run the jobs, and the rest of them also where a worker is killed, as by a system without memory.
+def launch_jobs(folder: Path, jobs: Sequence[Job], launch: Launch, stop: StopRequest, n_parallel: int) -> None:
+    """Run the jobs, even if a worker process is killed, as by a system that runs out of memory.
 
-    Its death takes the jobs beside it along. They are tried again, each alone, which shows whose fault it was.
+    Its death ends the jobs that run beside it. They are retried one at a time, which shows which one is at fault.
     """
     if not jobs:
         return
-    if n_at_once == 1:
+    if n_parallel == 1:
         launch(jobs)
         return
     try:
         launch(jobs)
     except Exception as error:
-        if stop.number is not None:
+        if stop:
             return
-        print(f"a job was killed ({type(error).__name__}); those beside it are tried again, one at a time", flush=True)
-        running = {entry["folder"] for entry in manifest.read_record(folder)["jobs"] if entry["status"] == "running"}
-        for job in [job for job in jobs if job.folder in running]:
-            launch_alone(folder, job, launch, stop)
-        rest = [job for job in to_run(folder, jobs) if manifest.status_of(folder / job.folder) != "failed"]
+        print(f"a job was killed ({type(error).__name__}); retrying those beside it, one at a time", flush=True)
+        running = {job["folder"] for job in read_manifest(folder)["jobs"] if job["status"] == "running"}
+        for job in jobs:
+            if job.folder in running:
+                launch_alone(folder, job, launch, stop)
+        rest = [job for job in pending_jobs(folder, jobs) if job_status(folder / job.folder) != "failed"]
         if len(rest) == len(jobs):
-            raise  # it was none of the jobs
-        launch_all(folder, rest, launch, stop, n_at_once)
+            raise  # none of the jobs was the cause
+        launch_jobs(folder, rest, launch, stop, n_parallel)
 
 
-def launch_alone(folder: Path, job: Job, launch: Launch, stop: Stop) -> None:
-    if stop.number is not None:
+def launch_alone(folder: Path, job: Job, launch: Launch, stop: StopRequest) -> None:
+    """Run one job, and record it as failed if its process is killed."""
+    if stop:
         return
     try:
         launch([job])
     except Exception as error:
-        if stop.number is None:
-            reason = f"its process was killed, which a system does that runs out of memory ({type(error).__name__})"
-            seeds = [word.partition("=")[2] for word in job.overrides if word.startswith("seed=")]
+        if not stop:
+            reason = f"its process was killed, possibly because the system ran out of memory ({type(error).__name__})"
+            seeds = [text.partition("=")[2] for text in job.overrides if text.startswith("seed=")]
             seed = int(seeds[-1]) if seeds and seeds[-1].isdecimal() else None
-            manifest.record_failure(folder / job.folder, reason, seed, job.overrides)
+            record_failure(folder / job.folder, reason, seed, job.overrides)
+
+
+# Signals
+
+
+def run_until_signal(folder: Path, run: Callable[[StopRequest], None], n_parallel: int) -> int:
+    """Call `run` and return the exit code: 0, or 128 + n if signal n ended it."""
+    try:
+        if n_parallel == 1:
+            run(StopRequest())
+            return 0
+        with forward_signals(folder) as stop:
+            run(stop)
+        return 0 if stop.signal_number is None else 128 + stop.signal_number
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    finally:
+        refresh_statuses(folder)
+
+
+@contextmanager
+def forward_signals(sweep: Path) -> Iterator[StopRequest]:
+    """Forward SIGINT and SIGTERM to the running jobs, which save and end. A second signal ends them at once."""
+    stop = StopRequest()
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        if not stop:
+            os.write(2, b"stopping the jobs after their current step; a second signal stops them at once\n")
+        stop.signal_number = number
+        (sweep / STOPPING_FILE).touch()
+        with suppress(FolioError):
+            for job in read_manifest(sweep)["jobs"]:
+                if "pid" in job:
+                    with suppress(ProcessLookupError):
+                        os.kill(job["pid"], number)
+
+    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        (sweep / STOPPING_FILE).unlink(missing_ok=True)
+
+
+# Summary
+
+
+def print_summary(folder: Path, names: Sequence[str], code: int) -> None:
+    """Print the results of the jobs `names`: a table, what failed, the best trial, and how to resume.
+
+    Raises: SystemExit with `code`, or with 2 if a job has no result. A search only needs one trial that finished.
+    """
+    manifest = refresh_statuses(folder)
+    jobs = [job for job in manifest["jobs"] if job["folder"] in set(names)]
+    if code == 0 and all(is_dry_run(folder / job["folder"]) for job in jobs):
+        return
+    write_report(folder)
+    counts = Counter(job["status"] for job in jobs)
+    print(f"\nsweep {folder}: {len(jobs)} jobs, {', '.join(f'{n} {status}' for status, n in counts.most_common())}")
+    for job in jobs:
+        if job["status"] == "failed":
+            error = read_metrics(folder / job["folder"]).get("error", "")
+            print(f"failed: {job['folder']}: {printable(str(error), keep='')}")
+    is_search = "search" in manifest
+    best = search.best_trial(folder, manifest) if is_search else None
+    if best is not None:
+        trial, value = best
+        print(f"best: {manifest['search']['objective']} {value:.4f} of {trial.folder}; to repeat it:")
+        print(f"  {python_command()} train.py {shlex.join(trial.overrides)}")
+    succeeded = best is not None if is_search else all(job["status"] in SUCCESSFUL for job in jobs)
+    has_pending = any(job["status"] not in DONE for job in jobs)
+    if code or (has_pending and not (is_search and succeeded)):
+        print(f"resume with: {resume_command(folder, python_command())}")
+    sys.stdout.flush()
+    if code or not succeeded:
+        raise SystemExit(code or 2)
+
+
+def is_dry_run(job_folder: Path) -> bool:
+    """Return whether a job stopped after its preflight, as dry_run=true asks."""
+    return (job_folder / "preflight.json").exists() and job_status(job_folder) == "missing"
+
+
+def write_report(folder: Path) -> None:
+    """Print a table of the results and write a report beside sweep.json. An error there is only a warning."""
+    from folio.report import report_sweep  # imports matplotlib, which no job needs this early
+
+    try:
+        report_sweep(folder)
+    except Exception as error:
+        print(f"warning: no report: {type(error).__name__}: {error}", flush=True)

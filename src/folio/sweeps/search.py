@@ -1,8 +1,8 @@
-"""A search over the trials of a sweep: Optuna proposes values and ends what is hopeless; run folders are its memory.
+"""A hyperparameter search: Optuna proposes the values of each trial and decides which trials to prune.
 
-A study is built anew from sweep.json and the folders of the trials whenever something is asked of it. So there is
-nothing else to keep on disk, nothing that a kill could leave half-done, and trial k is a function of the seed and of
-the trials before it: a search that was killed goes on with the trials that it would have had.
+Nothing of Optuna's is kept on disk. Its study is rebuilt from sweep.json and the trials' folders whenever it is needed,
+so a killed process leaves nothing half-written. Trial k depends only on the seed and on the trials before it: a search
+that was killed continues with the trials that it would have had.
 """
 
 import json
@@ -15,23 +15,23 @@ from typing import TYPE_CHECKING, Any
 from folio.config.hparams_search import SearchConfig
 from folio.runtime.errors import FolioError
 from folio.runtime.files import write_json
-from folio.sweeps import manifest
-from folio.sweeps.planning import Job, trial_name
+from folio.sweeps.manifest import Manifest, job_status, listed_jobs, read_manifest, read_metrics, update_manifest
+from folio.sweeps.planning import Job, TrialParams, trial_name
 
 if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
 
-VALUES = "objective.json"
-"""In a trial's folder: the objective by step, as validations found it."""
+OBJECTIVE_FILE = "objective.json"
+"""In a trial's folder: the objective at each validation, by step."""
 
-MAY_CHANGE = ("n_trials", "prune", "n_startup_trials")
-"""Of a search that goes on."""
+CHANGEABLE = ("n_trials", "prune", "n_startup_trials")
+"""Settings that may differ when a search is resumed."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from low to high, both included; whole ones, `step` apart, where step is not None."""
+    """Numbers from low to high, both included: integers `step` apart, or floats if step is None."""
 
     key: str
     low: float
@@ -52,16 +52,17 @@ Dimension = Range | Choice
 
 
 def check_space(space: Sequence[Dimension]) -> None:
-    """Raises: FolioError for what is no search."""
+    """Raises: FolioError if the space cannot be searched."""
     if not space:
         raise FolioError(
-            "hparams_search has no key to search; type one as in 'optimizer.learning_rate=tag(log,interval(1e-4,1e-2))'"
+            "hparams_search has no key to search; add one, such as "
+            "'optimizer.learning_rate=tag(log,interval(1e-4,1e-2))'"
         )
     for dimension in space:
         if dimension.key == "seed":
             raise FolioError(
-                "seed is no key to search: the best of several seeds is the luckiest; search with one, then compare "
-                "the best values over seeds by python train.py -m ... seed=1,2,3"
+                "seed cannot be searched: the best of several seeds is only the luckiest; search with one seed, then "
+                "compare the best values over several by python train.py -m ... seed=1,2,3"
             )
         if isinstance(dimension, Range) and not dimension.low < dimension.high:
             raise FolioError(f"{dimension.key}: interval({dimension.low}, {dimension.high}) is empty; give low < high")
@@ -69,9 +70,9 @@ def check_space(space: Sequence[Dimension]) -> None:
             raise FolioError(f"{dimension.key}: a logarithmic interval must begin above 0, not at {dimension.low}")
 
 
-def begin(folder: Path, config: SearchConfig, space: Sequence[Dimension], seed: int) -> None:
-    """Enter the search in sweep.json. Raises: FolioError where another one was begun there."""
-    now: dict[str, Any] = {
+def start_search(folder: Path, config: SearchConfig, space: Sequence[Dimension], seed: int) -> None:
+    """Record the search in sweep.json. Raises: FolioError if the sweep has a different search, or is not a search."""
+    settings: dict[str, Any] = {
         "objective": config.objective,
         "maximizes": config.maximizes,
         "n_trials": config.n_trials,
@@ -80,73 +81,106 @@ def begin(folder: Path, config: SearchConfig, space: Sequence[Dimension], seed: 
         "seed": seed,
         "space": [asdict(dimension) for dimension in space],
     }
-    now = json.loads(json.dumps(now))
+    settings = json.loads(json.dumps(settings))  # tuples become lists, as in sweep.json
 
-    def change(entry: manifest.Record) -> None:
-        before = entry.get("search", now)
-        for key in now:
-            if key not in MAY_CHANGE and before.get(key) != now[key]:
+    def change(manifest: Manifest) -> None:
+        recorded = manifest.get("search", settings)
+        for key, value in settings.items():
+            if key not in CHANGEABLE and recorded.get(key) != value:
                 raise FolioError(
-                    f"sweep={folder}: that search was begun with another {key}; type the same command, or start "
-                    "a new one"
+                    f"sweep={folder}: that search was started with another {key}; run the same command, or start a new "
+                    "search"
                 )
-        if "search" not in entry and entry["jobs"]:
-            raise FolioError(f"sweep={folder} is no search; leave hparams_search out, or start a new one")
-        entry["search"] = now
+        if "search" not in manifest and manifest["jobs"]:
+            raise FolioError(f"sweep={folder} is not a search; leave hparams_search out, or start a new sweep")
+        manifest["search"] = settings
 
-    manifest.change_record(folder, change)
-
-
-def proposals(folder: Path, n: int, fixed: Sequence[str]) -> list[Job]:
-    """The next n trials, as jobs with the words of `fixed` before those of the trial."""
-    entry = manifest.read_record(folder)
-    study = study_of(folder, entry, n_at_once=n)
-    distributions = {dimension["key"]: _distribution(dimension) for dimension in entry["search"]["space"]}
-    first = len(entry["jobs"])
-    jobs = []
-    for number in range(first, first + n):
-        values = dict(study.ask(distributions).params)
-        words = (f"{key}={value}" for key, value in values.items())
-        jobs.append(Job(trial_name(number, values), (*fixed, *words), values))
-    return jobs
+    update_manifest(folder, change)
 
 
-def begun_trial(job: Job, space: Sequence[Dimension], fixed: Sequence[str]) -> Job:
-    """A trial of sweep.json, to be gone on with: its words are made anew from its values, which must be of the space.
+# Trials
 
-    Raises: FolioError where they are not, so that no file says what else is run.
+
+def propose_trials(folder: Path, n: int, fixed: Sequence[str]) -> list[Job]:
+    """Return the next n trials. Their overrides are `fixed`, followed by the values that Optuna proposes."""
+    manifest = read_manifest(folder)
+    study = build_study(folder, manifest, n_parallel=n)
+    distributions = _distributions(manifest)
+    first = len(manifest["jobs"])
+    proposed = [dict(study.ask(distributions).params) for _ in range(n)]
+    return [_trial(trial_name(first + i, params), params, fixed) for i, params in enumerate(proposed)]
+
+
+def resumed_trial(trial: Job, space: Sequence[Dimension], fixed: Sequence[str]) -> Job:
+    """Return a trial that sweep.json lists, with its overrides rebuilt from its values.
+
+    So sweep.json cannot add an override of its own. Raises: FolioError if the values are not in the space.
     """
-    values = job.trial or {}
-    inside = values.keys() == {dimension.key for dimension in space} and all(
-        values[dimension.key] in dimension.options
-        if isinstance(dimension, Choice)
-        else isinstance(values[dimension.key], int | float)
-        for dimension in space
-    )
-    if not inside:
+    params = trial.params or {}
+    by_key = {dimension.key: dimension for dimension in space}
+    if params.keys() != by_key.keys() or not all(_is_value_of(by_key[key], value) for key, value in params.items()):
         raise FolioError(
-            f"sweep.json: {job.folder} has other values than the search; remove it there, or start a new one"
+            f"sweep.json: {trial.folder} has other values than the search; remove it there, or start a new search"
         )
-    return Job(job.folder, (*fixed, *(f"{key}={value}" for key, value in values.items())), values)
+    return _trial(trial.folder, params, fixed)
 
 
-def study_of(folder: Path, entry: manifest.Record, n_at_once: int = 1) -> "optuna.Study":
-    """Optuna's view of the trials that have ended.
+def _is_value_of(dimension: Dimension, value: object) -> bool:
+    return value in dimension.options if isinstance(dimension, Choice) else isinstance(value, int | float)
 
-    A trial that diverged or failed counts as one that was given up at once: TPE passes over what Optuna calls failed,
-    and would propose an impossible width again and again.
+
+def _trial(folder: str, params: TrialParams, fixed: Sequence[str]) -> Job:
+    return Job(folder, (*fixed, *(f"{key}={value}" for key, value in params.items())), params)
+
+
+def objective_value(job_folder: Path, objective: str) -> float | None:
+    """Return the objective that a trial reached; None if its metrics do not have it."""
+    value = read_metrics(job_folder).get(objective)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def intermediate_values(job_folder: Path) -> dict[int, float]:
+    """Return the objective at each validation, by step; empty if the file is missing or damaged."""
+    try:
+        values = json.loads((job_folder / OBJECTIVE_FILE).read_text(encoding="utf-8"))
+        return {int(step): float(value) for step, value in values.items()}
+    except (AttributeError, OSError, RecursionError, TypeError, ValueError):
+        return {}
+
+
+def best_trial(folder: Path, manifest: Manifest) -> tuple[Job, float] | None:
+    """Return the finished trial with the best objective, and that objective; None if no trial has finished."""
+    search = manifest["search"]
+    finished = [
+        (trial, value)
+        for trial in listed_jobs(manifest)
+        if job_status(folder / trial.folder) == "finished"
+        and (value := objective_value(folder / trial.folder, search["objective"])) is not None
+    ]
+    best = max if search["maximizes"] else min
+    return best(finished, key=lambda pair: pair[1]) if finished else None
+
+
+# Optuna
+
+
+def build_study(folder: Path, manifest: Manifest, n_parallel: int = 1) -> "optuna.Study":
+    """Build Optuna's study from the trials that have ended.
+
+    A trial that diverged or failed counts as pruned. TPE ignores the trials that Optuna calls failed, and would
+    propose an impossible width again and again.
     """
     import optuna
     from optuna.trial import TrialState
 
-    search = entry["search"]
+    search = manifest["search"]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(
-            seed=(search["seed"] * 100_003 + len(entry["jobs"])) % 2**32,
+            seed=(search["seed"] * 100_003 + len(manifest["jobs"])) % 2**32,
             n_startup_trials=search["n_startup_trials"],
-            constant_liar=n_at_once > 1,
+            constant_liar=n_parallel > 1,
         )
     pruner = (
         optuna.pruners.MedianPruner(n_startup_trials=max(1, search["n_startup_trials"]))
@@ -155,23 +189,27 @@ def study_of(folder: Path, entry: manifest.Record, n_at_once: int = 1) -> "optun
     )
     direction = optuna.study.StudyDirection.MAXIMIZE if search["maximizes"] else optuna.study.StudyDirection.MINIMIZE
     study = optuna.create_study(direction=direction, sampler=sampler, pruner=pruner)
-    distributions = {dimension["key"]: _distribution(dimension) for dimension in search["space"]}
+    distributions = _distributions(manifest)
     states = {"finished": TrialState.COMPLETE} | dict.fromkeys(("pruned", "diverged", "failed"), TrialState.PRUNED)
-    for job in entry["jobs"]:
-        status = manifest.status_of(folder / job["folder"])
-        value = value_of(folder / job["folder"], search["objective"])
+    for job in listed_jobs(manifest):
+        trial = folder / job.folder
+        status, value = job_status(trial), objective_value(trial, search["objective"])
         if status not in states or (status == "finished" and value is None):
             continue
         study.add_trial(
             optuna.create_trial(
                 state=states[status],
                 value=value if status == "finished" else None,
-                params=job["trial"],
+                params=dict(job.params or {}),
                 distributions=distributions,
-                intermediate_values=intermediate_values(folder / job["folder"]),
+                intermediate_values=intermediate_values(trial),
             )
         )
     return study
+
+
+def _distributions(manifest: Manifest) -> "dict[str, BaseDistribution]":
+    return {dimension["key"]: _distribution(dimension) for dimension in manifest["search"]["space"]}
 
 
 def _distribution(dimension: Mapping[str, Any]) -> "BaseDistribution":
@@ -185,67 +223,41 @@ def _distribution(dimension: Mapping[str, Any]) -> "BaseDistribution":
     return IntDistribution(int(low), int(high), log=log, step=dimension["step"])
 
 
-def value_of(job_folder: Path, objective: str) -> float | None:
-    """What a trial reached; None where its metrics have no such figure."""
-    value = manifest.metrics_of(job_folder).get(objective)
-    return float(value) if isinstance(value, int | float) else None
-
-
-def intermediate_values(job_folder: Path) -> dict[int, float]:
-    """The objective by step, as far as the trial has come; nothing where the file is missing or damaged."""
-    try:
-        values = json.loads((job_folder / VALUES).read_text(encoding="utf-8"))
-        return {int(step): float(value) for step, value in values.items()}
-    except (AttributeError, OSError, RecursionError, TypeError, ValueError):
-        return {}
-
-
 class MedianPruner:
-    """Notes the objective at each validation, and gives a trial up that is worse than the median of those before."""
+    """Records a trial's objective at each validation, and prunes the trial if it is worse than the median so far.
+
+    The median is that of the trials that have ended, at the same step.
+    """
 
     def __init__(self, job_folder: Path) -> None:
         self.job_folder = job_folder
         self.sweep = job_folder.parent
 
     def __call__(self, step: int, validation: Mapping[str, float]) -> str | None:
-        """A reason to end the trial, or None."""
-        entry = manifest.read_record(self.sweep)
-        search = entry["search"]
+        """Return the reason to prune the trial, or None to continue it."""
+        manifest = read_manifest(self.sweep)
+        search = manifest["search"]
         objective = search["objective"]
-        name = objective.rpartition("val/")[2]
-        if "val/" not in objective or name not in validation:
+        metric = objective.rpartition("val/")[2]
+        if "val/" not in objective or metric not in validation:
             return None
-        values = intermediate_values(self.job_folder)
-        values = {before: value for before, value in values.items() if before < step} | {step: validation[name]}
-        write_json(self.job_folder / VALUES, {str(at): value for at, value in values.items()})
-        if not search["prune"] or not self._is_hopeless(entry, values):
+        value = validation[metric]
+        # A trial that was resumed from a checkpoint repeats the validations after it.
+        values = {at: old for at, old in intermediate_values(self.job_folder).items() if at < step} | {step: value}
+        write_json(self.job_folder / OBJECTIVE_FILE, {str(at): value for at, value in values.items()})
+        if not search["prune"] or not self._should_prune(manifest, values):
             return None
-        return f"{objective.removeprefix('best/')} {validation[name]:.4f} is behind the median of the trials before it"
+        return f"{objective.removeprefix('best/')} {value:.4f} is worse than the median of the trials before it"
 
-    def _is_hopeless(self, entry: manifest.Record, values: Mapping[int, float]) -> bool:
+    def _should_prune(self, manifest: Manifest, values: Mapping[int, float]) -> bool:
         import optuna
 
-        study = study_of(self.sweep, entry)
+        study = build_study(self.sweep, manifest)
         trial = optuna.create_trial(state=optuna.trial.TrialState.RUNNING, intermediate_values=dict(values))
         return study.pruner.prune(study, trial)
 
 
 def build_pruner(job_folder: Path) -> MedianPruner | None:
-    """Who ends a job early: nobody outside a search."""
-    is_trial = "search" in manifest.read_record(job_folder.parent)
+    """Return the pruner of a job: None unless the job is a trial of a search."""
+    is_trial = "search" in read_manifest(job_folder.parent)
     return MedianPruner(job_folder) if is_trial else None
-
-
-def best_trial(folder: Path, entry: manifest.Record) -> tuple[Mapping[str, Any], float] | None:
-    """The job whose objective is best, and what it reached; None where none finished."""
-    objective = entry["search"]["objective"]
-    reached = [
-        (value, job)
-        for job in entry["jobs"]
-        if manifest.status_of(folder / job["folder"]) == "finished"
-        and (value := value_of(folder / job["folder"], objective)) is not None
-    ]
-    if not reached:
-        return None
-    value, job = (max if entry["search"]["maximizes"] else min)(reached, key=lambda pair: pair[0])
-    return job, value

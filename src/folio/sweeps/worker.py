@@ -1,7 +1,10 @@
-"""One job of a sweep, in whatever process it runs: its failure is recorded, and nothing of it stays behind."""
+"""Run one job of a sweep, in the main process or in a worker process: isolated, and with its failure recorded."""
 
+import ctypes
 import functools
+import multiprocessing
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -19,15 +22,20 @@ from folio.runtime.files import lock_folder
 from folio.runtime.signals import exit_on_signals
 from folio.runtime.startup import fast_imports
 from folio.runtime.terminal import NumberedLines, printable
-from folio.sweeps import manifest
-from folio.sweeps.parallel import become_worker, is_worker, may_begin
+from folio.sweeps.manifest import Manifest, job_status, read_manifest, record_failure, set_status
 
-LONGEST_ERROR = 500
-"""Characters of the line that a failure leaves; the whole is in train.log."""
+STOPPING_FILE = ".stopping"
+"""Exists in the folder of a sweep that is being stopped: no job starts while it does."""
+
+MAX_ERROR_LENGTH = 500
+"""Characters of the one line that a failure leaves in metrics.json; train.log has the whole error."""
+
+PR_SET_PDEATHSIG = 1
+"""From <sys/prctl.h>: the signal that this process gets when its parent dies."""
 
 
-def part_of_sweep(task: Callable[[DictConfig], object]) -> Callable[[DictConfig], None]:
-    """Let `task` run as a job where Hydra started it as one, and with errors of one line where it is alone."""
+def sweep_aware(task: Callable[[DictConfig], object]) -> Callable[[DictConfig], None]:
+    """Run `task` as a job if Hydra started it in a sweep; otherwise run it alone, with errors of one line."""
 
     @functools.wraps(task)
     def wrapper(cfg: DictConfig) -> None:
@@ -41,26 +49,27 @@ def part_of_sweep(task: Callable[[DictConfig], object]) -> Callable[[DictConfig]
 
 
 def run_job(task: Callable[[], object], folder: Path, seed: object) -> None:
-    """Run it, and enter in sweep.json what became of it. An error ends the job and not the sweep.
+    """Run a job and record its status in sweep.json. An error ends the job, but not the sweep.
 
-    Of many processes that submitit started for one job, the first says and records what there is to say.
+    If submitit started several processes for one job, only global rank zero prints and records.
 
-    Raises: SystemExit with 128 + n where signal n stopped the job, except in a worker: other jobs run beside it.
+    Raises: SystemExit with 128 + n if signal n stopped the job, except in a worker: other jobs run beside it.
     """
     if not rank_from_environment().is_global_zero:
         task()
         return
     sweep, name = folder.parent, folder.name
     if is_worker():
-        become_worker()
+        init_worker()
     if is_in_use(folder):
-        print(f"job {name}: another process is training in it, and it is left to that", flush=True)
+        print(f"job {name}: skipped, because another process is training in it", flush=True)
         return
-    manifest.mark(sweep, name, "running", pid=os.getpid())
-    if not may_begin(sweep):
-        manifest.mark(sweep, name, manifest.status_of(folder))
+    # In this order: either this process sees that the sweep is stopping, or the main process sees the PID.
+    set_status(sweep, name, "running", pid=os.getpid())
+    if (sweep / STOPPING_FILE).exists():
+        set_status(sweep, name, job_status(folder))
         return
-    number, n_jobs = place_of(name, manifest.read_record(sweep))
+    number, n_jobs = job_position(name, read_manifest(sweep))
     with fast_imports():
         import folio.training.run  # noqa: F401
     from folio.sweeps.isolation import free_memory, isolated
@@ -73,27 +82,44 @@ def run_job(task: Callable[[], object], folder: Path, seed: object) -> None:
                 sys.stderr = NumberedLines(sys.stderr, number)
             print(f"job {number} of {n_jobs}: {name}", flush=True)
             if missing_for_resume(folder):
-                clear(folder)
+                clear_folder(folder)
             task()
     except SystemExit:
         if not is_worker():
             raise
     except Exception as error:
-        fail(folder, error, number, seed)
+        report_failure(folder, error, number, seed)
     finally:
         free_memory()
-        manifest.mark(sweep, name, manifest.status_of(folder))
+        set_status(sweep, name, job_status(folder))
 
 
-def place_of(name: str, entry: manifest.Record) -> tuple[int, int]:
-    """Which job of how many, those of other commands for the same sweep included."""
-    names = [job["folder"] for job in entry["jobs"]]
-    n_jobs = entry["search"]["n_trials"] if "search" in entry else len(names)
+def is_worker() -> bool:
+    """Return whether another process, the main process of a sweep, started this one to run jobs."""
+    return multiprocessing.parent_process() is not None or "Loky" in multiprocessing.current_process().name
+
+
+def init_worker() -> None:
+    """Let signals come from the main process only, and a SIGTERM if it dies.
+
+    A terminal sends Ctrl-C to the whole process group. A worker that received it from there and from the main process
+    would take it as a second signal, stop at once and save nothing.
+    """
+    if os.getpgrp() != os.getpid():
+        os.setpgrp()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def job_position(name: str, manifest: Manifest) -> tuple[int, int]:
+    """Return the number of a job and the number of all jobs, including those of other commands for this sweep."""
+    names = [job["folder"] for job in manifest["jobs"]]
+    n_jobs = manifest["search"]["n_trials"] if "search" in manifest else len(names)
     return names.index(name) + 1, max(n_jobs, len(names))
 
 
 def is_in_use(folder: Path) -> bool:
-    """Whether another process trains there: jobs on a cluster outlive the process that leads their sweep."""
+    """Return whether another process trains in the folder: cluster jobs outlive the main process of their sweep."""
     try:
         with lock_folder(folder, "training in it"):
             return False
@@ -103,28 +129,31 @@ def is_in_use(folder: Path) -> bool:
         return True
 
 
-def clear(folder: Path) -> None:
-    """Remove what an attempt left that never came to a checkpoint, so that its curves are not shown twice."""
-    for path in sorted(folder.rglob("*"), reverse=True):  # what lies in a folder before the folder
+def clear_folder(folder: Path) -> None:
+    """Remove the files of an attempt that never wrote a checkpoint, so that its curves do not appear twice."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # the contents of a folder before the folder itself
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def fail(folder: Path, error: Exception, number: int, seed: object) -> None:
-    """Say it in one line, with the traceback of a bug in train.log; a run that diverged has said so itself."""
+def report_failure(folder: Path, error: Exception, number: int, seed: object) -> None:
+    """Record why a job failed, and print it in one line. For a bug, the traceback goes to train.log.
+
+    A run that diverged has written its own metrics.json, which stays.
+    """
     message = describe_error(error)
     where = ""
     if message is None:
-        message = printable(f"{type(error).__name__}: {error}".partition("\n")[0])[:LONGEST_ERROR]
+        message = printable(f"{type(error).__name__}: {error}".partition("\n")[0])[:MAX_ERROR_LENGTH]
         where = f" (a bug; {folder / 'train.log'} has the traceback)"
-        append(folder / "train.log", "".join(traceback.format_exception(error)))
+        append_to_log(folder, "".join(traceback.format_exception(error)))
     else:
-        append(folder / "train.log", f"error: {message}\n")
-    if manifest.status_of(folder) != "diverged":
-        manifest.record_failure(folder, message, seed, task_overrides())
+        append_to_log(folder, f"error: {message}\n")
+    if job_status(folder) != "diverged":
+        record_failure(folder, message, seed, task_overrides())
     print(f"error: job {number}: {message}{where}", file=sys.stderr, flush=True)
 
 
-def append(file: Path, text: str) -> None:
-    """To a log, as far as the disk allows."""
-    with suppress(OSError), file.open("a", encoding="utf-8", errors="backslashreplace") as log:
+def append_to_log(folder: Path, text: str) -> None:
+    """Append to train.log. A disk error is ignored: it may be what the text is about."""
+    with suppress(OSError), (folder / "train.log").open("a", encoding="utf-8", errors="backslashreplace") as log:
         log.write(text)
