@@ -23,31 +23,31 @@ from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from folio.cli.compose import load_config
-from folio.cli.explain import explain
+from folio.cli.explain import explain_hydra_error
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
 from folio.data.token_file import FORMAT, TokenFileInfo
 
 CONF = Path(__file__).parents[1] / "conf"
 
-# A deadline is a test that times itself, and fails on a busy machine.
+# A deadline would fail on a busy machine.
 settings.register_profile("folio", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("folio")
 
-# For tensors as small as the tests', threads cost more than they bring, most of all on a busy machine.
+# With tensors as small as in these tests, threads cost more than they save, above all on a busy machine.
 torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def assets_dir() -> Path:
-    """Where pinned files are kept between runs, so that a fresh clone downloads each wheel once."""
+    """Return the folder that keeps pinned files between runs, so that a fresh clone downloads each wheel once."""
     default = Path(__file__).parents[1] / "data" / "assets"
     return Path(os.environ.get("FOLIO_ASSETS_DIR", default))
 
 
 @pytest.fixture(scope="session")
 def transformers() -> ModuleType:
-    """Hugging Face's library, which `make setup` keeps apart: tests/golden/transformers.txt says why."""
+    """Import Hugging Face's library, which `make setup` keeps apart: tests/golden/transformers.txt says why."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     sys.path.append(str(Path(sys.prefix) / "hugging_face"))
     return importlib.import_module("transformers")
@@ -55,7 +55,7 @@ def transformers() -> ModuleType:
 
 @pytest.fixture
 def data_dir(assets_dir: Path, tmp_path: Path) -> Path:
-    """An empty data folder of the test's own that shares the pinned files."""
+    """Return an empty data folder for one test, which shares the pinned files."""
     assets_dir.mkdir(parents=True, exist_ok=True)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "assets").symlink_to(assets_dir.resolve(), target_is_directory=True)
@@ -64,7 +64,7 @@ def data_dir(assets_dir: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def info_of() -> Callable[..., TokenFileInfo]:
-    """The sidecar of a token file that is not there: info_of(n_tokens=10, n_bytes=40)."""
+    """Return a function that makes the sidecar of a token file without the file: info_of(n_tokens=10, n_bytes=40)."""
     values: dict[str, Any] = {
         "format": FORMAT,
         "dtype": "<u2",
@@ -82,7 +82,7 @@ def info_of() -> Callable[..., TokenFileInfo]:
 
 @pytest.fixture(scope="session")
 def compose() -> Callable[..., RunConfig]:
-    """The shipped YAML files with overrides, as typed values: compose("model=debug", "seed=2")."""
+    """Return a function that composes the shipped YAML files: compose("model=debug", "seed=2")."""
 
     def composed(*overrides: str) -> RunConfig:
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -94,14 +94,11 @@ def compose() -> Callable[..., RunConfig]:
 
 @pytest.fixture
 def load() -> Iterator[Callable[..., RunConfig]]:
-    """Compose and check as train.py does: load("seed=2")."""
+    """Yield a function that composes and checks as train.py does: load("seed=2")."""
 
     def load(*overrides: str) -> RunConfig:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = hydra_compose("train", list(overrides), return_hydra_config=True)
-        # What Hydra's own start sets, and compose does not.
-        for source in cfg.hydra.runtime.config_sources:
-            source.provider = "main" if source.path == str(CONF) else source.provider
         HydraConfig.instance().set_config(cfg)
         with open_dict(cfg):
             del cfg["hydra"]
@@ -113,7 +110,7 @@ def load() -> Iterator[Callable[..., RunConfig]]:
 
 @pytest.fixture
 def refuse(load: Callable[..., RunConfig]) -> Callable[..., str]:
-    """The one line that the overrides are answered with."""
+    """Return a function that gives the error message for invalid overrides: refuse("sede=2")."""
 
     def refuse(*overrides: str) -> str:
         try:
@@ -121,7 +118,7 @@ def refuse(load: Callable[..., RunConfig]) -> Callable[..., str]:
         except ConfigError as error:
             message = str(error)
         except (HydraException, OmegaConfBaseException) as error:
-            message = explain(error)
+            message = explain_hydra_error(error)
         else:
             pytest.fail(f"{overrides} was accepted")
         assert "\n" not in message
@@ -132,9 +129,9 @@ def refuse(load: Callable[..., RunConfig]) -> Callable[..., str]:
 
 @pytest.fixture
 def write_run(tmp_path: Path) -> Callable[..., Path]:
-    """Makes a run folder as a training leaves it, without the training: write_run("a", {"seed": 2}, loss=1.5).
+    """Return a function that writes a run folder without training: write_run("a", {"seed": 2}, loss=1.5).
 
-    `changes` are dotted keys of the config; without a status there is no metrics.json.
+    `changes` has dotted keys of the config. With status=None there is no metrics.json.
     """
 
     def write(

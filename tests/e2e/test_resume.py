@@ -169,7 +169,7 @@ def test_a_run_that_an_older_folio_began_goes_on_and_is_measured(make_workspace:
     measured = workspace.must("scripts/evaluate.py", "latest")
     assert "the same" in measured
     said = workspace.must("train.py", "resume=latest", "training.max_steps=40")
-    told = "was begun by an older Folio; what came later is as it was then: training.on_nan, training.max_nan_steps, "
+    told = "is from an older Folio; newer keys take their old defaults: training.on_nan, training.max_nan_steps, "
     assert f"{told}optimizer.adamw_learning_rate, model.attention_dropout\n" in said
     straight = elsewhere.train(*recipe, "training.max_steps=40")
     assert run.equals(straight)

@@ -102,7 +102,7 @@ TYPED: list[tuple[str, str]] = [
     ("training=3", "training=3"),
     ("callbacks.samples=null", "callbacks.samples=null"),
     # twice
-    ("+seed=1", "leave the plus out"),
+    ("+seed=1", "remove the plus"),
     ("+model=mini", "write model=option without the plus"),
     ("+model=nano", "write model=option without the plus"),
     ("model=[nano,mini]", "model=[nano,mini] names a list"),

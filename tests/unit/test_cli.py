@@ -104,7 +104,7 @@ def test_a_wrong_value_is_answered_with_key_value_and_rule(typed: str, answer: s
 
 def test_of_several_mistakes_the_first_is_told_and_the_others_counted(refuse: Callable[..., str]) -> None:
     assert refuse("seed=one", "dry_run=2").count("(and ") == 0
-    assert refuse("+a_key=1", "+b_key=2").endswith("(and 1 more such)")
+    assert refuse("+a_key=1", "+b_key=2").endswith("(and 1 more like it)")
 
 
 @pytest.mark.parametrize("override", ["seed=[1", "a b"])

@@ -102,7 +102,7 @@ def status(sweep: Path) -> str:
         (ValueError("\x1b[2J"), "ValueError: \\x1b[2J", True),
         (
             FileNotFoundError(2, "No such file", "a.txt"),
-            "a.txt: No such file; mend that, and type the same again",
+            "a.txt: No such file; fix this and rerun the command",
             False,
         ),
     ],

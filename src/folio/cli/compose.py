@@ -1,6 +1,6 @@
-"""What the command lines share: a Hydra config made into a checked `RunConfig`, and errors of one line.
+"""Turn the config that Hydra composed into a checked `RunConfig`, and ask Hydra about the command it runs.
 
-Hydra and OmegaConf are imported here and in the entry points alone; torch and lightning are not.
+Only this package, the entry points and the sweeper import Hydra and OmegaConf. torch and lightning are not imported.
 """
 
 import os
@@ -15,44 +15,52 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from folio.cli.explain import explain, explain_invalid
+from folio.cli.explain import explain_hydra_error, explain_validation_error
 from folio.cli.init_from import apply_init_from, explicit_model_keys
 from folio.config.checks import check_config
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
 from folio.runtime.terminal import did_you_mean
 
-# Hydra would print errors in its own words and several lines; with this it lets them through to one_line_errors.
+# Without it, Hydra prints errors itself, in several lines, instead of letting one_line_errors see them.
 os.environ.setdefault("HYDRA_FULL_ERROR", "1")
 
 
-def load_config(cfg: DictConfig, say: Callable[[str], None] = print) -> RunConfig:
-    """Check a composed config against the schema and itself. Raises: ConfigError."""
+def load_config(cfg: DictConfig, log: Callable[[str], None] = print) -> RunConfig:
+    """Return the typed config of a composed one, checked as far as possible without the data. Raises: ConfigError."""
     try:
         values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(explain(error)) from None
+        raise ConfigError(explain_hydra_error(error)) from None
     assert isinstance(values, dict)
-    overrides = HydraConfig.get().overrides.task
-    values = drop_replaced_keys(typing.cast(dict[str, Any], values), overrides, say)
-    config = validate(values)
-    check_choices(config)
+    overrides = task_overrides()
+    _check_single_options(overrides)
+    config = validate(drop_replaced_keys(typing.cast(dict[str, Any], values), overrides, log))
+    _check_positional_encoding(config.positional_encoding.name)
     if not is_sweep():
         for key, value in (("sweep", config.sweep), ("hparams_search", config.hparams_search)):
             if value is not None:
                 raise ConfigError(f"{key} is for a sweep of many runs; add -m, as in python train.py -m {key}=...")
-    if config.resume is None:  # else the run's own config decides, in resumed_config
+    if config.resume is None:  # otherwise load_resumed_config takes the run's own config
         if config.init_from is not None:
-            config = apply_init_from(config, explicit_model_keys(overrides, conf_dir()), say)
+            config = apply_init_from(config, explicit_model_keys(overrides, conf_dir()), log)
         check_config(config)
     return config
 
 
-def drop_replaced_keys(values: dict[str, Any], overrides: Sequence[str], say: Callable[[str], None]) -> dict[str, Any]:
-    """The values without those that a recipe has for an option that the command line replaced by one without them.
+def validate(values: dict[str, Any]) -> RunConfig:
+    """Return the typed config of plain values, composed or read from a run folder. Raises: ConfigError."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(explain_validation_error(error, values, composed_files())) from None
 
-    `experiment=nanogpt_shakespeare_char schedule=noam` is that recipe with noam, which has no min_learning_rate.
-    Only keys of the group's other options are left out, and `say` gets a line: what is misspelt stays, to be refused.
+
+def drop_replaced_keys(values: dict[str, Any], overrides: Sequence[str], log: Callable[[str], None]) -> dict[str, Any]:
+    """Return the values without the keys that a recipe sets for an option that the command line replaced.
+
+    `experiment=nanogpt_shakespeare_char schedule=noam` is that recipe with noam, which has no min_learning_rate. Only
+    keys that another option of the group has are dropped, and `log` is told; a misspelt key stays, to be refused.
     """
     typed = [override.lstrip("+~").partition("=")[::2] for override in overrides]
     for group, option in typed:
@@ -60,32 +68,24 @@ def drop_replaced_keys(values: dict[str, Any], overrides: Sequence[str], say: Ca
         if group not in ("optimizer", "schedule") or option not in files:
             continue
         keys = {name: set(yaml.safe_load(path.read_text(encoding="utf-8"))) for name, path in files.items()}
-        strangers = set(values[group]) & set().union(*keys.values()) - keys[option]
-        left_out = sorted(key for key in strangers if f"{group}.{key}" not in dict(typed))
-        if left_out:
-            say(f"{group}={option} has no {', '.join(left_out)}: what the recipe has for another {group} is left out")
-            values = values | {group: {key: value for key, value in values[group].items() if key not in left_out}}
+        of_other_options = set(values[group]) & set().union(*keys.values()) - keys[option]
+        dropped = sorted(key for key in of_other_options if f"{group}.{key}" not in dict(typed))
+        if dropped:
+            log(f"{group}={option} has no {', '.join(dropped)}: the recipe's value for another {group} is ignored")
+            values = values | {group: {key: value for key, value in values[group].items() if key not in dropped}}
     return values
 
 
-def validate(values: dict[str, Any]) -> RunConfig:
-    """The typed config of plain values, as composed or as read from a run folder. Raises: ConfigError."""
-    try:
-        return RunConfig.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(explain_invalid(error, values, composed_files())) from None
+def _check_single_options(overrides: Sequence[str]) -> None:
+    """Raises: ConfigError if an override names a list of options, which Hydra would merge."""
+    for override in overrides:
+        group, _, option = override.partition("=")
+        if option.startswith("[") and (conf_dir() / group).is_dir():
+            raise ConfigError(f"{override} names a list, but {group} takes one option; write {group}=option")
 
 
-def check_choices(config: RunConfig) -> None:
-    """Check names whose list is open: a positional encoding is whatever has a file in its config group.
-
-    Hydra would merge the options of a list; no group here means more than one. Raises: ConfigError.
-    """
-    for override in HydraConfig.get().overrides.task:
-        group, _, chosen = override.partition("=")
-        if chosen.startswith("[") and (conf_dir() / group).is_dir():
-            raise ConfigError(f"{override} names a list, and {group} has one option; write {group}=option")
-    name = config.positional_encoding.name
+def _check_positional_encoding(name: str) -> None:
+    """Raises: ConfigError if no file in conf/positional_encoding has this name; the schema allows any."""
     options = sorted(path.stem for path in (conf_dir() / "positional_encoding").glob("*.yaml"))
     if name not in options:
         raise ConfigError(
@@ -94,13 +94,13 @@ def check_choices(config: RunConfig) -> None:
 
 
 def conf_dir() -> Path:
-    """The folder of the YAML files: beside the entry point that Hydra runs."""
+    """Return the folder of the YAML files, which is beside the entry point that Hydra runs."""
     sources = HydraConfig.get().runtime.config_sources
     return Path(next(source.path for source in sources if source.provider == "main"))
 
 
 def composed_files() -> dict[str, Path]:
-    """The YAML files that Hydra chose, by their group; empty where no command line was composed."""
+    """Return the YAML file of each group that Hydra composed; empty if it composed none, as in a script."""
     if not HydraConfig.initialized():
         return {}
     choices = HydraConfig.get().runtime.choices
@@ -108,19 +108,19 @@ def composed_files() -> dict[str, Path]:
     return {"": conf_dir() / "train.yaml"} | files
 
 
+def task_overrides() -> list[str]:
+    """Return the overrides of the run's own config, in the order of the command line."""
+    return list(HydraConfig.get().overrides.task)
+
+
 def is_sweep() -> bool:
-    """Whether the command line has -m."""
+    """Return whether the command line has -m."""
     mode = HydraConfig.get().mode
     return mode is not None and mode.name == "MULTIRUN"
 
 
 def job_folder() -> Path | None:
-    """The folder that a sweep gives this job; None outside a sweep, where the run makes its own."""
+    """Return the folder that a sweep assigned to this job; None for a single run, which creates its own."""
     if not is_sweep():
         return None
     return Path(os.path.relpath(HydraConfig.get().runtime.output_dir))  # as short as the folders of single runs
-
-
-def task_overrides() -> list[str]:
-    """What was typed of this run's own config, in the order of typing."""
-    return list(HydraConfig.get().overrides.task)

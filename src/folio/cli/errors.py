@@ -1,4 +1,4 @@
-"""TODO folio.cli.errors."""
+"""Report what a user can fix in one line with exit code 2. Our own bugs keep their traceback."""
 
 import errno
 import functools
@@ -12,11 +12,11 @@ import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from folio.cli.explain import explain, explain_python
+from folio.cli.explain import explain_hydra_error, explain_python_error
 from folio.runtime.errors import FolioError
 from folio.runtime.terminal import printable
 
-OF_THE_MACHINE = {
+FIXABLE_ERRNOS = {
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EFBIG,
@@ -30,21 +30,17 @@ OF_THE_MACHINE = {
     errno.ELOOP,
     errno.EIO,
 }
-"""Trouble with files that is no bug: a full disk, a quota, permissions, a folder that has gone, an impossible name."""
-
+"""Errors of the file system that are no bug: a full disk, a quota, permissions, a removed folder, an invalid name."""
 
 LONG_WORD = re.compile(r"(\S{300})\S+")
-"""What nobody reads to its end: a number of 5,000 digits, a name of as many letters."""
-
+"""A word too long to show whole, such as a number of 5,000 digits."""
 
 P = ParamSpec("P")
-
-
 R = TypeVar("R")
 
 
 def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Let `command` end with one line and exit code 2 for what its user can mend; our bugs keep their traceback."""
+    """Wrap `command` so that an error that its user can fix is printed in one line and exits with code 2."""
 
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -60,25 +56,27 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def exit_with_error(message: str) -> NoReturn:
-    """End the program with this line (`single_line`), which says what is wrong."""
-    with suppress(OSError):  # the disk on which somebody keeps what a program says may be the full one
+    """Print the message as the reason and exit with code 2."""
+    with suppress(OSError):  # stderr may be redirected to the very disk that is full
         print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 
 def describe_error(error: Exception) -> str | None:
-    """What to tell the user who can mend it; None for a bug of ours."""
+    """Return one line about an error that the user can fix; None for a bug of ours."""
     if isinstance(error, FolioError):
         return single_line(str(error))
     if isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError):
-        return single_line(explain(error))
-    if isinstance(error, OSError) and error.errno in OF_THE_MACHINE:
-        where = f"{error.filename}: " if error.filename else ""
-        return single_line(f"{where}{error.strerror}; mend that, and type the same again")
-    explained = explain_python(error, sys.argv[1:]) if isinstance(error, AttributeError | ValueError) else None
-    return None if explained is None else single_line(explained)
+        return single_line(explain_hydra_error(error))
+    if isinstance(error, OSError) and error.errno in FIXABLE_ERRNOS:
+        file = f"{error.filename}: " if error.filename else ""
+        return single_line(f"{file}{error.strerror}; fix this and rerun the command")
+    if isinstance(error, AttributeError | ValueError):
+        explained = explain_python_error(error, sys.argv[1:])
+        return None if explained is None else single_line(explained)
+    return None
 
 
 def single_line(message: str) -> str:
-    """As a terminal may show it: without what it would obey, and with long words cut."""
+    """Return the message fit for a terminal: control characters escaped, long words cut."""
     return printable(LONG_WORD.sub(r"\1...", message), keep="")

@@ -1,4 +1,4 @@
-"""Mistakes in a config, told in one line with the nearest right word."""
+"""Explain mistakes in a config in one line, with the closest valid key or value."""
 
 import difflib
 import re
@@ -16,8 +16,7 @@ from folio.config.run import RunConfig
 from folio.runtime.terminal import did_you_mean
 
 LONGEST_SHOWN = 200
-"""Characters of a value."""
-
+"""Number of characters of a value that a message shows."""
 
 OTHER_NAMES = {
     "attn_pdrop": "model.attention_dropout",
@@ -38,13 +37,13 @@ OTHER_NAMES = {
     "resid_pdrop": "model.dropout",
     "warmup_iters": "schedule.warmup_steps",
 }
-"""What nanoGPT, Hugging Face's GPT-2, lightning-hydra-template and others call our keys."""
+"""Keys of nanoGPT, Hugging Face's GPT-2, lightning-hydra-template and others, with ours."""
 
 
-def explain(error: Exception) -> str:
-    """One line for what Hydra, OmegaConf or the YAML reader has to say."""
+def explain_hydra_error(error: Exception) -> str:
+    """Return one line for an error of Hydra, OmegaConf or the YAML parser."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        # A group of Hydra's own has two parts, and what was typed for an option may be a path.
+        # Hydra's own groups have two parts, as in hydra/launcher, and the option may be a path.
         named = re.match(r"((?:hydra/)?[^/]*)/?", error.missing_cfg_file)
         assert named is not None
         group, option = named[1], error.missing_cfg_file[named.end() :]
@@ -52,57 +51,55 @@ def explain(error: Exception) -> str:
         return f"{group}={option} is not one of {', '.join(options)}{did_you_mean(option, options)}"
     text = str(error)
     if unknown := re.search(r"Could not override '([^']+)'", text):
-        return _explain_unknown(unknown[1])
+        return _explain_unknown_key(unknown[1])
     if isinstance(error, OverrideParseException):
-        remedy = "write key=value, and quote values with special signs twice, as in 'key=\"a value\"'"
+        remedy = "write key=value, and quote values with special characters twice, as in 'key=\"a value\"'"
         return f"cannot read the override {error.override!r}; {remedy}"
-    if typed := re.search(r"An item is already at '([^']+)'", text):
-        return f"+{typed[1]}: {typed[1]} is a key of the config already; leave the plus out"
-    if typed := re.search(r"Multiple values for (\S+)\.|^(\S+) appears more than once", text):
-        group = typed[1] or typed[2]
-        return f"+{group}: {group} has an option already; write {group}=option without the plus"
+    if existing := re.search(r"An item is already at '([^']+)'", text):
+        return f"+{existing[1]}: {existing[1]} is already a key of the config; remove the plus"
+    if repeated := re.search(r"Multiple values for (\S+)\.|^(\S+) appears more than once", text):
+        group = repeated[1] or repeated[2]
+        return f"+{group}: {group} already has an option; write {group}=option without the plus"
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         mark = error.problem_mark
-        return f"{_shown(mark.name)}, line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+        return f"{_relative(mark.name)}, line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
     if missing := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{missing[1]} must be given: add {missing[1]}=..."
-    reason, _, rank_info = text.partition("\n    full_key: ")
-    key = rank_info.partition("\n")[0]
+    reason, _, location = text.partition("\n    full_key: ")
+    key = location.partition("\n")[0]
     return " ".join(f"{key}: {reason}".split() if key else text.split())
 
 
-def explain_python(error: AttributeError | ValueError, typed: Sequence[str]) -> str | None:
-    """One line for what Hydra lets Python say of the words that somebody typed; None where that is a bug."""
+def explain_python_error(error: AttributeError | ValueError, arguments: Sequence[str]) -> str | None:
+    """Return one line for a Python error with which Hydra rejects an argument; None if the error is a bug."""
     text = str(error)
     if "Config group override" in text:  # model=null
         return f"{text}; write group=option, as in model=nano"
     if "integer string conversion" in text:
-        word = next((word for word in typed if re.search(r"\d{4301}", word)), None)
-        return f"{word} is a number of more digits than can be read; give a smaller one" if word else None
-    if rank_info := re.search(r"full_key: (\S+)", text):  # OmegaConf's mark of a key
-        key = rank_info[1]
-        return f"{key} cannot hold what is given for it; leave it out, or give one of its entries, as in +{key}.x=1"
+        argument = next((argument for argument in arguments if re.search(r"\d{4301}", argument)), None)
+        return f"{argument} has more digits than can be read; use a smaller number" if argument else None
+    if location := re.search(r"full_key: (\S+)", text):  # OmegaConf adds the key to its errors
+        key = location[1]
+        return f"{key} cannot hold this value; leave it out, or set one of its entries, as in +{key}.x=1"
     return None
 
 
-def explain_invalid(error: ValidationError, values: dict[str, Any], files: dict[str, Path]) -> str:
-    """One line for what the schema has against `values`, which were composed from `files`: group -> YAML file."""
-    # A misspelt key first: the right one is missing for no other reason.
+def explain_validation_error(error: ValidationError, values: dict[str, Any], files: dict[str, Path]) -> str:
+    """Return one line for the first fault that the schema finds in `values`, composed from `files` by group."""
+    # Unknown keys come first: a misspelt key also makes the right one missing.
     problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     problem = problems[0]
     n_more = sum(other["type"] == problem["type"] for other in problems[1:])
-    more = f" (and {n_more} more such)" if n_more else ""
-    path = _path_in(values, problem["loc"])
-    key = ".".join(path)
-    if problem["type"] == "extra_forbidden":
-        return f"{_explain_unknown(key)}{_file_with(path, files)}{more}"
+    more = f" (and {n_more} more like it)" if n_more else ""
+    path = _key_path(values, problem["loc"])
     if problem["type"] == "union_tag_invalid":
         path.append("name")
-        key += ".name"
+    key = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        return f"{_explain_unknown_key(key)}{_file_with(path, files)}{more}"
     if problem["type"] == "missing":
         return f"{key} is missing: add {key}=...{more}"
     value = _lookup(values, path)
-    shown = "null" if value is None else _short(str(value))
     context = problem.get("ctx", {})
     literals = re.findall(r"'([^']*)'", str(context.get("expected", context.get("expected_tags", ""))))
     rule = (
@@ -110,28 +107,29 @@ def explain_invalid(error: ValidationError, values: dict[str, Any], files: dict[
         if literals
         else re.sub(r"^\w+ should", "must", problem["msg"]).replace(" after validation", "")
     )
+    shown = "null" if value is None else _shorten(str(value))
     return f"{key}={shown} {rule}{did_you_mean(str(value), literals)}{more}"
 
 
-def _short(value: str) -> str:
+def _shorten(value: str) -> str:
     return value if len(value) <= LONGEST_SHOWN else f"{value[:LONGEST_SHOWN]}..."
 
 
-def _explain_unknown(key: str) -> str:
+def _explain_unknown_key(key: str) -> str:
     known = list(_known_keys(RunConfig))
-    leaves = {full.rpartition(".")[2]: full for full in known}
-    leaf = key.rpartition(".")[2]
-    near = [OTHER_NAMES[leaf]] if leaf in OTHER_NAMES else difflib.get_close_matches(key, known, n=1, cutoff=0.75)
-    near = near or [leaves[leaf] for leaf in difflib.get_close_matches(leaf, leaves, n=1)]
-    if near == [key]:
+    full_keys = {full.rpartition(".")[2]: full for full in known}
+    name = key.rpartition(".")[2]
+    closest = [OTHER_NAMES[name]] if name in OTHER_NAMES else difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    closest = closest or [full_keys[match] for match in difflib.get_close_matches(name, full_keys, n=1)]
+    if closest == [key]:
         group = key.partition(".")[0]
         return f"{key} is a key of another {group}, not of the chosen one; leave it out or choose that {group}"
-    did_you_mean = f"; did you mean {near[0]}?" if near else "; `python train.py --cfg job` prints all keys"
-    return f"{key} is not a key of the config{did_you_mean}"
+    hint = f"did you mean {closest[0]}?" if closest else "`python train.py --cfg job` prints all keys"
+    return f"{key} is not a key of the config; {hint}"
 
 
 def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """All dotted keys of a schema, sections included."""
+    """Yield all dotted keys of a schema, including those of sections."""
     for name, field in section.model_fields.items():
         yield prefix + name
         for inner in _sections_of(field.annotation):
@@ -143,8 +141,8 @@ def _sections_of(annotation: Any) -> list[type[BaseModel]]:
     return [member for member in members if isinstance(member, type) and issubclass(member, BaseModel)]
 
 
-def _path_in(values: dict[str, Any], location: tuple[int | str, ...]) -> list[str]:
-    """A pydantic location without the tags of unions, which are no keys: ('optimizer', 'adamw', 'eps')."""
+def _key_path(values: dict[str, Any], location: tuple[int | str, ...]) -> list[str]:
+    """Return a pydantic location, such as ('optimizer', 'adamw', 'eps'), without the tags of unions."""
     path: list[str] = []
     node: Any = values
     for index, part in enumerate(location):
@@ -164,12 +162,12 @@ def _lookup(values: Any, path: list[str]) -> Any:
 
 
 def _file_with(path: list[str], files: dict[str, Path]) -> str:
-    """Which file holds a key, as a bracketed remark; empty if it came from the command line."""
+    """Return the file that holds a key, in brackets; empty if the key is from the command line."""
     for group, file in files.items():
         content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
         inner = path[1:] if path[0] == group else path
         if _holds(content, path) or (inner != path and _holds(content, inner)):
-            return f" (in {_shown(file)})"
+            return f" (in {_relative(file)})"
     return ""
 
 
@@ -181,6 +179,6 @@ def _holds(content: Any, path: list[str]) -> bool:
     return True
 
 
-def _shown(file: str | Path) -> str:
+def _relative(file: str | Path) -> str:
     path = Path(file)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

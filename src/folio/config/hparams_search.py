@@ -1,4 +1,4 @@
-"""TODO folio.config.hparams_search."""
+"""The `hparams_search` section of the config, which belongs to a sweep and not to a run."""
 
 from typing import Literal
 
@@ -6,11 +6,11 @@ from folio.config.section import Count, CountOrZero, Section, Text
 
 
 class SearchConfig(Section):
-    """A search for the values that serve an objective best, over the trials of one sweep. See `folio.sweeps.search`."""
+    """A search for the values that give the best objective. Each trial is a run. See `folio.sweeps.search`."""
 
     name: Literal["optuna"]
     n_trials: Count
-    """In all, those that failed included."""
+    """Number of trials, failed ones included."""
     objective: Literal[
         "val/loss_nats",
         "val/bits_per_byte",
@@ -20,14 +20,15 @@ class SearchConfig(Section):
         "train/loss_nats",
         "train/tokens_per_s",
     ]
-    """A figure of metrics.json: the most of accuracy and tokens/s, the least of the others."""
+    """Entry of metrics.json to optimize: accuracy and tokens/s are maximized, the others minimized."""
     space: dict[str, Text] | None
-    """What is searched, in the words of a sweep by key. Keys that are typed go before it."""
+    """Values to search for each key, written as on a sweep's command line, where keys may replace those given here."""
     n_startup_trials: CountOrZero
-    """Drawn at random before TPE learns from them; as many must have ended before any trial is stopped early."""
+    """Number of trials with random values, before TPE learns from them. No trial is pruned until as many have ended."""
     prune: bool
-    """Stop a trial whose best validation so far is worse than the median of the others at the same step."""
+    """Stop a trial if its best validation so far is worse than the median of the other trials at the same step."""
 
     @property
     def maximizes(self) -> bool:
+        """Whether a larger objective is better."""
         return self.objective in ("val/accuracy", "train/tokens_per_s")

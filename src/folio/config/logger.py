@@ -1,4 +1,4 @@
-"""TODO folio.config.logger."""
+"""The `logger` section of the config."""
 
 from typing import Literal
 
@@ -6,4 +6,6 @@ from folio.config.section import Section
 
 
 class LoggerConfig(Section):
+    """Where curves are written."""
+
     name: Literal["tensorboard", "csv", "none"]

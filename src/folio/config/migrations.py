@@ -1,4 +1,4 @@
-"""What a run that an older Folio began meant by what its config does not say yet."""
+"""Read the configs of runs that an older version of Folio started."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -7,31 +7,31 @@ from typing import Any
 NEW_KEYS: dict[str, Any] = {
     "training.on_nan": "stop",
     "training.max_nan_steps": 10,
-    "optimizer.adamw_learning_rate": None,  # of Muon
+    "optimizer.adamw_learning_rate": None,  # Muon's
     "model.attention_dropout": None,
 }
-"""Keys that came after checkpoints of format 2, and the values at which nothing is different from before."""
+"""Keys added since checkpoint format 2, with the values that reproduce what Folio did before it had them."""
 
 
-def migrate_config(config: Any) -> Any:
-    """A run's plain config with the keys that its Folio did not have; the rest is left for the schema to refuse."""
-    config = deepcopy(config)
-    for section, leaf, key in list(_missing(config)):
-        section[leaf] = NEW_KEYS[key]
-    return config
+def migrate_config(values: Any) -> Any:
+    """Return the plain values of a config with the keys it lacks added. The schema then refuses all other faults."""
+    values = deepcopy(values)
+    for section, name, key in list(_missing(values)):
+        section[name] = NEW_KEYS[key]
+    return values
 
 
-def missing_keys(config: Any) -> list[str]:
-    """Those that `migrate_config` adds."""
-    return [key for _, _, key in _missing(config)]
+def missing_keys(values: Any) -> list[str]:
+    """Return the keys that `migrate_config` adds."""
+    return [key for _, _, key in _missing(values)]
 
 
-def _missing(config: Any) -> Iterator[tuple[dict[str, Any], str, str]]:
-    """The section, the key in it, and its full name."""
+def _missing(values: Any) -> Iterator[tuple[dict[str, Any], str, str]]:
+    """Yield each missing key: its section, its name in the section, and its full name."""
     for key in NEW_KEYS:
-        name, _, leaf = key.partition(".")
-        section = config.get(name) if isinstance(config, dict) else None
-        if not isinstance(section, dict) or leaf in section:
+        group, _, name = key.partition(".")
+        section = values.get(group) if isinstance(values, dict) else None
+        if not isinstance(section, dict) or name in section:
             continue
-        if name != "optimizer" or section.get("name") == "muon":
-            yield section, leaf, key
+        if group != "optimizer" or section.get("name") == "muon":
+            yield section, name, key

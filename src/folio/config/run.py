@@ -1,7 +1,7 @@
-"""The typed schema of a run, and the checks that need nothing but the config.
+"""`RunConfig`, the index of all keys.
 
-Imports neither torch nor lightning, so that a mistake is answered at once. `folio.cli.compose` turns a Hydra config
-into a `RunConfig`; everything below the entry points sees only these plain, frozen values.
+`folio.cli.compose` turns a Hydra config into a `RunConfig`; the code below the entry points sees only these typed,
+frozen values. Nothing here imports torch or lightning, so a mistake is reported at once.
 """
 
 import re
@@ -26,36 +26,48 @@ from folio.models.transformer_config import Conditioning
 
 
 class PathsConfig(Section):
+    """Where files are kept."""
+
     data_dir: Text
-    """Prepared token files and downloaded assets."""
+    """Folder of prepared token files and downloaded assets."""
     output_dir: Text
-    """Run folders."""
+    """Folder of run folders."""
 
 
 class RunConfig(Section):
-    """One run, whole: with the code it repeats the run."""
+    """All keys of a run. Together with the code, they repeat the run."""
 
+    # The command, not the run: config.yaml leaves these out.
     sweep: Text | None = Field(default=None, exclude=True)
-    """`latest` or the folder of a sweep: run what is missing or failed there. Of the command, not of a run."""
+    """`latest` or the folder of a sweep whose missing and failed runs are to be run."""
     hparams_search: SearchConfig | None = Field(default=None, exclude=True)
-    """Of the command, too."""
+    """The search that a sweep performs."""
 
+    # The run
     name: Name | None
-    """Of the run folder; <data>-<model> when null."""
+    """Name in the run folder's name; <data>-<model> when null."""
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     deterministic: bool
+    """Whether to refuse operations whose result depends on scheduling."""
     dry_run: bool
+    """Whether to stop after the summary, before the first step."""
     resume: Text | None
-    """`latest` or a run folder: go on there with its own config."""
+    """`latest` or a run folder: resume that run with its own config."""
     init_from: str | None
-    """A folder of Hugging Face's GPT-2 to begin with; it decides the size. See `folio.cli.init_from`."""
+    """Folder of Hugging Face's GPT-2, whose size and weights the run starts with. See `folio.cli.init_from`."""
     paths: PathsConfig
+
+    # The data
     data: Annotated[DataSources, Field(discriminator="name")]
     tokenizer: Annotated[TokenizerConfig | WordTokenizerConfig, Field(discriminator="name")]
+
+    # The model
     model: ModelConfig
     conditioning: Conditioning | None
-    """Of an encoder-decoder: how the decoder reads the encoder."""
+    """How the decoder of an encoder-decoder reads the encoder; null for other families."""
     positional_encoding: PositionalEncodingConfig
+
+    # The training
     objective: Annotated[Objectives, Field(discriminator="name")]
     optimizer: Annotated[Optimizers, Field(discriminator="name")]
     schedule: Annotated[Schedules, Field(discriminator="name")]
@@ -66,20 +78,21 @@ class RunConfig(Section):
 
     @property
     def run_name(self) -> str:
+        """`name`, or the default that null stands for."""
         return self.name or f"{self.data.name}-{self.model.name}"
 
     @property
     def micro_batch_size(self) -> int:
-        """On a device."""
+        """Number of sequences in one forward pass on a device: training.micro_batch_size, or what null stands for."""
         return self.training.micro_batch_size or self.training.batch_size // self.trainer.n_processes
 
     @property
     def accumulate_grad_batches(self) -> int:
-        """Micro batches of a device in one optimizer step."""
+        """Number of micro-batches of a device in one optimizer step."""
         return self.training.batch_size // (self.micro_batch_size * self.trainer.n_processes)
 
     def transformer_config(self, vocab_size: int) -> TransformerConfig:
-        """The model's own config. Raises: ConfigError where the numbers do not fit together."""
+        """Return the config of the model alone. Raises: ConfigError if its values do not fit together."""
         shape = self.model.model_dump(exclude={"name", "vocab_size"})
         try:
             return TransformerConfig(
@@ -101,7 +114,7 @@ class RunConfig(Section):
 
 
 def _in_config_keys(message: str) -> str:
-    """TransformerConfig's message with the keys and the null that a person types."""
+    """Return TransformerConfig's error message with the keys, and the null, of the command line."""
     keys = {name: f"model.{name}" for name in ModelConfig.model_fields} | {
         "positional_base": "positional_encoding.base"
     }

@@ -1,4 +1,4 @@
-"""What every node of the config is made of."""
+"""Base classes and field types of the config's sections."""
 
 import pkgutil
 from typing import Annotated, Any, ClassVar
@@ -8,22 +8,26 @@ from pydantic import BaseModel, ConfigDict, Field
 from folio.runtime.errors import FolioError
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+"""A number from 0 up to, but not including, 1."""
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+"""A number from 0 to 1."""
 NonNegative = Annotated[float, Field(ge=0.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(gt=0, le=2**31 - 1)]
-"""Of steps, sequences or tokens: above, arrays of indices would overflow or take for ever to make."""
+"""A number of steps, sequences or tokens. Larger ones overflow index arrays, or take forever to build them."""
 CountOrZero = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Text = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+"""A name that becomes part of a folder's name, and therefore cannot contain a path."""
 Betas = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 
 
 class ConfigError(FolioError):
-    """A config that cannot run: key, value, rule and remedy in one line."""
+    """A config that cannot run. The message gives key, value, rule and remedy in one line."""
 
 
 class Section(BaseModel):
-    """A node of the config: unknown keys and wrong types are errors, and nothing changes once it is built."""
+    """One group of keys. Unknown keys and wrong types are errors, and a section never changes once it is built."""
 
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -31,16 +35,12 @@ class Section(BaseModel):
 
 
 class Option(Section):
-    """A section that says where the code lies that it chooses."""
+    """A section that selects a class or function. To add an option is to add a subclass that names its code."""
 
     code: ClassVar[str]
-    """`module:name`, imported when a run needs it and not before, for it may import torch. No key of the config."""
+    """Location of the code as `module:name`. It is no key of the config, so a config cannot name code to run."""
 
     @classmethod
     def load_code(cls) -> Any:
-        """The class or function that `code` names."""
+        """Import and return the class or function that `code` names. The import may load torch."""
         return pkgutil.resolve_name(cls.code)
-
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-"""Of a folder, so it cannot lead out of the one that it lies in."""

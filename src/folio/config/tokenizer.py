@@ -1,4 +1,4 @@
-"""TODO folio.config.tokenizer."""
+"""The tokenizers and their keys."""
 
 from typing import Annotated, Literal
 
@@ -8,12 +8,14 @@ from folio.config.section import Section
 
 
 class TokenizerConfig(Section):
-    """Of a tokenizer that leaves nothing to choose."""
+    """A tokenizer without options."""
 
     name: Literal["gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "char", "byte"]
 
 
 class WordTokenizerConfig(Section):
+    """The words and punctuation of the text."""
+
     name: Literal["word"]
     max_vocab_size: Annotated[int, Field(ge=4, le=2**31 - 1)] | None
-    """How many ids there may be, those of the unknown, of joins and of spaces included; null: one for every word."""
+    """Number of ids, including those for unknown words, joins and spaces; one for every word when null."""

@@ -1,4 +1,4 @@
-"""TODO folio.config.trainer."""
+"""The `trainer` section of the config: the machine."""
 
 from typing import Literal
 
@@ -6,23 +6,25 @@ from folio.config.section import Count, Section
 
 
 class TrainerConfig(Section):
+    """The devices that train, and how they compute."""
+
     accelerator: Literal["auto", "cpu", "gpu", "mps"]
     devices: Count
-    """Of each machine: a process for each GPU; on a CPU as many processes as are asked for."""
+    """Number of devices on each machine, with one process for each. A CPU can have any number of processes."""
     num_nodes: Count = 1
-    """Machines. More than one are started by torchrun or SLURM."""
+    """Number of machines. torchrun or SLURM must start more than one."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
-    """Of many devices: the whole model on each (ddp), or a share of weights, gradients and moments on each (fsdp)."""
+    """Contents of each of several devices: the whole model, or a share of weights, gradients and moments."""
     activation_checkpointing: bool = False
-    """Compute each block once more in the backward pass, and keep only what goes into it."""
+    """Whether to keep only the inputs of blocks, and compute each block again in the backward pass."""
     precision: Literal["auto", "32-true", "mixed", "bf16-mixed", "16-mixed"]
-    """mixed: bfloat16 where the device has it, else float16; auto: mixed on a GPU, 32-true elsewhere."""
+    """mixed: bfloat16 if the device supports it, else float16; auto: mixed on a GPU, 32-true elsewhere."""
     compile: bool
-    """torch.compile the model."""
+    """Whether to compile the model with torch.compile."""
     detect_anomaly: bool
-    """Stop where a gradient becomes NaN and name the operation; slow."""
+    """Whether to stop when a gradient becomes NaN and name the operation; slow."""
 
     @property
     def n_processes(self) -> int:
-        """Over all machines."""
+        """Number of processes on all machines together."""
         return self.devices * self.num_nodes

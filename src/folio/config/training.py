@@ -1,4 +1,4 @@
-"""TODO folio.config.training."""
+"""The `training` section of the config: the loop."""
 
 from typing import Literal
 
@@ -6,18 +6,20 @@ from folio.config.section import Count, Positive, Section
 
 
 class TrainingConfig(Section):
+    """How long to train, on how much at once, and what to do how often."""
+
     max_steps: Count
-    """Optimizer steps in the whole run."""
+    """Number of optimizer steps in the run."""
     batch_size: Count
-    """Sequences in one optimizer step, over all devices and accumulation."""
+    """Number of sequences in one optimizer step, over all devices and micro-batches."""
     micro_batch_size: Count | None
-    """Sequences at once on a device; its whole share of the batch when null."""
+    """Number of sequences in one forward pass on a device; the device's whole share of the batch when null."""
     gradient_clip_norm: Positive | None
-    """Gradients whose global norm is larger are scaled down to it; null: never."""
+    """Global norm to which larger gradients are scaled down; no clipping when null."""
     validate_every_steps: Count
     log_every_steps: Count
     checkpoint_every_steps: Count
     on_nan: Literal["stop", "skip"]
-    """Where gradients are NaN or infinite: stop the run, or leave the update of that step out."""
+    """Reaction to NaN or infinite gradients: stop the run, or skip the update of that step."""
     max_nan_steps: Count
-    """Of on_nan=skip: so many such steps in a row stop the run."""
+    """Number of skipped updates in a row that stops the run."""

@@ -116,7 +116,7 @@ def compose_job(loader: ConfigLoader, config: DictConfig, overrides: Sequence[st
         HydraConfig.instance().set_config(composed)
         with open_dict(composed):
             del composed["hydra"]
-        job = load_config(composed, say=lambda line: None)
+        job = load_config(composed, log=lambda line: None)
         if job.resume is not None:
             raise ConfigError(f"resume={job.resume} is for a single run; resume a sweep with -m sweep=latest")
         return job

@@ -1,0 +1,95 @@
+"""Docstrings exist and begin in plain English, as far as a program can tell."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FILES = [
+    ROOT / "train.py",
+    *sorted(path for folder in ("src", "scripts", "benchmarks") for path in (ROOT / folder).rglob("*.py")),
+]
+
+FORBIDDEN_FIRST_WORDS = {"Of", "What", "Those", "Whom", "Whose"}
+"""A docstring that begins with one of these is a fragment: "Of the model" for "Number of layers of the model"."""
+
+NOT_DONE = {
+    "benchmarks",
+    "scripts",
+    "src/folio/cli/corpus.py",
+    "src/folio/config/callbacks.py",
+    "src/folio/config/checks.py",
+    "src/folio/config/data.py",
+    "src/folio/config/model.py",
+    "src/folio/config/objective.py",
+    "src/folio/config/optimizer.py",
+    "src/folio/data",
+    "src/folio/distributed",
+    "src/folio/figures",
+    "src/folio/generation",
+    "src/folio/models",
+    "src/folio/objectives",
+    "src/folio/optim",
+    "src/folio/report",
+    "src/folio/runs",
+    "src/folio/runtime",
+    "src/folio/sweeps",
+    "src/folio/training",
+}
+"""Temporary: folders and files that still have to be rewritten. Must end up empty."""
+
+
+def done_files() -> list[Path]:
+    return [path for path in FILES if not any(path.is_relative_to(ROOT / name) for name in NOT_DONE)]
+
+
+def docstrings(tree: ast.Module) -> Iterator[ast.Constant]:
+    """Yield the docstrings of a module, its classes, functions and attributes.
+
+    An attribute docstring is a string that follows an assignment.
+    """
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        for index, statement in enumerate(node.body):
+            if index > 0 and not isinstance(node.body[index - 1], ast.Assign | ast.AnnAssign):
+                continue
+            match statement:
+                case ast.Expr(ast.Constant(str()) as docstring):
+                    yield docstring
+
+
+def test_docstrings_of_all_kinds_are_found() -> None:
+    source = """'module'
+NAME = 1
+'constant'
+class A:
+    'class'
+    x: int
+    'attribute'
+    def f(self):
+        'method'
+"""
+    found = {docstring.value for docstring in docstrings(ast.parse(source))}
+    assert found == {"module", "constant", "class", "attribute", "method"}
+    assert ROOT / "train.py" in done_files()
+
+
+def test_no_docstring_begins_with_a_fragment() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{docstring.lineno}: {str(docstring.value)[:60]}"
+        for path in done_files()
+        for docstring in docstrings(ast.parse(path.read_text(encoding="utf-8")))
+        if str(docstring.value).split(maxsplit=1)[0] in FORBIDDEN_FIRST_WORDS
+    ]
+    assert not wrong, "begin these docstrings with what the thing is or does:\n" + "\n".join(wrong)
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    wrong = []
+    for path in done_files():
+        source = path.read_text(encoding="utf-8")
+        docstring = ast.get_docstring(ast.parse(source))
+        if source and (not docstring or docstring.startswith("TODO")):
+            wrong.append(str(path.relative_to(ROOT)))
+    assert not wrong, "these modules have no docstring:\n" + "\n".join(wrong)
