@@ -1,6 +1,6 @@
-"""Speed and memory, measured side by side: python -m benchmarks [PART ...] [--nanogpt PATH]
+"""Measure speed and memory side by side: python -m benchmarks [PART ...] [--nanogpt PATH]
 
-docs/performance.md says what each part measures, and what came of it.
+docs/performance.md describes what each part measures, and the results.
 """
 
 import sys
@@ -13,11 +13,11 @@ import typer
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from benchmarks.contenders.selection import choose_peers
-from benchmarks.options import Options, Progress
-from benchmarks.parts.quality import CONTESTS, measure_quality
-from benchmarks.report.results import Report
-from benchmarks.workloads import SAME_FUNCTION, WORKS, Work
+from benchmarks.contenders.selection import PEERS, choose_peers
+from benchmarks.options import Options, ProgressLine
+from benchmarks.parts.quality import COMPARISONS
+from benchmarks.report.results import BenchmarkReport
+from benchmarks.workloads import SAME_FUNCTION, WORKLOADS, Workload
 from folio.cli.compose import validate
 from folio.cli.corpus import prepared_data
 from folio.cli.scripts import run_script
@@ -26,80 +26,83 @@ from folio.config.run import RunConfig
 from folio.runtime.errors import FolioError
 from folio.runtime.terminal import did_you_mean
 
-ROOT = Path(__file__).resolve().parent.parent
-CONF_DIR = ROOT / "conf"
+CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
 
 PLAIN_WIDTH = 170
-"""Columns of the tables where no terminal has its own."""
+"""Columns of the tables when the output is not a terminal."""
 
 PARTS = {
-    "hardware": "matrix products and copying at their fastest",
-    "step": "training steps of Folio and its peers; comes with hardware",
-    "overhead": "train.py against a bare loop, at the works a and b",
+    "hardware": "fastest matrix products and copies of this machine",
+    "step": "a training step of Folio and its peers; includes hardware",
+    "overhead": "train.py against a bare loop, on the workloads a and b",
     "memory": "peak memory of the same processes",
     "data": "a batch: one gather against a loop",
-    "loss": "the loss over 50,257 symbols: chunks against all logits at once",
-    "generation": "GPT-2 small writes 64 and 256 tokens",
-    "startup": "until the first error, token and step",
+    "loss": "the loss over 50,257 symbols: in chunks against all logits at once",
+    "generation": "GPT-2 small generates 64 and 256 tokens",
+    "startup": "time to the first error, token and step",
     "scaling": "a step against context, batch, vocabulary, depth and corpus",
-    "prepare": "a corpus and a text into tokens, against tiktoken alone; two minutes, so only by name",
-    "quality": "who reaches a validation loss first; takes many minutes, so only by name",
+    "prepare": "a corpus and a text into tokens, against tiktoken alone; two minutes",
+    "quality": "which recipe reaches a validation loss first; up to two hours",
 }
-ONLY_BY_NAME = ("quality", "prepare")
+ONLY_BY_NAME = ("prepare", "quality")
+"""Parts that take long, and are measured only if named."""
+
 TRAINING = {"step", "overhead", "memory"}
-"""Parts that measure the works."""
+"""Parts that measure the workloads."""
 
 
 def main(
     parts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PART...", help=f"Of {', '.join(PARTS)}; all but the last two if none is named."),
+        typer.Argument(metavar="PART...", help=f"{', '.join(PARTS)}. Without a name: all but the last two."),
     ] = None,
-    rounds: Annotated[int, typer.Option(help="How often each side has its turn.")] = 3,
-    nanogpt: Annotated[Path | None, typer.Option(help="A checkout of nanoGPT to compare with.")] = None,
+    rounds: Annotated[int, typer.Option(help="Number of rounds; each contender has one turn in each.")] = 3,
+    nanogpt: Annotated[Path | None, typer.Option(help="Folder of a checkout of nanoGPT to compare with.")] = None,
     peers: Annotated[
-        str | None, typer.Option(help="Of bare, hf, nanogpt, separated by commas; all there are if not given.")
+        str | None, typer.Option(help=f"Peers, separated by commas: {', '.join(PEERS)}. Default: all available.")
     ] = None,
     work: Annotated[
-        str | None, typer.Option(help="Of a, b, c, d and (on a GPU) e, separated by commas; all if not given.")
+        str | None,
+        typer.Option(help=f"Workloads, separated by commas: {', '.join(WORKLOADS)}. Default: all (e needs a GPU)."),
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help=f"Of quality: {', '.join(CONTESTS)}, separated by commas; both if not given.")
+        str | None,
+        typer.Option(help=f"Recipes for quality, separated by commas: {', '.join(COMPARISONS)}. Default: both."),
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="An override of train.py for every run; may be given again.")
+        list[str] | None, typer.Option("--set", help="An override of train.py for every run; can be repeated.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of each side; torch's choice if not given.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Write everything there as JSON.")] = None,
-    plots: Annotated[Path | None, typer.Option(help="Draw pictures into that folder.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of each contender. Default: PyTorch's choice.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write all results to this JSON file.")] = None,
+    plots: Annotated[Path | None, typer.Option(help="Write plots into this folder.")] = None,
 ) -> None:
-    """Time Folio and other programs in turn, A B A B ..., and show medians, spread and ratios.
+    """Time Folio and other programs in turn, and show medians, ranges and ratios.
 
-    Each side is a process of its own that waits while another works. Before a time counts, the sides have to have the
-    same losses on the same batches. All parts but the last two take about ten minutes on two cores, without nanoGPT.
+    Each contender is a process of its own that waits while another works. Their times count only if they compute the
+    same losses from the same batches. All parts but prepare and quality take about ten minutes on two cores.
     """
     chosen = choose(parts or [], PARTS, "part") or [part for part in PARTS if part not in ONLY_BY_NAME]
-    works = choose(work.split(",") if work else [], WORKS, "--work")
-    recipes = choose(recipe.split(",") if recipe else [], CONTESTS, "--recipe")
+    workload_names = choose(work.split(",") if work else [], WORKLOADS, "--work")
+    recipes = choose(recipe.split(",") if recipe else [], COMPARISONS, "--recipe") or list(COMPARISONS)
     for option, value in (("rounds", rounds), ("threads", threads)):
         if value is not None and value < 1:
             raise FolioError(f"--{option}={value} must be 1 or more")
-    check_targets(output, plots)
-    progress, given = Progress(), tuple(overrides or ())
-    options = Options(rounds, choose_peers(peers, nanogpt), composed, threads, given, progress)
-    check_overrides(given, works or list(WORKS) if TRAINING.intersection(chosen) else [])
+    check_output_paths(output, plots)
+    progress = ProgressLine()
+    options = Options(rounds, choose_peers(peers, nanogpt), compose, threads, tuple(overrides or ()), progress)
+    check_overrides(options.overrides, workload_names or list(WORKLOADS) if TRAINING.intersection(chosen) else [])
 
-    report = Report({})
+    report = BenchmarkReport({})
     try:
-        measure(chosen, settle_works(works), recipes or list(CONTESTS), options, report)
-    finally:  # what was measured before a mistake, or before Ctrl-C, took long enough
+        measure(chosen, available_workloads(workload_names), recipes, options, report)
+    finally:  # after an error or Ctrl-C, too: what has been measured took long enough
         progress.clear()
         if report.series:
             present(report, output, plots)
 
 
 def choose(names: list[str], known: Iterable[str], option: str) -> list[str]:
-    """The names, each once, in the order of what is known. Raises: FolioError for one that is not."""
+    """Return the names without duplicates, in the order of `known`. Raises: FolioError for an unknown name."""
     known = list(known)
     for name in names:
         if name not in known:
@@ -107,34 +110,35 @@ def choose(names: list[str], known: Iterable[str], option: str) -> list[str]:
     return [name for name in known if name in names]
 
 
-def check_targets(output: Path | None, plots: Path | None) -> None:
-    """Whether the results can be written, before there are any. Raises: FolioError."""
+def check_output_paths(output: Path | None, plots: Path | None) -> None:
+    """Check before measuring that the results can be written. Raises: FolioError."""
     if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
-        raise FolioError(f"--output={output} cannot be written: it is a folder, or lies in none; name a file")
+        raise FolioError(f"--output={output} cannot be written: it is a folder, or its folder is missing; name a file")
     if plots is not None and plots.exists() and not plots.is_dir():
         raise FolioError(f"--plots={plots} is a file; name a folder")
 
 
-def settle_works(names: list[str]) -> list[Work]:
-    """The works of these names; all that this machine can do where there are none. Raises: FolioError."""
+def available_workloads(names: list[str]) -> list[Workload]:
+    """Return the named workloads, or without names all that this machine can run. Raises: FolioError."""
     import torch
 
     has_gpu = torch.cuda.is_available()
     for name in names:
-        if WORKS[name].on_gpu and not has_gpu:
-            raise FolioError(f"--work={name} needs a CUDA GPU, and PyTorch sees none on this machine; leave it out")
-    return [work for work in WORKS.values() if work.name in names or (not names and (has_gpu or not work.on_gpu))]
+        if WORKLOADS[name].on_gpu and not has_gpu:
+            raise FolioError(f"--work={name} needs a CUDA GPU, and PyTorch finds none on this machine; leave it out")
+    if names:
+        return [WORKLOADS[name] for name in names]
+    return [workload for workload in WORKLOADS.values() if has_gpu or not workload.on_gpu]
 
 
-def check_overrides(overrides: Sequence[str], works: Sequence[str]) -> None:
-    """Whether they are keys and values, and fit the works. Raises: FolioError."""
-    for words in (SAME_FUNCTION, *(WORKS[name].overrides for name in works)):
-        checked([*words, *overrides])
+def check_overrides(overrides: Sequence[str], workload_names: Sequence[str]) -> None:
+    """Check that the overrides are valid, also together with the workloads. Raises: FolioError."""
+    for base in (SAME_FUNCTION, *(WORKLOADS[name].overrides for name in workload_names)):
+        compose_checked([*base, *overrides])
 
 
-def present(report: Report, output: Path | None, plots: Path | None) -> None:
-    """Print the tables, and write the files that were asked for."""
-    # Only now what takes long to import.
+def present(report: BenchmarkReport, output: Path | None, plots: Path | None) -> None:
+    """Print the tables, and write the requested files."""
     from benchmarks.report.tables import print_report
 
     print_report(report, Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH))
@@ -147,55 +151,55 @@ def present(report: Report, output: Path | None, plots: Path | None) -> None:
 
 
 def measure(
-    parts: Sequence[str], works: Sequence[Work], recipes: Sequence[str], options: Options, report: Report
+    parts: Sequence[str],
+    workloads: Sequence[Workload],
+    recipes: Sequence[str],
+    options: Options,
+    report: BenchmarkReport,
 ) -> None:
-    """All parts, one after the other, into the report."""
+    """Measure the parts, one after another, and add their series to the report."""
     import torch
 
-    from benchmarks.parts import hardware as machine
-    from benchmarks.parts import operations as micro
     from benchmarks.parts.generation import measure_generation
+    from benchmarks.parts.hardware import describe_machine, measure_hardware
+    from benchmarks.parts.operations import measure_data, measure_loss
+    from benchmarks.parts.preparation import measure_preparation
+    from benchmarks.parts.quality import measure_quality
     from benchmarks.parts.scaling import measure_scaling
     from benchmarks.parts.startup import measure_startup
-    from benchmarks.parts.training import measure_works
+    from benchmarks.parts.training import measure_workloads
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    report.machine = machine.describe_machine(options.threads)
+    report.machine = describe_machine(options.threads)
     if "hardware" in parts or "step" in parts:
-        report.series += machine.hardware(options.rounds, options.say)
-    if TRAINING.intersection(parts):
-        measure_works(works, parts, options, report)
-    for name, short in (("data", micro.data), ("loss", micro.loss)):
+        measure_hardware(options, report)
+    measure_workloads(workloads, parts, options, report)
+    for name, measure_part in {
+        "data": measure_data,
+        "loss": measure_loss,
+        "prepare": measure_preparation,
+        "generation": measure_generation,
+        "startup": measure_startup,
+        "scaling": measure_scaling,
+    }.items():
         if name in parts:
-            options.say(name)
-            report.series += short(options.rounds)
-    if "prepare" in parts:
-        from benchmarks.parts.preparation import measure_preparing
-
-        data_dir = Path(options.compose(SAME_FUNCTION).paths.data_dir)
-        report.series += measure_preparing(options.rounds, data_dir, options.say)
-    if "generation" in parts:
-        measure_generation(options, report)
-    if "startup" in parts:
-        measure_startup(options, Path(options.compose(SAME_FUNCTION).paths.data_dir), ROOT, report)
-    if "scaling" in parts:
-        measure_scaling(options, report)
+            measure_part(options, report)
     if "quality" in parts:
         measure_quality(recipes, options, report)
 
 
-def composed(overrides: Sequence[str]) -> RunConfig:
-    """A config as train.py would have it, with its data prepared."""
-    config = checked(overrides)
+def compose(overrides: Sequence[str]) -> RunConfig:
+    """Return the config that train.py would use, with its data prepared."""
+    config = compose_checked(overrides)
     data = prepared_data(config)
     config = fill_vocab_size(config, data.tokenizer.vocab_size)
     check_split_lengths(config, data.train.info.n_tokens, data.val.info.n_tokens)
     return config
 
 
-def checked(overrides: Sequence[str]) -> RunConfig:
-    """The config of these overrides. Raises: FolioError, and what Hydra raises."""
+def compose_checked(overrides: Sequence[str]) -> RunConfig:
+    """Return the config of these overrides. Raises: FolioError, or Hydra's own errors."""
     with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         values = OmegaConf.to_container(hydra.compose("train", list(overrides)))
     config = validate(cast(dict[str, Any], values))

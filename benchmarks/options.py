@@ -1,4 +1,4 @@
-"""What holds for every part of one call of the benchmark. Imports no torch."""
+"""The options of one run of the benchmark, which every part reads. Imports no torch."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -6,18 +6,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders.protocol import Spec
+from benchmarks.contenders.protocol import WorkerSpec
 from benchmarks.contenders.selection import Peers
+from benchmarks.workloads import SAME_FUNCTION
 from folio.config.run import RunConfig
 
 Compose = Callable[[Sequence[str]], RunConfig]
-"""Overrides of train.py -> its config, with the data prepared and model.vocab_size settled."""
+"""Overrides of train.py -> its config, with the data prepared and model.vocab_size set."""
 
 
-class Progress:
-    """Says on standard error what is being measured: one line that changes on a terminal, a line each elsewhere.
+class ProgressLine:
+    """Tells on standard error what is being measured: one changing line on a terminal, otherwise a line each.
 
-    Nothing is drawn while a side works: it would take time from it.
+    Nothing is drawn while a contender works, because that would slow it down.
     """
 
     def __init__(self) -> None:
@@ -34,22 +35,30 @@ class Progress:
 
 @dataclass(frozen=True)
 class Options:
+    """How to measure: the number of rounds, the peers, and what to override."""
+
     rounds: int
     peers: Peers
     compose: Compose
     threads: int | None = None
+    """Threads of each contender; None: PyTorch's default."""
     overrides: tuple[str, ...] = ()
-    say: Callable[[str], None] = field(default_factory=Progress)
+    """Overrides of train.py for every run."""
+    say: Callable[[str], None] = field(default_factory=ProgressLine)
 
-    def spec(self, config: RunConfig, folder: Path, side: str, **changes: Any) -> Spec:
-        """A side that trains on a config; `folder` holds those of all sides, and the weights that they share."""
+    def data_dir(self) -> Path:
+        """Prepare Tiny Shakespeare if necessary, and return the data folder."""
+        return Path(self.compose(SAME_FUNCTION).paths.data_dir)
+
+    def spec(self, config: RunConfig, folder: Path, contender: str, **changes: Any) -> WorkerSpec:
+        """Describe a contender that trains on a config. `folder` is shared by all, and holds their common weights."""
         fields: dict[str, Any] = {
             "task": "train",
-            "side": side,
+            "contender": contender,
             "config": config.model_dump(),
-            "folder": str(folder / side),
+            "folder": str(folder / contender),
             "weights": str(folder / "weights.pt"),
             "nanogpt": None if self.peers.nanogpt is None else str(self.peers.nanogpt.resolve()),
             "threads": self.threads,
         }
-        return Spec(**(fields | changes))
+        return WorkerSpec(**(fields | changes))

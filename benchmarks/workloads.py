@@ -1,7 +1,7 @@
-"""The works that sides are compared at. Imports no torch, so that a wrong name is answered at once.
+"""The workloads that contenders are compared on. Imports no torch, so that a wrong name is answered at once.
 
-Everything that decides a time is written out: a better default recipe must not change what is compared here. The
-model is GPT-2's with exact GELU, the one function that Folio, nanoGPT and Hugging Face's library all have.
+Everything that affects a time is written out: a better default recipe must not change what is compared. The model is
+GPT-2's with exact GELU, the only function that Folio, nanoGPT and Hugging Face's library all have.
 """
 
 from dataclasses import dataclass
@@ -34,8 +34,8 @@ SAME_FUNCTION = (
     "training.micro_batch_size=null",
     "training.gradient_clip_norm=1.0",
     "training.log_every_steps=10",
-    "training.checkpoint_every_steps=250",  # nanoGPT's recipes over characters, and Folio's after them
-    # Nobody's run ends, or validates, while a step is timed.
+    "training.checkpoint_every_steps=250",  # as in nanoGPT's recipes for characters, and in Folio's versions of them
+    # No run ends or validates while its steps are timed.
     "training.max_steps=1000000",
     "training.validate_every_steps=1000000",
     "callbacks.samples.max_new_tokens=0",
@@ -43,27 +43,29 @@ SAME_FUNCTION = (
 
 
 @dataclass(frozen=True)
-class Work:
-    """A model and a batch, in the words of train.py, and how they are timed."""
+class Workload:
+    """A model and a batch, as overrides of train.py, and how they are timed."""
 
     name: str
-    summary: str
-    sizes: tuple[str, ...]
+    size: tuple[str, ...]
     block_steps: int
-    """Steps that a side does before it is the next one's turn: long enough to time, short enough to alternate."""
+    """Steps that a contender does in one turn: enough to time, few enough to alternate."""
     checkpoint_each_block: bool
-    """Else one in the whole measurement, for a large model takes as long to save as to step."""
+    """Whether each block saves a checkpoint; otherwise one is saved per measurement, for a large model takes as long to
+    save as to step."""
     overhead_blocks: int = 0
-    """In one round of the part `overhead`, which has to tell a per cent; 0: it is not measured here."""
+    """Blocks in a round of the part `overhead`, which has to resolve one per cent; 0 if it is not measured."""
     on_gpu: bool = False
 
     @property
     def overrides(self) -> list[str]:
-        return [*SAME_FUNCTION, *self.sizes]
+        return [*SAME_FUNCTION, *self.size]
 
 
-def sizes(layers: int, heads: int, d_model: int, context: int, batch: int, tokenizer: str) -> tuple[str, ...]:
-    """A model and a batch as overrides of train.py."""
+def size_overrides(
+    *, layers: int, heads: int, d_model: int, context: int, batch: int, tokenizer: str
+) -> tuple[str, ...]:
+    """Return a model and a batch as overrides of train.py."""
     return (
         f"tokenizer={tokenizer}",
         "model=nano",
@@ -78,43 +80,38 @@ def sizes(layers: int, heads: int, d_model: int, context: int, batch: int, token
 
 ON_GPU = ("trainer=gpu", "trainer.precision=bf16-mixed", "trainer.compile=true")
 
-WORKS = {
-    work.name: work
-    for work in (
-        Work(
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload(
             "a",
-            "4 layers, 4 heads, d_model 128, context 64, batch 12, 65 symbols",
-            sizes(4, 4, 128, 64, 12, "char"),
+            size_overrides(layers=4, heads=4, d_model=128, context=64, batch=12, tokenizer="char"),
             block_steps=25,
             checkpoint_each_block=True,
             overhead_blocks=8,
         ),
-        Work(
+        Workload(
             "b",
-            "6 layers, 6 heads, d_model 384, context 256, batch 16, 65 symbols",
-            sizes(6, 6, 384, 256, 16, "char"),
+            size_overrides(layers=6, heads=6, d_model=384, context=256, batch=16, tokenizer="char"),
             block_steps=2,
             checkpoint_each_block=True,
             overhead_blocks=2,
         ),
-        Work(
+        Workload(
             "c",
-            "6 layers, 8 heads, d_model 512, context 128, batch 16, 50,257 symbols",
-            sizes(6, 8, 512, 128, 16, "gpt2"),
+            size_overrides(layers=6, heads=8, d_model=512, context=128, batch=16, tokenizer="gpt2"),
             block_steps=1,
             checkpoint_each_block=False,
         ),
-        Work(
-            "d",
-            "GPT-2 small (12 layers, 12 heads, d_model 768, 50,257 symbols), context 256, batch 2",
-            sizes(12, 12, 768, 256, 2, "gpt2"),
+        Workload(
+            "d",  # GPT-2 small
+            size_overrides(layers=12, heads=12, d_model=768, context=256, batch=2, tokenizer="gpt2"),
             block_steps=1,
             checkpoint_each_block=False,
         ),
-        Work(
-            "e",
-            "GPT-2 small, context 1024, batch 16, bf16, compiled, on a GPU",
-            (*sizes(12, 12, 768, 1024, 16, "gpt2"), *ON_GPU),
+        Workload(
+            "e",  # GPT-2 small, in bf16 and compiled
+            (*size_overrides(layers=12, heads=12, d_model=768, context=1024, batch=16, tokenizer="gpt2"), *ON_GPU),
             block_steps=20,
             checkpoint_each_block=False,
             on_gpu=True,
@@ -122,8 +119,8 @@ WORKS = {
     )
 }
 
-WRITING = (
+GENERATION = (
     *SAME_FUNCTION,
-    *sizes(12, 12, 768, 1024, 1, "gpt2"),
+    *size_overrides(layers=12, heads=12, d_model=768, context=1024, batch=1, tokenizer="gpt2"),
 )
-"""GPT-2 small, whose weights the part `generation` draws at random."""
+"""GPT-2 small, for the part `generation`."""

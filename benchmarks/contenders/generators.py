@@ -1,4 +1,4 @@
-"""Sides of the part `generation`: GPT-2 writes greedily, by whatever its owner offers for it."""
+"""GPT-2 generating greedily, in Folio and in the peers, each by its own means."""
 
 import time
 from abc import ABC, abstractmethod
@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.contenders.peers import build_hugging_face, build_nanogpt, import_nanogpt, import_transformers
-from benchmarks.contenders.protocol import Line, Spec
-from benchmarks.contenders.training_loops import shape_of
+from benchmarks.contenders.protocol import Channel, WorkerSpec
+from benchmarks.contenders.training_loops import model_config_of
 from folio.config.run import RunConfig
 from folio.generation.generate import generate_tokens
 from folio.generation.sampling import Sampling
@@ -19,67 +19,71 @@ from folio.models.transformer_config import TransformerConfig
 from folio.runtime.memory import peak_bytes, resident_bytes
 
 PROMPT_TOKENS = 16
-N_SHOWN = 16
-"""New tokens that the sides have to agree on: later, two that are all but equally likely may fall differently."""
+N_COMPARED_TOKENS = 16
+"""New tokens on which the contenders must agree. Later, rounding may decide between two almost equally likely ones."""
 
 WEIGHT_STD = 0.08
-"""Of weights drawn anew. With those of a new model, 0.02, a tied GPT-2 repeats its last token for ever, and any two
+"""Standard deviation of the weights. With a new model's 0.02, a tied GPT-2 repeats its last token forever, and any two
 programs would agree."""
 
 
-class Writer(ABC):
+class TextGenerator(ABC):
     """A model that continues prompts."""
 
     model: nn.Module
 
     @abstractmethod
-    def write(self, prompts: Tensor, n_new: int) -> Tensor:
+    def generate(self, prompts: Tensor, n_new: int) -> Tensor:
         """Prompts (B, P) -> the new tokens, (B, n_new)."""
 
 
-class FolioWriter(Writer):
-    """`generate_tokens`, which keeps keys and values. The side that is called folio draws the weights of all."""
+class FolioGenerator(TextGenerator):
+    """`generate_tokens` with its cache of keys and values. The contender `folio` draws the weights that all use."""
 
-    def __init__(self, shape: TransformerConfig, spec: Spec) -> None:
+    def __init__(self, model_config: TransformerConfig, spec: WorkerSpec) -> None:
         assert spec.weights is not None
-        self.ours = GPT(shape)
-        if spec.side == "folio":
-            draw_weights(self.ours)
-            torch.save(self.ours.state_dict(), spec.weights)
+        self.gpt = GPT(model_config)
+        if spec.contender == "folio":
+            draw_weights(self.gpt)
+            torch.save(self.gpt.state_dict(), spec.weights)
         else:
-            self.ours.load_state_dict(torch.load(spec.weights, weights_only=True, mmap=True))
-        self.model = self.ours
-        if spec.side != "folio_int8":
-            lay_out_by_input(self.ours)  # as scripts/generate.py does
+            self.gpt.load_state_dict(torch.load(spec.weights, weights_only=True, mmap=True))
+        self.model = self.gpt
+        if spec.contender != "folio_int8":
+            lay_out_by_input(self.gpt)  # as scripts/generate.py does
 
-    def write(self, prompts: Tensor, n_new: int) -> Tensor:
+    def generate(self, prompts: Tensor, n_new: int) -> Tensor:
         steps = generate_tokens(
-            self.ours,
+            self.gpt,
             prompts.tolist(),
             max_new_tokens=n_new,
             sampling=Sampling(temperature=0.0),
             seeds=range(len(prompts)),
-            n_symbols=self.ours.config.vocab_size,
+            n_symbols=self.gpt.config.vocab_size,
         )
         return torch.tensor(list(steps)).T
 
 
-class Int8Writer(FolioWriter):
-    def __init__(self, shape: TransformerConfig, spec: Spec) -> None:
-        super().__init__(shape, spec)
+class Int8Generator(FolioGenerator):
+    """Folio with int8 weights."""
+
+    def __init__(self, model_config: TransformerConfig, spec: WorkerSpec) -> None:
+        super().__init__(model_config, spec)
         from folio.models.quantization import quantize_int8
 
-        quantized = quantize_int8(self.ours.eval())
+        quantized = quantize_int8(self.gpt.eval())
         assert isinstance(quantized, GPT)
-        self.model = self.ours = quantized
+        self.model = self.gpt = quantized
 
 
-class HuggingFaceWriter(Writer):
-    def __init__(self, shape: TransformerConfig, spec: Spec) -> None:
-        self.model = build_hugging_face(import_transformers(), shape, spec.weights)
+class HuggingFaceGenerator(TextGenerator):
+    """GPT2LMHeadModel.generate with its cache."""
 
-    def write(self, prompts: Tensor, n_new: int) -> Tensor:
-        written: Tensor = self.model.generate(  # type: ignore[operator]
+    def __init__(self, model_config: TransformerConfig, spec: WorkerSpec) -> None:
+        self.model = build_hugging_face(import_transformers(), model_config, spec.weights)
+
+    def generate(self, prompts: Tensor, n_new: int) -> Tensor:
+        tokens: Tensor = self.model.generate(  # type: ignore[operator]
             prompts,
             attention_mask=torch.ones_like(prompts),
             max_new_tokens=n_new,
@@ -88,48 +92,50 @@ class HuggingFaceWriter(Writer):
             eos_token_id=None,
             pad_token_id=0,
         )
-        return written[:, prompts.size(1) :]
+        return tokens[:, prompts.size(1) :]
 
 
-class NanoGPTWriter(Writer):
-    def __init__(self, shape: TransformerConfig, spec: Spec) -> None:
+class NanoGPTGenerator(TextGenerator):
+    """nanoGPT's generate, which has no cache."""
+
+    def __init__(self, model_config: TransformerConfig, spec: WorkerSpec) -> None:
         assert spec.nanogpt is not None
-        self.model = build_nanogpt(import_nanogpt(spec.nanogpt), shape, spec.weights)
+        self.model = build_nanogpt(import_nanogpt(spec.nanogpt), model_config, spec.weights)
 
-    def write(self, prompts: Tensor, n_new: int) -> Tensor:
-        # It always draws; from one candidate there is one draw.
-        written: Tensor = self.model.generate(prompts, n_new, top_k=1)  # type: ignore[operator]
-        return written[:, prompts.size(1) :]
+    def generate(self, prompts: Tensor, n_new: int) -> Tensor:
+        # It always samples; from one candidate there is only one sample.
+        tokens: Tensor = self.model.generate(prompts, n_new, top_k=1)  # type: ignore[operator]
+        return tokens[:, prompts.size(1) :]
 
 
-WRITERS: dict[str, Callable[[TransformerConfig, Spec], Writer]] = {
-    "folio": FolioWriter,
-    "folio_int8": Int8Writer,
-    "hf": HuggingFaceWriter,
-    "nanogpt": NanoGPTWriter,
+GENERATORS: dict[str, Callable[[TransformerConfig, WorkerSpec], TextGenerator]] = {
+    "folio": FolioGenerator,
+    "folio_int8": Int8Generator,
+    "hf": HuggingFaceGenerator,
+    "nanogpt": NanoGPTGenerator,
 }
 
 
-def serve_writer(spec: Spec, line: Line, rss_before: int) -> None:
-    """Build the model and write as told, always after the same prompts."""
-    shape = shape_of(RunConfig.model_validate(spec.config))
-    writer = WRITERS[spec.side](shape, spec)
-    writer.model.eval()
-    line.answer(rss_before_bytes=rss_before, rss_ready_bytes=resident_bytes())
-    while (command := line.next()) is not None:
+def serve_generator(spec: WorkerSpec, channel: Channel, rss_before: int) -> None:
+    """Build the model and generate as asked, always from the same prompts."""
+    model_config = model_config_of(RunConfig.model_validate(spec.config))
+    generator = GENERATORS[spec.contender](model_config, spec)
+    generator.model.eval()
+    channel.reply(rss_before_bytes=rss_before, rss_ready_bytes=resident_bytes())
+    while (command := channel.receive()) is not None:
         if command.do == "memory":
-            line.answer(peak_bytes=peak_bytes())
+            channel.reply(peak_bytes=peak_bytes())
             continue
-        prompts = draw_prompts(shape.vocab_size, command.batch)
+        prompts = draw_prompts(model_config.vocab_size, command.batch)
         started = time.perf_counter()
-        written = writer.write(prompts, command.n)
+        tokens = generator.generate(prompts, command.n)
         elapsed_s = time.perf_counter() - started
-        assert written.shape == (command.batch, command.n)
-        line.answer(elapsed_s=elapsed_s, tokens=written[0, :N_SHOWN].tolist())
+        assert tokens.shape == (command.batch, command.n)
+        channel.reply(elapsed_s=elapsed_s, tokens=tokens[0, :N_COMPARED_TOKENS].tolist())
 
 
 def draw_weights(model: nn.Module) -> None:
-    """Matrices so large that what comes next depends on what was read; norms and biases as they begin."""
+    """Draw matrices so large that the next token depends on what was read; keep norms and biases."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -138,7 +144,7 @@ def draw_weights(model: nn.Module) -> None:
 
 
 def draw_prompts(vocab_size: int, batch: int) -> Tensor:
-    """(B, PROMPT_TOKENS); the first row is the same for every B."""
+    """Return (B, PROMPT_TOKENS) random tokens; the first row is the same for every B."""
     return torch.stack(
         [
             torch.randint(vocab_size, (PROMPT_TOKENS,), generator=torch.Generator().manual_seed(row))

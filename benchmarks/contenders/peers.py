@@ -1,7 +1,6 @@
-"""Other people's GPT-2, with Folio's weights and in the loops of their users.
+"""Hugging Face's and nanoGPT's GPT-2 with Folio's weights, in the training loops that their users write.
 
-transformers is the user's to install, and nanoGPT's model.py is imported from the user's checkout: neither is a
-dependency of Folio.
+Neither is a dependency of Folio: the user installs transformers, and nanoGPT's model.py is imported from a checkout.
 """
 
 import importlib
@@ -16,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.contenders.protocol import Spec
+from benchmarks.contenders.protocol import WorkerSpec
 from benchmarks.contenders.selection import transformers_path
-from benchmarks.contenders.training_loops import Loop
+from benchmarks.contenders.training_loops import TrainingLoop
 from folio.config.optimizer import AdamConfig
 from folio.config.run import RunConfig
 from folio.data.prepared import PreparedData
@@ -28,11 +27,11 @@ from folio.optim.optimizers import param_groups
 from folio.runtime.errors import FolioError
 
 LOG_EVERY_STEPS = 10
-"""As nanoGPT's recipes print the loss, for which they wait for it."""
+"""Steps between printed losses in nanoGPT's recipes; printing waits for the device."""
 
 
 def import_transformers() -> ModuleType:
-    """With the class of GPT-2, which it would otherwise load on first use."""
+    """Import transformers with its GPT-2, which it would otherwise load on first use."""
     sys.path.extend(transformers_path())
     transformers = importlib.import_module("transformers")
     assert transformers.GPT2LMHeadModel
@@ -40,70 +39,74 @@ def import_transformers() -> ModuleType:
 
 
 def import_nanogpt(folder: str) -> ModuleType:
-    """The model.py of a checkout, under a name that hides no other module."""
+    """Import model.py of a checkout, under a name that hides no other module."""
     path = Path(folder) / "model.py"
-    found = importlib.util.spec_from_file_location("nanogpt_model", path)
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module  # its dataclass looks there
-    found.loader.exec_module(module)
+    spec = importlib.util.spec_from_file_location("nanogpt_model", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclass looks itself up there
+    spec.loader.exec_module(module)
     for name in ("GPT", "GPTConfig"):
         if not hasattr(module, name):
             raise FolioError(f"{path} defines no {name}; give a checkout of nanoGPT")
     return module
 
 
-def build_hugging_face(transformers: ModuleType, shape: TransformerConfig, weights: str | None) -> nn.Module:
-    """GPT2LMHeadModel of this shape, with the weights of a file."""
-    values = {key: value for key, value in gpt2_config_json(shape).items() if key != "architectures"}
+def build_hugging_face(transformers: ModuleType, model_config: TransformerConfig, weights: str | None) -> nn.Module:
+    """Build GPT2LMHeadModel with Folio's weights from a file."""
+    values = {key: value for key, value in gpt2_config_json(model_config).items() if key != "architectures"}
     model: nn.Module = transformers.GPT2LMHeadModel(transformers.GPT2Config(**values))
     if weights is not None:
-        model.load_state_dict(to_gpt2_state(weights, shape, transposed=True))
+        model.load_state_dict(read_as_gpt2(weights, model_config, transposed=True))
     return model
 
 
-def build_nanogpt(module: ModuleType, shape: TransformerConfig, weights: str | None) -> nn.Module:
-    """nanoGPT's GPT of this shape, with the weights of a file."""
+def build_nanogpt(module: ModuleType, model_config: TransformerConfig, weights: str | None) -> nn.Module:
+    """Build nanoGPT's GPT with Folio's weights from a file."""
     config = module.GPTConfig(
-        block_size=shape.context_length,
-        vocab_size=shape.vocab_size,
-        n_layer=shape.n_layers,
-        n_head=shape.n_heads,
-        n_embd=shape.d_model,
-        dropout=shape.dropout,
-        bias=shape.bias,
+        block_size=model_config.context_length,
+        vocab_size=model_config.vocab_size,
+        n_layer=model_config.n_layers,
+        n_head=model_config.n_heads,
+        n_embd=model_config.d_model,
+        dropout=model_config.dropout,
+        bias=model_config.bias,
     )
     model: nn.Module = module.GPT(config)
     if weights is not None:
-        model.load_state_dict(to_gpt2_state(weights, shape, transposed=False))
+        model.load_state_dict(read_as_gpt2(weights, model_config, transposed=False))
     return model
 
 
-def to_gpt2_state(weights: str, shape: TransformerConfig, *, transposed: bool) -> dict[str, Tensor]:
-    """Folio's state under GPT-2's names; `transposed` as GPT-2's own layers have it, which multiply from the right."""
-    ours = torch.load(weights, weights_only=True, mmap=True)
-    state = {}
-    for weight in weights_of(shape):
-        if weight.parameter not in ours:  # a bias that the model does without
+def read_as_gpt2(weights: str, model_config: TransformerConfig, *, transposed: bool) -> dict[str, Tensor]:
+    """Read a Folio state dict under GPT-2's names.
+
+    transposed: lay linear weights out as (inputs, outputs), as in GPT-2's own Conv1D layers.
+    """
+    state = torch.load(weights, weights_only=True, mmap=True)
+    renamed = {}
+    for weight in weights_of(model_config):
+        if weight.parameter not in state:  # a bias that the model does not have
             continue
-        tensor = ours[weight.parameter]
+        tensor = state[weight.parameter]
         name = weight.name if weight.name == "lm_head.weight" else PREFIX + weight.name
-        state[name] = tensor.T if transposed and weight.transposed else tensor
-    if shape.tie_weights:
-        state["lm_head.weight"] = ours["token_embedding.weight"]
-    return state
+        renamed[name] = tensor.T if transposed and weight.transposed else tensor
+    if model_config.tie_weights:
+        renamed["lm_head.weight"] = state["token_embedding.weight"]
+    return renamed
 
 
-class HuggingFaceLoop(Loop):
-    """GPT2LMHeadModel with AdamW as transformers' Trainer sets it up: fused, and no decay of biases and norms."""
+class HuggingFaceLoop(TrainingLoop):
+    """GPT2LMHeadModel with AdamW as transformers' Trainer sets it up: fused, no decay of biases and norms."""
 
-    def __init__(self, spec: Spec, config: RunConfig, data: PreparedData) -> None:
+    def __init__(self, spec: WorkerSpec, config: RunConfig, data: PreparedData) -> None:
         super().__init__(spec, config, data)
-        self.model = build_hugging_face(import_transformers(), self.shape, self.weights).to(self.torch_device)
+        model = build_hugging_face(import_transformers(), self.model_config, self.weights)
+        self.model = model.to(self.torch_device)
         if config.trainer.compile:
             self.model.compile()
-        adam = adam_of(config)
+        adam = adam_config(config)
         self.optimizer = torch.optim.AdamW(
             param_groups(self.model, adam.weight_decay),
             lr=adam.learning_rate,
@@ -113,12 +116,14 @@ class HuggingFaceLoop(Loop):
         )
 
     def step(self, number: int) -> Tensor:
-        context, tokens = self.shape.context_length, self.data.train.tokens
-        windows = np.stack([tokens[start : start + context + 1] for start in self.starts(number)]).astype(np.int64)
+        context, tokens = self.model_config.context_length, self.data.train.tokens
+        windows = np.stack([tokens[start : start + context + 1] for start in self.starts(number).tolist()]).astype(
+            np.int64
+        )
         window = torch.from_numpy(windows).to(self.torch_device)  # (B, T + 1)
         self.set_learning_rate(number)
         with self.device.autocast():
-            # Its own loss would shift the targets by one more, so that the last token of a window had none.
+            # The model's own loss would shift the targets once more, and the last token of a window would have none.
             logits = self.logits(window[:, :-1]).float()
             loss = F.cross_entropy(logits.flatten(end_dim=1), window[:, 1:].flatten())
         self.update(loss)
@@ -128,18 +133,19 @@ class HuggingFaceLoop(Loop):
         return self.model(input_ids=tokens, use_cache=False).logits
 
 
-class NanoGPTLoop(Loop):
-    """nanoGPT's model and optimizer, and in each step what its train.py does in one."""
+class NanoGPTLoop(TrainingLoop):
+    """nanoGPT's model and optimizer, and in each step what its train.py does."""
 
-    def __init__(self, spec: Spec, config: RunConfig, data: PreparedData) -> None:
+    def __init__(self, spec: WorkerSpec, config: RunConfig, data: PreparedData) -> None:
         super().__init__(spec, config, data)
         assert spec.nanogpt is not None
         torch.manual_seed(config.seed)
         if self.torch_device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = True
             torch.backends.cudnn.allow_tf32 = True
-        model: Any = build_nanogpt(import_nanogpt(spec.nanogpt), self.shape, self.weights).to(self.torch_device)
-        adam = adam_of(config)
+        module = import_nanogpt(spec.nanogpt)
+        model: Any = build_nanogpt(module, self.model_config, self.weights).to(self.torch_device)
+        adam = adam_config(config)
         betas = (adam.betas[0], adam.betas[1])
         optimizer = model.configure_optimizers(adam.weight_decay, adam.learning_rate, betas, self.torch_device.type)
         self.model, self.optimizer = model, optimizer
@@ -159,10 +165,10 @@ class NanoGPTLoop(Loop):
         return loss.detach()
 
     def _next_batch(self, number: int) -> tuple[Tensor, Tensor]:
-        """A window after the other, from a file that is mapped anew for each batch."""
+        """Stack one slice per window, from a memory map that is opened again for each batch."""
         file = self.data.train
         tokens = np.memmap(file.path, dtype=file.info.dtype, mode="r")
-        context, starts = self.shape.context_length, self.starts(number)
+        context, starts = self.model_config.context_length, self.starts(number).tolist()
 
         def rows(shift: int) -> Tensor:
             return torch.stack(
@@ -175,12 +181,12 @@ class NanoGPTLoop(Loop):
         return inputs.to(self.torch_device, non_blocking=True), targets.to(self.torch_device, non_blocking=True)
 
     def logits(self, tokens: Tensor) -> Tensor:
-        logits, _ = self.model(tokens, tokens)  # with targets it gives the logits of every position
+        logits, _ = self.model(tokens, tokens)  # only with targets does it give the logits of every position
         return logits
 
 
-def adam_of(config: RunConfig) -> AdamConfig:
-    """What the peers' optimizers are set up with. Raises: FolioError where the run has another."""
+def adam_config(config: RunConfig) -> AdamConfig:
+    """Return the settings for the peers' optimizers. Raises: FolioError if the run has another optimizer."""
     if not isinstance(config.optimizer, AdamConfig) or config.optimizer.name != "adamw":
-        raise FolioError(f"optimizer={config.optimizer.name}: the peers know adamw alone; use --peers bare")
+        raise FolioError(f"optimizer={config.optimizer.name}: the peers support only adamw; use --peers bare")
     return config.optimizer

@@ -1,4 +1,4 @@
-"""The asking end: worker processes that take turns."""
+"""Worker processes that take turns, seen from the process that measures them."""
 
 import json
 import os
@@ -13,88 +13,92 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders.protocol import Command, Spec
+from benchmarks.contenders.protocol import Command, WorkerSpec
 from folio.runtime.errors import FolioError
 
-PATIENCE_S = 5.0
-"""For a worker that is done to leave."""
+EXIT_TIMEOUT_S = 5.0
+"""Time that a worker has to exit before it is killed."""
 
 
 class Worker:
-    """A side in a process of its own. It has a terminal, so that a progress bar is drawn as for a person."""
+    """A contender in a process of its own, with a terminal, so that it draws its progress bar as it does for a user."""
 
-    def __init__(self, spec: Spec) -> None:
-        self.side = spec.side
+    def __init__(self, spec: WorkerSpec) -> None:
+        self.contender = spec.contender
         folder = Path(spec.folder)
         folder.mkdir(parents=True, exist_ok=True)
         spec.write(folder / "spec.json")
         self._errors = (folder / "stderr.txt").open("w+", encoding="utf-8", errors="replace")
-        answers, answers_in = os.pipe()
+        replies, worker_replies = os.pipe()
         screen, terminal = pty.openpty()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.contenders.worker", str(folder / "spec.json"), str(answers_in)],
+            [sys.executable, "-m", "benchmarks.contenders.worker", str(folder / "spec.json"), str(worker_replies)],
             stdin=subprocess.PIPE,
             stdout=terminal,
             stderr=self._errors,
-            pass_fds=(answers_in,),
+            pass_fds=(worker_replies,),
             env=_environment(spec.threads),
             text=True,
-            start_new_session=True,  # Ctrl-C is for us alone; we end it
+            start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the worker
         )
-        os.close(answers_in)
+        os.close(worker_replies)
         os.close(terminal)
-        self._answers = os.fdopen(answers, encoding="utf-8")
+        self._replies = os.fdopen(replies, encoding="utf-8")
         threading.Thread(target=_drain, args=(screen,), daemon=True).start()
         self.facts: dict[str, Any] = {}
+        """What the worker says of itself once its model is built."""
 
     def wait_until_ready(self) -> None:
-        """Its model is built. Raises: FolioError where that went wrong."""
-        self.facts = self._answer()
+        """Wait until the model is built. Raises: FolioError if that fails."""
+        self.facts = self._receive()
 
     def ask(self, command: Command) -> dict[str, Any]:
-        """Its answer, which takes as long as the work. Raises: FolioError where the worker has ended."""
+        """Send a command and wait for the reply. Raises: FolioError if the worker has exited."""
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # then the answer, which is none, says why
+        with suppress(BrokenPipeError):  # the missing reply is reported below
             self._process.stdin.write(json.dumps(asdict(command)) + "\n")
             self._process.stdin.flush()
-        return self._answer()
+        return self._receive()
 
-    def _answer(self) -> dict[str, Any]:
-        line = self._answers.readline()
+    def _receive(self) -> dict[str, Any]:
+        line = self._replies.readline()
         if not line:
             code = self._process.wait()
-            raise FolioError(f"the side {self.side} ended with exit code {code}: {self._last_words()}")
-        answer = json.loads(line)
-        assert isinstance(answer, dict)
-        if "error" in answer:
-            raise FolioError(f"the side {self.side}: {answer['error']}")
-        return answer
+            raise FolioError(f"contender {self.contender} ended with exit code {code}: {self._last_error_line()}")
+        reply = json.loads(line)
+        assert isinstance(reply, dict)
+        if "error" in reply:
+            raise FolioError(f"contender {self.contender}: {reply['error']}")
+        return reply
 
-    def _last_words(self) -> str:
+    def _last_error_line(self) -> str:
         self._errors.seek(0)
         lines = [line.strip() for line in self._errors if line.strip()]
-        return lines[-1] if lines else "it said nothing"
+        return lines[-1] if lines else "it printed no error"
 
-    def hang_up(self) -> None:
-        """Tell it that there will be no more commands."""
+    def close_commands(self) -> None:
+        """Tell the worker that there will be no more commands."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.close()
 
     def close(self) -> None:
-        """Let it leave, or make it."""
+        """Wait for the process to exit; kill it if it does not."""
         try:
-            self._process.wait(PATIENCE_S)
+            self._process.wait(EXIT_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._answers.close()
+        self._replies.close()
         self._errors.close()
 
 
 @contextmanager
-def workers(specs: list[Spec]) -> Iterator[list[Worker]]:
-    """All of them, ready. The first is ready before the others start, for it may write what they read."""
+def start_workers(specs: list[WorkerSpec]) -> Iterator[list[Worker]]:
+    """Start the workers and yield them, all ready.
+
+    The others start when the first is ready, because it may write the weights that they load.
+    """
     started: list[Worker] = []
     try:
         for spec in specs:
@@ -106,21 +110,21 @@ def workers(specs: list[Spec]) -> Iterator[list[Worker]]:
         yield started
     finally:
         for worker in started:
-            worker.hang_up()
+            worker.close_commands()
         for worker in started:
             worker.close()
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """For run folders and weights; gone at the end."""
+    """Yield a folder for run folders and weights, deleted at the end."""
     with tempfile.TemporaryDirectory(prefix="folio-benchmark-") as folder:
         yield Path(folder)
 
 
 def _environment(threads: int | None) -> dict[str, str]:
-    kept_out = ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS", "LINES")
-    environment = {key: value for key, value in os.environ.items() if key not in kept_out}
+    removed = ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "COLUMNS", "LINES")
+    environment = {key: value for key, value in os.environ.items() if key not in removed}
     environment |= {"TERM": "xterm-256color", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
@@ -128,7 +132,7 @@ def _environment(threads: int | None) -> dict[str, str]:
 
 
 def _drain(screen: int) -> None:
-    """Read what is drawn, so that the worker never waits for room; ends with the worker."""
+    """Read what the worker draws, so that it never blocks on a full terminal; ends with the worker."""
     with suppress(OSError):
         while os.read(screen, 1 << 16):
             pass

@@ -1,7 +1,7 @@
-"""How a side is told to work: JSON lines, commands in and answers out. Imports no torch.
+"""Commands to a worker process and its replies, as JSON lines. Imports no torch.
 
-A side reads its commands blocking, so while it is another's turn it takes no time from it. Answers go through a pipe
-of their own: standard output belongs to what a side draws and prints.
+A worker blocks while it reads a command, so it takes no time from the contender whose turn it is. Replies have a pipe
+of their own, because a contender prints and draws on standard output.
 """
 
 import json
@@ -12,63 +12,68 @@ from typing import Any, Literal, TextIO
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec:
-    """What a worker process is to be."""
+class WorkerSpec:
+    """The contender that a worker process builds, and with what."""
 
     task: Literal["train", "generate"]
-    side: str
+    contender: str
     """A key of `benchmarks.contenders.selection.TITLES`."""
     config: dict[str, Any]
-    """A whole plain RunConfig, with model.vocab_size settled."""
+    """A complete plain RunConfig, with model.vocab_size set."""
     folder: str
-    """Of its own, for run folders and the like."""
+    """The worker's own folder, for run folders and the like."""
     weights: str | None
-    """Where Folio's side writes the weights that it begins with, and the others read theirs; None: each its own."""
+    """File to which Folio writes its initial weights and from which the others read them; None: each draws its own."""
     nanogpt: str | None = None
+    """Folder of a checkout of nanoGPT."""
     threads: int | None = None
     tokens: str | None = None
-    """A token file to train on, in place of the corpus that the config names."""
+    """A token file to train on, instead of the corpus that the config names."""
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @classmethod
-    def read(cls, path: Path) -> "Spec":
+    def read(cls, path: Path) -> "WorkerSpec":
         return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True)
 class Command:
-    """steps: train n. memory: say what it took. validate: the whole split. write: n new tokens for `batch` rows."""
+    """A request to a worker.
 
-    do: Literal["steps", "memory", "validate", "write"]
+    steps: train n steps. memory: report the peak. validate: measure the loss on the whole validation split.
+    generate: n new tokens for each of `batch` prompts.
+    """
+
+    do: Literal["steps", "memory", "validate", "generate"]
     n: int = 0
     batch: int = 1
 
 
-class Line:
-    """The worker's end."""
+class Channel:
+    """The worker's end: receives commands and sends replies."""
 
-    def __init__(self, commands: TextIO, answers: TextIO) -> None:
+    def __init__(self, commands: TextIO, replies: TextIO) -> None:
         self._commands = commands
-        self._answers = answers
+        self._replies = replies
         self._idle_since = time.process_time()
         self._idle_cpu_s = 0.0
 
-    def next(self) -> Command | None:
-        """Wait for a command; None where there will be none."""
+    def receive(self) -> Command | None:
+        """Wait for the next command. Returns None when there will be no more."""
         line = self._commands.readline()
         self._idle_cpu_s = time.process_time() - self._idle_since
         return Command(**json.loads(line)) if line else None
 
-    def answer(self, **values: Any) -> None:
-        """`idle_cpu_s` says what waiting for the command took from the other sides."""
+    def reply(self, **values: Any) -> None:
+        """Send a reply; `idle_cpu_s` tells how much CPU time this worker used while it waited."""
         self._send(values | {"idle_cpu_s": self._idle_cpu_s})
         self._idle_since = time.process_time()
 
-    def fail(self, message: str) -> None:
+    def reply_error(self, message: str) -> None:
         self._send({"error": message})
 
     def _send(self, values: dict[str, Any]) -> None:
-        self._answers.write(json.dumps(values) + "\n")
-        self._answers.flush()
+        self._replies.write(json.dumps(values) + "\n")
+        self._replies.flush()

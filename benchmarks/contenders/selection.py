@@ -1,4 +1,4 @@
-"""The programs that are compared, and where one of them cannot be. Imports no torch."""
+"""Which programs are compared, and why one of them cannot take part. Imports no torch."""
 
 import sys
 from dataclasses import dataclass
@@ -16,70 +16,72 @@ TITLES = {
     "nanogpt": "nanoGPT",
     "folio_int8": "Folio, int8",
 }
-"""What tables call them."""
+"""Names of the contenders in tables and plots."""
 
 PEERS = ("bare", "hf", "nanogpt")
+"""Contenders that Folio is compared with."""
 
 HUGGING_FACE_FOLDER = Path(sys.prefix) / "hugging_face"
-"""Where `make setup` installs transformers, out of the way of every other start."""
+"""Folder in which `make setup` installs transformers, so that no other command imports it."""
 
 
 @dataclass(frozen=True)
 class Peers:
-    """Which other programs take part."""
+    """The chosen peers."""
 
     names: tuple[str, ...]
     nanogpt: Path | None
+    """Checkout of nanoGPT."""
 
-    def able(self, shape: TransformerConfig) -> tuple[list[str], list[str]]:
-        """Those that compute this model, and a sentence for each that does not."""
-        reasons = {name: _why_not(name, shape) for name in self.names}
+    def supporting(self, model_config: TransformerConfig) -> tuple[list[str], list[str]]:
+        """Return the peers that can compute this model, and a sentence for each that cannot."""
+        reasons = {name: _reason_against(name, model_config) for name in self.names}
         return (
             [name for name, reason in reasons.items() if reason is None],
             [f"{TITLES[name]} is left out: {reason}" for name, reason in reasons.items() if reason],
         )
 
 
-def choose_peers(asked: str | None, nanogpt: Path | None) -> Peers:
-    """The peers of a comma-separated list; all that are at hand where it is None. Raises: FolioError."""
+def choose_peers(names: str | None, nanogpt: Path | None) -> Peers:
+    """Parse a comma-separated list of peers; None chooses all that are available. Raises: FolioError."""
     if nanogpt is not None and not (nanogpt / "model.py").is_file():
         raise FolioError(f"--nanogpt={nanogpt} has no model.py; give the folder of a checkout of nanoGPT")
-    if asked is None:
+    if names is None:
         return Peers(PEERS if nanogpt else PEERS[:2], nanogpt)
-    names = tuple(filter(None, asked.split(",")))
-    for name in names:
+    chosen = tuple(filter(None, names.split(",")))
+    for name in chosen:
         if name not in PEERS:
             raise FolioError(f"--peers={name} is not one of {', '.join(PEERS)}")
-    if "nanogpt" in names and nanogpt is None:
+    if "nanogpt" in chosen and nanogpt is None:
         raise FolioError("--peers=nanogpt needs a checkout of nanoGPT; add --nanogpt PATH")
-    return Peers(names, nanogpt)
+    return Peers(chosen, nanogpt)
 
 
 def transformers_path() -> list[str]:
-    """What has to be added to sys.path for `import transformers`. Raises: FolioError where it is not installed."""
+    """Return what to append to sys.path before `import transformers`. Raises: FolioError if it is not installed."""
     if PathFinder.find_spec("transformers") is not None:
         return []
     if PathFinder.find_spec("transformers", [str(HUGGING_FACE_FOLDER)]) is not None:
         return [str(HUGGING_FACE_FOLDER)]
-    raise FolioError("transformers is not installed; make setup does that, or pip install --editable '.[bench]'")
+    raise FolioError("transformers is not installed; run make setup, or pip install --editable '.[bench]'")
 
 
-def _why_not(name: str, shape: TransformerConfig) -> str | None:
+def _reason_against(name: str, model_config: TransformerConfig) -> str | None:
     if name == "bare":
         return None
     if name == "nanogpt":
-        return _unlike_nanogpt(shape)
+        return _difference_from_nanogpt(model_config)
     try:
         transformers_path()
-        gpt2_config_json(shape)
+        gpt2_config_json(model_config)
     except (FolioError, GPT2FormatError) as error:
         return str(error)
-    return None if shape.bias else "model.bias=false, and its GPT-2 always has biases"
+    return None if model_config.bias else "its GPT-2 always has biases, and model.bias=false"
 
 
-def _unlike_nanogpt(shape: TransformerConfig) -> str | None:
-    needed = GPT2_KIND | {"activation": "gelu", "tie_weights": True, "feed_forward_width": 4 * shape.d_model}
-    for field, value in needed.items():
-        if (ours := getattr(shape, field)) != value:
-            return f"{field}={ours}, and its model knows {value} alone"
+def _difference_from_nanogpt(model_config: TransformerConfig) -> str | None:
+    required = GPT2_KIND | {"activation": "gelu", "tie_weights": True, "feed_forward_width": 4 * model_config.d_model}
+    for field, value in required.items():
+        if (actual := getattr(model_config, field)) != value:
+            return f"its model supports only {field}={value}, not {actual}"
     return None

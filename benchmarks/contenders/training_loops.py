@@ -1,15 +1,14 @@
-"""Training loops without a framework: what a person writes who wants nothing but the steps."""
+"""Training loops without a framework: the steps, and nothing else."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.contenders.protocol import Line, Spec
-from benchmarks.contenders.step_timer import Turnstile, open_data
+from benchmarks.contenders.protocol import Channel, WorkerSpec
+from benchmarks.contenders.step_timer import StepTimer, open_data
 from folio.config.run import RunConfig
 from folio.data.batches.batch import IGNORE_INDEX, Batch
 from folio.data.batches.windows import ValidationWindows, gather_windows, random_starts
@@ -23,53 +22,53 @@ from folio.optim.schedules import learning_rate
 from folio.runtime.memory import return_freed_blocks
 
 
-class Loop(ABC):
-    """A model with its optimizer, and the step that its users write.
+class TrainingLoop(ABC):
+    """A model with its optimizer, and one step as users of that model write it.
 
-    All loops draw the same windows and follow the same schedule: with the same weights they have the same losses.
+    All loops draw the same windows and follow the same schedule: with equal weights they have equal losses.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
 
-    def __init__(self, spec: Spec, config: RunConfig, data: PreparedData) -> None:
+    def __init__(self, spec: WorkerSpec, config: RunConfig, data: PreparedData) -> None:
         self.config = config
         self.data = data
         self.device = resolve_device(config.trainer)
         self.torch_device = self.device.torch_device
-        self.shape = shape_of(config)
+        self.model_config = model_config_of(config)
         self.weights = spec.weights
 
     @abstractmethod
     def step(self, number: int) -> Tensor:
-        """Do the optimizer step of this number, counted from 0; its loss, a scalar on the device."""
+        """Do one optimizer step, counted from 0. Returns the loss, a scalar on the device."""
 
     @abstractmethod
     def logits(self, tokens: Tensor) -> Tensor:
         """(B, T) -> (B, T, V)."""
 
-    def starts(self, number: int) -> list[int]:
-        """Where the windows of a step begin."""
-        n_starts = len(self.data.train.tokens) - self.shape.context_length
-        return random_starts(n_starts, self.config.seed, number, self.config.training.batch_size).tolist()
+    def starts(self, number: int) -> np.ndarray:
+        """Return where the windows of a step begin, (B,)."""
+        n_starts = len(self.data.train.tokens) - self.model_config.context_length
+        return random_starts(n_starts, self.config.seed, number, self.config.training.batch_size)
 
     def set_learning_rate(self, number: int) -> None:
         set_learning_rate(self.optimizer, learning_rate(self.config, number))
 
     def update(self, loss: Tensor) -> None:
-        """From the loss to the next weights; no gradient is left."""
+        """Backpropagate the loss, clip the gradients, update the weights, and clear the gradients."""
         loss.backward()
-        largest = self.config.training.gradient_clip_norm
-        if largest is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), largest)
+        max_norm = self.config.training.gradient_clip_norm
+        if max_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
     @torch.no_grad()
     def validate(self) -> float:
-        """Mean loss over the whole validation split, every target once."""
+        """Return the mean loss over the whole validation split, each target once."""
         self.model.eval()
-        windows = ValidationWindows(self.data.val.tokens, self.shape.context_length)
+        windows = ValidationWindows(self.data.val.tokens, self.model_config.context_length)
         batch_size, total, n_targets = self.config.training.batch_size, 0.0, 0
         for first in range(0, len(windows), batch_size):
             batch = windows.__getitems__(range(first, min(first + batch_size, len(windows)))).to(self.torch_device)
@@ -81,19 +80,16 @@ class Loop(ABC):
         return total / n_targets
 
 
-BuildLoop = Callable[[Spec, RunConfig, PreparedData], Loop]
+class BareLoop(TrainingLoop):
+    """Folio's own model, loss, optimizer and allocator: what Folio takes longer than this is the framework."""
 
-
-class BareLoop(Loop):
-    """Folio's own model, loss, optimizer and allocator, so that what is left between the two is the framework."""
-
-    def __init__(self, spec: Spec, config: RunConfig, data: PreparedData) -> None:
+    def __init__(self, spec: WorkerSpec, config: RunConfig, data: PreparedData) -> None:
         super().__init__(spec, config, data)
         if self.torch_device.type == "cpu":
             return_freed_blocks()
         torch.manual_seed(config.seed)
-        self.ours: Model = build_model(self.shape)
-        self.model = self.ours
+        self.folio_model: Model = build_model(self.model_config)
+        self.model = self.folio_model
         if self.weights is not None:
             self.model.load_state_dict(torch.load(self.weights, weights_only=True, mmap=True))
         self.model.to(self.torch_device)
@@ -101,17 +97,15 @@ class BareLoop(Loop):
             for module in self.model.modules():
                 if isinstance(module, Block):
                     module.compile()
-        self.optimizer = build_optimizer(self.ours, config.optimizer, self.device.supports_fused_optimizer)
+        self.optimizer = build_optimizer(self.folio_model, config.optimizer, self.device.supports_fused_optimizer)
 
     def step(self, number: int) -> Tensor:
-        tokens = self.data.train.tokens
-        starts = self.starts(number)
-        windows = torch.from_numpy(gather_windows(tokens, torch.tensor(starts).numpy(), self.shape.context_length))
-        windows = windows.to(self.torch_device)
-        batch = Batch(windows[:, :-1].contiguous(), windows[:, 1:].contiguous(), n_tokens=0)
+        windows = gather_windows(self.data.train.tokens, self.starts(number), self.model_config.context_length)
+        window = torch.from_numpy(windows).to(self.torch_device)  # (B, T + 1)
+        batch = Batch(window[:, :-1].contiguous(), window[:, 1:].contiguous(), n_tokens=0)
         self.set_learning_rate(number)
         with self.device.autocast():
-            loss, _ = batch_loss(self.ours, batch)
+            loss, _ = batch_loss(self.folio_model, batch)
         self.update(loss)
         return loss.detach()
 
@@ -119,31 +113,26 @@ class BareLoop(Loop):
         return self.model(tokens)
 
 
-def shape_of(config: RunConfig) -> TransformerConfig:
+def model_config_of(config: RunConfig) -> TransformerConfig:
     assert config.model.vocab_size is not None
     return config.transformer_config(config.model.vocab_size)
 
 
-def n_position_parameters(shape: TransformerConfig) -> int:
-    """Of the table of learned positions, which is in no matrix product."""
-    return shape.context_length * shape.d_model if shape.positional_encoding == "learned" else 0
+def n_position_parameters(model_config: TransformerConfig) -> int:
+    """Return the size of the table of learned positions, which no matrix product uses."""
+    has_table = model_config.positional_encoding == "learned"
+    return model_config.context_length * model_config.d_model if has_table else 0
 
 
-def serve_loop(build: BuildLoop, spec: Spec, line: Line, rss_before: int) -> None:
-    """Build the loop and let it step as it is told."""
+def serve_loop(build: type[TrainingLoop], spec: WorkerSpec, channel: Channel, rss_before: int) -> None:
+    """Build the loop and do the steps that are asked for."""
     config = RunConfig.model_validate(spec.config)
     loop = build(spec, config, open_data(spec, config))
     loop.model.train()
-    turnstile = Turnstile(line, loop.torch_device, loop.validate)
-    turnstile.open(loop.model, n_position_parameters(loop.shape), rss_before)
+    timer = StepTimer(channel, loop.torch_device, loop.validate)
+    timer.report_ready(loop.model, n_position_parameters(loop.model_config), rss_before)
     number = 0
-    while (n_steps := turnstile.wait()) is not None:
+    while (n_steps := timer.wait_for_steps()) is not None:
         losses = [loop.step(number + index) for index in range(n_steps)]
         number += n_steps
-        turnstile.done(losses)
-
-
-def write_weights(model: nn.Module, path: str) -> None:
-    """For the other sides, which read them with torch.load."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    torch.save(model.state_dict(), path)
+        timer.finish(losses)

@@ -1,60 +1,60 @@
-"""A side in a process of its own: python -m benchmarks.contenders.worker SPEC.json ANSWERS
+"""A contender in a process of its own: python -m benchmarks.contenders.worker SPEC.json REPLIES
 
-Started by `benchmarks.contenders.process`; ANSWERS is the number of an open file to answer into.
+`benchmarks.contenders.process` starts it; REPLIES is the number of an open file descriptor for replies.
 """
 
 import os
 import sys
 from pathlib import Path
 
-from benchmarks.contenders.protocol import Line, Spec
+from benchmarks.contenders.protocol import Channel, WorkerSpec
 from folio.runtime.errors import FolioError
 from folio.runtime.memory import resident_bytes
 from folio.runtime.startup import fast_imports
 
 
-def main(spec_file: str, answers: str) -> None:
-    spec = Spec.read(Path(spec_file))
-    with os.fdopen(int(answers), "w", encoding="utf-8") as file:
-        line = Line(sys.stdin, file)
+def main(spec_file: str, replies: str) -> None:
+    spec = WorkerSpec.read(Path(spec_file))
+    with os.fdopen(int(replies), "w", encoding="utf-8") as file:
+        channel = Channel(sys.stdin, file)
         try:
-            serve(spec, line)
+            serve(spec, channel)
         except FolioError as error:
-            line.fail(str(error))
+            channel.reply_error(str(error))
 
 
-def serve(spec: Spec, line: Line) -> None:
-    """Import what the side needs, note the memory that this takes, and let it work."""
+def serve(spec: WorkerSpec, channel: Channel) -> None:
+    """Import what the contender needs, measure the memory that this takes, then follow commands."""
     if spec.task == "generate":
-        from benchmarks.contenders.generators import serve_writer
+        from benchmarks.contenders.generators import serve_generator
 
-        prepare(spec)
-        serve_writer(spec, line, resident_bytes())
-    elif spec.side == "folio":
-        with fast_imports():  # as train.py has it
+        prepare_process(spec)
+        serve_generator(spec, channel, resident_bytes())
+    elif spec.contender == "folio":
+        with fast_imports():  # as in train.py
             from benchmarks.contenders.folio_trainer import serve_folio
-        prepare(spec)
-        serve_folio(spec, line, resident_bytes())
+        prepare_process(spec)
+        serve_folio(spec, channel, resident_bytes())
     else:
         from benchmarks.contenders.peers import HuggingFaceLoop, NanoGPTLoop
-        from benchmarks.contenders.training_loops import BareLoop, BuildLoop, serve_loop
+        from benchmarks.contenders.training_loops import BareLoop, TrainingLoop, serve_loop
 
-        prepare(spec)
-        loops: dict[str, BuildLoop] = {"bare": BareLoop, "hf": HuggingFaceLoop, "nanogpt": NanoGPTLoop}
-        serve_loop(loops[spec.side], spec, line, resident_bytes())
+        prepare_process(spec)
+        loops: dict[str, type[TrainingLoop]] = {"bare": BareLoop, "hf": HuggingFaceLoop, "nanogpt": NanoGPTLoop}
+        serve_loop(loops[spec.contender], spec, channel, resident_bytes())
 
 
-def prepare(spec: Spec) -> None:
-    """Set the threads, and import what a peer imports: it counts as memory before the model is built, too."""
+def prepare_process(spec: WorkerSpec) -> None:
+    """Set the threads, and import what a peer imports: that memory, too, is taken before the model is built."""
     import torch
 
     from benchmarks.contenders.peers import import_nanogpt, import_transformers
 
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
-    if spec.side == "hf":
+    if spec.contender == "hf":
         import_transformers()
-    elif spec.side == "nanogpt":
+    elif spec.contender == "nanogpt":
         assert spec.nanogpt is not None
         import_nanogpt(spec.nanogpt)
 

@@ -2,58 +2,59 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders.process import Worker, scratch_folder, workers
-from benchmarks.contenders.protocol import Command
+from benchmarks.contenders.process import Worker, scratch_folder, start_workers
+from benchmarks.contenders.protocol import Command, WorkerSpec
 from benchmarks.contenders.selection import TITLES
 from benchmarks.options import Options
-from benchmarks.report.results import Report, Series
+from benchmarks.report.results import BenchmarkReport, Series
 from benchmarks.report.statistics import first_at_most
 from folio.runtime.errors import FolioError
 
 
 @dataclass(frozen=True)
-class Contest:
-    """Two recipes with one budget of parameters, tokens and steps."""
+class RecipeComparison:
+    """A recipe of nanoGPT that one of Folio's is compared with; both have the same parameters, tokens and steps."""
 
     units: str
-    """What the losses are nats of."""
-    to_gpt2_state: str
-    """An experiment, too."""
-    changes: tuple[str, ...] = ()
-    """Of their recipe."""
+    """Units of text to which the losses refer."""
+    baseline: str
+    """nanoGPT's recipe as an experiment of Folio."""
+    baseline_overrides: tuple[str, ...] = ()
     goal_nats: float | None = None
-    """What is to be reached; where theirs ends, if not given."""
+    """Validation loss to reach; None: the final loss of the baseline."""
 
 
-CONTESTS = {
-    # 1.898: where nanoGPT's own code, with its own order of batches, ends over the whole validation split.
-    "speedrun_char_cpu": Contest("characters", "nanogpt_shakespeare_char_cpu", goal_nats=1.898),
-    "speedrun_bpe_cpu": Contest("GPT-2's tokens", "nanogpt_shakespeare_char_cpu", ("tokenizer=gpt2",)),
+COMPARISONS = {
+    # 1.898: the final loss of nanoGPT's own code, with its own order of batches, on the whole validation split.
+    "speedrun_char_cpu": RecipeComparison("characters", "nanogpt_shakespeare_char_cpu", goal_nats=1.898),
+    "speedrun_bpe_cpu": RecipeComparison("GPT-2's tokens", "nanogpt_shakespeare_char_cpu", ("tokenizer=gpt2",)),
 }
 """By Folio's recipe, which is an experiment."""
 
 BLOCK_STEPS = 25
-"""After so many steps each side is validated, which is not timed: the clock of this part is training alone."""
+"""Steps between validations. Only training is timed."""
 
-# A side's run must neither validate nor end by itself: both are done from here.
+# A run must not validate by itself, because this part does.
 COMMON = ("trainer=cpu", "callbacks.samples.max_new_tokens=0", "logger=tensorboard")
 
 
 @dataclass
-class Runner:
-    """A run that has come so far."""
+class RecipeRun:
+    """One recipe in training, and its validation losses so far."""
 
-    name: str
+    title: str
     worker: Worker
     max_steps: int
-    steps: list[int]
-    """After each block."""
-    step_s: list[float]
-    """Mean of each block."""
-    losses: list[float]
+    steps: list[int] = field(default_factory=list)
+    """Number of steps after each block."""
+    step_s: list[float] = field(default_factory=list)
+    """Mean time of a step in each block."""
+    losses: list[float] = field(default_factory=list)
+    """Validation loss after each block."""
 
     @property
     def step(self) -> int:
@@ -61,81 +62,85 @@ class Runner:
 
     @property
     def train_s(self) -> list[float]:
-        """Training time at each of `steps`, by the median step: what held a block up does not count."""
+        """Training time at each of `steps`, computed from the median step, so that a delayed block does not count."""
         return [step * statistics.median(self.step_s) for step in self.steps]
 
-    def go_on(self, n_steps: int) -> None:
-        n = min(n_steps, self.max_steps - self.step)
-        if n <= 0:
+    def advance(self, n_steps: int) -> None:
+        """Train so many steps, or what is left of them, and validate."""
+        n_steps = min(n_steps, self.max_steps - self.step)
+        if n_steps <= 0:
             return
-        answer = self.worker.ask(Command("steps", n))
-        loss = self.worker.ask(Command("validate"))["loss_nats"]
-        self.step_s.append(answer["elapsed_s"] / n)
-        self.steps.append(self.step + n)
-        self.losses.append(loss)
+        reply = self.worker.ask(Command("steps", n_steps))
+        self.losses.append(self.worker.ask(Command("validate"))["loss_nats"])
+        self.step_s.append(reply["elapsed_s"] / n_steps)
+        self.steps.append(self.step + n_steps)
 
 
-def measure_quality(recipes: Sequence[str], options: Options, report: Report) -> None:
-    """Add the curves of these of Folio's best recipes and of nanoGPT's, each to its end, in turn."""
+def measure_quality(recipes: Sequence[str], options: Options, report: BenchmarkReport) -> None:
+    """Add the validation curves of Folio's recipes and of nanoGPT's, each trained to its end, in turn."""
     for recipe in recipes:
-        measure_contest(recipe, options, report)
+        comparison = COMPARISONS[recipe]
+        peer = "nanogpt" if "nanogpt" in options.peers.names else "folio"
+        with scratch_folder() as folder:
+            ours, our_steps = recipe_spec(recipe, "folio", (), options, folder)
+            theirs, their_steps = recipe_spec(comparison.baseline, peer, comparison.baseline_overrides, options, folder)
+            options.say(f"quality: starting {recipe}")
+            with start_workers([ours, theirs]) as workers:
+                runs = [
+                    RecipeRun(f"Folio, {recipe}", workers[0], our_steps),
+                    RecipeRun(f"{TITLES[peer]}, nanoGPT's recipe", workers[1], their_steps),
+                ]
+                train_to_end(runs, options)
+                report.series += quality_series(runs, comparison)
 
 
-def measure_contest(ours: str, options: Options, report: Report) -> None:
-    contest = CONTESTS[ours]
-    peer = "nanogpt" if "nanogpt" in options.peers.names else "folio"
-    with scratch_folder() as folder:
-        specs, names, ends = [], [], []
-        for experiment, side, changes, title in (
-            (ours, "folio", (), f"Folio, {ours}"),
-            (contest.to_gpt2_state, peer, contest.changes, f"{TITLES[peer]}, nanoGPT's recipe"),
-        ):
-            same_function = ["model.activation=gelu"] if side == "nanogpt" else []
-            config = options.compose(
-                [f"experiment={experiment}", *changes, *COMMON, *same_function, *options.overrides]
-            )
-            ends.append(config.training.max_steps)
-            # One step more than is ever done, so that the last one is like the others.
-            training = config.training.model_copy(update={"validate_every_steps": config.training.max_steps + 1})
-            config = config.model_copy(update={"training": training})
-            specs.append(options.spec(config, folder / experiment, side, weights=None))
-            names.append(title)
-        options.say(f"quality: starting {ours}")
-        with workers(specs) as sides:
-            runners = [Runner(*parts, [], [], []) for parts in zip(names, sides, ends, strict=True)]
-            while any(runner.step < runner.max_steps for runner in runners):
-                for runner in runners:
-                    runner.go_on(BLOCK_STEPS)
-                    train_s, loss = runner.train_s[-1], runner.losses[-1]
-                    options.say(f"quality: {runner.name}, step {runner.step} after {train_s:.0f} s: {loss:.4f} nats")
-            report.series += summaries(runners, contest)
+def recipe_spec(
+    experiment: str, contender: str, overrides: Sequence[str], options: Options, folder: Path
+) -> tuple[WorkerSpec, int]:
+    """Describe the contender that trains an experiment. Also returns its number of steps."""
+    same_function = ["model.activation=gelu"] if contender == "nanogpt" else []
+    config = options.compose([f"experiment={experiment}", *overrides, *COMMON, *same_function, *options.overrides])
+    max_steps = config.training.max_steps
+    training = config.training.model_copy(update={"validate_every_steps": max_steps + 1})
+    config = config.model_copy(update={"training": training})
+    return options.spec(config, folder / experiment, contender, weights=None), max_steps
 
 
-def summaries(runners: list[Runner], contest: Contest) -> list[Series]:
-    """The last loss of each, the whole curve in the facts, and when the goal was passed."""
-    if not all(runner.losses for runner in runners):
+def train_to_end(runs: Sequence[RecipeRun], options: Options) -> None:
+    """Train all runs to their ends, in turn."""
+    while any(run.step < run.max_steps for run in runs):
+        for run in runs:
+            run.advance(BLOCK_STEPS)
+            train_s, loss = run.train_s[-1], run.losses[-1]
+            options.say(f"quality: {run.title}, step {run.step} after {train_s:.0f} s: {loss:.4f} nats")
+
+
+def quality_series(runs: Sequence[RecipeRun], comparison: RecipeComparison) -> list[Series]:
+    """Return the final loss of each run, with its curve and the time when it reached the goal as facts."""
+    if not all(run.losses for run in runs):
         raise FolioError("quality: a recipe without a step; give training.max_steps of 1 or more")
-    series = []
-    goal_nats = contest.goal_nats or runners[-1].losses[-1]
-    whole_s = runners[-1].train_s[-1]
-    for runner in runners:
-        train_s, passed = runner.train_s, first_at_most(runner.losses, goal_nats)
-        facts: dict[str, Any] = {
-            "steps": runner.steps,
-            "step_s": runner.step_s,
-            "train_s": train_s,
-            "val_loss_nats": runner.losses,
-            "goal_nats": goal_nats,
-            "goal_step": None if passed is None else runner.steps[passed],
-            "goal_s": None if passed is None else train_s[passed],
-            "goal_share": None if passed is None else train_s[passed] / whole_s,
-        }
-        note = f"{runner.max_steps:,} steps in {train_s[-1]:.0f} s; {goal_nats:.3f} nats not reached"
-        if passed is not None:
-            note = (
-                f"{runner.max_steps:,} steps in {train_s[-1]:.0f} s; {goal_nats:.3f} nats by step "
-                f"{runner.steps[passed]:,}, {train_s[passed]:.0f} s, "
-                f"{100 * train_s[passed] / whole_s:.0f} % of the other's whole time"
-            )
-        series.append(Series("quality", contest.units, runner.name, "nats", [runner.losses[-1]], note, facts))
-    return series
+    baseline = runs[-1]
+    goal_nats = comparison.goal_nats or baseline.losses[-1]
+    return [one_quality_series(run, goal_nats, baseline.train_s[-1], comparison.units) for run in runs]
+
+
+def one_quality_series(run: RecipeRun, goal_nats: float, baseline_s: float, units: str) -> Series:
+    """Return the final loss of a run. `baseline_s` is the whole training time of the baseline."""
+    train_s, reached = run.train_s, first_at_most(run.losses, goal_nats)
+    facts: dict[str, Any] = {
+        "steps": run.steps,
+        "step_s": run.step_s,
+        "train_s": train_s,
+        "val_loss_nats": run.losses,
+        "goal_nats": goal_nats,
+        "goal_step": None if reached is None else run.steps[reached],
+        "goal_s": None if reached is None else train_s[reached],
+        "goal_share": None if reached is None else train_s[reached] / baseline_s,
+    }
+    note = f"{run.max_steps:,} steps in {train_s[-1]:.0f} s; {goal_nats:.3f} nats not reached"
+    if reached is not None:
+        note = (
+            f"{run.max_steps:,} steps in {train_s[-1]:.0f} s; {goal_nats:.3f} nats by step {run.steps[reached]:,}, "
+            f"{train_s[reached]:.0f} s, {100 * train_s[reached] / baseline_s:.0f} % of the baseline's whole time"
+        )
+    return Series("quality", units, run.title, "nats", [run.losses[-1]], note, facts)

@@ -1,159 +1,160 @@
-"""The parts `step`, `overhead` and `memory`: training steps of all sides in turn, at the works."""
+"""The parts `step`, `overhead` and `memory`: training steps of all contenders in turn, on the workloads."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.contenders.process import Worker, scratch_folder, workers
+from benchmarks.contenders.process import Worker, scratch_folder, start_workers
 from benchmarks.contenders.protocol import Command
 from benchmarks.contenders.selection import TITLES
 from benchmarks.options import Options
-from benchmarks.report.results import Report, Series
-from benchmarks.report.statistics import largest_difference, median_ratio, model_flops_per_token
-from benchmarks.workloads import Work
+from benchmarks.report.results import BenchmarkReport, Series
+from benchmarks.report.statistics import largest_difference, model_flops_per_token
+from benchmarks.workloads import Workload
 from folio.config.run import RunConfig
 from folio.runtime.errors import FolioError
 
 WARM_UP_STEPS = 2
-"""Not timed: the first allocates gradients, the second finds the optimizer's moments in place."""
+"""Steps that are not timed: the first allocates the gradients, the second finds the optimizer's moments in place."""
 
 N_CHECKED_STEPS = 5
-"""Losses that have to agree: of the first weights, and after updates. Later, rounding has had time to grow."""
+"""First steps whose losses must agree: the initial one, and after a few updates. Later, rounding errors grow."""
 
 TOLERANCE = 1e-4
 TOLERANCE_BF16 = 2e-2
-"""bf16 has three digits, and a compiled graph rounds at other places than an eager one."""
+"""bf16 has three digits, and a compiled graph rounds in other places than an eager one."""
 
 PARTS = ("step", "overhead", "memory")
 
 
-def measure_works(works: Iterable[Work], parts: Sequence[str], options: Options, report: Report) -> None:
-    """Add the series of those of PARTS that are asked for.
+def measure_workloads(
+    workloads: Iterable[Workload], parts: Sequence[str], options: Options, report: BenchmarkReport
+) -> None:
+    """Add the series of the requested PARTS.
 
-    `step` and `memory` read the same processes, and `overhead` goes on with two of them. Raises: FolioError where two
-    sides do not compute the same.
+    `step` and `memory` use the same processes, and `overhead` continues with two of them. Raises: FolioError if two
+    contenders compute different losses.
     """
-    for work in works:
+    for workload in workloads:
         with_peers = "step" in parts or "memory" in parts
-        with_overhead = "overhead" in parts and work.overhead_blocks > 0
+        with_overhead = "overhead" in parts and workload.overhead_blocks > 0
         if not with_peers and not with_overhead:
             continue
-        config = options.compose([*work.overrides, *options.overrides])
+        config = options.compose([*workload.overrides, *options.overrides])
         assert config.model.vocab_size is not None
-        able, reasons = options.peers.able(config.transformer_config(config.model.vocab_size))
-        sides = [side for side in able if with_peers]
-        if with_overhead and "bare" not in sides:
-            sides = ["bare", *sides]
-        report.skipped += [reason for reason in reasons if reason not in report.skipped]
+        peers, reasons = options.peers.supporting(config.transformer_config(config.model.vocab_size))
+        report.skip(reasons)
+        peers = peers if with_peers else []
+        if with_overhead and "bare" not in peers:
+            peers = ["bare", *peers]
         with scratch_folder() as folder:
-            measure_work(work, config, sides, parts, options, report, folder)
+            measure_workload(workload, config, peers, parts, options, report, folder)
 
 
-def measure_work(
-    work: Work,
+def measure_workload(
+    workload: Workload,
     config: RunConfig,
     peers: Sequence[str],
     parts: Sequence[str],
     options: Options,
-    report: Report,
+    report: BenchmarkReport,
     folder: Path,
 ) -> None:
-    """One work, by Folio and its peers."""
-    period = config.training.checkpoint_every_steps
-    n_timed = work.block_steps * (1 if work.checkpoint_each_block else options.rounds)
+    """Measure Folio and its peers on one workload."""
+    checkpoint_period = config.training.checkpoint_every_steps
+    n_timed = workload.block_steps * (1 if workload.checkpoint_each_block else options.rounds)
     training = config.training.model_copy(update={"checkpoint_every_steps": n_timed})
     config = config.model_copy(update={"training": training})
-    options.say(f"{work.name}: starting {', '.join(TITLES[side] for side in ('folio', *peers))}")
-    with workers([options.spec(config, folder, side) for side in ("folio", *peers)]) as sides:
-        contest = Contest(work, config, sides, options)
+    names = ("folio", *peers)
+    options.say(f"{workload.name}: starting {', '.join(TITLES[name] for name in names)}")
+    with start_workers([options.spec(config, folder, name) for name in names]) as workers:
+        comparison = TrainingComparison(workload, config, workers, options)
         if "step" in parts or "memory" in parts:
-            contest.take_turns(sides, options.rounds, work.block_steps)
+            comparison.run_rounds(workers, options.rounds)
         if "step" in parts:
-            report.series += contest.step_series("step", sides, period)
+            report.series += comparison.step_series("step", workers, checkpoint_period)
         if "memory" in parts:
-            report.series += contest.memory_series()
-        if "overhead" in parts and work.overhead_blocks:
-            pair = [next(side for side in sides if side.side == name) for name in ("folio", "bare")]
-            contest.forget_times()
-            contest.take_turns(pair, options.rounds * work.overhead_blocks, work.block_steps)
-            folio, bare = contest.step_series("overhead", pair, period)
+            report.series += comparison.memory_series()
+        if "overhead" in parts and workload.overhead_blocks:
+            pair = [next(worker for worker in workers if worker.contender == name) for name in ("folio", "bare")]
+            comparison.discard_times()
+            comparison.run_rounds(pair, options.rounds * workload.overhead_blocks)
+            folio, bare = comparison.step_series("overhead", pair, checkpoint_period)
             report.series += [add_overhead(folio, bare), bare]
-        report.checks += contest.checks()
+        report.checks += comparison.loss_checks()
 
 
-class Contest:
-    """Sides that take turns at one work."""
+class TrainingComparison:
+    """Lets contenders train in turns on one workload, collects their times, and checks that their losses agree."""
 
-    def __init__(self, work: Work, config: RunConfig, sides: list[Worker], options: Options) -> None:
-        self.work = work
+    def __init__(self, workload: Workload, config: RunConfig, workers: list[Worker], options: Options) -> None:
+        self.workload = workload
         self.config = config
-        self.sides = sides
+        self.workers = workers
         self.options = options
         self.tolerance = TOLERANCE if config.trainer.precision == "32-true" else TOLERANCE_BF16
-        self.losses: dict[str, list[float]] = {worker.side: [] for worker in sides}
-        self.blocks: dict[str, list[dict[str, Any]]] = {worker.side: [] for worker in sides}
-        options.say(f"{work.name}: first steps")
-        self._round(sides, WARM_UP_STEPS)
-        self.forget_times()
+        self.losses: dict[str, list[float]] = {worker.contender: [] for worker in workers}
+        self.blocks: dict[str, list[dict[str, Any]]] = {worker.contender: [] for worker in workers}
+        options.say(f"{workload.name}: warm-up")
+        self._run_round(workers, WARM_UP_STEPS)
+        self.discard_times()
 
-    def forget_times(self) -> None:
-        self.blocks = {side: [] for side in self.blocks}
+    def discard_times(self) -> None:
+        self.blocks = {name: [] for name in self.blocks}
 
-    def take_turns(self, sides: Sequence[Worker], rounds: int, block_steps: int) -> None:
-        """A B C A B C ..., so many times, each a block of steps."""
+    def run_rounds(self, workers: Sequence[Worker], rounds: int) -> None:
+        """Let each worker train one block of steps per round: A B C A B C ..."""
         for number in range(rounds):
-            self.options.say(f"{self.work.name}: round {number + 1} of {rounds}")
-            self._round(sides, block_steps)
+            self.options.say(f"{self.workload.name}: round {number + 1} of {rounds}")
+            self._run_round(workers, self.workload.block_steps)
 
-    def _round(self, sides: Sequence[Worker], n_steps: int) -> None:
-        for worker in sides:
-            answer = worker.ask(Command("steps", n_steps))
-            self.losses[worker.side] += answer.pop("losses")
-            self.blocks[worker.side].append(answer)
-        self._check()
+    def _run_round(self, workers: Sequence[Worker], n_steps: int) -> None:
+        for worker in workers:
+            reply = worker.ask(Command("steps", n_steps))
+            self.losses[worker.contender] += reply.pop("losses")
+            self.blocks[worker.contender].append(reply)
+        for name in self.losses:
+            self._check_losses(name)
 
-    def difference(self, side: str) -> float:
-        """From Folio's losses in the first steps."""
-        return largest_difference(self.losses["folio"][:N_CHECKED_STEPS], self.losses[side][:N_CHECKED_STEPS])
+    def loss_difference(self, name: str) -> float:
+        """Return how far a contender's first losses are from Folio's, at most."""
+        return largest_difference(self.losses["folio"][:N_CHECKED_STEPS], self.losses[name][:N_CHECKED_STEPS])
 
-    def _check(self) -> None:
-        for side in self.losses:
-            if not (difference := self.difference(side)) <= self.tolerance:
-                ours, to_gpt2_state = self.losses["folio"][:N_CHECKED_STEPS], self.losses[side][:N_CHECKED_STEPS]
-                step, a, b = next(
-                    (step, a, b)
-                    for step, (a, b) in enumerate(zip(ours, to_gpt2_state, strict=False), 1)
-                    if not abs(a - b) <= self.tolerance
-                )
-                raise FolioError(
-                    f"work {self.work.name}: {TITLES['folio']} and {TITLES[side]} do not compute the same, so their "
-                    f"times are no comparison: at step {step} the losses are {a:.6f} and {b:.6f}, and up to there "
-                    f"{difference:.2g} apart where {self.tolerance} is allowed"
-                )
+    def _check_losses(self, name: str) -> None:
+        if (difference := self.loss_difference(name)) <= self.tolerance:
+            return
+        pairs = enumerate(zip(self.losses["folio"], self.losses[name], strict=False), 1)
+        step, ours, other = next((step, a, b) for step, (a, b) in pairs if not abs(a - b) <= self.tolerance)
+        raise FolioError(
+            f"workload {self.workload.name}: {TITLES['folio']} and {TITLES[name]} do not compute the same, so their "
+            f"times are not comparable: at step {step} the losses are {ours:.6f} and {other:.6f}, and up to there they "
+            f"differ by up to {difference:.2g}, more than the {self.tolerance} allowed"
+        )
 
-    def checks(self) -> list[dict[str, Any]]:
-        """One for each peer."""
+    def loss_checks(self) -> list[dict[str, Any]]:
+        """Return a record for each contender of how far its losses are from Folio's."""
         return [
             {
-                "what": f"losses at work {self.work.name}",
-                "side": side,
-                "largest_difference": self.difference(side),
+                "what": f"losses on workload {self.workload.name}",
+                "contender": name,
+                "largest_difference": self.loss_difference(name),
                 "allowed": self.tolerance,
                 "n_steps": min(N_CHECKED_STEPS, len(losses)),
                 "losses": losses[:N_CHECKED_STEPS],
             }
-            for side, losses in self.losses.items()
+            for name, losses in self.losses.items()
         ]
 
-    def step_series(self, part: str, sides: Sequence[Worker], period: int) -> list[Series]:
-        """Milliseconds of a step, Folio's with its share of a checkpoint."""
+    def step_series(self, part: str, workers: Sequence[Worker], checkpoint_period: int) -> list[Series]:
+        """Return the milliseconds per step, Folio's with its share of a checkpoint."""
         model, n_tokens = self.config.model, self.config.training.batch_size * self.config.model.context_length
         series = []
-        for worker in sides:
-            blocks = self.blocks[worker.side]
-            saves = [save_s for block in blocks for save_s in block["checkpoint_s"]]
-            times = step_ms(blocks, saves, period)
+        for worker in workers:
+            blocks = self.blocks[worker.contender]
+            checkpoint_s = [seconds for block in blocks for seconds in block["checkpoint_s"]]
+            times = step_times_ms(blocks, checkpoint_s, checkpoint_period)
             flops = model_flops_per_token(
                 n_parameters=worker.facts["n_parameters_without_positions"],
                 n_layers=model.n_layers,
@@ -168,40 +169,39 @@ class Contest:
                 "block_steps": blocks[0]["n_steps"],
                 "block_s": [block["elapsed_s"] for block in blocks],
                 "idle_cpu_s": [block["idle_cpu_s"] for block in blocks],
-                "checkpoint_s": saves,
-                "checkpoint_every_steps": period,
+                "checkpoint_s": checkpoint_s,
+                "checkpoint_every_steps": checkpoint_period,
                 "precision": self.config.trainer.precision,
             }
-            series.append(Series(part, self.work.name, TITLES[worker.side], "ms a step", times, facts=facts))
+            title = TITLES[worker.contender]
+            series.append(Series(part, self.workload.name, title, "ms/step", times, facts=facts))
         return series
 
     def memory_series(self) -> list[Series]:
-        """The most that each process has taken, the interpreter and its imports included."""
+        """Return the peak memory of each process, including the interpreter and its imports."""
         series = []
-        for worker in self.sides:
-            answer = worker.ask(Command("memory"))
-            before, gpu = worker.facts["rss_before_bytes"], answer["gpu_peak_bytes"]
+        for worker in self.workers:
+            reply = worker.ask(Command("memory"))
+            before, gpu = worker.facts["rss_before_bytes"], reply["gpu_peak_bytes"]
             facts = {"rss_before_bytes": before, "gpu_peak_bytes": gpu}
-            peak = answer["peak_bytes"] if gpu is None else gpu
-            note = f"{before / 2**20:,.0f} MiB before the model was built" if gpu is None else "of the GPU's memory"
-            series.append(
-                Series("memory", self.work.name, TITLES[worker.side], "MiB", [peak / 2**20], note=note, facts=facts)
-            )
+            peak = reply["peak_bytes"] if gpu is None else gpu
+            note = f"{before / 2**20:,.0f} MiB before the model was built" if gpu is None else "GPU memory"
+            title = TITLES[worker.contender]
+            series.append(Series("memory", self.workload.name, title, "MiB", [peak / 2**20], note, facts))
         return series
 
 
-def step_ms(blocks: Sequence[dict[str, Any]], saves_s: Sequence[float], period: int) -> list[float]:
-    """Of each block: the steps without their checkpoints, and the share of a checkpoint that falls on a step.
+def step_times_ms(blocks: Sequence[dict[str, Any]], checkpoint_s: Sequence[float], period: int) -> list[float]:
+    """Return for each block the time per step without checkpoints, plus the share of a checkpoint per step.
 
-    In a measurement checkpoints come more often than in a run, so that there is one to measure at all.
+    A measurement saves more often than a run, which saves every `period` steps, so that there is a save to measure.
     """
-    share_s = mean(saves_s) / period if saves_s else 0.0
+    share_s = mean(checkpoint_s) / period if checkpoint_s else 0.0
     return [1e3 * ((block["elapsed_s"] - sum(block["checkpoint_s"])) / block["n_steps"] + share_s) for block in blocks]
 
 
 def add_overhead(folio: Series, bare: Series) -> Series:
-    """Folio's series with what it says of the two."""
-    per_cent = 100 * (median_ratio(folio.values, bare.values) - 1)
-    facts = folio.facts | {"overhead_per_cent": per_cent}
+    """Return Folio's series with the overhead over the bare loop in its note and facts."""
+    per_cent = 100 * (1 / folio.advantage_over(bare) - 1)
     note = f"overhead {per_cent:+.2f} %, checkpoints included"
-    return Series(folio.part, folio.subject, folio.side, folio.unit, folio.values, note, facts)
+    return replace(folio, note=note, facts=folio.facts | {"overhead_per_cent": per_cent})

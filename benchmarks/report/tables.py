@@ -7,97 +7,93 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.parts.hardware import peak_gflop_per_s
-from benchmarks.parts.scaling import group_exponent
-from benchmarks.report.results import NO_COMPARISON, Report, Series
-from benchmarks.report.statistics import number
+from benchmarks.report.results import NOT_COMPARED, BenchmarkReport, Series, group_exponent, peak_gflop_per_s
+from benchmarks.report.statistics import format_number
 
 TITLES = {
-    "hardware": "hardware: the most that this machine does",
-    "step": "step: a training step",
+    "hardware": "hardware: the fastest rates of this machine",
+    "step": "step: one training step (MFU: model FLOPs/s over the fastest matrix product above)",
     "overhead": "overhead: train.py against a bare loop of the same model, loss and optimizer",
     "memory": "memory: peak of the whole process",
-    "data": "data",
+    "data": "data: one batch",
     "prepare": "prepare: text into shards of tokens",
-    "loss": "loss, with its gradients",
+    "loss": "loss: forward and backward",
     "generation": "generation: GPT-2 small, greedy, fp32",
-    "startup": "startup: from the command to its first sign",
+    "startup": "startup: from the command to its first output",
     "quality": "quality: training time to a validation loss",
     "scaling": "scaling: one size at a time",
 }
 
 
-def print_report(report: Report, console: Console) -> None:
+def print_report(report: BenchmarkReport, console: Console) -> None:
     console.print(Group(*contents(report)))
 
 
-def contents(report: Report) -> Iterator[Table | Text]:
+def contents(report: BenchmarkReport) -> Iterator[Table | Text]:
     machine = report.machine
     gpu = f", {machine['gpu']}" if machine["gpu"] else ""
     threads = f"{machine['cores']} cores, {machine['threads']} threads"
     yield Text(f"{machine['cpu']}, {threads}{gpu}, torch {machine['torch']}")
     for part in report.parts():
-        yield part_table(part, report)
+        yield scaling_table(report) if part == "scaling" else part_table(part, report)
     for check in report.checks:
-        if "largest_difference" in check and check["side"] != "folio":
-            difference = f"{check['largest_difference']:.1g} nats apart at most, {check['allowed']} allowed"
-            yield Text(f"{check['what']}, Folio and {check['side']}, {check['n_steps']} steps: {difference}")
+        if "largest_difference" in check and check["contender"] != "folio":
+            difference = f"differ by at most {check['largest_difference']:.1g} nats, {check['allowed']} allowed"
+            yield Text(f"{check['what']}: in {check['n_steps']} steps Folio and {check['contender']} {difference}")
     yield from (Text(sentence) for sentence in report.skipped)
 
 
-def part_table(part: str, report: Report) -> Table:
-    """Medians, spread, and how far the first row of each subject is ahead, or its size for the exponent."""
-    if part == "scaling":
-        return scaling_table(report)
+def part_table(part: str, report: BenchmarkReport) -> Table:
+    """Return medians and ranges, and how many times better the first row of each subject is than the others."""
     table = Table(title=TITLES[part], title_justify="left")
-    for column in ("what", "who"):
+    for column in ("subject", "contender"):
         table.add_column(column)
-    for column in ("median", "least to most", "first row ahead"):
+    for column in ("median", "min to max", "first row is better by"):
         table.add_column(column, justify="right")
     table.add_column("")
-    for group in report.of(part):
-        reference = group[0]
+    for group in report.groups(part):
+        first = group[0]
         for series in group:
-            compared = series is not reference and part not in NO_COMPARISON
+            is_compared = series is not first and part not in NOT_COMPARED
             table.add_row(
-                series.subject if series is reference else "",
-                series.side,
-                f"{number(series.median)} {series.unit}",
-                spread(series.values),
-                f"{reference.ahead_of(series):.2f} x" if compared else "",
-                "; ".join(filter(None, (of_peak(series, report), series.note))),
+                series.subject if series is first else "",
+                series.contender,
+                f"{format_number(series.median)} {series.unit}",
+                value_range(series.values),
+                f"{first.advantage_over(series):.2f} x" if is_compared else "",
+                "; ".join(filter(None, (throughput(series, report), series.note))),
             )
         table.add_section()
     return table
 
 
-def scaling_table(report: Report) -> Table:
+def scaling_table(report: BenchmarkReport) -> Table:
+    """Return the medians of each size, and the exponent with which they grow."""
     table = Table(title=TITLES["scaling"], title_justify="left")
-    for column in ("what", "unit", "medians by size", "exponent"):
+    for column in ("subject", "unit", "medians by size", "exponent"):
         table.add_column(column)
-    for group in report.of("scaling"):
-        medians = ", ".join(f"{series.side}: {number(series.median)}" for series in group)
-        power = f"{group_exponent(group):.2f}" if len(group) > 1 else ""
-        table.add_row(group[0].subject, group[0].unit, medians, power)
+    for group in report.groups("scaling"):
+        medians = ", ".join(f"{series.contender}: {format_number(series.median)}" for series in group)
+        exponent = f"{group_exponent(group):.2f}" if len(group) > 1 else ""
+        table.add_row(group[0].subject, group[0].unit, medians, exponent)
     return table
 
 
-def of_peak(series: Series, report: Report) -> str:
-    """Tokens/s of a step, and its share of what the machine's matrix products reach."""
+def throughput(series: Series, report: BenchmarkReport) -> str:
+    """Return tokens/s and MFU of a training step; nothing for other series."""
     if "model_gflop_per_s" not in series.facts:
         return ""
     tokens = f"{statistics.median(series.facts['tokens_per_s']):,.0f} tokens/s"
-    share = peak_share(series, report)
-    return tokens if share is None else f"{tokens}, {share:.2f} of peak"
+    utilization = mfu(series, report)
+    return tokens if utilization is None else f"{tokens}, MFU {utilization:.2f}"
 
 
-def peak_share(series: Series, report: Report) -> float | None:
-    """Model FLOPs a second over the best matrix product; None where that was not measured."""
+def mfu(series: Series, report: BenchmarkReport) -> float | None:
+    """Return the model FLOPs utilization, against the best measured matrix product; None if none was measured."""
     on_gpu = series.facts["precision"] != "32-true"
-    hardware = [one for one in report.series if one.part == "hardware"]
-    peak = peak_gflop_per_s(hardware, "cuda" if on_gpu else "cpu", "bf16" if on_gpu else "fp32")
+    peak = peak_gflop_per_s(report, "cuda" if on_gpu else "cpu", "bf16" if on_gpu else "fp32")
     return None if peak is None else statistics.median(series.facts["model_gflop_per_s"]) / peak
 
 
-def spread(values: Sequence[float]) -> str:
-    return f"{number(min(values))} to {number(max(values))}" if len(values) > 1 else ""
+def value_range(values: Sequence[float]) -> str:
+    return f"{format_number(min(values))} to {format_number(max(values))}" if len(values) > 1 else ""

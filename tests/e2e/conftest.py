@@ -1,19 +1,18 @@
-"""Fixtures of the end-to-end tests: real processes in a folder like a user's."""
+"""Fixtures for the end-to-end tests, which run real processes in a folder like a user's."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from browser import chromium
 from playwright.sync_api import Browser
-from workspace import TINY_TEXT, Run, Workspace
+from workspace import TINY_TEXT, Run, Workspace, clean_environment
 
 from folio.data.assets import fetch
 from folio.data.corpora import tiny_shakespeare
 from folio.data.tokenizers.rank_files import ENCODINGS
 
-# Kept from being imported by a program of the test's choice, and not as an ImportError, which could be caught.
+# Not an ImportError, which the program could catch.
 SITECUSTOMIZE = """
 import os, sys
 from importlib.abc import MetaPathFinder
@@ -32,16 +31,14 @@ sys.meta_path.insert(0, Forbid())
 
 @pytest.fixture(scope="session")
 def make_workspace(assets_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Workspace]:
-    """Makes workspaces that share one data folder, where the corpus is prepared once."""
-    # Before any test: the first to need a download would see its progress where it expects silence.
+    """Create workspaces that share prepared data: make_workspace()."""
+    # Before any test: otherwise the first one that needs a download would print its progress.
     for asset in (tiny_shakespeare.ASSET, ENCODINGS["gpt2"].rank_file):
         fetch(asset, assets_dir)
     shared = tmp_path_factory.mktemp("shared")
     (shared / "assets").symlink_to(assets_dir.resolve(), target_is_directory=True)
     (shared / "tiny_shakespeare").mkdir()
-    kept_out = ("FOLIO_", "HYDRA_", "SLURM_", "PYTHONPATH", "COLUMNS", "FORCE_COLOR")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(kept_out)}
-    environment |= {"OMP_NUM_THREADS": "1", "TERM": "xterm-256color"}
+    environment = clean_environment() | {"TERM": "xterm-256color"}
 
     def make() -> Workspace:
         folder = tmp_path_factory.mktemp("workspace")
@@ -56,25 +53,25 @@ def make_workspace(assets_dir: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def workspace(make_workspace: Callable[[], Workspace]) -> Workspace:
-    """A workspace of the test's own."""
+    """A new workspace for one test."""
     return make_workspace()
 
 
 @pytest.fixture(scope="session")
 def home(make_workspace: Callable[[], Workspace]) -> Workspace:
-    """The workspace of `finished_run`. Tests look at it and do not change it."""
+    """The workspace of `finished_run`. Tests must not change it."""
     return make_workspace()
 
 
 @pytest.fixture(scope="session")
 def finished_output(home: Workspace) -> str:
-    """What the run of `finished_run` printed."""
+    """The output of `finished_run`."""
     return home.must("train.py", "model=debug", "tokenizer=char", "trainer=cpu")
 
 
 @pytest.fixture(scope="session")
 def finished_run(home: Workspace, finished_output: str) -> Run:
-    """A run of the smallest model on Tiny Shakespeare. Tests look at it and do not change it."""
+    """A finished run of the smallest model on Tiny Shakespeare. Tests must not change it."""
     assert finished_output
     (folder,) = home.runs()
     return Run(folder)
@@ -82,10 +79,10 @@ def finished_run(home: Workspace, finished_output: str) -> Run:
 
 @pytest.fixture(scope="session")
 def forbid_imports(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, str]]:
-    """Environment variables that make a process fail where it so much as looks for one of these packages.
+    """Return environment variables that make a process fail if it tries to import one of these packages.
 
-    Not importing torch or lightning is what keeps an answer under two seconds; a test that measured the seconds
-    would fail on a busy machine.
+    A command that imports neither torch nor lightning answers within two seconds; measuring those seconds would fail
+    on a busy machine.
     """
     folder = tmp_path_factory.mktemp("forbid")
     (folder / "sitecustomize.py").write_text(SITECUSTOMIZE)
@@ -94,6 +91,6 @@ def forbid_imports(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., di
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A headless Chromium for the tests of a file, which are skipped where the machine has none."""
+    """A headless Chromium for the tests of a file, which are skipped if the machine has none."""
     with chromium() as started:
         yield started

@@ -1,32 +1,31 @@
-"""The benchmark as a person calls it, and its sides as real processes, with models so small that they take no time."""
+"""The benchmark as a command, and its contenders as real processes, with models so small that they take no time."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from matplotlib.image import imread
-from workspace import Workspace
+from workspace import ROOT, Finished, Workspace
 
-from benchmarks.contenders.process import Worker, workers
-from benchmarks.contenders.protocol import Command, Spec
+from benchmarks.contenders.process import Worker, start_workers
+from benchmarks.contenders.protocol import Command, WorkerSpec
 from benchmarks.contenders.selection import choose_peers
 from benchmarks.options import Options
-from benchmarks.parts.training import Contest, measure_works
-from benchmarks.report.results import Report
-from benchmarks.workloads import SAME_FUNCTION, WORKS
+from benchmarks.parts.training import TrainingComparison, measure_workloads
+from benchmarks.report.results import BenchmarkReport
+from benchmarks.workloads import SAME_FUNCTION, WORKLOADS
 from folio.config.run import RunConfig
 from folio.runtime.errors import FolioError
-
-BENCHMARK = "benchmarks/__main__.py"
 
 TINY_MODEL = ("model=debug", "tokenizer=char", "data=text_file", "training.batch_size=2", "schedule.warmup_steps=2")
 
 
 @pytest.fixture
 def tiny(compose: Callable[..., RunConfig], workspace: Workspace) -> Callable[..., RunConfig]:
-    """A config of a tiny model on the workspace's text, which says what the sides need to know."""
+    """Compose the config of a tiny model on the workspace's text, complete enough for a contender."""
 
     def config(*overrides: str) -> RunConfig:
         text = f"data.path={workspace.folder / 'tiny.txt'}"
@@ -43,7 +42,7 @@ def options(tiny: Callable[..., RunConfig]) -> Options:
     return Options(
         rounds=2,
         peers=choose_peers("bare", None),
-        # Sizes of the works are left out: these tests want the processes, not the numbers.
+        # Without the sizes of the workloads: these tests need the processes, not the numbers.
         compose=lambda overrides: tiny(),
         threads=1,
         say=lambda text: None,
@@ -52,55 +51,72 @@ def options(tiny: Callable[..., RunConfig]) -> Options:
 
 @pytest.fixture
 def pair(tiny: Callable[..., RunConfig], options: Options, tmp_path: Path) -> Iterator[list[Worker]]:
-    """Folio and the bare loop, ready."""
+    """Folio and the bare loop as workers, ready."""
     config = tiny("training.checkpoint_every_steps=4")
-    with workers([options.spec(config, tmp_path, side) for side in ("folio", "bare")]) as sides:
-        yield sides
+    with start_workers([options.spec(config, tmp_path, name) for name in ("folio", "bare")]) as workers:
+        yield workers
 
 
-def test_two_sides_take_turns_and_have_the_same_losses(pair: list[Worker], tmp_path: Path) -> None:
-    answers: dict[str, list[dict[str, Any]]] = {"folio": [], "bare": []}
+@pytest.fixture
+def run_benchmark(workspace: Workspace) -> Callable[..., Finished]:
+    """Run the command in the workspace: run_benchmark("step", "--rounds", "1")."""
+
+    def run(*arguments: str, **environment: str) -> Finished:
+        paths = filter(None, (str(ROOT), environment.get("PYTHONPATH")))
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
+        return workspace.run("-m", "benchmarks", *arguments, **environment)
+
+    return run
+
+
+def test_two_contenders_take_turns_and_have_the_same_losses(pair: list[Worker], tmp_path: Path) -> None:
+    replies: dict[str, list[dict[str, Any]]] = {"folio": [], "bare": []}
     for n_steps in (1, 4, 4):
         for worker in pair:
-            answers[worker.side].append(worker.ask(Command("steps", n_steps)))
-    for ours, to_gpt2_state, n_steps in zip(answers["folio"], answers["bare"], (1, 4, 4), strict=True):
+            replies[worker.contender].append(worker.ask(Command("steps", n_steps)))
+    for ours, bare, n_steps in zip(replies["folio"], replies["bare"], (1, 4, 4), strict=True):
         assert len(ours["losses"]) == ours["n_steps"] == n_steps
-        assert ours["losses"] == pytest.approx(to_gpt2_state["losses"], abs=1e-5)
+        assert ours["losses"] == pytest.approx(bare["losses"], abs=1e-5)
         assert ours["elapsed_s"] > sum(ours["checkpoint_s"])
-    # Steps 1, 2-5 and 6-9: a checkpoint at 4 and at 8.
-    assert [len(answer["checkpoint_s"]) for answer in answers["folio"]] == [0, 1, 1]
+    # Steps 1, 2-5 and 6-9: checkpoints at 4 and 8.
+    assert [len(reply["checkpoint_s"]) for reply in replies["folio"]] == [0, 1, 1]
     assert (tmp_path / "folio" / "checkpoints" / "last.ckpt").is_file()
     assert list((tmp_path / "folio" / "tensorboard").iterdir())
     for worker in pair:
         assert 0 < worker.facts["rss_before_bytes"] <= worker.ask(Command("memory"))["peak_bytes"]
-    ours, to_gpt2_state = (worker.ask(Command("validate"))["loss_nats"] for worker in pair)
-    assert ours == pytest.approx(to_gpt2_state, abs=1e-5)
+    ours, bare = (worker.ask(Command("validate"))["loss_nats"] for worker in pair)
+    assert ours == pytest.approx(bare, abs=1e-5)
 
 
-def test_a_side_with_other_weights_is_refused(tiny: Callable[..., RunConfig], options: Options, tmp_path: Path) -> None:
+def test_a_contender_with_other_weights_is_refused(
+    tiny: Callable[..., RunConfig], options: Options, tmp_path: Path
+) -> None:
     config = tiny()
     specs = [options.spec(config, tmp_path, "folio"), options.spec(tiny("seed=2"), tmp_path, "bare", weights=None)]
-    with workers(specs) as sides, pytest.raises(FolioError, match="at step 1 the losses are") as refused:
-        Contest(WORKS["a"], config, sides, options)
+    with start_workers(specs) as workers, pytest.raises(FolioError, match="at step 1 the losses are") as refused:
+        TrainingComparison(WORKLOADS["a"], config, workers, options)
     assert "\n" not in str(refused.value)
 
 
-def test_a_side_that_cannot_begin_says_why_in_one_line(
+def test_a_contender_that_cannot_start_says_why_in_one_line(
     options: Options, tiny: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
     (tmp_path / "model.py").write_text("GPT = 1\n")
     broken = options.spec(tiny("model.activation=gelu"), tmp_path, "nanogpt", weights=None, nanogpt=str(tmp_path))
-    with pytest.raises(FolioError, match=r"the side nanogpt: .*defines no GPTConfig"), workers([broken]):
+    with pytest.raises(FolioError, match=r"contender nanogpt: .*defines no GPTConfig"), start_workers([broken]):
         pass
     (tmp_path / "model.py").write_text("raise RuntimeError('out of order')\n")
-    with pytest.raises(FolioError, match=r"ended with exit code 1: RuntimeError: out of order"), workers([broken]):
+    with (
+        pytest.raises(FolioError, match=r"ended with exit code 1: RuntimeError: out of order"),
+        start_workers([broken]),
+    ):
         pass
 
 
-def test_a_measurement_gives_series_and_checks(options: Options) -> None:
-    report = Report({})
-    measure_works([WORKS["b"]], ("step", "memory", "overhead"), options, report)
-    assert [(series.part, series.side, len(series.values)) for series in report.series] == [
+def test_a_measurement_adds_series_and_checks(options: Options) -> None:
+    report = BenchmarkReport({})
+    measure_workloads([WORKLOADS["b"]], ("step", "memory", "overhead"), options, report)
+    assert [(series.part, series.contender, len(series.values)) for series in report.series] == [
         ("step", "Folio", 2),
         ("step", "bare loop", 2),
         ("memory", "Folio", 1),
@@ -109,18 +125,19 @@ def test_a_measurement_gives_series_and_checks(options: Options) -> None:
         ("overhead", "bare loop", 4),
     ]
     assert "overhead_per_cent" in report.series[-2].facts
-    assert [check["side"] for check in report.checks] == ["folio", "bare"]
+    assert [check["contender"] for check in report.checks] == ["folio", "bare"]
 
 
-def test_the_command_prints_tables_and_writes_json_and_pictures(workspace: Workspace) -> None:
-    finished = workspace.run(
-        BENCHMARK,
+def test_the_command_prints_tables_and_writes_json_and_plots(
+    workspace: Workspace, run_benchmark: Callable[..., Finished]
+) -> None:
+    finished = run_benchmark(
         *("step", "data", "--work", "a", "--rounds", "1", "--threads", "1", "--peers", "bare"),
         *("--output", "numbers.json", "--plots", "plots"),
         *(word for override in (*TINY_MODEL, "data.path=tiny.txt") for word in ("--set", override)),
     )
     assert finished.code == 0, finished.stderr
-    for word in ("matrix product, fp32", "bare loop", "ms a step", "one gather", "of peak", "nats apart at most"):
+    for word in ("matrix product, fp32", "bare loop", "ms/step", "one gather", "MFU", "differ by at most"):
         assert word in finished.stdout
     assert "a: round 1 of 1" in finished.stderr
     numbers = json.loads((workspace.folder / "numbers.json").read_text())
@@ -148,13 +165,16 @@ def test_the_command_prints_tables_and_writes_json_and_pictures(workspace: Works
     ],
 )
 def test_bad_input_is_answered_in_one_line_before_torch_is_loaded(
-    arguments: list[str], message: str, workspace: Workspace, forbid_imports: Callable[..., dict[str, str]]
+    arguments: list[str],
+    message: str,
+    run_benchmark: Callable[..., Finished],
+    forbid_imports: Callable[..., dict[str, str]],
 ) -> None:
-    finished = workspace.run(BENCHMARK, *arguments, **forbid_imports("torch", "lightning", "matplotlib"))
+    finished = run_benchmark(*arguments, **forbid_imports("torch", "lightning", "matplotlib"))
     assert message in finished.error_line()
 
 
-def test_a_spec_survives_the_way_to_its_worker(tmp_path: Path) -> None:
-    spec = Spec(task="train", side="bare", config={"seed": 1}, folder="x", weights=None, threads=2)
+def test_a_worker_spec_can_be_written_and_read(tmp_path: Path) -> None:
+    spec = WorkerSpec(task="train", contender="bare", config={"seed": 1}, folder="x", weights=None, threads=2)
     spec.write(tmp_path / "spec.json")
-    assert Spec.read(tmp_path / "spec.json") == spec
+    assert WorkerSpec.read(tmp_path / "spec.json") == spec

@@ -1,7 +1,8 @@
-"""What a user has: a folder, commands typed there, and the run folders that they leave."""
+"""A user's folder, the commands run in it, and the run folders that they create."""
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -15,10 +16,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 ROOT = Path(__file__).parents[2]
 
 TINY = ("model=debug", "tokenizer=char", "data=text_file", "data.path=tiny.txt", "trainer=cpu")
-"""The smallest run there is: seconds go into imports, not into steps."""
+"""The smallest run: most of its seconds are imports."""
 
 FAMILIES: dict[str, tuple[str, ...]] = {
-    # what makes of TINY a run of another family; samples of an encoder need a blank
+    # Overrides that make TINY a run of another family. An encoder's samples need a blank to fill.
     "masked_lm": ("model.family=encoder", "objective=masked_lm", "callbacks.samples.prompt='ROMEO: [MASK]'"),
     "hidden_cache": ("model.family=encoder_decoder", "objective=prefix_lm", "conditioning=hidden_cache"),
     "cross_attention": ("model.family=encoder_decoder", "objective=prefix_lm", "conditioning=cross_attention"),
@@ -32,27 +33,27 @@ TINY_TEXT = "".join(
 
 @dataclass(frozen=True)
 class Finished:
-    """A process that has ended."""
+    """The result of a process."""
 
     code: int
     stdout: str
     stderr: str
 
     def error_line(self) -> str:
-        """The one line of a refusal; fails where the process said anything else."""
+        """Return the only line of an error message; fails if the process printed anything else."""
         assert self.code == 2, f"exit code {self.code}\n{self.stdout}{self.stderr}"
         assert self.stderr.startswith("error: "), self.stderr
         assert self.stderr.count("\n") == 1, self.stderr
         return self.stderr
 
 
-OF_ITS_TIME = {"elapsed_s", "train/tokens_per_s", "peak_memory_bytes", "git_commit"}
-"""Metrics that no two runs have in common."""
+VARYING_METRICS = {"elapsed_s", "train/tokens_per_s", "peak_memory_bytes", "git_commit"}
+"""Metrics that differ even between equal runs."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, read as a user would."""
+    """A run folder, read as a user reads it."""
 
     folder: Path
 
@@ -64,8 +65,8 @@ class Run:
 
     @property
     def results(self) -> dict[str, Any]:
-        """All metrics that a run comes to however long it takes."""
-        return {key: value for key, value in self.metrics.items() if key not in OF_ITS_TIME}
+        """The metrics that equal runs have in common."""
+        return {key: value for key, value in self.metrics.items() if key not in VARYING_METRICS}
 
     @property
     def config(self) -> dict[str, Any]:
@@ -88,7 +89,7 @@ class Run:
         return weights
 
     def curve(self, tag: str, logger: str = "tensorboard") -> list[tuple[int, float]]:
-        """The logged (step, value) of a scalar, in the order in which they are shown."""
+        """Return the logged (step, value) pairs of a scalar, in the order in which they are shown."""
         if logger == "csv":
             with (self.folder / "csv" / "metrics.csv").open() as file:
                 rows = [row for row in csv.DictReader(file) if row["name"] == tag]
@@ -96,27 +97,35 @@ class Run:
         return [(event.step, event.value) for event in self.events().Scalars(tag)]
 
     def events(self) -> EventAccumulator:
-        """What TensorBoard shows of the run."""
+        """Return what TensorBoard shows of the run."""
         return EventAccumulator(str(self.folder / "tensorboard")).Reload()
 
     def equals(self, other: "Run") -> bool:
-        """Whether both ended in the same weights, bit for bit."""
-        mine, others = self.weights(), other.weights()
-        return mine.keys() == others.keys() and all(torch.equal(mine[key], others[key]) for key in mine)
+        """Return whether both runs ended with the same weights, bit for bit."""
+        ours, theirs = self.weights(), other.weights()
+        return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def clean_environment() -> dict[str, str]:
+    """Return this process's environment variables without those that affect Folio, and with one thread."""
+    removed = ("FOLIO_", "HYDRA_", "SLURM_", "PYTHONPATH", "COLUMNS", "FORCE_COLOR")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(removed)}
+    return environment | {"OMP_NUM_THREADS": "1"}
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """A folder where a user stands and types commands; `data` lies in it, and `outputs` will."""
+    """A folder in which a user runs commands. It contains `data`, and later `outputs`."""
 
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
 
     def command(self, script: str, *args: str) -> list[str]:
-        return [sys.executable, str(ROOT / script), *args]
+        """Return the command line of a script of the repository, or of "-m" and a module."""
+        return [sys.executable, script if script == "-m" else str(ROOT / script), *args]
 
     def run(self, script: str, *args: str, **environment: str) -> Finished:
-        """Run a script of the repository to its end, whatever that is."""
+        """Run a script and wait for it to end, successfully or not."""
         result = subprocess.run(
             self.command(script, *args),
             cwd=self.folder,
@@ -128,14 +137,14 @@ class Workspace:
         return Finished(result.returncode, result.stdout, result.stderr)
 
     def must(self, script: str, *args: str, **environment: str) -> str:
-        """What a script prints that has to succeed, and has nothing to warn of."""
+        """Run a script that must succeed without a warning. Returns what it prints."""
         finished = self.run(script, *args, **environment)
         assert finished.code == 0, finished.stdout + finished.stderr
         assert finished.stderr == ""
         return finished.stdout
 
     def start(self, script: str, *args: str) -> subprocess.Popen[str]:
-        """Start a script; the caller ends it."""
+        """Start a script and return its process, which the caller must end."""
         return subprocess.Popen(
             self.command(script, *args),
             cwd=self.folder,
@@ -146,14 +155,14 @@ class Workspace:
         )
 
     def train(self, *args: str) -> Run:
-        """A whole training of its own; returns the run folder that it made."""
+        """Train a run to its end and return it."""
         before = set(self.runs())
         self.must("train.py", *args)
         (folder,) = set(self.runs()) - before
         return Run(folder)
 
     def runs(self) -> list[Path]:
-        """Every run folder, those of sweeps included, in the order of their names."""
+        """Return every run folder, including those of sweeps, sorted by name."""
         return sorted(path.parent for path in (self.folder / "outputs").rglob("preflight.json"))
 
     def files(self) -> set[Path]:
