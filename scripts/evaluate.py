@@ -15,6 +15,7 @@ import typer
 
 from folio.cli.corpus import check_data, data_of
 from folio.cli.scripts import run_script
+from folio.config.checks import with_context_length
 from folio.runs.folders import find_checkpoint
 from folio.runtime.errors import FolioError
 
@@ -57,12 +58,13 @@ def main(
 
     from folio.distributed.devices import resolve_device
     from folio.models.quantization import check_int8, quantize_int8
-    from folio.objectives.evaluation import in_words, measure, with_context
-    from folio.objectives.registry import validation
+    from folio.objectives.evaluation import evaluate
+    from folio.objectives.metrics import format_rows
+    from folio.objectives.objective import build_objective
     from folio.runs.checkpoints import load_checkpoint
 
     trained = load_checkpoint(path, "cpu")
-    config = trained.config if context_length is None else with_context(trained, context_length)
+    config = trained.config if context_length is None else with_context_length(trained.config, context_length)
     device = resolve_device(config.trainer)
     if quantize is not None:
         try:
@@ -75,19 +77,20 @@ def main(
     started = time.perf_counter()
     with device.autocast():
         model = trained.model.to(device.torch_device)
-        metrics = measure(model, validation(config, data, file), device.torch_device)
+        metrics = evaluate(model, build_objective(config, data).validation(file), device.torch_device)
     rounded = {}
     if quantize is not None:
-        rounded = measure(quantize_int8(model.cpu()), validation(config, data, file), torch.device("cpu"))
+        validation = build_objective(config, data).validation(file)
+        rounded = evaluate(quantize_int8(model.cpu()), validation, torch.device("cpu"))
     if as_json:
         report = {"checkpoint": str(path), "step": trained.step, "split": split.value, **metrics}
         print(json.dumps(report | ({quantize.value: rounded} if quantize else {})))
         return
     print(f"checkpoint       {path}, step {trained.step}")
     print(f"split            {split.value}, {file.info.n_tokens:,} tokens, {time.perf_counter() - started:.1f} s")
-    for name, value in in_words(metrics):
+    for name, value in format_rows(metrics):
         print(f"{name:<16} {value}")
-    for name, value in in_words(rounded):
+    for name, value in format_rows(rounded):
         print(f"{f'{quantize} {name}':<21} {value}")
     if split is Split.VAL and trained.val and context_length is None:
         logged = trained.val["loss_nats"]

@@ -13,6 +13,7 @@ import typer
 
 from folio.cli.corpus import check_data, data_of
 from folio.cli.scripts import run_script
+from folio.config.checks import with_context_length
 from folio.generation.prompts import last_position
 from folio.report import Report, make_report, terminal
 from folio.report.extrapolation import CSV_HEADINGS, Measured, csv_rows, table
@@ -82,8 +83,8 @@ def measure_run(
     path = find_checkpoint(str(run.folder), run.folder, checkpoint)
 
     from folio.distributed.devices import resolve_device
-    from folio.objectives.evaluation import measure, with_context
-    from folio.objectives.registry import validation
+    from folio.objectives.evaluation import evaluate
+    from folio.objectives.objective import build_objective
     from folio.runs.checkpoints import load_checkpoint
 
     trained = load_checkpoint(path, "cpu")
@@ -94,10 +95,11 @@ def measure_run(
     for length in lengths or [trained_with, 2 * trained_with, 4 * trained_with]:
         metrics = {}
         if longest is None or length <= longest:
-            config = with_context(trained, length)
+            config = with_context_length(trained.config, length)
             check_data(config, data)
             with device.autocast():
-                metrics = measure(model, validation(config, data, data.val), device.torch_device)
+                validation = build_objective(config, data).validation(data.val)
+                metrics = evaluate(model, validation, device.torch_device)
         yield Measured(
             group, run.name, str(run.seed), trained_with, length, metrics.get("loss_nats"), metrics.get("bits_per_byte")
         )

@@ -16,7 +16,7 @@ from benchmarks.contenders.training_loops import n_position_parameters
 from folio.config.run import RunConfig
 from folio.distributed.context import SINGLE_PROCESS
 from folio.distributed.devices import resolve_device
-from folio.objectives.evaluation import measure
+from folio.objectives.evaluation import evaluate
 from folio.runtime.console import start_log
 from folio.training.assembly import TrainingParts
 from folio.training.context import RunOrigin, build_context
@@ -75,7 +75,7 @@ def serve_folio(spec: WorkerSpec, channel: Channel, rss_before: int) -> None:
         torch.save(model.state_dict(), spec.weights)
 
     def validate() -> float:
-        loss = measure(model, run.datamodule.validation, device.torch_device)["loss_nats"]
+        loss = evaluate(model, run.datamodule.validation, device.torch_device)["loss_nats"]
         model.train()
         return loss
 

@@ -16,7 +16,7 @@ from workspace import TINY, TINY_TEXT, Finished, Run, Workspace
 
 from folio.cli.corpus import prepared_data
 from folio.config.run import RunConfig
-from folio.objectives.registry import training_loader
+from folio.objectives.objective import build_objective
 from folio.runs.checkpoints import load_checkpoint
 
 EXPORT = "scripts/export.py"
@@ -62,7 +62,8 @@ def test_the_first_step_has_the_loss_of_hugging_face(begun: Workspace, tuned: Ru
     config = RunConfig.model_validate(
         tuned.config | {"data": tuned.config["data"] | {"path": str(begun.folder / "tiny.txt")}}
     )
-    batch = next(iter(training_loader(config, prepared_data(config, begun.folder / "data"), first_step=0)))
+    objective = build_objective(config, prepared_data(config, begun.folder / "data"))
+    batch = next(iter(objective.training_loader(first_step=0)))
     model = hugging_face(transformers, begun.folder / "gpt2_folder")
     with torch.no_grad():
         loss = torch.nn.functional.cross_entropy(model(batch.tokens).logits.flatten(0, 1), batch.targets.flatten())

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from folio.config.checks import check_config, check_split_lengths, fill_vocab_size
+from folio.config.objective import PrefixLMConfig
 from folio.config.run import RunConfig
 from folio.config.schedule import CosineScheduleConfig
 from folio.config.section import ConfigError
@@ -557,11 +558,11 @@ def test_a_run_name_is_no_path(name: str) -> None:
         (ENCODER_DECODER | {"conditioning": None}, ("conditioning=null", "hidden_cache or cross_attention")),
         (
             ENCODER | {"objective": {**MASKED_LM, "mask_share": 0.9, "random_share": 0.2}},
-            ("objective.mask_share=0.9", "objective.random_share=0.2", "not be more than 1", "0.8 and 0.1"),
+            ("objective.mask_share=0.9", "objective.random_share=0.2", "not add up to more than 1", "0.8 and 0.1"),
         ),
         (
             ENCODER_DECODER | {"objective": {**PREFIX_LM, "max_prefix_length": 9}},
-            ("objective.max_prefix_length=9", "model.context_length=8", "null makes it that"),
+            ("objective.max_prefix_length=9", "model.context_length=8", "null sets it to that"),
         ),
         (
             ENCODER_DECODER | {"objective": {**PREFIX_LM, "min_prefix_length": 9}},
@@ -638,9 +639,8 @@ def test_an_encoder_decoder_needs_no_symbol_besides_the_tokenizers() -> None:
 
 
 def test_the_longest_prefix_is_the_context_unless_it_is_given() -> None:
-    assert config_of(ENCODER_DECODER).prefix_lengths == (1, 8)
-    given = {**PREFIX_LM, "min_prefix_length": 2, "max_prefix_length": 5}
-    assert config_of(ENCODER_DECODER | {"objective": given}).prefix_lengths == (2, 5)
+    assert PrefixLMConfig(**PREFIX_LM).prefix_lengths(8) == (1, 8)
+    assert PrefixLMConfig(**PREFIX_LM | {"min_prefix_length": 2, "max_prefix_length": 5}).prefix_lengths(8) == (2, 5)
 
 
 def test_a_vocabulary_of_a_multiple_of_128_is_not_padded_further() -> None:

@@ -18,19 +18,17 @@ from folio.data.batches.prefixes import PrefixValidationWindows
 from folio.data.batches.windows import ValidationWindows
 from folio.data.token_file import TokenFileInfo
 from folio.models import GPT, Encoder, EncoderDecoder, Model, TransformerConfig, build_model
-from folio.objectives import evaluation
-from folio.objectives.evaluation import (
-    describe,
-    evaluate,
-    in_words,
-    measure,
-    metrics_from,
-    metrics_of,
+from folio.objectives import metrics as metrics_module
+from folio.objectives.evaluation import Validation, ValidationPart, evaluate, sum_over
+from folio.objectives.losses import batch_loss
+from folio.objectives.metrics import (
+    compute_metrics,
+    format_line,
+    format_rows,
+    metrics_from_sums,
     perplexity,
     token_sums,
 )
-from folio.objectives.losses import batch_loss
-from folio.objectives.objective import Validation, ValidationPart
 
 VOCAB_SIZE, CONTEXT = 17, 8
 CPU = torch.device("cpu")
@@ -109,7 +107,7 @@ def random_batch() -> Batch:
 
 @pytest.mark.parametrize("chunk_rows", [5, 256])
 def test_sums_are_those_of_a_plain_loop(chunk_rows: int, model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "CHUNK_ROWS", chunk_rows)
+    monkeypatch.setattr(metrics_module, "CHUNK_ROWS", chunk_rows)
     batch = random_batch()
     batch.targets[0] = model(batch.tokens)[0].argmax(dim=-1)  # some that are right
     assert token_sums(model, batch).tolist() == pytest.approx(sums_one_by_one(model, batch))
@@ -145,7 +143,7 @@ def test_the_loss_of_a_split_does_not_depend_on_the_batch_size(kind: str, split:
     changes, batches_of = KINDS[kind]
     model = lively(**changes)
     one_by_one, *others = [
-        evaluate(model, batches_of(split, batch_size), CPU).tolist() for batch_size in (1, 2, 5, 100)
+        sum_over(model, batches_of(split, batch_size), CPU).tolist() for batch_size in (1, 2, 5, 100)
     ]
     if kind != "masked_lm":
         assert one_by_one[2] == len(split) - (1 if kind == "causal_lm" else CONTEXT)
@@ -154,8 +152,8 @@ def test_the_loss_of_a_split_does_not_depend_on_the_batch_size(kind: str, split:
 
 
 def test_evaluation_turns_dropout_off(model: GPT, split: np.ndarray) -> None:
-    expected = evaluate(model, windows_of(split, 2), CPU)
-    assert torch.equal(evaluate(model.train(), windows_of(split, 2), CPU), expected)
+    expected = sum_over(model, windows_of(split, 2), CPU)
+    assert torch.equal(sum_over(model.train(), windows_of(split, 2), CPU), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -173,19 +171,19 @@ def test_evaluation_draws_from_no_generator_of_training(kind: str, split: np.nda
     seed_all()
     expected = next_draws()
     seed_all()
-    evaluate(model, batches_of(split, 2), CPU)
+    sum_over(model, batches_of(split, 2), CPU)
     assert next_draws() == expected
 
 
 def test_evaluation_leaves_no_gradients(model: GPT, split: np.ndarray) -> None:
-    sums = evaluate(model, windows_of(split, 2), CPU)
+    sums = sum_over(model, windows_of(split, 2), CPU)
     assert not sums.requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_a_masked_lm_is_measured_beside_its_baseline_and_without_bits_per_byte(split: np.ndarray) -> None:
     model, baseline = lively(family="encoder"), {"unigram_loss_nats": 2.5, "unigram_accuracy": 0.1}
-    metrics = measure(model, Validation(None, (ValidationPart("", None, lines_of(split, 4), None),), baseline), CPU)
+    metrics = evaluate(model, Validation(None, (ValidationPart("", None, lines_of(split, 4), None),), baseline), CPU)
     assert metrics.keys() == {"loss_nats", "perplexity", "accuracy", *baseline}
     assert metrics.items() >= baseline.items()
     (batch,) = lines_of(split, 100)
@@ -199,7 +197,7 @@ def test_a_prefix_lm_is_measured_with_its_own_prefixes_and_with_those_of_others(
 ) -> None:
     model, info = lively(family="encoder_decoder", conditioning=conditioning), info_of(n_tokens=47, n_bytes=94)
     right, shuffled = (prefixed_of(split, 2, shuffled) for shuffled in (False, True))
-    metrics = measure(model, Validation(info, (ValidationPart("", info, right, shuffled),), {}), CPU)
+    metrics = evaluate(model, Validation(info, (ValidationPart("", info, right, shuffled),), {}), CPU)
     assert metrics.keys() == {"loss_nats", "perplexity", "bits_per_byte", "accuracy", "shuffled_prefix_loss_nats"}
     for name, is_shuffled in (("loss_nats", False), ("shuffled_prefix_loss_nats", True)):
         (batch,) = prefixed_of(split, 100, is_shuffled)
@@ -212,16 +210,16 @@ def test_metrics_by_hand(info_of: Callable[..., TokenFileInfo]) -> None:
     # 10 tokens of 3 bits each, 4 of them right, 40 bytes of text: 30 bits over 40 bytes.
     sums = torch.tensor([10 * 3 * math.log(2), 4, 10], dtype=torch.float64)
     expected = {"loss_nats": 3 * math.log(2), "perplexity": 8.0, "bits_per_byte": 0.75, "accuracy": 0.4}
-    assert metrics_from(sums, info_of(n_tokens=10, n_bytes=40)) == pytest.approx(expected)
+    assert metrics_from_sums(sums, info_of(n_tokens=10, n_bytes=40)) == pytest.approx(expected)
 
 
 def test_what_unknown_tokens_hide_counts_in_bits_per_byte(info_of: Callable[..., TokenFileInfo]) -> None:
     info = info_of(n_tokens=10, n_bytes=40, n_unknown=2, spelling_bits=50.0)
-    assert metrics_of(3 * math.log(2), 0.4, info)["bits_per_byte"] == pytest.approx((30 + 50) / 40)
+    assert compute_metrics(3 * math.log(2), 0.4, info)["bits_per_byte"] == pytest.approx((30 + 50) / 40)
 
 
 def test_without_a_token_file_there_are_no_bits_per_byte() -> None:
-    assert metrics_of(0.0, 1.0, None) == {"loss_nats": 0.0, "perplexity": 1.0, "accuracy": 1.0}
+    assert compute_metrics(0.0, 1.0, None) == {"loss_nats": 0.0, "perplexity": 1.0, "accuracy": 1.0}
 
 
 def test_a_guess_among_all_symbols_has_the_perplexity_of_their_number() -> None:
@@ -236,26 +234,26 @@ CAUSAL = {"loss_nats": 1.5, "perplexity": 4.4817, "bits_per_byte": 2.25, "accura
 
 
 def test_a_line_of_progress_has_the_figures_and_what_to_compare_them_with() -> None:
-    assert describe(CAUSAL) == "val loss 1.5000 nats, perplexity 4.5, bits per byte 2.2500, accuracy 0.400"
+    assert format_line(CAUSAL) == "val loss 1.5000 nats, perplexity 4.5, bits per byte 2.2500, accuracy 0.400"
     masked = {"loss_nats": 1.5, "perplexity": 4.4817, "accuracy": 0.4}
     baseline = {"unigram_loss_nats": 3.25, "unigram_accuracy": 0.125}
-    assert describe(masked | baseline) == (
+    assert format_line(masked | baseline) == (
         "val loss 1.5000 nats, perplexity 4.5, accuracy 0.400, unigram accuracy 0.125, unigram loss nats 3.250"
     )
-    assert describe(CAUSAL | {"shuffled_prefix_loss_nats": 2.0}).endswith(
+    assert format_line(CAUSAL | {"shuffled_prefix_loss_nats": 2.0}).endswith(
         "accuracy 0.400, shuffled prefix loss nats 2.000"
     )
 
 
 def test_figures_are_told_in_words_where_there_are_some() -> None:
-    assert in_words(CAUSAL) == [
+    assert format_rows(CAUSAL) == [
         ("loss", "1.500000 nats"),
         ("perplexity", "4.48"),
         ("bits per byte", "2.2500"),
         ("accuracy", "0.4000"),
     ]
     logged = {"val/loss_nats": 1.5, "val/shuffled_prefix_loss_nats": 2.0, "loss_nats": 7.0, "train/accuracy": 0.3}
-    assert in_words(logged, "val/") == [
+    assert format_rows(logged, "val/") == [
         ("validation loss", "1.500000 nats"),
         ("shuffled prefix", "2.000000 nats, with the prefixes of other windows"),
     ]

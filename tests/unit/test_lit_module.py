@@ -12,8 +12,8 @@ from folio.config.run import RunConfig
 from folio.data.batches.batch import IGNORE_INDEX, Batch
 from folio.data.tokenizers.registry import CharTokenizer
 from folio.models import build_model
-from folio.objectives.evaluation import metrics_from, token_sums
 from folio.objectives.losses import batch_loss
+from folio.objectives.metrics import metrics_from_sums, token_sums
 from folio.runs.checkpoints import CheckpointMetadata
 from folio.training.module import LanguageModel, RunningMeans
 
@@ -112,7 +112,7 @@ def test_noam_sets_the_rate_from_the_width_of_the_model(build: Callable[..., Lan
 def test_a_validation_is_the_mean_over_all_targets_of_all_its_batches(build: Callable[..., LanguageModel]) -> None:
     module, batches = build(), [random_batch(4, seed=1), random_batch(1, seed=2)]
     logged = validate(module, batches)
-    assert module.val == metrics_from(sum(token_sums(module.model, batch) for batch in batches), None)
+    assert module.val == metrics_from_sums(sum(token_sums(module.model, batch) for batch in batches), None)
     assert logged == {f"val/{name}": value for name, value in module.val.items()}
     again = validate(module, batches)
     assert again == logged, "a second validation counts nothing of the first"
@@ -122,7 +122,7 @@ def test_the_second_loader_is_the_one_with_the_prefixes_of_others(build: Callabl
     module, own, others = build(*ENCODER_DECODER), prefixed_batch(4), prefixed_batch(4)
     others = others._replace(prefix=others.prefix.roll(1, dims=0))
     validate(module, [own], [others])
-    right, shuffled = (metrics_from(token_sums(module.model, batch), None) for batch in (own, others))
+    right, shuffled = (metrics_from_sums(token_sums(module.model, batch), None) for batch in (own, others))
     assert module.val == {**right, "shuffled_prefix_loss_nats": shuffled["loss_nats"]}
     assert right["loss_nats"] != shuffled["loss_nats"]
 

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 from folio.data.token_file import TokenFileInfo
 from folio.distributed.devices import Device
 from folio.models import GPT, Encoder, EncoderDecoder, TransformerConfig
-from folio.objectives.evaluation import Metrics
-from folio.objectives.objective import Validation, ValidationPart
+from folio.objectives.evaluation import Validation, ValidationPart
+from folio.objectives.metrics import Metrics
 
 TINY = TransformerConfig(vocab_size=61, context_length=16, n_layers=3, n_heads=4, d_model=32)
 

@@ -80,23 +80,7 @@ def _check_objective(config: RunConfig) -> None:
             f"objective={objective.name} trains a model of family {objective.family}, and model={config.model.name} is "
             f"of family {family}; add objective={name}, or choose another model"
         )
-    if isinstance(objective, MaskedLMConfig) and objective.mask_share + objective.random_share > 1.0:
-        raise ConfigError(
-            f"objective.mask_share={objective.mask_share} and objective.random_share={objective.random_share} must "
-            "not be more than 1 together; BERT has 0.8 and 0.1"
-        )
-    if isinstance(objective, PrefixLMConfig):
-        shortest, longest = config.prefix_lengths
-        if longest > config.model.context_length:
-            raise ConfigError(
-                f"objective.max_prefix_length={longest} must not be above model.context_length="
-                f"{config.model.context_length}, the most that the encoder reads; null makes it that"
-            )
-        if shortest > longest:
-            raise ConfigError(
-                f"objective.min_prefix_length={shortest} must not be above the longest prefix, {longest} tokens; "
-                "lower it"
-            )
+    objective.check(config.model.context_length)
 
 
 def largest_divisor(n: int, at_most: int) -> int:
@@ -131,15 +115,31 @@ def fill_vocab_size(config: RunConfig, tokenizer_vocab_size: int) -> RunConfig:
     return config.model_copy(update={"model": model})
 
 
+def with_context_length(config: RunConfig, context_length: int) -> RunConfig:
+    """Return the config of a trained model with windows of another length.
+
+    Raises: ConfigError if the model cannot read them.
+    """
+    trained_with = config.model.context_length
+    if config.model.family != "decoder":
+        raise ConfigError(f"--context-length={context_length}: this is for a decoder; RUN is an {config.model.family}")
+    if config.positional_encoding.name == "learned" and context_length > trained_with:
+        raise ConfigError(
+            f"--context-length={context_length}: learned positions end at the {trained_with} that the model was "
+            f"trained with; use at most {trained_with}, or train with another positional_encoding"
+        )
+    return config.model_copy(update={"model": config.model.model_copy(update={"context_length": context_length})})
+
+
 def check_split_lengths(config: RunConfig, n_train_tokens: int, n_val_tokens: int, of_what: str = "") -> None:
     """Check that a window fits into each split, of one corpus of a mixture where that is said. Raises: ConfigError."""
     if isinstance(config.objective, MaskedLMConfig):
         return  # lines are as long as they are
     context = config.model.context_length
-    has_prefix = isinstance(config.objective, PrefixLMConfig)
     needed, window = context + 1, "context_length + 1"
-    if has_prefix:
-        needed = context + config.prefix_lengths[1]
+    has_prefix = isinstance(config.objective, PrefixLMConfig)
+    if isinstance(config.objective, PrefixLMConfig):
+        needed = context + config.objective.prefix_lengths(context)[1]
         window = f"context_length + the longest prefix = {needed}"
     for split, n_tokens in (("train", n_train_tokens), ("val", n_val_tokens)):
         if n_tokens < needed:

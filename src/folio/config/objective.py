@@ -1,10 +1,10 @@
-"""Which objectives there are, and their keys."""
+"""The objectives and their keys."""
 
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from folio.config.section import Count, Option, Share
+from folio.config.section import ConfigError, Count, Option, Share
 from folio.models.transformer_config import Family
 
 
@@ -13,11 +13,14 @@ class ObjectiveConfig(Option):
 
     name: str
     family: ClassVar[Family]
-    """Of the models that it trains."""
+    """Family of the models that the objective trains."""
+
+    def check(self, context_length: int) -> None:
+        """Raises: ConfigError if the keys do not fit together, or do not fit model.context_length."""
 
 
 class CausalLMConfig(ObjectiveConfig):
-    """Every token from those before it; for a decoder."""
+    """Predict every token from those before it; for a decoder."""
 
     code: ClassVar[str] = "folio.objectives.causal_lm:CausalLM"
     family: ClassVar[Family] = "decoder"
@@ -25,30 +28,56 @@ class CausalLMConfig(ObjectiveConfig):
 
 
 class MaskedLMConfig(ObjectiveConfig):
-    """Hidden tokens of a line from those on both sides (Devlin et al. 2019, section 3.1); for an encoder."""
+    """Predict hidden tokens of a line from both sides (Devlin et al. 2019, section 3.1); for an encoder."""
 
     code: ClassVar[str] = "folio.objectives.masked_lm:MaskedLM"
     family: ClassVar[Family] = "encoder"
     name: Literal["masked_lm"]
     mask_fraction: Annotated[float, Field(gt=0.0, le=1.0)]
-    """Share of the tokens of a line that are asked for; at least one is."""
+    """Share of a line's tokens that are targets; at least one is."""
     mask_share: Share
-    """Of those asked for, how many the mask hides."""
+    """Share of the targets that the mask replaces."""
     random_share: Share
-    """How many another token takes the place of; the rest is left as it is."""
+    """Share of the targets that a random token replaces. The rest stay visible."""
+
+    def check(self, context_length: int) -> None:
+        """Raises: ConfigError."""
+        if self.mask_share + self.random_share > 1.0:
+            raise ConfigError(
+                f"objective.mask_share={self.mask_share} and objective.random_share={self.random_share} must not add "
+                "up to more than 1; BERT has 0.8 and 0.1"
+            )
 
 
 class PrefixLMConfig(ObjectiveConfig):
-    """A text from the prefix before it; for an encoder-decoder."""
+    """Predict a text from the prefix before it; for an encoder-decoder."""
 
     code: ClassVar[str] = "folio.objectives.prefix_lm:PrefixLM"
     family: ClassVar[Family] = "encoder_decoder"
     name: Literal["prefix_lm"]
     min_prefix_length: Count
-    """In tokens; the length of each prefix is drawn between the two."""
+    """Tokens of the shortest prefix. Lengths are drawn uniformly."""
     max_prefix_length: Count | None
-    """model.context_length when null."""
+    """Tokens of the longest prefix; model.context_length when null."""
+
+    def prefix_lengths(self, context_length: int) -> tuple[int, int]:
+        """Return the lengths of the shortest and the longest prefix."""
+        return self.min_prefix_length, self.max_prefix_length or context_length
+
+    def check(self, context_length: int) -> None:
+        """Raises: ConfigError."""
+        shortest, longest = self.prefix_lengths(context_length)
+        if longest > context_length:
+            raise ConfigError(
+                f"objective.max_prefix_length={longest} must not be above model.context_length={context_length}, "
+                "the longest text that the encoder reads; null sets it to that"
+            )
+        if shortest > longest:
+            raise ConfigError(
+                f"objective.min_prefix_length={shortest} must not be above the longest prefix, {longest} tokens; "
+                "lower it"
+            )
 
 
 Objectives = CausalLMConfig | MaskedLMConfig | PrefixLMConfig
-"""All that may be chosen: a new one is entered here, after the one that its family has by default."""
+"""All objectives that can be chosen. A new one is added here, after the default of its family."""

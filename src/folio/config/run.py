@@ -14,7 +14,7 @@ from folio.config.data import DataSources
 from folio.config.hparams_search import SearchConfig
 from folio.config.logger import LoggerConfig
 from folio.config.model import ModelConfig, PositionalEncodingConfig
-from folio.config.objective import Objectives, PrefixLMConfig
+from folio.config.objective import Objectives
 from folio.config.optimizer import Optimizers
 from folio.config.schedule import Schedules
 from folio.config.section import ConfigError, Name, Section, Text
@@ -104,13 +104,6 @@ class RunConfig(Section):
             )
         except ValueError as error:
             raise ConfigError(_in_config_keys(str(error))) from None
-
-    @property
-    def prefix_lengths(self) -> tuple[int, int]:
-        """The least and the greatest of a prefix LM."""
-        assert isinstance(self.objective, PrefixLMConfig)
-        longest = self.objective.max_prefix_length
-        return self.objective.min_prefix_length, self.model.context_length if longest is None else longest
 
 
 def _in_config_keys(message: str) -> str:

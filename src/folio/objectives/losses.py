@@ -71,7 +71,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             chunk_hidden, chunk_targets = hidden[rows], targets[rows]  # (R, D), (R,)
             with onednn_products():
                 logits = torch.mm(chunk_hidden, weight.T, out=buffer[: chunk_hidden.size(0)])  # (R, V)
-            losses[rows], correct[rows], exponentials, normalizer = score_(logits, chunk_targets)
+            losses[rows], correct[rows], exponentials, normalizer = cross_entropy_(logits, chunk_targets)
             gradient = exponentials.div_(normalizer * n_rows)
             gradient.scatter_add_(1, chunk_targets[:, None], torch.full_like(normalizer, -1.0 / n_rows))
             with onednn_products():
@@ -94,7 +94,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         return hidden_gradient, weight_gradient, None
 
 
-def score_(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def cross_entropy_(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Cross entropy in nats and correctness of each row, in one buffer: logits (R, V) are overwritten.
 
     Shapes: logits (R, V), targets (R,) -> losses (R,), correct (R,), exponentials (R, V), normalizer (R, 1). The

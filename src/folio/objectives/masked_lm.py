@@ -1,53 +1,53 @@
-"""TODO folio.objectives.masked_lm."""
+"""Predict hidden tokens of a line from those on both sides."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from folio.config.objective import MaskedLMConfig
 from folio.data.batches.lines import LineFiles, Lines
 from folio.data.batches.masking import MaskedTrainingLines, MaskedValidationLines, Masking, unigram_baseline
-from folio.data.batches.mixture import Mixture
 from folio.data.prepared import TokenSplit
 from folio.data.token_file import TokenFileInfo
 from folio.data.tokenizers.registry import line_breaks
-from folio.objectives.objective import Indexed, Objective, Validation, ValidationPart
+from folio.objectives.metrics import Metrics
+from folio.objectives.objective import Objective, TrainingDataset
 
 
 class MaskedLM(Objective):
-    """Hidden tokens of lines from those on both sides."""
+    """Lines of the text, in which the masked tokens are the targets."""
 
     def training_dataset(self) -> MaskedTrainingLines:
         return MaskedTrainingLines(self._lines(self.data.train), self._masking(), seed=self.config.seed)
 
-    def mixture(self, dataset: Indexed) -> Mixture | None:
-        if not self.data.parts:
-            return None
-        assert isinstance(dataset, MaskedTrainingLines)
-        firsts, shares = dataset.n_before(self._begins()), tuple(part.share for part in self.data.parts)
-        return Mixture(shares, tuple(np.diff(firsts).tolist()), tuple(firsts[:-1].tolist()))
-
-    def validation(self, split: TokenSplit) -> Validation:
-        names, splits = zip(*self._parts_of(split), strict=True)
-        lines = [MaskedValidationLines(self._lines(part), self._masking()) for part in splits]
-        parts = (ValidationPart(name, None, self._loader(own), None) for name, own in zip(names, lines, strict=True))
-        baseline = unigram_baseline(self.data.train.tokens, line_breaks(self.data.tokenizer), lines)
-        return Validation(None, tuple(parts), baseline)
-
-    def bits_per_byte_info(self, split: TokenSplit) -> TokenFileInfo | None:
-        return None
+    def validation_dataset(self, split: TokenSplit) -> MaskedValidationLines:
+        return MaskedValidationLines(self._lines(split), self._masking())
 
     def tokens_per_step(self) -> float:
         return self.config.training.batch_size * self._lines(self.data.train).mean_length
 
+    def bits_per_byte_info(self, split: TokenSplit) -> TokenFileInfo | None:
+        return None
+
+    def baseline(self, datasets: Sequence[MaskedValidationLines]) -> Metrics:
+        """Return the loss and the accuracy of a unigram model, which reads nothing."""
+        return unigram_baseline(self.data.train.tokens, line_breaks(self.data.tokenizer), datasets)
+
+    def corpus_ranges(self, dataset: TrainingDataset) -> tuple[np.ndarray, np.ndarray]:
+        assert isinstance(dataset, MaskedTrainingLines)
+        offsets = dataset.n_before(self.corpus_offsets())
+        return offsets[:-1], np.diff(offsets)
+
     def _lines(self, split: TokenSplit) -> Lines:
-        """The lines of a split, cut where they are longer than the context; of a large one kept in its folder."""
+        """Return the lines of a split, cut at context_length. Those of a large split are kept in its folder."""
         name, context_length = split.info.split, self.config.model.context_length
-        borders = self._begins()[1:-1].tolist() if split is self.data.train else []
+        borders = self.corpus_offsets()[1:-1].tolist() if split is self.data.train else []
         identity = split.info.source_sha256[:16] or split.info.tokens_sha256[:16]
         files = LineFiles(split.path.parent / f"lines-{name}-{context_length}-{identity}")
         return Lines(split.tokens, line_breaks(self.data.tokenizer), context_length, borders, files)
 
     def _masking(self) -> Masking:
-        """The mask's id follows the tokenizer's."""
+        """Return how tokens are masked. The id of the mask follows the tokenizer's ids."""
         objective, n_symbols = self.config.objective, self.data.tokenizer.vocab_size
         assert isinstance(objective, MaskedLMConfig)
         return Masking(

@@ -1,6 +1,8 @@
-"""Which batches an objective is trained and validated on, and by which loss. Imports no lightning."""
+"""The base class of the objectives. Imports no lightning."""
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
 
 import numpy as np
 from torch import Tensor
@@ -8,59 +10,37 @@ from torch.utils.data import DataLoader, Dataset
 
 from folio.config.run import RunConfig
 from folio.data.batches.batch import Batch
-from folio.data.batches.loaders import validation_loader
-from folio.data.batches.masking import MaskedTrainingLines
+from folio.data.batches.loaders import token_loader, validation_loader
 from folio.data.batches.mixture import Mixture
-from folio.data.batches.prefixes import PrefixTrainingWindows
-from folio.data.batches.windows import TrainingWindows, ValidationWindows
+from folio.data.batches.windows import MicroBatch, TrainingBatches
 from folio.data.prepared import PreparedData, TokenSplit
 from folio.data.token_file import TokenFileInfo
 from folio.distributed.context import SINGLE_PROCESS, DistributedContext
 from folio.models import Model
+from folio.objectives.evaluation import Validation, ValidationPart
 from folio.objectives.losses import batch_loss
-
-Indexed = TrainingWindows | MaskedTrainingLines | PrefixTrainingWindows
-"""A dataset that makes the batch of a draw; its length is the number of indices to draw from."""
+from folio.objectives.metrics import Metrics
 
 
-@dataclass(frozen=True)
-class ValidationPart:
-    """How one corpus is measured; the only one, or one of a mixture."""
+class TrainingDataset(Protocol):
+    """Makes the batch of a `MicroBatch`; its length is the number of sequences that can be drawn."""
 
-    name: str
-    info: TokenFileInfo | None
-    """Of the text, for bits per byte; see `Objective.bits_per_byte_info`."""
-    loader: DataLoader[Batch]
-    shuffled_prefix: DataLoader[Batch] | None
-    """The same with the prefixes of other windows; for a prefix LM."""
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, draw: MicroBatch, /) -> Batch: ...
 
 
-@dataclass(frozen=True)
-class Validation:
-    """How a split is measured: every target once, in fixed order, a corpus after the other."""
-
-    info: TokenFileInfo | None
-    """Of the text of all parts."""
-    parts: tuple[ValidationPart, ...]
-    baseline: dict[str, float]
-    """What can be had without a model; for a masked LM."""
-
-    @property
-    def loaders(self) -> list[DataLoader[Batch]]:
-        """Those of the parts, and then those of their shuffled prefixes, where there are some."""
-        shuffled = [part.shuffled_prefix for part in self.parts if part.shuffled_prefix is not None]
-        return [*(part.loader for part in self.parts), *shuffled]
-
-    @property
-    def infos(self) -> tuple[tuple[str, TokenFileInfo | None], ...]:
-        """Name and text of each part."""
-        return tuple((part.name, part.info) for part in self.parts)
+def build_objective(
+    config: RunConfig, data: PreparedData, distributed: DistributedContext = SINGLE_PROCESS
+) -> "Objective":
+    """Return the objective that the config names."""
+    return config.objective.load_code()(config, data, distributed)
 
 
-class Objective:
-    """What a model reads, what it is asked for, and what is made small: here a causal LM, and what others build on.
+class Objective(ABC):
+    """What a model reads, which tokens it predicts, and the loss that training minimizes.
 
-    Validation counts nats of the targets whatever the loss, so that objectives of one family compare.
+    Validation measures cross-entropy whatever the loss is, so that objectives of one family can be compared.
     """
 
     def __init__(self, config: RunConfig, data: PreparedData, distributed: DistributedContext = SINGLE_PROCESS) -> None:
@@ -68,53 +48,87 @@ class Objective:
         self.data = data
         self.distributed = distributed
 
-    def training_dataset(self) -> Indexed:
-        """What is drawn from: windows of the training split."""
-        return TrainingWindows(self.data.train.tokens, self.config.model.context_length)
+    @abstractmethod
+    def training_dataset(self) -> TrainingDataset:
+        """Return the sequences of the training split."""
 
-    def mixture(self, dataset: Indexed) -> Mixture | None:
-        """Which indices of `training_dataset` belong to which corpus, so that none reaches over into the next.
+    @abstractmethod
+    def validation_dataset(self, split: TokenSplit) -> Dataset[Batch]:
+        """Return a whole split in fixed order, every target once."""
 
-        None of a single one.
-        """
-        if not self.data.parts:
-            return None
-        width = len(self.data.train.tokens) - len(dataset)  # of a window, less one: it starts nowhere in the last ones
-        begins, shares = self._begins(), tuple(part.share for part in self.data.parts)
-        return Mixture(shares, tuple((np.diff(begins) - width).tolist()), tuple(begins[:-1].tolist()))
-
-    def validation(self, split: TokenSplit) -> Validation:
-        """Of one of the two splits; of many processes each has its share of the batches."""
-        parts = tuple(self.part_validation(name, part) for name, part in self._parts_of(split))
-        return Validation(self.bits_per_byte_info(split), parts, {})
-
-    def part_validation(self, name: str, split: TokenSplit) -> ValidationPart:
-        """Of that split of one corpus."""
-        windows = ValidationWindows(split.tokens, self.config.model.context_length)
-        return ValidationPart(name, self.bits_per_byte_info(split), self._loader(windows), None)
+    def shuffled_prefix_dataset(self, split: TokenSplit) -> Dataset[Batch] | None:
+        """Return `validation_dataset` with the prefixes of other windows; None if there are no prefixes."""
+        return None
 
     def loss(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What training makes small, and the accuracy: two scalars, means over the targets."""
+        """Return the loss that training minimizes, and the accuracy: scalars, means over the targets."""
         return batch_loss(model, batch)
 
-    def bits_per_byte_info(self, split: TokenSplit) -> TokenFileInfo | None:
-        """What turns a loss into bits per byte; None where the guesses of the model are no code for the text."""
-        return split.info
-
     def tokens_per_step(self) -> float:
-        """How many tokens a step reads; the mean, where sequences differ in length."""
+        """Return how many tokens an optimizer step reads, on average if sequences differ in length."""
         return self.config.training.batch_size * self.config.model.context_length
 
-    def _loader(self, dataset: Dataset[Batch]) -> DataLoader[Batch]:
-        return validation_loader(
-            dataset, self.config.micro_batch_size, self.distributed.rank, self.distributed.world_size
-        )
+    def bits_per_byte_info(self, split: TokenSplit) -> TokenFileInfo | None:
+        """Return what turns a loss into bits per byte; None if the predictions do not encode the text."""
+        return split.info
 
-    def _parts_of(self, split: TokenSplit) -> list[tuple[str, TokenSplit]]:
-        """The same split of each corpus, with its name; the only one has none."""
+    def baseline(self, datasets: Sequence[Any]) -> Metrics:
+        """Return metrics that are known without a model, from the validation datasets of all parts."""
+        return {}
+
+    def corpus_ranges(self, dataset: TrainingDataset) -> tuple[np.ndarray, np.ndarray]:
+        """Return the first sequence of each corpus of a mixture, and how many it has: (n,) int64 each.
+
+        Windows that would reach from one corpus into the next belong to neither.
+        """
+        width = len(self.data.train.tokens) - len(dataset)  # a window starts at none of the last `width` tokens
+        offsets = self.corpus_offsets()
+        return offsets[:-1], np.diff(offsets) - width
+
+    def corpus_offsets(self) -> np.ndarray:
+        """Return where each of the n corpora of a mixture begins in the training split, and its end: (n + 1,) int64."""
+        return np.cumsum([0, *(part.train.info.n_tokens for part in self.data.parts)])
+
+    def training_loader(self, first_step: int) -> DataLoader[Batch]:
+        """Return this process's micro-batches, from an optimizer step on."""
+        dataset, training = self.training_dataset(), self.config.training
+        batches = TrainingBatches(
+            window_order=self.config.data.window_order,
+            n_starts=len(dataset),
+            seed=self.config.seed,
+            batch_size=training.batch_size,
+            micro_batch_size=self.config.micro_batch_size,
+            first_step=first_step,
+            n_steps=training.max_steps,
+            mixture=self._mixture(dataset),
+            rank=self.distributed.rank,
+            world_size=self.distributed.world_size,
+        )
+        return token_loader(cast(Dataset[Batch], dataset), batches)
+
+    def validation(self, split: TokenSplit) -> Validation:
+        """Return how one of the two splits is evaluated. Each process gets its share of the batches."""
+        corpora = self._corpora(split)
+        datasets = [self.validation_dataset(corpus) for _, corpus in corpora]
+        parts = []
+        for (name, corpus), dataset in zip(corpora, datasets, strict=True):
+            shuffled = self.shuffled_prefix_dataset(corpus)
+            shuffled_loader = None if shuffled is None else self._validation_loader(shuffled)
+            info = self.bits_per_byte_info(corpus)
+            parts.append(ValidationPart(name, info, self._validation_loader(dataset), shuffled_loader))
+        return Validation(self.bits_per_byte_info(split), tuple(parts), self.baseline(datasets))
+
+    def _mixture(self, dataset: TrainingDataset) -> Mixture | None:
+        if not self.data.parts:
+            return None
+        shares, (firsts, counts) = tuple(part.share for part in self.data.parts), self.corpus_ranges(dataset)
+        return Mixture(shares, tuple(counts.tolist()), tuple(firsts.tolist()))
+
+    def _validation_loader(self, dataset: Dataset[Batch]) -> DataLoader[Batch]:
+        rank, world_size = self.distributed.rank, self.distributed.world_size
+        return validation_loader(dataset, self.config.micro_batch_size, rank, world_size)
+
+    def _corpora(self, split: TokenSplit) -> list[tuple[str, TokenSplit]]:
+        """Return the name and the same split of each corpus of a mixture; an only corpus has no name."""
         is_train = split.info.split == "train"
         return [(part.name, part.train if is_train else part.val) for part in self.data.parts] or [("", split)]
-
-    def _begins(self) -> np.ndarray:
-        """(n + 1,) int64: where each of the n corpora of a mixture begins in the training split, and where it ends."""
-        return np.cumsum([0, *(part.train.info.n_tokens for part in self.data.parts)])

@@ -9,7 +9,7 @@ from folio.data.prepared import PreparedData
 from folio.distributed.context import DistributedContext
 from folio.distributed.devices import reset_peak_memory
 from folio.distributed.launcher import StopRequested
-from folio.objectives.registry import build_objective
+from folio.objectives.objective import build_objective
 from folio.runs.checkpoints import CheckpointMetadata, saved_step
 from folio.runs.description import write_description
 from folio.runs.rewind import rewind
@@ -60,7 +60,7 @@ class TrainingParts:
         self.loggers = build_loggers(config, folder, self.resumed_at) if distributed.is_global_zero else []
         objective = build_objective(config, data, distributed)
         validation = objective.validation(data.val)
-        self.datamodule = TokenDataModule(config, data, validation, distributed)
+        self.datamodule = TokenDataModule(objective, validation)
         L.seed_everything(config.seed, verbose=False)
         self.module = LanguageModel(
             model=initial_model(context),

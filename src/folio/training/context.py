@@ -8,7 +8,7 @@ from folio.config.run import RunConfig
 from folio.data.prepared import PreparedData
 from folio.distributed.devices import Device, split_threads
 from folio.models import TransformerConfig
-from folio.objectives.evaluation import Metrics
+from folio.objectives.metrics import Metrics
 from folio.training.summary import RunSummary, summarize_run
 
 Pruner = Callable[[int, Metrics], str | None]

@@ -18,9 +18,9 @@ from folio.models import Model, build_model
 from folio.models.blocks import Block
 from folio.models.gpt2_format import GPT2FormatError
 from folio.models.pretrained import load_gpt2
-from folio.objectives.evaluation import Metrics, split_metrics, token_sums
+from folio.objectives.evaluation import Validation
 from folio.objectives.losses import batch_loss
-from folio.objectives.objective import Validation
+from folio.objectives.metrics import Metrics, token_sums
 from folio.optim.optimizers import build_optimizer, mark_matrices, set_learning_rate
 from folio.optim.schedules import learning_rate
 from folio.runs import checkpoints
@@ -135,8 +135,9 @@ class LanguageModel(L.LightningModule):
         self._val_sums[dataloader_idx] = self._val_sums.get(dataloader_idx, 0.0) + sums
 
     def on_validation_epoch_end(self) -> None:
-        sums = {loader: self.distributed.all_reduce_sum(self._val_sums[loader]) for loader in sorted(self._val_sums)}
-        self.val = split_metrics(sums, self.validation.infos, self.validation.info) | self.validation.baseline
+        self.val = self.validation.metrics(
+            [self.distributed.all_reduce_sum(self._val_sums[loader]) for loader in sorted(self._val_sums)]
+        )
         self._val_step = self.global_step
         for name, value in self.val.items():
             # For callbacks such as EarlyStopping; `folio.training.callbacks.metrics` writes the curves.

@@ -4,7 +4,7 @@ import shlex
 from typing import Any
 
 from folio.distributed.devices import peak_memory_bytes
-from folio.objectives.evaluation import in_words
+from folio.objectives.metrics import format_rows
 from folio.runs.commands import resume_command
 from folio.runs.provenance import git_commit, versions
 from folio.runtime.console import log
@@ -44,7 +44,7 @@ def print_results(metrics: dict[str, Any], parts: TrainingParts) -> None:
     context, samples = parts.context, parts.samples
     best = f"{metrics['best/val/loss_nats']:.4f} nats at step {metrics['best/step']}"
     rows = [
-        *in_words(metrics, "val/", "validation"),
+        *format_rows(metrics, "val/"),
         ("tokens/s", f"{metrics['train/tokens_per_s']:,.0f}"),
         ("time", duration(metrics["elapsed_s"])),
         ("best", best),

@@ -13,7 +13,7 @@ from folio.config.section import ConfigError
 from folio.data.prepared import PreparedData
 from folio.distributed.devices import Device
 from folio.models import TransformerConfig, build_model
-from folio.objectives.registry import build_objective
+from folio.objectives.objective import build_objective
 from folio.optim.schedules import learning_rate
 from folio.runtime.terminal import printable
 

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 
 from folio.config.training import TrainingConfig
 from folio.data.token_file import TokenFileInfo
-from folio.objectives.evaluation import Metrics, describe, metrics_of
+from folio.objectives.metrics import Metrics, compute_metrics, format_line
 from folio.runtime.console import log
 from folio.training.callbacks.throughput import Throughput
 from folio.training.divergence import Diverged, SpikeDetector
@@ -72,7 +72,7 @@ class MetricLogger(Callback):
                 f"the {SpikeDetector.N_BEFORE} values before is {usual:.3f}"
             )
         assert pl_module.gradient_norm is not None
-        metrics = metrics_of(loss, accuracy, self.train_info)
+        metrics = compute_metrics(loss, accuracy, self.train_info)
         return {
             **{f"train/{name}": value for name, value in metrics.items()},
             "train/learning_rate": self._rate,
@@ -101,7 +101,7 @@ class MetricLogger(Callback):
         self.val, self.val_step = val, trainer.global_step
         for logger in trainer.loggers:
             logger.log_metrics({f"val/{name}": value for name, value in val.items()}, trainer.global_step)
-        log.info(f"step {trainer.global_step}: {describe(val)}")
+        log.info(f"step {trainer.global_step}: {format_line(val)}")
 
     def _check_finite(self, which: str, loss: float, trainer: L.Trainer, pl_module: LanguageModel) -> None:
         """Raises: Diverged; the checkpoints of before stay."""
