@@ -1,4 +1,4 @@
-# Folio's commands; `make help` lists them. Everything runs in .venv, which `make setup` creates.
+# Folio's commands; `make help` lists them. They run in .venv, which `make setup` creates.
 
 PYTHON ?= python3
 ARGS ?=
@@ -7,17 +7,17 @@ STAMP := .venv/.installed
 TRANSFORMERS := tests/golden/transformers.txt
 # The variable turns off advertising.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
-# One more than there are processors: many tests wait for processes that they started.
+# One more than the processors, because many tests wait for processes that they started.
 WORKERS ?= $(shell expr `getconf _NPROCESSORS_ONLN` + 1)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-slow check format docs docs-serve tensorboard bench soak clean
 
-help: ## List these commands
+help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '  make train ARGS="model=mini trainer=gpu" trains that instead; python train.py --help explains the words'
+	@echo '  make train ARGS="model=mini trainer=gpu" trains another model; see python train.py --help'
 
-setup: $(STAMP) ## Create .venv and install what constraints.txt pins
+setup: $(STAMP) ## Create .venv and install the pinned dependencies
 $(STAMP): pyproject.toml constraints.txt $(TRANSFORMERS)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Folio needs Python 3.11 or newer: make setup PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
@@ -28,13 +28,13 @@ $(STAMP): pyproject.toml constraints.txt $(TRANSFORMERS)
 train: setup ## Train experiment=quickstart on Tiny Shakespeare: about 5 minutes on two CPU cores
 	$(BIN)/python train.py $(or $(ARGS),experiment=quickstart)
 
-test: setup ## The fast tests
+test: setup ## Run the fast tests
 	$(BIN)/python -m pytest -m "not slow" --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
-test-slow: setup ## The proofs of minutes: what the recipes reach
+test-slow: setup ## Run the slow tests, such as training the recipes to their published losses
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-check: setup ## Lint and types
+check: setup ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -52,12 +52,12 @@ docs-serve: setup ## Show the documentation: http://localhost:8000
 tensorboard: setup ## Show all runs: http://localhost:6006
 	$(BIN)/tensorboard --logdir outputs $(ARGS)
 
-bench: setup ## Speed and memory beside other programs: about ten minutes on two cores
+bench: setup ## Measure speed and memory beside other programs: about ten minutes on two cores
 	$(BIN)/python -m benchmarks $(ARGS)
 
-soak: setup ## An hour of faults at random; ARGS="--minutes 5" for less
+soak: setup ## Test recovery from random faults for an hour; ARGS="--minutes 5" for less
 	$(BIN)/python tests/e2e/soak.py $(ARGS)
 
 clean: ## Remove caches and the site; keeps .venv, data and outputs
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build site src/*.egg-info
-	find src tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests scripts benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

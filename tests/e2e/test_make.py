@@ -1,4 +1,4 @@
-"""The commands of the Makefile. What installs or trains for minutes is looked at without being run."""
+"""The targets of the Makefile. Those that install or train for minutes are only dry runs."""
 
 import os
 import re
@@ -10,9 +10,9 @@ import pytest
 from workspace import ROOT
 
 MAKE = shutil.which("make")
-pytestmark = pytest.mark.skipif(MAKE is None, reason="there is no make")
+pytestmark = pytest.mark.skipif(MAKE is None, reason="make is not installed")
 
-COMMANDS = (
+TARGETS = (
     "help",
     "setup",
     "train",
@@ -30,7 +30,7 @@ COMMANDS = (
 
 
 def make(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    # Without what a make around these tests hands down to its children.
+    # Without the variables that an outer make passes to these tests.
     environment = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "ARGS")}
     command = [MAKE or "make", *args]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -38,7 +38,7 @@ def make(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A checkout with an environment that make takes for installed."""
+    """A checkout whose environment counts as installed."""
     for name in ("Makefile", "pyproject.toml", "constraints.txt", "tests/golden/transformers.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
@@ -47,16 +47,16 @@ def clone(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_help_lists_every_command_and_is_what_make_alone_says(clone: Path) -> None:
-    told = make(clone, "help").stdout
-    assert re.findall(r"^  make ([a-z-]+) {2,}\S", told, re.MULTILINE) == list(COMMANDS)
-    assert make(clone).stdout == told
+def test_help_lists_every_target_and_is_the_default(clone: Path) -> None:
+    text = make(clone, "help").stdout
+    assert re.findall(r"^  make ([a-z-]+) {2,}\S", text, re.MULTILINE) == list(TARGETS)
+    assert make(clone).stdout == text
 
 
-def test_every_command_is_done_even_where_a_file_has_its_name(clone: Path) -> None:
-    for name in COMMANDS:
+def test_every_target_runs_even_if_a_file_has_its_name(clone: Path) -> None:
+    for name in TARGETS:
         (clone / name).touch()
-    for name in set(COMMANDS) - {"setup"}:
+    for name in set(TARGETS) - {"setup"}:
         assert make(clone, "--question", name).returncode == 1, name
 
 
@@ -68,25 +68,25 @@ def test_a_second_setup_does_nothing(clone: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["pyproject.toml", "constraints.txt", "tests/golden/transformers.txt"])
-def test_setup_is_done_again_when_what_it_installs_has_changed(file: str, clone: Path) -> None:
+def test_setup_runs_again_when_its_inputs_have_changed(file: str, clone: Path) -> None:
     stamp = (clone / ".venv" / ".installed").stat().st_mtime_ns
     os.utime(clone / file, ns=(stamp + 10**9, stamp + 10**9))
     assert make(clone, "--question", "setup").returncode == 1
     assert "pip install" in make(clone, "--dry-run", "train").stdout
 
 
-def test_train_without_words_is_the_recipe_for_five_minutes(clone: Path) -> None:
+def test_train_without_arguments_runs_the_quickstart(clone: Path) -> None:
     assert (
         make(clone, "--dry-run", "train").stdout.splitlines()[-1] == ".venv/bin/python train.py experiment=quickstart"
     )
 
 
-def test_words_for_train_are_passed_on(clone: Path) -> None:
+def test_arguments_of_train_are_passed_on(clone: Path) -> None:
     done = make(clone, "--dry-run", "train", "ARGS=model=mini trainer=gpu").stdout
     assert done.splitlines()[-1] == ".venv/bin/python train.py model=mini trainer=gpu"
 
 
-def test_a_python_that_is_too_old_is_told_before_anything_is_made(clone: Path) -> None:
+def test_an_old_python_is_refused_before_anything_is_created(clone: Path) -> None:
     shutil.rmtree(clone / ".venv")
     old = clone / "old-python"
     old.write_text("#!/bin/sh\nexec python3 -c 'import sys; sys.version_info = (3, 10)\n'\"$2\"\n")
