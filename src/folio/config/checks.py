@@ -58,7 +58,7 @@ def _check_devices(config: RunConfig) -> None:
             f"{largest_divisor(own, config.micro_batch_size)}"
         )
     if trainer.accelerator == "mps" and n_processes > 1:
-        raise ConfigError(f"trainer.devices={trainer.devices}: Apple's GPU is one; use trainer.devices=1")
+        raise ConfigError(f"trainer.devices={trainer.devices}: there is one Apple GPU; use trainer.devices=1")
     if trainer.strategy == "fsdp":
         if trainer.accelerator in ("cpu", "mps"):
             raise ConfigError(

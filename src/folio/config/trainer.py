@@ -1,4 +1,4 @@
-"""The `trainer` section of the config: the machine."""
+"""The machine that a run uses: devices, precision and strategy."""
 
 from typing import Literal
 
@@ -6,25 +6,25 @@ from folio.config.section import Count, Section
 
 
 class TrainerConfig(Section):
-    """The devices that train, and how they compute."""
+    """Mostly Lightning's keys of the same names."""
 
     accelerator: Literal["auto", "cpu", "gpu", "mps"]
     devices: Count
-    """Number of devices on each machine, with one process for each. A CPU can have any number of processes."""
+    """Processes on each machine: one per GPU, or any number on a CPU."""
     num_nodes: Count = 1
-    """Number of machines. torchrun or SLURM must start more than one."""
+    """Number of machines. torchrun or SLURM must start the processes of more than one."""
     strategy: Literal["ddp", "fsdp"] = "ddp"
-    """Contents of each of several devices: the whole model, or a share of weights, gradients and moments."""
+    """With several devices: the whole model on each (ddp), or a shard of weights, gradients and moments (fsdp)."""
     activation_checkpointing: bool = False
-    """Whether to keep only the inputs of blocks, and compute each block again in the backward pass."""
+    """Whether each block keeps only its input, and is computed again in the backward pass."""
     precision: Literal["auto", "32-true", "mixed", "bf16-mixed", "16-mixed"]
     """mixed: bfloat16 if the device supports it, else float16; auto: mixed on a GPU, 32-true elsewhere."""
     compile: bool
-    """Whether to compile the model with torch.compile."""
+    """Whether to use torch.compile."""
     detect_anomaly: bool
     """Whether to stop when a gradient becomes NaN and name the operation; slow."""
 
     @property
     def n_processes(self) -> int:
-        """Number of processes on all machines together."""
+        """Number of processes on all machines."""
         return self.devices * self.num_nodes

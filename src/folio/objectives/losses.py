@@ -1,4 +1,4 @@
-"""What a model is trained to make small, and what validation counts. Imports no lightning."""
+"""Cross-entropy, also in chunks that save memory and time on a CPU. Imports no lightning."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ from folio.models import Encoder, EncoderDecoder, Model
 from folio.models.cpu_linear import onednn_products
 
 CHUNK_ROWS = 256
-"""Rows of logits that the chunked loss holds at once: large enough to fill a matrix product, small enough that
-vocabulary x rows stays far from the memory of a whole batch. 64 to 256 measured alike on a CPU at V = 50,257."""
+"""Rows of logits that exist at once: enough to fill a matrix product, and far fewer than a whole batch has. 64 to 256
+were equally fast on a CPU at V = 50,257."""
 
 MIN_CHUNKED_VOCABULARY = 4096
-"""Below this the logits are small, and building them whole is faster."""
+"""Smallest vocabulary for which chunks are faster than all logits at once."""
 
 
 def hidden_states(model: Model, batch: Batch) -> Tensor:
-    """What the output layer reads at each of batch.tokens: (B, T, D)."""
+    """Return what the output layer reads at each of batch.tokens: (B, T, D)."""
     if isinstance(model, EncoderDecoder):
         assert batch.prefix is not None
         return model.hidden(batch.tokens, batch.prefix, batch.prefix_lengths)
@@ -29,19 +29,19 @@ def hidden_states(model: Model, batch: Batch) -> Tensor:
 
 
 def batch_loss(model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Mean cross entropy in nats of the targets, and the share of them that were the likeliest token.
+    """Return the mean cross-entropy of the targets in nats, and the accuracy: two scalars.
 
-    The same for all objectives: which tokens are hidden and which are asked for was decided in the batch. Returns two
-    scalars, of which the first can be differentiated.
+    It is the same for all objectives, because the batch decides which tokens are hidden and which are targets. The
+    accuracy is the share of the targets that had the largest logit; it cannot be differentiated.
     """
     hidden, targets = hidden_states(model, batch).flatten(end_dim=1), batch.targets.flatten()  # (B*T, D), (B*T,)
-    if batch.lengths is not None:  # a masked LM asks for few of the tokens; the others ask for all
+    if batch.lengths is not None:  # few tokens of a masked LM are targets; elsewhere nearly all are
         counted = targets != IGNORE_INDEX
         hidden, targets = hidden[counted], targets[counted]
     weight = model.output.weight
-    # On a GPU the plain way is fast; under autocast the products would not be in the dtype that is asked for.
-    on_plain_cpu = hidden.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    if on_plain_cpu and weight.size(0) >= MIN_CHUNKED_VOCABULARY:
+    # A GPU is fast without chunks, and under autocast their products would have the wrong dtype.
+    on_cpu = hidden.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    if on_cpu and weight.size(0) >= MIN_CHUNKED_VOCABULARY:
         return ChunkedCrossEntropy.apply(hidden, weight, targets)
     logits = model.output(hidden).float()  # (B*T, V)
     accuracy = (logits.detach().argmax(dim=1) == targets).float().mean()
@@ -49,15 +49,15 @@ def batch_loss(model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """F.cross_entropy(hidden @ weight.T, targets), and the accuracy, without ever holding all (N, V) logits.
+    """F.cross_entropy(hidden @ weight.T, targets), and the accuracy, without holding all (N, V) logits at once.
 
-    The gradient of a chunk's logits, (softmax - one_hot) / N, is known as soon as they are, so it is written over
-    them and at once multiplied into the gradients of hidden and weight: three matrix products, one buffer of
-    (CHUNK_ROWS, V). On two CPU cores this takes 0.6 of the plain time at N 768, D 128, V 50,257, because the plain
-    way walks through main memory several times. `tests/unit/test_objectives.py` holds it to the plain one.
+    The gradient of a chunk's logits, (softmax - one_hot) / N, is known as soon as they are, so it overwrites them and
+    is at once multiplied into the gradients of hidden and weight: three matrix products and one buffer of
+    (CHUNK_ROWS, V). On two CPU cores this takes 0.6 times as long as F.cross_entropy at N 768, D 128, V 50,257,
+    because F.cross_entropy passes over main memory several times.
 
-    Shapes: hidden (N, D), weight (V, D), targets (N,) -> loss and accuracy, scalars. The gradient of the loss is
-    computed in forward, so it can be differentiated once only.
+    Shapes: hidden (N, D), weight (V, D), targets (N,) -> loss and accuracy, scalars. The gradient is computed in
+    forward, so the loss can be differentiated only once.
     """
 
     @staticmethod
@@ -84,9 +84,9 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
-        # Handed over, not saved: autograd then adds to them in place, without a copy as large as the weight.
+        # Not by save_for_backward: autograd may then accumulate in place, without a copy as large as the weight.
         if ctx.gradients is None:
-            raise RuntimeError("the chunked loss can be differentiated once only")
+            raise RuntimeError("the chunked loss can be differentiated only once")
         (hidden_gradient, weight_gradient), ctx.gradients = ctx.gradients, None
         if gradient != 1.0:
             hidden_gradient.mul_(gradient)
@@ -95,10 +95,11 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def cross_entropy_(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Cross entropy in nats and correctness of each row, in one buffer: logits (R, V) are overwritten.
+    """Return the cross-entropy in nats and the correctness of each row, and its softmax as a fraction.
 
-    Shapes: logits (R, V), targets (R,) -> losses (R,), correct (R,), exponentials (R, V), normalizer (R, 1). The
-    last two are the softmax, not yet divided; the exponentials lie where the logits were.
+    In place: the exponentials, the numerator of the softmax, overwrite the logits.
+
+    Shapes: logits (R, V), targets (R,) -> losses (R,), correct (R,), exponentials (R, V), normalizer (R, 1).
     """
     largest = logits.amax(dim=1, keepdim=True)  # (R, 1)
     target_logits = logits.gather(1, targets[:, None])  # (R, 1)
