@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from folio.runtime.terminal import python_command
+from folio.runtime.commands import python_command
 
 
 def resume_command(folder: Path) -> str:

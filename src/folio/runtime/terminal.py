@@ -2,10 +2,6 @@
 
 import difflib
 import re
-import shlex
-import shutil
-import sys
-from pathlib import Path
 from typing import Any, TextIO
 
 HIDDEN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
@@ -22,15 +18,6 @@ def did_you_mean(value: str, options: list[str]) -> str:
     """Return the end of a sentence that suggests the closest option; empty if none is close."""
     closest = difflib.get_close_matches(value.lower(), options, n=1, cutoff=0.5)
     return f"; did you mean {closest[0]}?" if closest else ""
-
-
-def python_command() -> str:
-    """Return the command for the running interpreter: `python`, or its path if `python` is another one."""
-    found = shutil.which("python")
-    if found and Path(found).samefile(sys.executable) and Path(found).parent == Path(sys.executable).parent:
-        return "python"
-    executable = Path(sys.executable)
-    return shlex.quote(str(executable.relative_to(Path.cwd()) if executable.is_relative_to(Path.cwd()) else executable))
 
 
 class NumberedLines:

@@ -20,9 +20,9 @@ from folio.config.run import RunConfig
 from folio.config.section import ConfigError
 from folio.distributed.environment import RankInfo, rank_from_environment
 from folio.runs.folders import check_links, create_folder
+from folio.runtime.commands import python_command
 from folio.runtime.cpus import available_cpus
 from folio.runtime.errors import FolioError
-from folio.runtime.terminal import python_command
 from folio.sweeps.manifest import find_sweep, quote_hydra_value, resume_command
 from folio.sweeps.planning import GridAxis, Job, plan_grid
 from folio.sweeps.runner import Launch, run_grid, run_search

@@ -11,9 +11,10 @@ from pathlib import Path
 from types import FrameType
 
 from folio.config.hparams_search import SearchConfig
+from folio.runtime.commands import python_command
 from folio.runtime.errors import FolioError
 from folio.runtime.files import lock_folder
-from folio.runtime.terminal import printable, python_command
+from folio.runtime.terminal import printable
 from folio.sweeps import search
 from folio.sweeps.manifest import (
     DONE,

@@ -7,8 +7,8 @@ from folio.distributed.devices import peak_memory_bytes
 from folio.objectives.metrics import format_rows
 from folio.runs.commands import resume_command
 from folio.runs.provenance import git_commit, versions
+from folio.runtime.commands import python_command
 from folio.runtime.console import log
-from folio.runtime.terminal import python_command
 from folio.training.assembly import TrainingParts
 from folio.training.callbacks.throughput import duration
 
