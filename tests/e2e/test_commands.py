@@ -1,7 +1,7 @@
-"""Every command that README.md and docs/ show: the words are understood (fast), and it does what it says (slow).
+"""Every command that README.md and docs/ show is valid (fast tests) and runs (slow tests).
 
-A new command of train.py or of scripts/ is run without a word here, made small by `SMALL`. What cannot run, or needs
-something first, is entered in `NOT_RUN`, `OF_A_RUN` or `REPLACED`; a command of a kind that is not known fails.
+A new command of train.py or scripts/ needs no entry here: it is run with the sizes of `SMALL`. A command that cannot
+run, or that needs something first, needs an entry in `NOT_RUN`, `RUN_KINDS` or `REPLACED`; unknown commands fail.
 """
 
 import importlib.util
@@ -24,13 +24,13 @@ from workspace import FAMILIES, ROOT, TINY, TINY_TEXT, Workspace
 
 from folio.config.checks import check_config
 
-BENCHMARK = "minutes: tests/e2e/test_benchmark.py runs its parts with small works"
-SERVER = "does not end: tests/e2e/test_tensorboard.py starts it and looks"
-ITSELF = "runs this test: tests/e2e/test_make.py looks at what it would do"
+BENCHMARK = "takes minutes: tests/e2e/test_benchmark.py runs parts of it with small models"
+SERVER = "does not end: tests/e2e/test_tensorboard.py starts it and reads its pages"
+ITSELF = "would run this test: tests/e2e/test_make.py does a dry run"
 
 NOT_RUN: dict[str, str] = {
-    # command, or how it begins: why, and what stands in for it
-    "make setup": "installs from the network: tests/e2e/test_make.py looks at what it would do",
+    # beginning of a command: why it is not run, and which test covers it
+    "make setup": "installs from the network: tests/e2e/test_make.py does a dry run",
     "make test": ITSELF,
     "make check": ITSELF,
     "make docs-serve": "does not end: mkdocs serves what tests/e2e/test_docs.py builds",
@@ -38,11 +38,11 @@ NOT_RUN: dict[str, str] = {
     "make tensorboard": SERVER,
     "tensorboard ": SERVER,
     "make bench": BENCHMARK,
-    "make soak": "an hour: tests/e2e/test_soak.py does five minutes of it",
-    "python train.py -m sweep=": "goes on with a sweep: tests/e2e/test_sweeps.py begins one first",
+    "make soak": "takes an hour: tests/e2e/test_soak.py runs five minutes of it",
+    "python train.py -m sweep=": "resumes a sweep: tests/e2e/test_sweeps.py starts one first",
     "python train.py sweep=": "the same",
     "python train.py -m positional_encoding=learned,rotary seed=1,2,3,4 sweep=latest": "the same",
-    "python scripts/extrapolate.py": "measures a sweep: tests/e2e/test_studies.py makes one first",
+    "python scripts/extrapolate.py": "measures a sweep: tests/e2e/test_studies.py runs one first",
     "python scripts/scaling.py": "the same",
     "python -m benchmarks": BENCHMARK,
     "python train.py -m hydra/launcher=submitit_slurm": "no SLURM here: test_many_processes.py has submitit_local",
@@ -50,14 +50,14 @@ NOT_RUN: dict[str, str] = {
 }
 
 REFUSED: dict[str, str] = {
-    # command: what it is told
+    # command: part of its error message
     "python train.py model.n_layer=3": "did you mean model.n_layers?",
     "python train.py optimizer.lr=0.001": "did you mean optimizer.learning_rate?",
     "python train.py trainer=ddp_cpu trainer.devices=3": "must be a multiple of the 3 processes of trainer.devices=3",
 }
 
 REPLACED: dict[str, str] = {
-    # what stands for something that a person chooses, or what only another machine has: what stands there in the test
+    # placeholder, or something that only another machine has: what the test uses instead
     "tokenizer=...": "tokenizer=char",
     "outputs/multirun/<date>/<time>": "outputs",
     "trainer=gpu": "trainer=cpu",
@@ -66,8 +66,8 @@ REPLACED: dict[str, str] = {
     "trainer=mps": "trainer=cpu",
 }
 
-OF_A_RUN: dict[str, str] = {
-    # words that a command holds which reads RUN: the run that it needs; any other is for a decoder
+RUN_KINDS: dict[str, str] = {
+    # part of a command that reads RUN: the kind of run that it needs, unless a decoder
     "[MASK]": "masked_lm",
     "--prefix": "hidden_cache",
     "--context-length": "rotary",  # learned positions end with the context
@@ -85,19 +85,19 @@ SMALL = (
 SMALL_MODEL = ("model.n_layers=1", "model.n_heads=2", "model.d_model=16", "model.d_ff=16", "model.context_length=32")
 
 PROMPTED = "ROMEO: But soft! To be, or not to be.\n" * 20
-"""What the prompts of the pages are made of."""
+"""Text with the characters of all prompts on the pages."""
 
-STEPS_OF_THE_RUN = 200
-"""So that it has what `--checkpoint step=200` asks for."""
+N_STEPS = 200
+"""Steps of the run that commands read, which has the checkpoint that `--checkpoint step=200` needs."""
 
 N_TRIALS = 2
-"""Of a search."""
+"""Trials of a search."""
 
 SHOWS_ONLY = ("--help", "--cfg")
 
 
 def all_commands() -> dict[str, str]:
-    """Each once, with the page that shows it first."""
+    """Return each command once, with the page that shows it first."""
     found: dict[str, str] = {}
     for page in PAGES:
         for command in commands_of(page):
@@ -113,9 +113,9 @@ def reason_not_to_run(command: str) -> str | None:
 
 
 def words_of(command: str) -> list[str]:
-    """As the shell hands them over; `make train ARGS=...` is the command that it stands for."""
-    for shown, here in REPLACED.items():
-        command = command.replace(shown, here)
+    """Split a command like a shell, with `make train ARGS=...` replaced by the command that it runs."""
+    for placeholder, value in REPLACED.items():
+        command = command.replace(placeholder, value)
     words = shlex.split(command)
     if words[:2] == ["make", "train"]:
         given = dict(word.split("=", 1) for word in words[2:]).get("ARGS") or "experiment=quickstart"
@@ -129,9 +129,13 @@ COMPOSED = [
     for command in RUNNABLE
     if words_of(command)[1] in ("train.py", "scripts/prepare_data.py") and "--config-dir" not in command
 ]
-HYDRAS = ("scripts/prepare_data.py", "scripts/plan.py")
-"""Scripts that take the words of train.py."""
-SCRIPTS = [c for c in COMMANDS if c.startswith("python scripts/") and words_of(c)[1] not in HYDRAS]
+HYDRA_SCRIPTS = ("scripts/prepare_data.py", "scripts/plan.py")
+"""Scripts that take overrides of train.py."""
+SCRIPTS = [
+    command
+    for command in COMMANDS
+    if command.startswith(("python scripts/", "python -m benchmarks")) and words_of(command)[1] not in HYDRA_SCRIPTS
+]
 
 
 def test_there_are_commands_to_run() -> None:
@@ -141,16 +145,16 @@ def test_there_are_commands_to_run() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_is_of_a_kind_that_is_run_or_excused(command: str) -> None:
+def test_every_command_is_either_run_or_excused(command: str) -> None:
     if reason_not_to_run(command) or command in REFUSED:
         return
     words = words_of(command)
-    assert words[0] == "python", f"{COMMANDS[command]} shows {command}, which no test knows: see the tables here"
-    assert (ROOT / words[1]).is_file(), f"{COMMANDS[command]} shows {command}, and there is no {words[1]}"
+    assert words[0] == "python", f"{COMMANDS[command]} shows {command}, which no test runs: see the tables above"
+    assert (ROOT / words[1]).is_file(), f"{COMMANDS[command]} shows {command}, but there is no {words[1]}"
 
 
 def combinations(words: list[str]) -> Iterator[list[str]]:
-    """What a sweep composes: each value of each word once, beside the first of the others."""
+    """Yield overrides with each value of a sweep once, combined with the first values of the other keys."""
     overrides = [word for word in words if not word.startswith("-")]
     if not {"-m", "--multirun"}.intersection(words):
         yield overrides
@@ -173,40 +177,41 @@ def combinations(words: list[str]) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("command", COMPOSED)
-def test_the_words_compose_and_pass_the_checks(command: str, compose: Callable[..., Any]) -> None:
+def test_the_overrides_compose_and_pass_the_checks(command: str, compose: Callable[..., Any]) -> None:
     words = words_of(command)[2:]
     if "--cfg" in words:
         words = words[words.index("--cfg") + 2 :]
     for overrides in combinations(words):
         config = compose(*overrides)
-        if config.init_from is None:  # else the folder decides the size
+        if config.init_from is None:  # otherwise the folder determines the size
             check_config(config)
 
 
 @pytest.mark.parametrize("command", SCRIPTS)
-def test_a_script_knows_its_options(command: str) -> None:
+def test_a_script_accepts_its_options(command: str) -> None:
     words = words_of(command)
-    spec = importlib.util.spec_from_file_location(Path(words[1]).stem, ROOT / words[1])
+    script, arguments = ("benchmarks/__main__.py", words[3:]) if words[1] == "-m" else (words[1], words[2:])
+    spec = importlib.util.spec_from_file_location("shown_script", ROOT / script)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     app = typer.Typer()
     app.command()(module.main)
-    typer.main.get_command(app).make_context(words[1], words[2:])  # raises UsageError
+    typer.main.get_command(app).make_context(script, arguments)  # raises UsageError
 
 
-def made_small(words: list[str], runs: dict[str, Path]) -> list[str]:
-    """The script and its words, for a run of a second. `runs` are the folders that RUN may stand for."""
+def shorten(words: list[str], runs: dict[str, Path]) -> list[str]:
+    """Return the script and its arguments, changed to run for a second. `runs` are the run folders by kind."""
     script, *rest = words[1:]
-    which = next((run for word, run in OF_A_RUN.items() if any(word in given for given in rest)), "decoder")
-    rest = [str(runs[which]) if word == "RUN" else word for word in rest]
+    kind = next((run for part, run in RUN_KINDS.items() if any(part in word for word in rest)), "decoder")
+    rest = [str(runs[kind]) if word == "RUN" else word for word in rest]
     if script == "scripts/plain_pytorch.py":
         return [script, *rest, "--steps", "2"]
     if script != "train.py" or any(word in rest for word in SHOWS_ONLY):
         return [script, *rest]
     if any(word.startswith("resume=") for word in rest):
-        return [script, *rest, f"training.max_steps={STEPS_OF_THE_RUN + 2}"]
+        return [script, *rest, f"training.max_steps={N_STEPS + 2}"]
     if any(word.startswith("init_from=") for word in rest):
         return [script, *rest, *SMALL]
     trials = [f"hparams_search.n_trials={N_TRIALS}"] if any("hparams_search=" in word for word in rest) else []
@@ -215,7 +220,7 @@ def made_small(words: list[str], runs: dict[str, Path]) -> list[str]:
 
 
 def swept(words: list[str]) -> dict[str, int]:
-    """How many values each key has in a sweep; one that a search draws from an interval has none."""
+    """Return the number of values of each key in a sweep. An interval of a search does not count."""
     if "-m" not in words:
         return {}
     overrides = OverridesParser.create().parse_overrides([word for word in words if not word.startswith("-")])
@@ -225,7 +230,7 @@ def swept(words: list[str]) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def furnished(make_workspace: Callable[[], Workspace]) -> tuple[Workspace, dict[str, Path]]:
-    """A workspace with what the commands begin with: a text, a folder of GPT-2, a run of each family."""
+    """A workspace with what the commands need: a text, a GPT-2 folder, a run of each family."""
     workspace = make_workspace()
     (workspace.folder / "my.txt").write_text(TINY_TEXT + PROMPTED)
     for kind in ("txt", "jsonl.zst"):
@@ -233,12 +238,12 @@ def furnished(make_workspace: Callable[[], Workspace]) -> tuple[Workspace, dict[
     workspace.train("model=debug", "trainer=cpu", "model.bias=true", "name=gpt2", *SMALL, "model.context_length=256")
     workspace.must("scripts/export.py", "latest", "gpt2_folder")
     shutil.rmtree(workspace.folder / "outputs")
-    # As wide as int8 asks for, and with room for the prompts.
+    # As wide as int8 requires, with room for the prompts.
     own = (*TINY, "data.path=my.txt", "model.d_model=16", "model.context_length=32")
     runs = {name: workspace.train(*own, *FAMILIES[name]).folder for name in ("masked_lm", "hidden_cache")}
     runs["rotary"] = workspace.train(*own, "positional_encoding=rotary").folder
-    steps = (f"training.max_steps={STEPS_OF_THE_RUN}", f"callbacks.checkpoint.keep_every_steps={STEPS_OF_THE_RUN}")
-    # A GPT-2, so that it can be exported; the last, so that `latest` means it.
+    steps = (f"training.max_steps={N_STEPS}", f"callbacks.checkpoint.keep_every_steps={N_STEPS}")
+    # A GPT-2, so that it can be exported; trained last, so that it is `latest`.
     runs["decoder"] = workspace.train(*own, *steps).folder
     return workspace, {name: folder.relative_to(workspace.folder) for name, folder in runs.items()}
 
@@ -246,15 +251,15 @@ def furnished(make_workspace: Callable[[], Workspace]) -> tuple[Workspace, dict[
 @pytest.mark.slow
 @pytest.mark.parametrize("command", RUNNABLE)
 def test_the_command_runs(command: str, furnished: tuple[Workspace, dict[str, Path]], tmp_path: Path) -> None:
-    model, runs = furnished
+    source, runs = furnished
     folder = tmp_path / "workspace"
-    shutil.copytree(model.folder, folder, symlinks=True)
-    workspace = Workspace(folder, model.environment)
+    shutil.copytree(source.folder, folder, symlinks=True)
+    workspace = Workspace(folder, source.environment)
     words = words_of(command)
-    for given in words:
-        if match := re.fullmatch(r"init_from=(\w+)", given):
+    for word in words:
+        if match := re.fullmatch(r"init_from=(\w+)", word):
             (folder / "gpt2_folder").rename(folder / match[1])
-    script, *rest = made_small(words, runs)
+    script, *rest = shorten(words, runs)
     finished = workspace.run(script, *rest)
     assert finished.code == 0, finished.stdout + finished.stderr
     assert finished.stdout
@@ -265,6 +270,6 @@ def test_the_command_runs(command: str, furnished: tuple[Workspace, dict[str, Pa
 
 
 @pytest.mark.parametrize("command", REFUSED)
-def test_what_is_shown_as_a_mistake_is_refused(command: str, workspace: Workspace) -> None:
+def test_a_command_shown_as_a_mistake_is_refused(command: str, workspace: Workspace) -> None:
     _, script, *words = words_of(command)
     assert REFUSED[command] in workspace.run(script, *words).error_line()
