@@ -1,4 +1,4 @@
-"""Measure runs with windows of other lengths: python scripts/extrapolate.py outputs/multirun/<date>/<time>"""
+"""Evaluate runs with other window lengths: python scripts/extrapolate.py outputs/multirun/<date>/<time>"""
 
 from folio.runtime.signals import exit_on_signals
 
@@ -15,62 +15,62 @@ from folio.cli.corpus import check_data, data_of
 from folio.cli.scripts import run_script
 from folio.config.checks import with_context_length
 from folio.generation.prompts import last_position
-from folio.report import Report, make_report, terminal
-from folio.report.extrapolation import CSV_HEADINGS, Measured, csv_rows, table
-from folio.report.groups import Group
+from folio.report import Report, make_report, output_console
+from folio.report.extrapolation import CSV_HEADINGS, Measurement, csv_rows, extrapolation_table
+from folio.report.grouping import Group
 from folio.report.reading import ReportedRun
-from folio.report.tables import csv_of, markdown_table, rich_table
-from folio.report.write import png, write_files
+from folio.report.tables import to_csv, to_markdown_table, to_rich_table
+from folio.report.writing import to_png, write_files
 from folio.runs.folders import find_checkpoint
 from folio.runtime.errors import FolioError
 
 
 def main(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="FOLDER...", help="Run folders, sweeps, or folders that hold some.")
+        list[Path], typer.Argument(metavar="FOLDER...", help="Run folders, sweeps, or folders that contain some.")
     ],
     context_lengths: Annotated[
         str | None,
-        typer.Option(metavar="N,N,...", help="Tokens in a window; once, twice and four times training's, if none."),
+        typer.Option(metavar="N,N,...", help="Tokens in a window; by default 1, 2 and 4 times those of training."),
     ] = None,
-    checkpoint: Annotated[str, typer.Option(help="Which one of each run: best, last or step=N.")] = "best",
-    output: Annotated[Path | None, typer.Option(help="Folder for the files; the first FOLDER, if none.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Prepared data, if not where training had it.")] = None,
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint of each run: best, last or step=N.")] = "best",
+    output: Annotated[Path | None, typer.Option(help="Folder for the files; by default the first FOLDER.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Prepared data, if it is not where training had it.")] = None,
 ) -> None:
-    """The validation loss of finished runs with windows of several lengths, mean and deviation over seeds.
+    """Evaluate finished runs with several window lengths: validation loss, mean ± standard deviation over seeds.
 
     Writes extrapolation.csv, .md and .png.
     """
-    lengths = None if context_lengths is None else numbers_in(context_lengths)
+    lengths = None if context_lengths is None else parse_lengths(context_lengths)
     report = make_report(folders)
-    if not any(group.counted for group in report.groups):
-        raise FolioError("no run here has finished; give finished ones")
-    measured = list(measure_all(report, lengths, checkpoint, data_dir))
+    if not any(group.averaged for group in report.groups):
+        raise FolioError("none of these runs has finished; give finished runs")
+    measurements = list(measure_all(report, lengths, checkpoint, data_dir))
 
-    from folio.report.study_plots import extrapolation_figure
+    from folio.report.plots import plot_extrapolation
 
-    headings, rows = table(measured)
+    headings, rows = extrapolation_table(measurements)
     files = {
-        "extrapolation.csv": csv_of([CSV_HEADINGS, *csv_rows(measured)]).encode(),
-        "extrapolation.md": f"{markdown_table(headings, rows)}\n".encode(),
-        "extrapolation.png": png(extrapolation_figure(measured)),
+        "extrapolation.csv": to_csv([CSV_HEADINGS, *csv_rows(measurements)]).encode(),
+        "extrapolation.md": f"{to_markdown_table(headings, rows)}\n".encode(),
+        "extrapolation.png": to_png(plot_extrapolation(measurements)),
     }
-    terminal().print(rich_table(f"{report.title}: validation loss in nats per token", headings, rows))
+    output_console().print(to_rich_table(f"{report.title}: validation loss in nats per token", headings, rows))
     print(*write_files(output or folders[0], files), sep="\n")
 
 
-def numbers_in(text: str) -> list[int]:
-    """Raises: FolioError."""
+def parse_lengths(text: str) -> list[int]:
+    """Return the lengths, sorted. Raises: FolioError."""
     words = text.split(",")
     if not all(word.strip().isdecimal() and len(word) < 10 and int(word) > 0 for word in words):
-        raise FolioError(f"--context-lengths={text} must be whole numbers above 0 with commas between: 64,128,256")
+        raise FolioError(f"--context-lengths={text} must be integers above 0, separated by commas: 64,128,256")
     return sorted({int(word) for word in words})
 
 
 def measure_all(
     report: Report, lengths: list[int] | None, checkpoint: str, data_dir: Path | None
-) -> Iterator[Measured]:
-    runs = [(group, run) for group in report.groups for run in group.counted]
+) -> Iterator[Measurement]:
+    runs = [(group, run) for group in report.groups for run in group.averaged]
     for number, (group, run) in enumerate(runs, start=1):
         print(f"{number} of {len(runs)}: {run.name}", flush=True)
         yield from measure_run(group, run, lengths, checkpoint, data_dir)
@@ -78,8 +78,8 @@ def measure_all(
 
 def measure_run(
     group: Group, run: ReportedRun, lengths: list[int] | None, checkpoint: str, data_dir: Path | None
-) -> Iterator[Measured]:
-    """Raises: FolioError where the run has no such checkpoint, or its model reads no longer windows at all."""
+) -> Iterator[Measurement]:
+    """Evaluate a run with each length. Raises: FolioError if the run has no such checkpoint."""
     path = find_checkpoint(str(run.folder), run.folder, checkpoint)
 
     from folio.distributed.devices import resolve_device
@@ -100,7 +100,7 @@ def measure_run(
             with device.autocast():
                 validation = build_objective(config, data).validation(data.val)
                 metrics = evaluate(model, validation, device.torch_device)
-        yield Measured(
+        yield Measurement(
             group, run.name, str(run.seed), trained_with, length, metrics.get("loss_nats"), metrics.get("bits_per_byte")
         )
 

@@ -12,36 +12,36 @@ from typing import Annotated
 import typer
 
 from folio.cli.scripts import run_script
-from folio.report import make_report, print_report, terminal, write_report
+from folio.report import make_report, output_console, print_report, write_report
 from folio.runtime.errors import FolioError
 
 
 def main(
     folders: Annotated[
-        list[str], typer.Argument(metavar="FOLDER...", help="Run folders, sweeps, or folders that hold some.")
+        list[str], typer.Argument(metavar="FOLDER...", help="Run folders, sweeps, or folders that contain some.")
     ],
     group_by: Annotated[
-        str | None, typer.Option(metavar="KEY", help="A config key that colours the curves, as optimizer.name.")
+        str | None, typer.Option(metavar="KEY", help="Config key that colors the curves, such as optimizer.name.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for the report; FOLDER itself, where that is one.")
+        Path | None, typer.Option(help="Folder for the report; by default FOLDER, if there is only one.")
     ] = None,
 ) -> None:
-    """One page that needs no network, with tables as CSV and Markdown and pictures as PNG.
+    """Write a report of runs: one page that needs no network, tables as CSV and Markdown, and plots as PNG.
 
-    What differed between the runs and what it did to their figures, with mean and spread over seeds; their curves and
-    samples side by side; what failed, and why; and the commands that repeat it.
+    It shows how the configurations differ and how their results compare, with mean and standard deviation over seeds;
+    curves and samples side by side; the runs that failed, and why; and the commands that repeat everything.
     """
     if output is None and len(folders) > 1:
-        raise FolioError(f"--output is missing: with {len(folders)} folders, say where the report goes: --output DIR")
+        raise FolioError(f"--output is missing: with {len(folders)} folders, name a folder for the report")
     if "" in folders:
-        raise FolioError("FOLDER= is empty; name a run folder, a sweep, or a folder that holds some")
-    places = [Path(folder) for folder in folders]
-    report = make_report(places, group_by, command=["python", "scripts/report.py", *sys.argv[1:]])
-    written = write_report(report, output or places[0])
+        raise FolioError("FOLDER= is empty; give a run folder, a sweep, or a folder that contains some")
+    paths = [Path(folder) for folder in folders]
+    report = make_report(paths, group_by, command=["python", "scripts/report.py", *sys.argv[1:]])
+    written = write_report(report, output or paths[0])
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    print_report(report, terminal())
+    print_report(report, output_console())
     print(*written, sep="\n")
 
 

@@ -1,4 +1,4 @@
-"""How the loss falls with size, tokens or compute: python scripts/scaling.py outputs/multirun/<date>/<time>"""
+"""Fit how the loss falls with size, tokens or compute: python scripts/scaling.py outputs/multirun/<date>/<time>"""
 
 from folio.runtime.signals import exit_on_signals
 
@@ -13,11 +13,12 @@ from typing import Annotated
 import typer
 
 from folio.cli.scripts import run_script
-from folio.report import make_report, terminal
-from folio.report.columns import decimals, with_spread
-from folio.report.scaling import scaling_of
-from folio.report.tables import csv_of, markdown_table, rich_table
-from folio.report.write import png, write_files
+from folio.report import make_report, output_console
+from folio.report.metrics import format_mean_std
+from folio.report.scaling import fit_scaling
+from folio.report.tables import to_csv, to_markdown_table, to_rich_table
+from folio.report.text import fixed_point
+from folio.report.writing import to_png, write_files
 
 
 class Along(StrEnum):
@@ -28,38 +29,44 @@ class Along(StrEnum):
 
 def main(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="FOLDER...", help="Run folders, sweeps, or folders that hold some.")
+        list[Path], typer.Argument(metavar="FOLDER...", help="Run folders, sweeps, or folders that contain some.")
     ],
-    along: Annotated[Along, typer.Option(help="What the loss is drawn over.")] = Along.PARAMETERS,
-    output: Annotated[Path | None, typer.Option(help="Folder for the files; the first FOLDER, if none.")] = None,
+    along: Annotated[Along, typer.Option(help="Quantity that the loss is fitted over.")] = Along.PARAMETERS,
+    output: Annotated[Path | None, typer.Option(help="Folder for the files; by default the first FOLDER.")] = None,
 ) -> None:
-    """Fit loss = factor * x^-exponent through finished runs, with the exponent's spread over seeds.
+    """Fit loss = factor * x^-exponent to finished runs, with the standard deviation of the exponent over seeds.
 
     Writes scaling_<along>.csv, .md and .png.
     """
     report = make_report(folders)
-    scaling = scaling_of(report, along)
+    scaling = fit_scaling(report, along)
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
 
-    from folio.report.study_plots import scaling_figure
+    from folio.report.plots import plot_scaling
 
-    headings = [scaling.quantity.title, "n", f"validation {scaling.figure.title}", "the law"]
+    headings = [scaling.quantity.title, "n", f"validation {scaling.primary.title}", "fitted loss"]
     rows = [
-        [f"{x:,.4g}" if x >= 1e9 else f"{x:,.0f}", str(summary.n), with_spread(summary, decimals(4)), f"{law:.4f}"]
-        for x, summary, law in scaling.rows
+        [
+            f"{x:,.4g}" if x >= 1e9 else f"{x:,.0f}",
+            str(summary.n),
+            format_mean_std(summary, fixed_point(4)),
+            f"{fitted:.4f}",
+        ]
+        for x, summary, fitted in scaling.rows
     ]
     sentence = (
         f"loss = {scaling.law.factor:.4g} * x^-{scaling.law.exponent:.4f}; exponent over seeds "
-        f"{with_spread(scaling.exponents, decimals(4))}; means lie up to {scaling.worst:.1%} off the law"
+        f"{format_mean_std(scaling.exponents, fixed_point(4))}; "
+        f"means differ from the law by up to {scaling.max_relative_error:.1%}"
     )
     points = [[seed, *point, scaling.law(point[0])] for seed, found in scaling.points.items() for point in found]
     files = {
-        f"scaling_{along}.csv": csv_of([["seed", along.value, scaling.figure.metric, "law"], *points]).encode(),
-        f"scaling_{along}.md": f"{markdown_table(headings, rows)}\n\n{sentence}.\n".encode(),
-        f"scaling_{along}.png": png(scaling_figure(scaling)),
+        f"scaling_{along}.csv": to_csv([["seed", along.value, scaling.primary.metric, "law"], *points]).encode(),
+        f"scaling_{along}.md": f"{to_markdown_table(headings, rows)}\n\n{sentence}.\n".encode(),
+        f"scaling_{along}.png": to_png(plot_scaling(scaling)),
     }
-    terminal().print(rich_table(report.title, headings, rows))
+    output_console().print(to_rich_table(report.title, headings, rows))
     print(sentence, *write_files(output or folders[0], files), sep="\n")
 
 

@@ -128,7 +128,7 @@ def test_a_person_reads_the_page_without_scrolling_sideways(opened: Window) -> N
     """All that is on the page, in one test: to open a browser takes longer than to look."""
     page = opened.page
     assert opened.overflow() == 0
-    assert "learned has the lowest mean bits per byte (n = 3)" in page.locator(".verdict").inner_text()
+    assert "learned has the lowest mean bits per byte (n = 3)" in page.locator(".conclusion").inner_text()
     # Texts from runs are texts.
     error = page.locator("#unfinished .error")
     assert error.inner_text() == HOSTILE

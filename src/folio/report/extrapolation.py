@@ -1,4 +1,4 @@
-"""What windows longer than those of training do to trained models, by configuration.
+"""Study of extrapolation: the loss of trained models with windows longer than those of training.
 
 Source: Press et al. 2022, "Train short, test long", section 2.
 """
@@ -6,14 +6,17 @@ Source: Press et al. 2022, "Train short, test long", section 2.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from folio.report.columns import LOSS
-from folio.report.groups import ABSENT, Group
+from folio.report.grouping import Group
+from folio.report.metrics import LOSS
 from folio.report.statistics import Summary, summarize
+from folio.report.text import ABSENT
+
+CSV_HEADINGS = ["configuration", "run", "seed", "trained_with", "context_length", "val/loss_nats", "val/bits_per_byte"]
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One run with windows of one length; its losses are None where its positions end before."""
+class Measurement:
+    """The losses of one run with one window length; None if the model has no positions for that length."""
 
     group: Group
     run: str
@@ -25,45 +28,35 @@ class Measured:
     bits_per_byte: float | None
 
 
-def summary_of(measured: Sequence[Measured], group: Group, context_length: int) -> Summary | None:
-    """Of the losses over seeds, in nats per token; None where there are none."""
-    return summarize(
-        [
-            each.loss_nats
-            for each in measured
-            if each.group is group and each.context_length == context_length and each.loss_nats is not None
-        ]
-    )
+def summarize_length(measurements: Sequence[Measurement], group: Group, context_length: int) -> Summary | None:
+    """Return the statistics of a configuration's losses (nats per token) over seeds; None if there are none."""
+    losses = [each.loss_nats for each in measurements if each.group is group and each.context_length == context_length]
+    return summarize([loss for loss in losses if loss is not None])
 
 
-def groups_of(measured: Sequence[Measured]) -> list[Group]:
-    return list({id(each.group): each.group for each in measured}.values())
+def groups_of(measurements: Sequence[Measurement]) -> list[Group]:
+    return list({id(each.group): each.group for each in measurements}.values())
 
 
-def lengths_of(measured: Sequence[Measured]) -> list[int]:
-    return sorted({each.context_length for each in measured})
+def lengths_of(measurements: Sequence[Measurement]) -> list[int]:
+    return sorted({each.context_length for each in measurements})
 
 
-def table(measured: Sequence[Measured]) -> tuple[list[str], list[list[str]]]:
-    """Headings, and a row for each configuration: validation loss in nats per token, mean ± deviation over seeds."""
-    lengths = lengths_of(measured)
+def extrapolation_table(measurements: Sequence[Measurement]) -> tuple[list[str], list[list[str]]]:
+    """Return headings, and a row for each configuration: mean ± standard deviation of the loss at each length."""
+    lengths = lengths_of(measurements)
     rows = []
-    for group in groups_of(measured):
-        seeds = {each.seed for each in measured if each.group is group}
-        cells = []
-        for length in lengths:
-            cells.append(LOSS.write_summary(summary_of(measured, group, length)) or ABSENT)
-        rows.append([group.label, str(len(seeds)), *cells])
+    for group in groups_of(measurements):
+        seeds = {each.seed for each in measurements if each.group is group}
+        summaries = [summarize_length(measurements, group, length) for length in lengths]
+        rows.append([group.label, str(len(seeds)), *(LOSS.format_summary(summary) or ABSENT for summary in summaries)])
     return ["configuration", "n", *(f"{length} tokens" for length in lengths)], rows
 
 
-CSV_HEADINGS = ["configuration", "run", "seed", "trained_with", "context_length", "val/loss_nats", "val/bits_per_byte"]
-
-
-def csv_rows(measured: Sequence[Measured]) -> list[list[object]]:
-    """A row for each run and length."""
+def csv_rows(measurements: Sequence[Measurement]) -> list[list[object]]:
+    """Return a row for each run and length, under CSV_HEADINGS."""
     return [
         [each.group.label, each.run, each.seed, each.trained_with, each.context_length]
         + ["" if value is None else value for value in (each.loss_nats, each.bits_per_byte)]
-        for each in measured
+        for each in measurements
     ]

@@ -1,68 +1,58 @@
-"""Run folders and sweeps, read for a report. All they hold is data of unknown origin: nothing of it runs, hidden
-characters are shown in words, and what is damaged is named and left out.
+"""Read run folders and sweeps for a report.
+
+Their contents are untrusted data: nothing in them runs, control characters are written as escapes, and what is damaged
+is named in a warning and left out.
 """
 
-import json
 import math
 import os
 import re
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from folio.config.migrations import migrate_config
+from folio.report.curves import RunCurve, read_run_curves
+from folio.report.text import ABSENT, Scalar, clean_text, format_value, natural_sort_key
 from folio.runs.folders import read_config
 from folio.runtime.errors import FolioError
 from folio.runtime.terminal import printable
+from folio.runtime.untrusted import MIB, open_regular, read_json, read_json_object
 
 FINISHED = "finished"
-LONGEST_FILE = 32 * 1024 * 1024
-"""Bytes of a file that a run writes whole; of samples.md as many are read from its end."""
-LONGEST_TEXT = 400
-"""Characters of a value or an error."""
-LONGEST_SAMPLE = 4000
 
-PARAMETERS = ("n_parameters", "n_parameters_without_embeddings")
-"""Of preflight.json: known also of a run that has no metrics."""
+MAX_FILE_BYTES = 32 * MIB
+"""Limit for a JSON file, and for the end of samples.md that is read."""
+MAX_SAMPLE = 4000
+"""Characters of a sample that are shown."""
+
+PARAMETER_COUNTS = ("n_parameters", "n_parameters_without_embeddings")
+"""Metrics that preflight.json has too, so that they are known for a run without metrics.json."""
 
 Warn = Callable[[str], None]
-Scalar = bool | int | float | str | None
-
-
-@dataclass(frozen=True)
-class Points:
-    """One scalar over a run: all lists are as long as `steps`."""
-
-    steps: list[int]
-    values: list[float]
-    tokens: list[float] | None
-    """That training had read by then; None where the run does not say how many a step takes."""
-    seconds: list[float] | None
-    """Of training, validation left out; None where the run has logged no speed."""
 
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """What a report says of one run. Texts hold no control characters."""
+    """A run as a report shows it. Its texts contain no control characters."""
 
     folder: Path
     name: str
-    """The folder, as short as it can be told from the others."""
+    """Path of the folder, as short as possible while it differs from the others."""
     status: str
     error: str
     config: dict[str, Scalar] = field(default_factory=dict)
-    """By dotted keys; empty for a job of a sweep that did not get as far as a config."""
+    """Values by dotted key; empty for a job of a sweep that failed before it had a config."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """The finite numbers of metrics.json, and n_parameters at least of a run without one."""
+    """The finite numbers in metrics.json; the parameter counts even without it."""
     facts: dict[str, str] = field(default_factory=dict)
-    """device, git_commit, and the versions."""
+    """Device, git_commit and versions."""
     text_sha256: str = ""
     overrides: list[str] | None = None
     sample: str = ""
     sample_step: int | None = None
-    curves: dict[str, Points] = field(default_factory=dict)
+    curves: dict[str, RunCurve] = field(default_factory=dict)
 
     @property
     def is_finished(self) -> bool:
@@ -74,197 +64,193 @@ class ReportedRun:
             return self.config["seed"]
         return int(self.metrics["seed"]) if "seed" in self.metrics else None
 
+    def config_text(self, key: str) -> str:
+        """Return the value of a config key as a person types it."""
+        return format_value(self.config[key]) if key in self.config else ABSENT
+
+
+class SweepJob(NamedTuple):
+    """A job as sweep.json lists it."""
+
+    overrides: list[str]
+    status: str
+
 
 @dataclass(frozen=True)
 class Sweep:
-    """What sweep.json says."""
+    """The contents of sweep.json."""
 
     folder: Path
     command: list[str]
-    jobs: dict[str, tuple[list[str], str]]
-    """Overrides and status by the name of a job's folder."""
+    jobs: dict[str, SweepJob]
+    """Jobs by the name of their folder."""
 
 
-def read_all(folders: Iterable[Path], warn: Warn) -> tuple[list[ReportedRun], list[Sweep]]:
-    """All runs in and below the folders, and the sweeps that some of them belong to. Raises: FolioError for none."""
+def read_folders(folders: Iterable[Path], warn: Warn) -> tuple[list[ReportedRun], list[Sweep]]:
+    """Return all runs in and below the folders, and the sweeps found there. Raises: FolioError if there are no runs."""
     folders = list(folders)
     for folder in folders:
         if not folder.is_dir():
             raise FolioError(f"FOLDER={folder} is not a folder; give run folders, a sweep, or a folder that holds some")
+    found: dict[Path, Path] = {}  # by resolved path, so that a folder given twice counts once
     sweeps: dict[Path, Sweep] = {}
-    found: dict[Path, Path] = {}  # by what it is behind links: a folder given twice is one
-    for folder in folders:
-        for place in _walk(folder):
-            if (place / "sweep.json").is_file() and (sweep := _read_sweep(place, warn)) is not None:
-                sweeps[place.resolve()] = sweep
-            if is_run(place):
-                found.setdefault(place.resolve(), place)
-    root = _common_root(found.values())
-    runs = []
-    for real, place in found.items():
-        sweep = sweeps.get(real.parent)
-        run = _read_run(place, _name(place, root), sweep.jobs.get(place.name) if sweep else None, warn)
-        runs += [] if run is None else [run]
-    for sweep in sweeps.values():
-        present = {place.name for real, place in found.items() if real.parent == sweep.folder.resolve()}
-        for name, (overrides, status) in sweep.jobs.items():
-            if name not in present:
-                runs.append(_absent(sweep.folder / name, root, overrides, status))
-    if not runs:
-        places = ", ".join(map(str, folders))
-        raise FolioError(
-            f"FOLDER={printable(places, keep='')}: no run that can be read; give run folders, or train one"
-        )
-    names = brief_names([run.name for run in runs])
-    runs = [replace(run, name=name) for run, name in zip(runs, names, strict=True)]
-    return sorted(runs, key=lambda run: natural(run.name)), list(sweeps.values())
-
-
-def brief_names(names: list[str]) -> list[str]:
-    """The names of a sweep's folders without the overrides that all of them have, as long as they stay different."""
-    parts = [name.rpartition("/") for name in names]
-    overrides = [last.split(",") for _, _, last in parts]
-    common = {text for text in set.intersection(*map(set, overrides)) if "=" in text} if len(names) > 1 else set()
-    brief = [
-        f"{folder}{slash}{','.join(text for text in texts if text not in common)}"
-        for (folder, slash, _), texts in zip(parts, overrides, strict=True)
+    for path in (path for folder in folders for path in _walk(folder)):
+        if (path / "sweep.json").is_file() and (sweep := _read_sweep(path, warn)) is not None:
+            sweeps[path.resolve()] = sweep
+        if is_run(path):
+            found.setdefault(path.resolve(), path)
+    root = _common_root(found)
+    runs = [
+        _read_run(path, _relative_name(path, root), _job_of(sweeps.get(resolved.parent), path.name), warn)
+        for resolved, path in found.items()
     ]
-    is_told_apart = len(set(brief)) == len(set(names)) and not any(name.endswith("/") or not name for name in brief)
-    return brief if is_told_apart else names
+    for folder, sweep in sweeps.items():
+        missing = {name: job for name, job in sweep.jobs.items() if folder / name not in found}
+        runs += [_run_without_folder(sweep.folder / name, root, job) for name, job in missing.items()]
+    readable = [run for run in runs if run is not None]
+    if not readable:
+        given = printable(", ".join(map(str, folders)), keep="")
+        raise FolioError(f"FOLDER={given}: no run that can be read; give run folders, or train one")
+    names = shorten_run_names([run.name for run in readable])
+    renamed = [replace(run, name=name) for run, name in zip(readable, names, strict=True)]
+    return sorted(renamed, key=lambda run: natural_sort_key(run.name)), list(sweeps.values())
 
 
 def is_run(folder: Path) -> bool:
-    """A job that failed before it began has metrics.json alone; one that was killed, config.yaml alone."""
+    """Return whether a folder is that of a run. A job that failed early has metrics.json only."""
     return any((folder / name).is_file() for name in ("metrics.json", "config.yaml", "preflight.json"))
 
 
-def natural(text: str) -> list[Any]:
-    """Sorts as people do: seed=2 before seed=10, and 0.0121 before 0.15."""
-    parts = re.split(r"(\d{1,18}(?:\.\d{1,18})?(?:e[+-]?\d{1,2})?)", text)  # every other one is a number
-    return [(1, 0.0, part) if place % 2 == 0 else (0, float(part), "") for place, part in enumerate(parts)]
-
-
 def _walk(folder: Path) -> Iterator[Path]:
-    """The folder and those below it. Run folders hold none, and links may lead in a circle."""
-    for place, below, _ in os.walk(folder):
-        path = Path(place)
+    """Yield the folder and those below it, but not those below runs. Links are not followed: they may form a circle."""
+    for parent, below, _ in os.walk(folder):
+        path = Path(parent)
         below[:] = [] if is_run(path) else sorted(name for name in below if not name.startswith("."))
         yield path
 
 
-def _common_root(places: Iterable[Path]) -> Path:
-    parents = [place.resolve().parent for place in places]
+# Names
+
+
+def shorten_run_names(names: list[str]) -> list[str]:
+    """Remove the overrides that all folder names of a sweep have in common, if the names stay different."""
+    parts = [name.rpartition("/") for name in names]
+    overrides = [last.split(",") for _, _, last in parts]
+    common = {text for text in set.intersection(*map(set, overrides)) if "=" in text} if len(names) > 1 else set()
+    shortened = [
+        f"{folder}{slash}{','.join(text for text in texts if text not in common)}"
+        for (folder, slash, _), texts in zip(parts, overrides, strict=True)
+    ]
+    stay_different = len(set(shortened)) == len(set(names))
+    return shortened if stay_different and not any(name.endswith("/") or not name for name in shortened) else names
+
+
+def _common_root(resolved: Iterable[Path]) -> Path:
+    parents = [path.parent for path in resolved]
     return Path(os.path.commonpath(parents)) if parents else Path()
 
 
-def _name(place: Path, root: Path) -> str:
-    real = place.resolve()
-    return short(str(real.relative_to(root)) if real.is_relative_to(root) else str(place))
+def _relative_name(path: Path, root: Path) -> str:
+    resolved = path.resolve()
+    return clean_text(resolved.relative_to(root) if resolved.is_relative_to(root) else path)
 
 
-def _absent(place: Path, root: Path, overrides: list[str], status: str) -> ReportedRun:
-    """A job of a sweep that has no folder, or one with nothing in it."""
-    is_gone = status == FINISHED
-    error = "its folder is gone, or was left out" if is_gone else ""
-    return ReportedRun(place, _name(place, root), "missing" if is_gone else status, error, overrides=overrides)
+# Sweeps
 
 
 def _read_sweep(folder: Path, warn: Warn) -> Sweep | None:
     try:
-        values = _read_json(folder / "sweep.json")
+        values = read_json_object(folder / "sweep.json", MAX_FILE_BYTES)
         jobs = {
-            str(job["folder"]): (_texts(job.get("overrides", [])), short(job.get("status", "unknown")))
+            str(job["folder"]): SweepJob(_texts(job.get("overrides", [])), clean_text(job.get("status", "unknown")))
             for job in values["jobs"]
         }
         return Sweep(folder, _texts(values.get("command", [])), jobs)
-    except (AttributeError, KeyError, TypeError, ValueError, OSError, RecursionError):
+    except (AttributeError, KeyError, TypeError, FolioError, OSError):
         warn(f"{folder / 'sweep.json'} is damaged; its runs are reported as if it were not there")
         return None
 
 
-def _read_run(folder: Path, name: str, job: tuple[list[str], str] | None, warn: Warn) -> ReportedRun | None:
-    """None, and a warning, where what the run says of itself is damaged."""
+def _job_of(sweep: Sweep | None, name: str) -> SweepJob | None:
+    return None if sweep is None else sweep.jobs.get(name)
+
+
+def _run_without_folder(path: Path, root: Path, job: SweepJob) -> ReportedRun:
+    """Return a job of a sweep that has no run folder."""
+    is_gone = job.status == FINISHED
+    status, error = ("missing", "its folder is gone, or was left out") if is_gone else (job.status, "")
+    return ReportedRun(path, _relative_name(path, root), status, error, overrides=job.overrides)
+
+
+# Runs
+
+
+def _read_run(folder: Path, name: str, job: SweepJob | None, warn: Warn) -> ReportedRun | None:
+    """Return a run; None, with a warning, if its files are damaged or are not those of a run."""
     try:
-        metrics = _optional_json(folder / "metrics.json")
-        summarize_run = _optional_json(folder / "preflight.json") or {}
+        metrics = _read_optional_json(folder / "metrics.json")
+        summary = _read_optional_json(folder / "preflight.json") or {}
         config = flatten(migrate_config(read_config(folder))) if (folder / "config.yaml").is_file() else {}
-    except _DamagedError as damage:
-        warn(f"{damage.file} is damaged; this run is left out")
-        return None
     except FolioError as error:
         warn(f"{error}; this run is left out")
         return None
     if not config and "status" not in (metrics or {}):
         if metrics is not None:
-            warn(f"{folder / 'metrics.json'} is not of a run: it has no status; this folder is left out")
+            warn(f"{folder / 'metrics.json'} is not that of a run: it has no status; this folder is left out")
         return None
-    overrides, sweep_status = job if job is not None else (_overrides(folder), "")
-    if metrics is None:
-        dry = "dry run" if config.get("dry_run") is True else "unfinished"
-        known = {"status": sweep_status if sweep_status not in ("", FINISHED) else dry}
-    else:
-        known = {"status": metrics.get("status", "unknown")}
+    status = _status_without_metrics(config, job) if metrics is None else metrics.get("status", "unknown")
     metrics = metrics or {}
-    numbers = _numbers({name: summarize_run.get(name) for name in PARAMETERS} | metrics)
-    text, step = _last_sample(folder / "samples.md")
+    sample, step = _last_sample(folder / "samples.md")
     return ReportedRun(
         folder=folder,
         name=name,
-        status=short(known["status"]),
-        error=short(metrics.get("error") or "", LONGEST_TEXT),
+        status=clean_text(status),
+        error=clean_text(metrics.get("error") or ""),
         config=config,
-        metrics=numbers,
+        metrics=_finite_numbers({count: summary.get(count) for count in PARAMETER_COUNTS} | metrics),
         facts=_facts(metrics),
-        text_sha256=short(summarize_run.get("text_sha256", "")),
-        overrides=overrides,
-        sample=text,
+        text_sha256=clean_text(summary.get("text_sha256", "")),
+        overrides=_read_overrides(folder) if job is None else job.overrides,
+        sample=sample,
         sample_step=step,
-        curves=_read_points(folder, _number(summarize_run.get("tokens_per_step")), warn),
+        curves=read_run_curves(folder, _finite_number(summary.get("tokens_per_step")), warn),
     )
 
 
-class _DamagedError(Exception):
-    """A file that is there and cannot be read as what it should be."""
-
-    def __init__(self, file: Path) -> None:
-        super().__init__(str(file))
-        self.file = file
+def _status_without_metrics(config: dict[str, Scalar], job: SweepJob | None) -> str:
+    if job is not None and job.status not in ("", FINISHED):
+        return job.status
+    return "dry run" if config.get("dry_run") is True else "unfinished"
 
 
-def _optional_json(file: Path) -> dict[str, Any] | None:
-    """An object; None where there is no file. Raises: _DamagedError."""
-    if not file.is_file():
-        return None
+def _read_optional_json(file: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file; None if there is no file. Raises: FolioError if it is damaged."""
     try:
-        values = _read_json(file)
-    except (ValueError, OSError, RecursionError):
-        raise _DamagedError(file) from None
-    if not isinstance(values, dict):
-        raise _DamagedError(file)
-    return values
+        return read_json_object(file, MAX_FILE_BYTES) if file.is_file() else None
+    except (FolioError, OSError):
+        raise FolioError(f"{file} is damaged") from None
 
 
-def _read_json(file: Path) -> Any:
-    if file.stat().st_size > LONGEST_FILE:
-        raise ValueError(f"{file} is too large")
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
-def _overrides(folder: Path) -> list[str] | None:
+def _read_overrides(folder: Path) -> list[str] | None:
     try:
-        return _texts(_read_json(folder / "overrides.json"))
-    except (ValueError, TypeError, OSError, RecursionError):
+        return _texts(read_json(folder / "overrides.json", MAX_FILE_BYTES))
+    except (TypeError, FolioError, OSError):
         return None
 
 
 def _texts(values: Any) -> list[str]:
     if not isinstance(values, list):
         raise TypeError("not a list")
-    return [short(value) for value in values]
+    return [clean_text(value) for value in values]
 
 
-def _number(value: Any) -> float | None:
-    """A finite one; True is none."""
+def _finite_numbers(values: dict[str, Any]) -> dict[str, float]:
+    numbers = {clean_text(key): _finite_number(value) for key, value in values.items()}
+    return {key: number for key, number in numbers.items() if number is not None}
+
+
+def _finite_number(value: Any) -> float | None:
+    """Return a finite number as a float; None for anything else, including true and false."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -274,109 +260,39 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _numbers(values: dict[str, Any]) -> dict[str, float]:
-    found = {short(key): _number(value) for key, value in values.items()}
-    return {key: value for key, value in found.items() if value is not None}
-
-
 def _facts(metrics: dict[str, Any]) -> dict[str, str]:
-    """What a run was made with, and on."""
+    """Return the device, the commit and the versions that a run used."""
     facts = {key: metrics[key] for key in ("device", "git_commit") if metrics.get(key)}
     versions = metrics.get("versions")
     if isinstance(versions, dict):
         facts |= {str(key): value for key, value in versions.items()}
-    return {short(key): short(value) for key, value in facts.items()}
+    return {clean_text(key): clean_text(value) for key, value in facts.items()}
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Scalar]:
-    """Nested config to dotted keys; a list is its text. Hidden characters are shown in words."""
+    """Return a nested config as values by dotted key. A list becomes text."""
     flat: dict[str, Scalar] = {}
     for key, value in values.items():
-        name = short(f"{prefix}{key}")
+        name = clean_text(f"{prefix}{key}")
         if isinstance(value, dict):
             flat |= flatten(value, f"{name}.")
         else:
-            flat[name] = value if value is None or isinstance(value, bool | int | float) else short(value)
+            flat[name] = value if value is None or isinstance(value, bool | int | float) else clean_text(value)
     return flat
 
 
-def short(value: object, longest: int = LONGEST_TEXT) -> str:
-    """A text in one line, which a terminal shows and does not obey, and of a bounded length."""
-    text = printable(str(value), keep="")
-    return text if len(text) <= longest else f"{text[:longest]}..."
-
-
 def _last_sample(file: Path) -> tuple[str, int | None]:
-    """The last section of samples.md and its step; an empty text where there is none."""
+    """Return the last sample in samples.md and its step; an empty text if there is none."""
     try:
-        with file.open("rb") as stream:
-            stream.seek(max(0, file.stat().st_size - LONGEST_FILE))
-            text = stream.read().decode("utf-8", "replace")
-    except OSError:
+        with open_regular(file) as stream:
+            stream.seek(max(0, file.stat().st_size - MAX_FILE_BYTES))
+            text = stream.read(MAX_FILE_BYTES).decode("utf-8", "replace")
+    except (FolioError, OSError):
         return "", None
     headings = list(re.finditer(r"^## Step (\d{1,15})$", text, re.MULTILINE))
     if not headings:
         return "", None
-    # Each line stands behind four blanks, which keep it text in Markdown.
+    # Each line of a sample is indented by four spaces, which makes it a code block in Markdown.
     lines = text[headings[-1].end() :].strip("\n").split("\n")
     sample = printable("\n".join(line.removeprefix("    ") for line in lines))
-    return (sample if len(sample) <= LONGEST_SAMPLE else f"{sample[:LONGEST_SAMPLE]}..."), int(headings[-1][1])
-
-
-def _read_points(folder: Path, tokens_per_step: float | None, warn: Warn) -> dict[str, Points]:
-    """The curves of a run by their tag; empty, where there are any files with a warning, if they cannot be read."""
-    if not ((folder / "tensorboard").is_dir() or (folder / "csv" / "metrics.csv").is_file()):
-        return {}
-    # Only here: it takes a while, and the folders may be none of ours.
-    from google.protobuf.message import DecodeError
-
-    from folio.figures.curves import read_curves
-
-    try:
-        curves = read_curves(folder)
-    except (FolioError, OSError, ValueError, KeyError, TypeError, DecodeError) as error:
-        started = "logged no curves" not in str(error)
-        if started:
-            warn(f"the curves of {folder} cannot be read ({short(error, 120)}); its other figures are reported")
-        return {}
-    speed = curves.get("train/tokens_per_s")
-    clock = None
-    if speed is not None and tokens_per_step:
-        clock = training_seconds(speed.steps, speed.values, tokens_per_step)
-    found = {}
-    for tag, curve in curves.items():
-        points = [(step, value) for step, value in zip(curve.steps, curve.values, strict=True) if math.isfinite(value)]
-        if points and re.fullmatch(r"[\w/.-]{1,80}", tag):
-            steps = [step for step, _ in points]
-            found[tag] = Points(
-                steps,
-                [value for _, value in points],
-                [step * tokens_per_step for step in steps] if tokens_per_step else None,
-                [clock(step) for step in steps] if clock else None,
-            )
-    return found
-
-
-def training_seconds(
-    steps: list[int], tokens_per_s: list[float], tokens_per_step: float
-) -> Callable[[float], float] | None:
-    """Seconds of training by the step, from the speeds that were logged: each holds since the point before.
-
-    Not from the times at which the points were written: those count validation, samples and checkpoints, and of a run
-    that went on the next day, the night.
-    """
-    known = [(0, 0.0)]
-    for step, speed in zip(steps, tokens_per_s, strict=True):
-        if not (math.isfinite(speed) and speed > 0.0) or step <= known[-1][0]:
-            continue
-        before, seconds = known[-1]
-        known.append((step, seconds + (step - before) * tokens_per_step / speed))
-    if len(known) < 2:
-        return None
-
-    def seconds_at(step: float) -> float:
-        place = min(max(bisect_left(known, step, key=lambda point: point[0]), 1), len(known) - 1)
-        (first, begun), (last, ended) = known[place - 1], known[place]
-        return begun + (ended - begun) * (step - first) / (last - first)
-
-    return seconds_at
+    return (sample if len(sample) <= MAX_SAMPLE else f"{sample[:MAX_SAMPLE]}..."), int(headings[-1][1])

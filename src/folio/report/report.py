@@ -1,4 +1,4 @@
-"""What a report says, before it is written in any format."""
+"""The contents of a report, independent of the format in which it is written."""
 
 import re
 import shlex
@@ -6,50 +6,45 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from folio.report.columns import COLUMNS, Column
-from folio.report.groups import (
-    Group,
-    Grouping,
-    Headline,
-    Verdict,
-    differing_keys,
-    find_key,
-    group_runs,
-    headline,
-    listed,
-    pruner,
-)
-from folio.report.reading import ReportedRun, Sweep, read_all, short
+from folio.report.comparison import Comparison, compare_groups
+from folio.report.grouping import Group, Grouping, differing_keys, find_key, group_runs
+from folio.report.metrics import COLUMNS, Column, PrimaryMetric, choose_primary_metric
+from folio.report.reading import ReportedRun, Sweep, read_folders
+from folio.report.text import clean_text, join_names
 from folio.runtime.terminal import printable
 
 METHOD = (
-    "A configuration is all runs that are equal in all but the seed. Its figures are means over its finished runs, "
-    "one for each seed (n), ± the standard deviation of the sample. Two configurations are called different where "
-    "Welch's two-sided t test gives p < 0.05 after Holm's correction for all pairs; an interval is the one of 95 % of "
-    "its mean or its pair alone. A configuration with one seed is shown and never judged. Runs that did not finish are "
-    "in no mean. Seconds are those of training, validation left out."
+    "A configuration is all runs whose configs are equal except for the seed. Each value is the mean over its finished "
+    "runs, one for each of its n seeds, ± the sample standard deviation. The difference between two configurations is "
+    "called significant if Welch's two-sided t-test gives p < 0.05 after Holm's correction for all pairs. A confidence "
+    "interval (95 %) is that of a single mean or a single pair, without a correction. A configuration with one seed is "
+    "shown but not tested. Runs that did not finish are in no mean. Seconds are training time, without validation."
 )
+
+FACT_NAMES = {"git_commit": "commit of the code"}
+"""Names for people of what a run used, if they differ from those in metrics.json."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Of some runs."""
+    """Runs, grouped by configuration and compared."""
 
     title: str
     runs: list[ReportedRun]
     sweeps: list[Sweep]
     grouping: Grouping
-    figure: Headline
-    verdict: Verdict
+    primary: PrimaryMetric
+    comparison: Comparison
     columns: list[Column]
-    """Of the figures that any run has."""
+    """Columns of the metrics that at least one run has."""
     group_by: str | None
-    """The key that colours the curves first; None for the configuration."""
+    """The key that colors the curves at first; None for the configuration."""
     warnings: list[str]
+    """Damaged files and runs that were left out."""
     notes: list[str]
-    """What a reader has to know to compare the figures."""
+    """What a reader has to know to compare the results."""
     command: str
-    """Makes this report again."""
+    """The command that made this report."""
 
     @property
     def groups(self) -> list[Group]:
@@ -60,84 +55,90 @@ class Report:
         return [run for run in self.runs if run.is_finished]
 
     @property
-    def others(self) -> list[ReportedRun]:
-        """Runs that did not finish."""
+    def unfinished(self) -> list[ReportedRun]:
         return [run for run in self.runs if not run.is_finished]
 
     @property
-    def keys_to_group_by(self) -> list[str]:
-        """All that differ between the runs, and the one that was asked for."""
-        keys = [*self.grouping.keys, *self.grouping.other_keys]
+    def color_keys(self) -> list[str]:
+        """Keys that can color the curves: all that differ, and the one that was asked for."""
+        keys = [*self.grouping.keys, *self.grouping.dependent_keys]
         keys += [key for key in ("seed",) if key in differing_keys(self.runs)]
         return keys if self.group_by is None or self.group_by in keys else [*keys, self.group_by]
 
-    def count(self) -> str:
-        """How many runs there are, by what became of them."""
+    def status_counts(self) -> str:
+        """Return the number of runs with each status, as text."""
         statuses = dict.fromkeys(["finished", *(run.status for run in self.runs)])
         counts = {status: sum(run.status == status for run in self.runs) for status in statuses}
         return ", ".join(f"{n} {status}" for status, n in counts.items() if n)
 
 
 def make_report(folders: Sequence[Path], group_by: str | None = None, command: Sequence[str] = ()) -> Report:
-    """Read the folders and say what is in them. Raises: FolioError for a folder without runs, and an unknown key."""
+    """Read the folders and compare their runs. Raises: FolioError for a folder without runs, or an unknown key."""
     warnings: list[str] = []
-    runs, sweeps = read_all(folders, warnings.append)
-    key = None if group_by is None else find_key(group_by, runs)
-    grouping, figure = group_runs(runs), headline(runs)
+    runs, sweeps = read_folders(folders, warnings.append)
+    color_key = None if group_by is None else find_key(group_by, runs)
+    grouping, primary = group_runs(runs), choose_primary_metric(runs)
     return Report(
-        title=short(", ".join(folder.resolve().name or str(folder) for folder in folders), 120),
+        title=clean_text(", ".join(folder.resolve().name or str(folder) for folder in folders), 120),
         runs=runs,
         sweeps=sweeps,
         grouping=grouping,
-        figure=figure,
-        verdict=pruner(grouping.groups, figure),
+        primary=primary,
+        comparison=compare_groups(grouping.groups, primary),
         columns=[column for column in COLUMNS if any(column.metric in run.metrics for run in runs)],
-        group_by=key,
-        warnings=[short(warning) for warning in warnings],
+        group_by=color_key,
+        warnings=[clean_text(warning) for warning in warnings],
         notes=list(_notes(runs, grouping)),
-        command=shell(command),
+        command=shell_command(command),
     )
 
 
 def _notes(runs: Sequence[ReportedRun], grouping: Grouping) -> list[str]:
     notes = []
     finished = [run for run in runs if run.is_finished]
-    if others := len(runs) - len(finished):
-        verb = "run has" if others == 1 else "runs have"
-        notes.append(f"{others} {verb} not finished and {'is' if others == 1 else 'are'} in no mean; see below.")
-    counted = [id(run) for group in grouping.groups for run in group.counted]
-    again = [run.name for run in finished if id(run) not in counted]
-    if again:
-        notes.append(f"Not counted, because a later run has the same config and seed: {listed(again)}.")
-    for fact, meaning in (
-        ("device", "speed, memory and time compare devices, too"),
-        ("torch", "figures may differ for that"),
-        ("folio", "figures may differ for that"),
-        ("git_commit", "figures may differ for that"),
+    if n := len(runs) - len(finished):
+        did = "1 run did not finish and is" if n == 1 else f"{n} runs did not finish and are"
+        notes.append(f"{did} in no mean; see below.")
+    replaced = [run.name for run in finished if run.config and id(run) not in grouping.averaged_ids]
+    if replaced:
+        notes.append(f"Not counted, because a later run has the same config and seed: {join_names(replaced)}.")
+    for fact, consequence in (
+        ("device", "throughput, memory and time differ between devices"),
+        ("torch", "results may differ for that reason"),
+        ("folio", "results may differ for that reason"),
+        ("git_commit", "results may differ for that reason"),
     ):
         values = sorted({run.facts[fact] for run in finished if fact in run.facts})
         if len(values) > 1:
-            name = {"git_commit": "commit of the code"}.get(fact, fact)
             values = [re.sub(r"^([0-9a-f]{10})[0-9a-f]{30}", r"\1", value) for value in values]
-            notes.append(f"More than one {name}: {listed(values)}; {meaning}.")
-    if grouping.silent_keys:
-        notes.append(f"Differ as well, and change no figure: {listed(grouping.silent_keys, 12)}.")
+            notes.append(f"More than one {FACT_NAMES.get(fact, fact)}: {join_names(values)}; {consequence}.")
+    if grouping.keys_without_effect:
+        notes.append(f"These keys differ too, but change no result: {join_names(grouping.keys_without_effect, 12)}.")
     return notes
 
 
-def sweep_command(sweep: Sweep) -> str:
-    return shell(["python", *sweep.command]) if sweep.command else ""
+# Commands
+
+
+def report_commands(report: Report) -> list[str]:
+    """Return the commands that repeat the sweeps, the runs outside of them, and the report."""
+    swept = {run.folder.parent.resolve() for run in report.runs} & {
+        sweep.folder.resolve() for sweep in report.sweeps if sweep.command
+    }
+    lines = [shell_command(["python", *sweep.command]) for sweep in report.sweeps if sweep.command]
+    lines += [run_command(run) for run in report.runs if run.folder.parent.resolve() not in swept]
+    return [line for line in [*dict.fromkeys(lines), report.command] if line]
 
 
 def run_command(run: ReportedRun) -> str:
-    """What repeats a run; empty where nothing is known of it."""
+    """Return the command that repeats a run; empty if it is not known."""
     if run.overrides is not None:
-        return shell(["python", "train.py", *run.overrides])
+        return shell_command(["python", "train.py", *run.overrides])
     if run.config:
-        return shell(["python", "train.py", "--config-dir", short(run.folder), "--config-name", "config"])
+        return shell_command(["python", "train.py", "--config-dir", clean_text(run.folder), "--config-name", "config"])
     return ""
 
 
-def shell(words: Sequence[str]) -> str:
-    """To be pasted into a shell: nothing in a word is more than a word."""
+def shell_command(words: Sequence[str]) -> str:
+    """Quote the words for a shell, in which each of them stays one word whatever it contains."""
     return printable(shlex.join(words), keep="")

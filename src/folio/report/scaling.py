@@ -1,16 +1,15 @@
-"""Power laws through the runs of a report: how the loss falls with parameters, tokens or compute.
+"""Study of scaling: a power law for how the loss falls with parameters, tokens or compute.
 
 Source: Kaplan et al. 2020, "Scaling laws for neural language models", equations 1.1 and 1.2, without the constant term
-of Hoffmann et al. 2022, equation 2, which a range as short as one machine's cannot tell from a smaller exponent.
+of Hoffmann et al. 2022, equation 2: in a range as short as one machine's it looks the same as a smaller exponent.
 """
 
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from folio.report.groups import Headline
+from folio.report.metrics import PrimaryMetric
 from folio.report.reading import ReportedRun
 from folio.report.report import Report
 from folio.report.statistics import Summary, summarize
@@ -19,14 +18,15 @@ from folio.runtime.errors import FolioError
 N_PARAMETERS, N_TOKENS = "n_parameters_without_embeddings", "n_tokens_seen"
 
 
-class Quantity(NamedTuple):
-    """What a loss may be drawn over: a factor times the product of some of a run's figures."""
+@dataclass(frozen=True)
+class Quantity:
+    """What the loss is fitted over: a factor times the product of some metrics."""
 
     title: str
     metrics: tuple[str, ...]
     factor: float = 1.0
 
-    def of(self, run: ReportedRun) -> float | None:
+    def value(self, run: ReportedRun) -> float | None:
         values = [run.metrics[name] for name in self.metrics if name in run.metrics]
         return self.factor * math.prod(values) if len(values) == len(self.metrics) else None
 
@@ -34,7 +34,7 @@ class Quantity(NamedTuple):
 QUANTITIES = {
     "parameters": Quantity("parameters without embeddings", (N_PARAMETERS,)),
     "tokens": Quantity("tokens read", (N_TOKENS,)),
-    "compute": Quantity("training FLOPs, 6 for each parameter and token", (N_PARAMETERS, N_TOKENS), factor=6.0),
+    "compute": Quantity("training FLOPs, 6 per parameter and token", (N_PARAMETERS, N_TOKENS), factor=6.0),
 }
 
 
@@ -50,57 +50,58 @@ class PowerLaw:
 
 
 @dataclass(frozen=True)
-class Scaling:
-    """The figure of a report over a quantity, and the law that runs through it."""
+class ScalingFit:
+    """A power law fitted to the runs of a report."""
 
     quantity: Quantity
-    figure: Headline
+    primary: PrimaryMetric
     points: dict[str, list[tuple[float, float]]]
-    """(x, loss) of the finished runs by seed, each sorted by x."""
+    """(x, loss) of the finished runs by seed, sorted by x."""
     law: PowerLaw
-    """Through all points."""
+    """Fitted to all points."""
     exponents: Summary
-    """Of the laws through the points of each seed alone."""
+    """Statistics of the exponents fitted to each seed alone."""
 
     @property
     def rows(self) -> list[tuple[float, Summary, float]]:
-        """x, the figure over seeds, and what the law gives there."""
+        """x, the statistics of the loss over seeds, and the loss that the law predicts."""
         by_x: dict[float, list[float]] = {}
-        for x, loss in (point for of_seed in self.points.values() for point in of_seed):
+        for x, loss in (point for points in self.points.values() for point in points):
             by_x.setdefault(x, []).append(loss)
-        found = [(x, summarize(losses), self.law(x)) for x, losses in sorted(by_x.items())]
-        return [(x, summary, fitted) for x, summary, fitted in found if summary is not None]
+        summaries = [(x, summarize(losses)) for x, losses in sorted(by_x.items())]
+        return [(x, summary, self.law(x)) for x, summary in summaries if summary is not None]
 
     @property
-    def worst(self) -> float:
-        """The largest share by which a mean over seeds lies off the law."""
-        return max(abs(summary.mean / fitted - 1.0) for _, summary, fitted in self.rows)
+    def max_relative_error(self) -> float:
+        """Largest relative difference between a mean over seeds and the law."""
+        return max(abs(summary.mean / predicted - 1.0) for _, summary, predicted in self.rows)
 
 
-def fit(points: Sequence[tuple[float, float]]) -> PowerLaw:
-    """The straight line of least squares through the logarithms. All numbers are above 0, two x at least differ."""
-    slope, intercept = statistics.linear_regression(*zip(*((math.log(x), math.log(y)) for x, y in points), strict=True))
+def fit_power_law(points: Sequence[tuple[float, float]]) -> PowerLaw:
+    """Fit a line to the logarithms by least squares. All numbers must be above 0, and at least two x different."""
+    logs = [(math.log(x), math.log(y)) for x, y in points]
+    slope, intercept = statistics.linear_regression(*zip(*logs, strict=True))
     return PowerLaw(math.exp(intercept), -slope)
 
 
-def scaling_of(report: Report, along: str) -> Scaling:
-    """Fit the law. Raises: FolioError where the runs' losses do not compare, or too few differ in the quantity."""
-    quantity, metric = QUANTITIES[along], report.figure.metric
+def fit_scaling(report: Report, along: str) -> ScalingFit:
+    """Fit the power law to a report. Raises: FolioError if losses cannot be compared, or too few x are different."""
+    quantity, metric = QUANTITIES[along], report.primary.metric
     if metric is None:
-        raise FolioError(f"{report.figure.reason.removesuffix('.')}; give finished runs of one text and one objective")
-    points: dict[str, list[tuple[float, float]]] = {}
-    for run in (run for group in report.groups for run in group.counted):
-        x, loss = quantity.of(run), run.metrics.get(metric)
+        raise FolioError(f"{report.primary.reason.removesuffix('.')}; give finished runs of one text and one objective")
+    by_seed: dict[str, list[tuple[float, float]]] = {}
+    for run in (run for group in report.groups for run in group.averaged):
+        x, loss = quantity.value(run), run.metrics.get(metric)
         if x and loss and x > 0.0 and loss > 0.0:
-            points.setdefault(str(run.seed), []).append((x, loss))
-    points = {seed: sorted(of_seed) for seed, of_seed in sorted(points.items())}
-    fewest = min((len({x for x, _ in of_seed}) for of_seed in points.values()), default=0)
+            by_seed.setdefault(str(run.seed), []).append((x, loss))
+    points = {seed: sorted(by_seed[seed]) for seed in sorted(by_seed)}
+    fewest = min((len({x for x, _ in found}) for found in points.values()), default=0)
     if fewest < 3:
         raise FolioError(
-            f"--along={along}: a law takes three or more different numbers of {quantity.title} with each seed, and "
-            f"here is one with {fewest}; sweep what changes them, as model.d_model or training.max_steps"
+            f"--along={along}: a power law needs at least three different numbers of {quantity.title} for each seed, "
+            f"and one seed has {fewest}; sweep what changes them, such as model.d_model or training.max_steps"
         )
-    law = fit([point for of_seed in points.values() for point in of_seed])
-    exponents = summarize([fit(of_seed).exponent for of_seed in points.values()])
+    law = fit_power_law([point for found in points.values() for point in found])
+    exponents = summarize([fit_power_law(found).exponent for found in points.values()])
     assert exponents is not None
-    return Scaling(quantity, report.figure, points, law, exponents)
+    return ScalingFit(quantity, report.primary, points, law, exponents)

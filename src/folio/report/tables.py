@@ -1,4 +1,4 @@
-"""A report as tables of text: for a terminal, as CSV and as Markdown."""
+"""The tables of a report: as CSV, in the terminal and in Markdown."""
 
 import csv
 import io
@@ -9,101 +9,111 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from folio.report.groups import ABSENT, NO_CONFIG, short_keys, show
-from folio.report.report import METHOD, Report, run_command, sweep_command
+from folio.report.grouping import NO_CONFIG, short_key_names
+from folio.report.report import METHOD, Report, report_commands, run_command
+from folio.report.statistics import SIGNIFICANCE_LEVEL
+from folio.report.text import ABSENT, format_value
 
 PIPE_WIDTH = 180
+"""Width of a table that is not printed to a terminal."""
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""A spreadsheet computes what begins with one of these."""
+FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
+"""A spreadsheet evaluates a cell that begins with one of these."""
+
+COMPARED_HEADING = "against the lowest mean"
+
+UNFINISHED_HEADINGS = ["run", "status", "step", "last validation loss (nats per token)", "error"]
+
+
+# CSV
 
 
 def runs_csv(report: Report) -> str:
-    """A row for each run: what it is, the keys that differ, and all its figures."""
-    keys = [*report.keys_to_group_by, *report.grouping.silent_keys]
-    keys = [key for key in dict.fromkeys(keys) if key != "seed"]
+    """Return one row per run: its status, the keys that differ, and all its metrics."""
+    keys = [key for key in [*report.color_keys, *report.grouping.keys_without_effect] if key != "seed"]
+    keys = list(dict.fromkeys(keys))
     metrics = list(dict.fromkeys(name for run in report.runs for name in run.metrics if name != "seed"))
-    of_run = {id(run): group.label for group in report.groups for run in group.runs}
-    counted = {id(run) for group in report.groups for run in group.counted}
-    named = ["run", "configuration", "status", "in_mean", "error", "seed"]
-    rows: list[list[object]] = [[*named, *keys, *metrics, "device", "git_commit", "command"]]
+    labels, averaged = report.grouping.labels, report.grouping.averaged_ids
+    headings = ["run", "configuration", "status", "in_mean", "error", "seed", *keys, *metrics]
+    rows: list[list[object]] = [[*headings, "device", "git_commit", "command"]]
     for run in report.runs:
         rows.append(
             [
                 run.name,
-                of_run.get(id(run), NO_CONFIG),
+                labels.get(id(run), NO_CONFIG),
                 run.status,
-                "yes" if id(run) in counted else "no",
+                "yes" if id(run) in averaged else "no",
                 run.error,
                 "" if run.seed is None else run.seed,
-                *(show(run.config[key]) if key in run.config else "" for key in keys),
+                *(format_value(run.config[key]) if key in run.config else "" for key in keys),
                 *(run.metrics.get(name, "") for name in metrics),
                 run.facts.get("device", ""),
                 run.facts.get("git_commit", ""),
                 run_command(run),
             ]
         )
-    return csv_of(rows)
+    return to_csv(rows)
 
 
 def groups_csv(report: Report) -> str:
-    """A row for each configuration: n, mean, standard deviation and the 95 % interval's half of each figure."""
-    keys = [*report.grouping.keys, *report.grouping.other_keys]
+    """Return one row per configuration: n, mean, standard deviation and 95 % margin of each metric."""
+    keys = [*report.grouping.keys, *report.grouping.dependent_keys]
     names = [f"{c.metric}/{part}" for c in report.columns for part in ("n", "mean", "standard_deviation", "margin_95")]
     rows: list[list[object]] = [["configuration", *keys, "runs", *names, "p_against_lowest_mean"]]
     for index, group in enumerate(report.groups):
         row: list[object] = [group.label, *(group.values.get(key, "") for key in keys), len(group.runs)]
         for column in report.columns:
-            found = group.summary(column.metric)
-            row += [0, "", "", ""] if found is None else [found.n, found.mean, found.deviation, found.margin]
-        compared = (report.verdict.against_best or {}).get(index)
-        rows.append([*row, "" if compared is None else compared[1]])
-    return csv_of(rows)
+            summary = group.summary(column.metric)
+            row += [0, "", "", ""] if summary is None else [summary.n, summary.mean, summary.std, summary.margin]
+        test = report.comparison.tests.get(index)
+        rows.append([*row, "" if test is None else test.p_value])
+    return to_csv(rows)
 
 
-def csv_of(rows: Iterable[Sequence[object]]) -> str:
-    """In which no spreadsheet computes anything."""
+def to_csv(rows: Iterable[Sequence[object]]) -> str:
+    """Return rows as CSV, in which no spreadsheet evaluates anything."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerows(
-        [f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell for cell in row] for row in rows
-    )
+    writer.writerows([_without_formula(cell) for cell in row] for row in rows)
     return text.getvalue()
 
 
+def _without_formula(cell: object) -> object:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_SIGNS) else cell
+
+
+# Cells for people
+
+
 def group_rows(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells of the table of configurations, for people."""
-    names = short_keys(report.grouping.keys)
-    headings = [*names.values(), "n", *(column.heading for column in report.columns), "against the lowest mean"]
+    """Return headings and cells of the table of configurations."""
+    names = short_key_names(report.grouping.keys)
+    headings = [*names.values(), "n", *(column.heading for column in report.columns), COMPARED_HEADING]
     if not report.grouping.keys:
         headings.insert(0, "configuration")
     rows = []
     for index, group in enumerate(report.groups):
         values = [group.values.get(key, ABSENT) for key in report.grouping.keys] or [group.label]
-        cells = [column.write_summary(group.summary(column.metric)) for column in report.columns]
-        rows.append([*values, str(len(group.counted)), *(cell or ABSENT for cell in cells), compared(report, index)])
+        cells = [column.format_summary(group.summary(column.metric)) or ABSENT for column in report.columns]
+        rows.append([*values, str(len(group.averaged)), *cells, compared_text(report, index)])
     return headings, rows
 
 
-def compared(report: Report, index: int) -> str:
-    """What the test says of a configuration beside the one with the lowest mean."""
-    verdict = report.verdict
-    if index == verdict.best:
+def compared_text(report: Report, index: int) -> str:
+    """Return the result of a configuration's test against the one with the lowest mean: "difference: result"."""
+    comparison = report.comparison
+    if index == comparison.best:
         return "lowest mean"
-    found = (verdict.against_best or {}).get(index)
-    if found is None:
-        return "not judged" if verdict.best is not None else ABSENT
-    difference, p = found
-    word = "within the noise" if index in verdict.ties else "higher"
-    return f"{difference.value:+.4f} ± {difference.margin:.4f}, p {chance(p)}: {word}"
+    test = comparison.tests.get(index)
+    if test is None:
+        return "not tested" if comparison.best is not None else ABSENT
+    p = "< 0.001" if test.p_value < 0.001 else f"= {test.p_value:.3f}"
+    result = "higher" if test.p_value < SIGNIFICANCE_LEVEL else "not significant"
+    return f"{test.difference:+.4f} ± {test.margin:.4f}, p {p}: {result}"
 
 
-def chance(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
-
-
-def other_rows(report: Report) -> list[list[str]]:
-    """Of the runs that did not finish: name, status, last step, last loss and what went wrong."""
+def unfinished_rows(report: Report) -> list[list[str]]:
+    """Return the cells of the runs that did not finish, under UNFINISHED_HEADINGS."""
     return [
         [
             run.name,
@@ -112,48 +122,48 @@ def other_rows(report: Report) -> list[list[str]]:
             f"{run.metrics['val/loss_nats']:.4f}" if "val/loss_nats" in run.metrics else ABSENT,
             run.error or ABSENT,
         ]
-        for run in report.others
+        for run in report.unfinished
     ]
 
 
-OTHER_HEADINGS = ["run", "status", "step", "last validation loss (nats per token)", "error"]
+# Terminal
 
 
-def terminal() -> Console:
-    """Standard output; where that is a pipe or a file, with room for whole lines."""
+def output_console() -> Console:
+    """Return a console for standard output; if that is not a terminal, with room for whole lines."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
 
 
 def print_report(report: Report, console: Console) -> None:
-    """The configurations, the verdict, and what did not finish."""
-    console.print(_group_table(report, console), Text(report.verdict.sentence), sep="\n")
-    if report.others:
-        console.print(rich_table("not finished, and in no mean", OTHER_HEADINGS, other_rows(report)))
+    """Print the configurations, the conclusion, and the runs that did not finish."""
+    console.print(_group_table(report, console), Text(report.comparison.conclusion), sep="\n")
+    if report.unfinished:
+        console.print(to_rich_table("not finished, and in no mean", UNFINISHED_HEADINGS, unfinished_rows(report)))
 
 
 def _group_table(report: Report, console: Console) -> Table:
-    """As many figures as fit beside each other, the most telling ones first; the files have all."""
-    title = f"{report.title}: {report.count()}"
+    """Return a table with as many metrics as fit the console, the primary one in any case. The files have all."""
+    title = f"{report.title}: {report.status_counts()}"
     columns = list(report.columns)
     while True:
-        headings = ["configuration", "n", *(column.short or column.title for column in columns)]
+        headings = ["configuration", "n", *(column.short_title or column.title for column in columns)]
         rows = [
-            [group.label, str(len(group.counted))]
-            + [column.write_summary(group.summary(column.metric)) or ABSENT for column in columns]
+            [group.label, str(len(group.averaged))]
+            + [column.format_summary(group.summary(column.metric)) or ABSENT for column in columns]
             for group in report.groups
         ]
-        if report.verdict.best is not None:
-            headings.append("against the lowest mean")
-            rows = [[*row, compared(report, index)] for index, row in enumerate(rows)]
-        table = rich_table(title, headings, rows)
+        if report.comparison.best is not None:
+            headings.append(COMPARED_HEADING)
+            rows = [[*row, compared_text(report, index)] for index, row in enumerate(rows)]
+        table = to_rich_table(title, headings, rows)
         if len(columns) <= 1 or console.measure(table).maximum <= console.width:
             return table
-        columns.remove(max(columns, key=lambda column: (column.metric != report.figure.metric, column.rank)))
+        columns.remove(max(columns, key=lambda column: (column.metric != report.primary.metric, column.drop_rank)))
 
 
-def rich_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Cells as Text: what looks like markup is none."""
+def to_rich_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Return a table whose cells are plain text, even if they look like Rich's markup."""
     table = Table(title=Text(title), title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="bold")
     for heading in headings:
         table.add_column(Text(heading), overflow="fold")
@@ -162,49 +172,42 @@ def rich_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]
     return table
 
 
-def markdown(report: Report, pictures: Sequence[str]) -> str:
+# Markdown
+
+
+def to_markdown(report: Report, images: Sequence[str]) -> str:
+    """Return the report as Markdown, with image files by name."""
     headings, rows = group_rows(report)
-    parts = [f"# {escaped(report.title)}", f"{escaped(report.count())}.", escaped(report.verdict.sentence)]
-    parts += [markdown_table(headings, rows)]
-    parts += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in pictures]
-    remarks = [*report.notes, *report.warnings]
-    if remarks:
-        parts.append("\n".join(f"- {escaped(remark)}" for remark in remarks))
-    if report.others:
-        parts += ["## Not finished, and in no mean", markdown_table(OTHER_HEADINGS, other_rows(report))]
-    samples = [run for run in report.runs if run.sample]
-    if samples:
+    conclusion = escape_markdown(report.comparison.conclusion)
+    parts = [f"# {escape_markdown(report.title)}", f"{escape_markdown(report.status_counts())}.", conclusion]
+    parts += [to_markdown_table(headings, rows)]
+    parts += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in images]
+    if remarks := [*report.notes, *report.warnings]:
+        parts.append("\n".join(f"- {escape_markdown(remark)}" for remark in remarks))
+    if report.unfinished:
+        parts += ["## Not finished, and in no mean", to_markdown_table(UNFINISHED_HEADINGS, unfinished_rows(report))]
+    if runs := [run for run in report.runs if run.sample]:
         parts.append("## Samples")
-        for run in samples:
-            parts += [f"### {escaped(run.name)}, step {run.sample_step}", _code(run.sample)]
-    parts += ["## Commands", _code("\n".join(commands(report))), "## How to read it", escaped(METHOD)]
+        for run in runs:
+            parts += [f"### {escape_markdown(run.name)}, step {run.sample_step}", _code_block(run.sample)]
+    parts += ["## Commands", _code_block("\n".join(report_commands(report)))]
+    parts += ["## How to read it", escape_markdown(METHOD)]
     return "\n\n".join(parts) + "\n"
 
 
-def commands(report: Report) -> list[str]:
-    """That repeat all this: the sweeps, the runs that belong to none, and the report."""
-    swept = {run.folder.parent.resolve() for run in report.runs} & {
-        sweep.folder.resolve() for sweep in report.sweeps if sweep.command
-    }
-    lines = [sweep_command(sweep) for sweep in report.sweeps]
-    lines += [run_command(run) for run in report.runs if run.folder.parent.resolve() not in swept]
-    return [line for line in [*dict.fromkeys(lines), report.command] if line]
+def to_markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table whose cells are escaped."""
+    lines = [f"| {' | '.join(escape_markdown(cell) for cell in row)} |" for row in (headings, *rows)]
+    lines.insert(1, f"| {' | '.join(['---'] * len(headings))} |")
+    return "\n".join(lines)
 
 
-def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Escaped."""
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell if line is lines[1] else escaped(cell) for cell in line) + " |" for line in lines
-    )
-
-
-def escaped(text: str) -> str:
-    """As Markdown shows it as it is: no HTML, no link, no table of its own."""
+def escape_markdown(text: str) -> str:
+    """Escape text so that Markdown shows it unchanged: without HTML, links or tables of its own."""
     text = re.sub(r"([\\`*_\[\]|~#!$])", r"\\\1", " ".join(text.split()))
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _code(text: str) -> str:
-    """Indented, so that nothing in it can end it as a fence could."""
+def _code_block(text: str) -> str:
+    """Indent the text, because it could close a fence."""
     return "\n".join(f"    {line}" for line in text.split("\n"))

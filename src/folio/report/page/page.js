@@ -1,5 +1,5 @@
 "use strict";
-// Draws the charts from the data below the page, sorts its tables, and colours everything by one key.
+// Draws the charts from the data in this page, sorts its tables, and colors everything by one key.
 // All text from runs enters the page as text nodes, never as HTML.
 
 const data = JSON.parse(document.getElementById("data").textContent);
@@ -7,31 +7,31 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 const SVG = "http://www.w3.org/2000/svg";
 const $ = (id) => document.getElementById(id);
 
-// --- small helpers
+// --- Helpers
 
-function element(name, attributes = {}, text = null) {
-  const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  if (text !== null) made.textContent = text;
-  return made;
+function svgElement(name, attributes = {}, text = null) {
+  const node = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  if (text !== null) node.textContent = text;
+  return node;
 }
 
-function html(name, text = null, className = "") {
-  const made = document.createElement(name);
-  if (text !== null) made.textContent = text;
-  if (className) made.className = className;
-  return made;
+function htmlElement(name, text = null, className = "") {
+  const node = document.createElement(name);
+  if (text !== null) node.textContent = text;
+  if (className) node.className = className;
+  return node;
 }
 
-function fill(select, options) {
+function addOptions(select, options) {
   options.forEach(([value, text]) => {
-    const option = html("option", text);
+    const option = htmlElement("option", text);
     option.value = value;
     select.append(option);
   });
 }
 
-/** Round numbers that lie between two others, about `wanted` of them. */
+/** Returns about `wanted` round numbers between low and high. */
 function ticks(low, high, wanted) {
   const rough = (high - low) / Math.max(wanted, 1) || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -52,30 +52,42 @@ function logTicks(low, high, wanted) {
   return found.length > 2 * wanted && decades.length > 1 ? decades : found;
 }
 
-/** 1500 as 1.5k, 2000000 as 2M; with as many digits as tell neighbours `step` apart. */
-function brief(value, step = 0) {
+/** Writes 1500 as 1.5k and 2000000 as 2M, with enough digits to distinguish neighbors that are `step` apart. */
+function shortNumber(value, step = 0) {
   if (value === 0) return "0";
   const size = Math.abs(value);
   const [scale, unit] = size >= 1e9 ? [1e9, "G"] : size >= 1e6 ? [1e6, "M"] : size >= 1e4 ? [1e3, "k"] : [1, ""];
   if (size < 1e-3) return value.toExponential(1);
   let digits = size / scale < 10 ? 2 : 0;
   if (step) {
-    // As many as write the step itself out: 0.025 takes three.
+    // As many digits as the step itself has: three for 0.025.
     const written = (step / scale).toPrecision(3).replace(/e.*|\.?0+$/, "");
     digits = Math.min(6, (written.split(".")[1] || "").length);
   }
   return (value / scale).toFixed(digits) + unit;
 }
 
-/** Digits after the point that tell ticks of this list apart, as text. */
+/** Writes the ticks of an axis with enough digits to distinguish them. */
 function tickTexts(values) {
   const step = values.length > 1 ? Math.abs(values[1] - values[0]) : Math.abs(values[0] || 1) / 10;
-  let texts = values.map((value) => brief(value, step));
+  let texts = values.map((value) => shortNumber(value, step));
   if (new Set(texts).size < texts.length) texts = values.map((value) => String(+value.toPrecision(6)));
   return texts;
 }
 
-// --- colours: one key colours curves, tables and samples alike
+function logTickTexts(values) {
+  const withoutZeros = (zeros) => (zeros.includes(".") ? "" : zeros);
+  return values.map((value) => shortNumber(value).replace(/\.?0+(?=[kMG]?$)/, withoutZeros));
+}
+
+/** Returns the range of the values with some padding, which is never empty. */
+function paddedRange(values, fraction) {
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const padding = (high - low) * fraction || Math.abs(high) * 0.05 || 1;
+  return [low - padding, high + padding];
+}
+
+// --- Colors: one key colors curves, tables and samples alike
 
 let key = data.keys[data.first_key];
 const color = (value) => (dark.matches ? key.styles[value].dark : key.styles[value].light);
@@ -92,19 +104,18 @@ function recolor() {
   }
 }
 
-// --- tables
+// --- Tables
 
 function sortBy(table, column, head) {
   const numeric = head.classList.contains("number");
-  const before = head.getAttribute("aria-sort");
-  const direction = before === "ascending" ? "descending" : "ascending";
+  const direction = head.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
   table.querySelectorAll("th").forEach((other) => other.removeAttribute("aria-sort"));
   head.setAttribute("aria-sort", direction);
   const sign = direction === "ascending" ? 1 : -1;
   const body = table.tBodies[0];
   const rows = [...body.rows].map((row) => [row.cells[column].dataset.value, row]);
   rows.sort(([a], [b]) => {
-    if (a === "" || b === "") return (a === "") - (b === ""); // what is not known comes last either way
+    if (a === "" || b === "") return (a === "") - (b === ""); // unknown values come last in both directions
     return sign * (numeric ? a - b : a.localeCompare(b, "en", { numeric: true }));
   });
   body.append(...rows.map(([, row]) => row));
@@ -114,190 +125,197 @@ for (const table of document.querySelectorAll("table.sortable"))
   table.querySelectorAll("th").forEach((head, column) =>
     head.querySelector("button").addEventListener("click", () => sortBy(table, column, head)));
 
-// --- the dots: every seed, mean and interval
+// --- Dot plot: every seed, the mean and its confidence interval
 
 function drawDots() {
   const box = $("dots");
   if (!box) return;
   const column = data.columns[$("dots-metric").value];
-  const rows = data.groups.filter((group) => group.summaries[column.metric]);
+  const groups = data.groups.filter((group) => group.summaries[column.metric]);
+  const seedValues = (group) => group.averaged
+    .map((index) => ({ name: data.runs[index].name, value: data.runs[index].metrics[column.metric] }))
+    .filter(({ value }) => value !== undefined);
   const width = Math.max(box.clientWidth, 240);
-  const wide = width > 620;
-  const left = wide ? Math.min(330, 90 + 7.4 * Math.max(...rows.map((row) => row.label.length))) : 6;
-  const line = wide ? 34 : 50;
+  const wide = width > 620; // labels stand beside the dots, otherwise above them
+  const left = wide ? Math.min(330, 90 + 7.4 * Math.max(...groups.map((group) => group.label.length))) : 6;
   const right = width - 18;
-  const height = rows.length * line + 50;
-  const all = rows.flatMap((group) => {
+  const rowHeight = wide ? 34 : 50;
+  const height = groups.length * rowHeight + 50;
+  const [low, high] = paddedRange(groups.flatMap((group) => {
     const { mean, margin } = group.summaries[column.metric];
-    return [...group.counted.map((index) => data.runs[index].metrics[column.metric]).filter((x) => x !== undefined),
-      mean - (margin || 0), mean + (margin || 0)];
-  }).map((value) => value * column.scale);
-  let [low, high] = [Math.min(...all), Math.max(...all)];
-  const air = (high - low) * 0.06 || Math.abs(high) * 0.05 || 1;
-  [low, high] = [low - air, high + air];
-  const x = (value) => left + ((value - low) / (high - low)) * (right - left);
-  const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${column.heading} of each configuration` });
+    return [...seedValues(group).map(({ value }) => value), mean - (margin || 0), mean + (margin || 0)];
+  }).map((value) => value * column.scale), 0.06);
+  const x = (value) => left + ((value * column.scale - low) / (high - low)) * (right - left);
+  const svg = svgElement("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${column.heading} of each configuration` });
   const marks = ticks(low, high, width / 110);
   const texts = tickTexts(marks);
   marks.forEach((mark, index) => {
-    svg.append(element("line", { class: "grid", x1: x(mark), x2: x(mark), y1: 0, y2: height - 46 }));
-    svg.append(element("text", { x: x(mark), y: height - 28, "text-anchor": "middle" }, texts[index]));
+    const at = x(mark / column.scale);
+    svg.append(svgElement("line", { class: "grid", x1: at, x2: at, y1: 0, y2: height - 46 }));
+    svg.append(svgElement("text", { x: at, y: height - 28, "text-anchor": "middle" }, texts[index]));
   });
-  svg.append(element("text", { x: (left + right) / 2, y: height - 6, "text-anchor": "middle" }, column.heading));
-  rows.forEach((group, index) => {
-    const middle = index * line + (wide ? line / 2 : line - 16);
-    const values = new Set(group.counted.map((run) => valueOf(data.runs[run])));
+  svg.append(svgElement("text", { x: (left + right) / 2, y: height - 6, "text-anchor": "middle" }, column.heading));
+  groups.forEach((group, index) => {
+    const y = index * rowHeight + (wide ? rowHeight / 2 : rowHeight - 16);
+    const values = new Set(group.averaged.map((run) => valueOf(data.runs[run])));
     const paint = values.size === 1 ? color([...values][0]) : "var(--soft)";
     const { mean, margin, n } = group.summaries[column.metric];
-    const count = `, n = ${n}`;
-    const name = group.label + count;
-    const most = Math.floor((wide ? left - 20 : width - 12) / 7.2);
-    const label = element("text", { class: "name", x: wide ? left - 16 : 4, y: wide ? middle + 4 : middle - 15, "text-anchor": wide ? "end" : "start" },
-      name.length > most ? `${group.label.slice(0, most - count.length - 1)}…${count}` : name);
-    label.append(element("title", {}, name));
+    const suffix = `, n = ${n}`;
+    const name = group.label + suffix;
+    const maxLength = Math.floor((wide ? left - 20 : width - 12) / 7.2);
+    const label = svgElement("text", { class: "name", x: wide ? left - 16 : 4, y: wide ? y + 4 : y - 15, "text-anchor": wide ? "end" : "start" },
+      name.length > maxLength ? `${group.label.slice(0, maxLength - suffix.length - 1)}…${suffix}` : name);
+    label.append(svgElement("title", {}, name));
     svg.append(label);
     if (margin !== null) {
-      svg.append(element("line", { x1: x((mean - margin) * column.scale), x2: x((mean + margin) * column.scale), y1: middle, y2: middle, stroke: paint, "stroke-width": 2 }));
-      svg.append(element("line", { x1: x(mean * column.scale), x2: x(mean * column.scale), y1: middle - 9, y2: middle + 9, stroke: paint, "stroke-width": 3 }));
+      svg.append(svgElement("line", { x1: x(mean - margin), x2: x(mean + margin), y1: y, y2: y, stroke: paint, "stroke-width": 2 }));
+      svg.append(svgElement("line", { x1: x(mean), x2: x(mean), y1: y - 9, y2: y + 9, stroke: paint, "stroke-width": 3 }));
     }
-    for (const run of group.counted) {
-      const value = data.runs[run].metrics[column.metric];
-      if (value === undefined) continue;
-      const dot = element("circle", { cx: x(value * column.scale), cy: middle, r: 4.5, fill: paint, "fill-opacity": 0.62 });
-      dot.append(element("title", {}, `${data.runs[run].name}: ${value * column.scale}`));
+    for (const seed of seedValues(group)) {
+      const dot = svgElement("circle", { cx: x(seed.value), cy: y, r: 4.5, fill: paint, "fill-opacity": 0.62 });
+      dot.append(svgElement("title", {}, `${seed.name}: ${seed.value * column.scale}`));
       svg.append(dot);
     }
   });
   box.replaceChildren(svg);
 }
 
-// --- the curves
+// --- Curves
 
-const hidden = new Set();
+const AXES = {
+  steps: { title: "step", heading: "optimizer step", step: 1 },
+  tokens: { title: "tokens", heading: "tokens read", step: 0 },
+  seconds: { title: "seconds", heading: "seconds of training (validation left out)", step: 0.1 },
+};
 
-/** What is drawn: means of configurations, and single runs. */
-function lines(tag, axis) {
-  const found = [];
+const hidden = new Set(); // values of `key` that are switched off in the legend
+
+/** Returns the lines to draw: means of configurations, and single runs. */
+function linesOf(tag, axis) {
+  const lines = [];
   const add = (points, run, more) => {
-    if (points && points[axis]) found.push({ x: points[axis], y: points.values, steps: points.steps, value: valueOf(run), ...more });
+    if (points && points[axis]) lines.push({ x: points[axis], y: points.values, steps: points.steps, value: valueOf(run), ...more });
   };
   for (const group of data.groups) {
     const mean = group.means[tag];
     const runs = group.runs.map((index) => data.runs[index]);
-    const same = new Set(runs.filter((run) => run.counted).map(valueOf)).size === 1;
-    if (mean && same)
-      add(mean, runs.find((run) => run.counted), { label: group.label, mean: true, low: mean.low, high: mean.high, n: mean.n });
-    for (const run of runs)
-      add(run.curves[tag], run, { label: run.name, thin: Boolean(mean && same), unfinished: !run.finished });
+    const averaged = runs.filter((run) => run.averaged);
+    const hasMean = Boolean(mean) && new Set(averaged.map(valueOf)).size === 1; // else a mean would mix colors
+    if (hasMean) add(mean, averaged[0], { label: group.label, mean: true, low: mean.low, high: mean.high, n: mean.n });
+    for (const run of runs) add(run.curves[tag], run, { label: run.name, thin: hasMean, unfinished: !run.finished });
   }
-  return found;
+  return lines;
 }
 
+/** Draws `shown` into the box. The axes span all lines in `range`. */
 function drawCurves(box, shown, { axis, yTitle, height, range, log, small }) {
   const width = Math.max(box.clientWidth, 160);
   const [left, right, top, bottom] = [small ? 40 : 58, width - (small ? 6 : 14), small ? 6 : 12, height - (small ? 22 : 44)];
-  const last = Math.max(...range.flatMap((line) => line.x));
-  const cut = Number($("curve-range").value) * last || -Infinity;
-  const inside = (line, index) => line.x[index] >= cut && (!log || line.x[index] > 0);
-  const xs = range.flatMap((line) => line.x.filter((_, index) => inside(line, index)));
-  const ys = range.flatMap((line) => [line.y, line.low || [], line.high || []].flatMap((values) => values.filter((_, index) => inside(line, index))));
-  if (!xs.length) { box.replaceChildren(html("p", "Nothing to draw here.", "hint")); return; }
-  const xLow = log ? Math.min(...xs) : cut > 0 ? cut : 0;
+  const start = Number($("curve-range").value) * Math.max(...range.flatMap((line) => line.x)) || -Infinity;
+  const isVisible = (line, index) => line.x[index] >= start && (!log || line.x[index] > 0);
+  const xs = range.flatMap((line) => line.x.filter((_, index) => isVisible(line, index)));
+  const ys = range.flatMap((line) => [line.y, line.low || [], line.high || []].flatMap((values) => values.filter((_, index) => isVisible(line, index))));
+  if (!xs.length) { box.replaceChildren(htmlElement("p", "Nothing to draw here.", "hint")); return; }
+  const xLow = log ? Math.min(...xs) : start > 0 ? start : 0;
   const xHigh = Math.max(...xs) === xLow ? xLow + 1 : Math.max(...xs);
-  let [yLow, yHigh] = [Math.min(...ys), Math.max(...ys)];
-  const air = (yHigh - yLow) * 0.05 || Math.abs(yHigh) * 0.05 || 1;
-  [yLow, yHigh] = [yLow - air, yHigh + air];
-  const share = (value) => (log ? Math.log(value / xLow) / Math.log(xHigh / xLow) : (value - xLow) / (xHigh - xLow));
-  const x = (value) => left + share(value) * (right - left);
+  const [yLow, yHigh] = paddedRange(ys, 0.05);
+  const fraction = (value) => (log ? Math.log(value / xLow) / Math.log(xHigh / xLow) : (value - xLow) / (xHigh - xLow));
+  const x = (value) => left + fraction(value) * (right - left);
   const y = (value) => bottom - ((value - yLow) / (yHigh - yLow)) * (bottom - top);
-  const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${yTitle} by ${axis.title}` });
-  const wantedX = width / (small ? 80 : 100);
-  const xMarks = log ? logTicks(xLow, xHigh, wantedX) : ticks(xLow, xHigh, wantedX);
-  const xTexts = log ? xMarks.map((mark) => String(brief(mark)).replace(/\.?0+(?=[kMG]?$)/, (zeros) => (zeros.includes(".") ? "" : zeros))) : tickTexts(xMarks);
+  const svg = svgElement("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${yTitle} by ${axis.title}` });
+
+  const nTicks = width / (small ? 80 : 100);
+  const xMarks = log ? logTicks(xLow, xHigh, nTicks) : ticks(xLow, xHigh, nTicks);
+  const xTexts = log ? logTickTexts(xMarks) : tickTexts(xMarks);
   xMarks.forEach((mark, index) => {
-    svg.append(element("line", { class: "grid", x1: x(mark), x2: x(mark), y1: top, y2: bottom }));
-    svg.append(element("text", { x: x(mark), y: bottom + 17, "text-anchor": x(mark) > right - 14 ? "end" : "middle" }, xTexts[index]));
+    svg.append(svgElement("line", { class: "grid", x1: x(mark), x2: x(mark), y1: top, y2: bottom }));
+    svg.append(svgElement("text", { x: x(mark), y: bottom + 17, "text-anchor": x(mark) > right - 14 ? "end" : "middle" }, xTexts[index]));
   });
   const yMarks = ticks(yLow, yHigh, height / 60);
   const yTexts = tickTexts(yMarks);
   yMarks.forEach((mark, index) => {
-    svg.append(element("line", { class: "grid", x1: left, x2: right, y1: y(mark), y2: y(mark) }));
-    svg.append(element("text", { x: left - 7, y: y(mark) + 4, "text-anchor": "end" }, yTexts[index]));
+    svg.append(svgElement("line", { class: "grid", x1: left, x2: right, y1: y(mark), y2: y(mark) }));
+    svg.append(svgElement("text", { x: left - 7, y: y(mark) + 4, "text-anchor": "end" }, yTexts[index]));
   });
-  svg.append(element("line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom }));
+  svg.append(svgElement("line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom }));
   if (!small) {
-    svg.append(element("text", { x: (left + right) / 2, y: height - 6, "text-anchor": "middle" }, axis.heading));
-    svg.append(element("text", { x: -(top + bottom) / 2, y: 13, transform: "rotate(-90)", "text-anchor": "middle" }, yTitle));
+    svg.append(svgElement("text", { x: (left + right) / 2, y: height - 6, "text-anchor": "middle" }, axis.heading));
+    svg.append(svgElement("text", { x: -(top + bottom) / 2, y: 13, transform: "rotate(-90)", "text-anchor": "middle" }, yTitle));
   }
+
   for (const line of [...shown].sort((a, b) => Boolean(a.mean) - Boolean(b.mean))) {
-    const kept = line.x.map((_, index) => index).filter((index) => inside(line, index));
-    if (!kept.length) continue;
-    const path = (values) => kept.map((index) => `${x(line.x[index]).toFixed(1)},${y(values[index]).toFixed(1)}`);
-    const paint = line.faded ? "var(--line)" : color(line.value);
-    if (line.mean) svg.append(element("polygon", { points: [...path(line.high), ...path(line.low).reverse()].join(" "), fill: paint, "fill-opacity": 0.13 }));
-    const stroke = { fill: "none", stroke: paint, "stroke-linejoin": "round", "stroke-dasharray": dash(line.value),
-      "stroke-width": line.mean ? 2.6 : line.thin || line.unfinished ? 1 : 1.9, "stroke-opacity": line.thin ? 0.55 : 1 };
-    svg.append(element("polyline", { points: path(line.y).join(" "), ...stroke }));
-    const end = kept[kept.length - 1];
-    const [endX, endY] = [x(line.x[end]), y(line.y[end])];
-    if (line.unfinished && !line.faded)
-      svg.append(element("path", { d: `M${endX - 5},${endY - 5}l10,10m0,-10l-10,10`, stroke: paint, "stroke-width": 2 }));
-    else if (kept.length === 1) svg.append(element("circle", { cx: endX, cy: endY, r: 3, fill: paint }));
+    const visible = line.x.map((_, index) => index).filter((index) => isVisible(line, index));
+    if (visible.length) drawLine(svg, line, visible, x, y);
   }
   box.replaceChildren(svg);
-  if (!small) follow(box, svg, shown, { x, y, left, right, top, bottom, width, axis });
+  if (!small) addTooltip(box, svg, shown, { x, left, right, top, bottom, width, axis });
 }
 
-/** A line under the pointer, with what every curve has there. */
-function follow(box, svg, shown, { x, left, right, top, bottom, width, axis }) {
-  const tip = html("div", null, "tip");
-  const rule = element("line", { class: "axis", y1: top, y2: bottom, "stroke-dasharray": "2 3" });
+/** Draws the visible points of a line, with a band for a mean and a cross for a run that did not finish. */
+function drawLine(svg, line, visible, x, y) {
+  const path = (values) => visible.map((index) => `${x(line.x[index]).toFixed(1)},${y(values[index]).toFixed(1)}`);
+  const paint = line.faded ? "var(--line)" : color(line.value);
+  if (line.mean) svg.append(svgElement("polygon", { points: [...path(line.high), ...path(line.low).reverse()].join(" "), fill: paint, "fill-opacity": 0.13 }));
+  svg.append(svgElement("polyline", { points: path(line.y).join(" "), fill: "none", stroke: paint, "stroke-linejoin": "round",
+    "stroke-dasharray": dash(line.value), "stroke-width": line.mean ? 2.6 : line.thin || line.unfinished ? 1 : 1.9,
+    "stroke-opacity": line.thin ? 0.55 : 1 }));
+  const last = visible[visible.length - 1];
+  const [endX, endY] = [x(line.x[last]), y(line.y[last])];
+  if (line.unfinished && !line.faded)
+    svg.append(svgElement("path", { d: `M${endX - 5},${endY - 5}l10,10m0,-10l-10,10`, stroke: paint, "stroke-width": 2 }));
+  else if (visible.length === 1) svg.append(svgElement("circle", { cx: endX, cy: endY, r: 3, fill: paint }));
+}
+
+/** Adds a vertical line that follows the pointer, with the value of every curve there. */
+function addTooltip(box, svg, shown, { x, left, right, top, bottom, width, axis }) {
+  const tip = htmlElement("div", null, "tip");
+  const rule = svgElement("line", { class: "axis", y1: top, y2: bottom, "stroke-dasharray": "2 3" });
   tip.hidden = true;
   rule.setAttribute("visibility", "hidden");
   svg.append(rule);
   box.append(tip);
-  const named = shown.some((line) => line.mean) ? shown.filter((line) => line.mean || !line.thin) : shown;
-  const leave = () => { tip.hidden = true; rule.setAttribute("visibility", "hidden"); };
-  svg.addEventListener("pointerleave", leave);
+  const listed = shown.some((line) => line.mean) ? shown.filter((line) => line.mean || !line.thin) : shown;
+  const hide = () => { tip.hidden = true; rule.setAttribute("visibility", "hidden"); };
+  svg.addEventListener("pointerleave", hide);
   svg.addEventListener("pointermove", (event) => {
     const frame = svg.getBoundingClientRect();
-    const at = ((event.clientX - frame.left) / frame.width) * width;
-    if (at < left || at > right || !named.length) return leave();
-    const near = named.map((line) => {
-      const index = line.x.reduce((best, value, i) => (Math.abs(x(value) - at) < Math.abs(x(line.x[best]) - at) ? i : best), 0);
-      return { line, index, away: Math.abs(x(line.x[index]) - at) };
+    const pointerX = ((event.clientX - frame.left) / frame.width) * width;
+    if (pointerX < left || pointerX > right || !listed.length) return hide();
+    const nearest = listed.map((line) => {
+      const distance = (index) => Math.abs(x(line.x[index]) - pointerX);
+      const index = line.x.reduce((best, _, i) => (distance(i) < distance(best) ? i : best), 0);
+      return { line, index, distance: distance(index) };
     });
-    const first = near.reduce((best, each) => (each.away < best.away ? each : best));
-    const place = x(first.line.x[first.index]);
-    rule.setAttribute("x1", place);
-    rule.setAttribute("x2", place);
+    const first = nearest.reduce((best, each) => (each.distance < best.distance ? each : best));
+    const ruleX = x(first.line.x[first.index]);
+    rule.setAttribute("x1", ruleX);
+    rule.setAttribute("x2", ruleX);
     rule.setAttribute("visibility", "visible");
-    const here = near.filter(({ line, index }) => Math.abs(x(line.x[index]) - place) < 6)
+    const here = nearest.filter(({ line, index }) => Math.abs(x(line.x[index]) - ruleX) < 6)
       .sort((a, b) => a.line.y[a.index] - b.line.y[b.index]);
-    const title = html("b", `${axis.title} ${brief(first.line.x[first.index], axis.step)}`);
+    const title = htmlElement("b", `${axis.title} ${shortNumber(first.line.x[first.index], axis.step)}`);
     tip.replaceChildren(title, ...here.slice(0, 10).map(({ line, index }) => {
-      const row = html("div");
-      const swatch = html("i", null, "swatch");
+      const row = htmlElement("div");
+      const swatch = htmlElement("i", null, "swatch");
       swatch.style.backgroundColor = color(line.value);
       row.append(swatch, `${line.y[index].toFixed(4)}  ${line.label}${line.mean ? `, n = ${line.n}` : ""}`);
       return row;
-    }), ...(here.length > 10 ? [html("div", `and ${here.length - 10} more`)] : []));
+    }), ...(here.length > 10 ? [htmlElement("div", `and ${here.length - 10} more`)] : []));
     tip.hidden = false;
-    tip.style.left = place > width / 2 ? "" : `${place + 14}px`;
-    tip.style.right = place > width / 2 ? `${width - place + 14}px` : "";
+    tip.style.left = ruleX > width / 2 ? "" : `${ruleX + 14}px`;
+    tip.style.right = ruleX > width / 2 ? `${width - ruleX + 14}px` : "";
   });
 }
 
 function drawLegend(used) {
-  const legend = $("legend");
-  legend.replaceChildren(...Object.keys(key.styles).filter((value) => used.has(value)).map((value) => {
-    const item = html("li");
-    const button = html("button");
+  $("legend").replaceChildren(...Object.keys(key.styles).filter((value) => used.has(value)).map((value) => {
+    const item = htmlElement("li");
+    const button = htmlElement("button");
     button.type = "button";
     button.title = "show or hide";
     button.setAttribute("aria-pressed", String(!hidden.has(value)));
-    const mark = element("svg", { viewBox: "0 0 26 10", "aria-hidden": "true" });
-    mark.append(element("line", { x1: 0, x2: 26, y1: 5, y2: 5, stroke: color(value), "stroke-width": 3, "stroke-dasharray": dash(value) }));
+    const mark = svgElement("svg", { viewBox: "0 0 26 10", "aria-hidden": "true" });
+    mark.append(svgElement("line", { x1: 0, x2: 26, y1: 5, y2: 5, stroke: color(value), "stroke-width": 3, "stroke-dasharray": dash(value) }));
     button.append(mark, value);
     button.addEventListener("click", () => {
       hidden.has(value) ? hidden.delete(value) : hidden.add(value);
@@ -308,52 +326,50 @@ function drawLegend(used) {
   }));
 }
 
-const AXES = {
-  steps: { title: "step", heading: "optimizer step", step: 1 },
-  tokens: { title: "tokens", heading: "tokens read", step: 0 },
-  seconds: { title: "seconds", heading: "seconds of training (validation left out)", step: 0.1 },
-};
+/** Draws a small chart for each value, with the other values in gray: curves that overlap in one chart separate here. */
+function drawMultiples(lines, values, options) {
+  const boxes = values.map((value) => {
+    const panel = htmlElement("div");
+    const box = htmlElement("div", null, "chart");
+    panel.append(htmlElement("h3", value), box);
+    return { value, panel, box };
+  });
+  $("multiples").replaceChildren(...boxes.map(({ panel }) => panel));
+  const background = lines.filter((line) => line.mean || !line.thin);
+  for (const { value, box } of boxes) {
+    const others = background.filter((line) => line.value !== value).map((line) => ({ ...line, faded: true, mean: false }));
+    const own = lines.filter((line) => line.value === value);
+    drawCurves(box, [...others, ...own], { ...options, height: 160, range: background, small: true });
+  }
+}
 
 function draw() {
   drawDots();
   const box = $("curve-chart");
   if (!box) return;
   const curve = data.curves[$("curve-tag").value];
-  const name = $("curve-axis").value;
-  const all = lines(curve.tag, name);
-  const used = new Set(all.map((line) => line.value));
-  const singles = $("curve-seeds").checked;
-  const shown = all.filter((line) => !hidden.has(line.value) && (singles || !line.thin));
-  const options = { axis: AXES[name], yTitle: curve.title, log: $("curve-log").checked };
-  drawCurves(box, shown, { ...options, height: Math.min(430, Math.max(300, box.clientWidth * 0.5)), range: shown.length ? shown : all });
+  const axis = $("curve-axis").value;
+  const lines = linesOf(curve.tag, axis);
+  const used = new Set(lines.map((line) => line.value));
+  const withSingles = $("curve-seeds").checked;
+  const shown = lines.filter((line) => !hidden.has(line.value) && (withSingles || !line.thin));
+  const options = { axis: AXES[axis], yTitle: curve.title, log: $("curve-log").checked };
+  drawCurves(box, shown, { ...options, height: Math.min(430, Math.max(300, box.clientWidth * 0.5)), range: shown.length ? shown : lines });
   drawLegend(used);
-  // A panel for each value, the others grey behind it: what overlaps in one picture is seen apart here.
-  const panels = used.size > 1 && used.size <= 12 ? [...used] : [];
-  const multiples = $("multiples");
-  const boxes = panels.map((value) => {
-    const panel = html("div");
-    const inner = html("div", null, "chart");
-    panel.append(html("h3", value), inner);
-    return [value, panel, inner];
-  });
-  multiples.replaceChildren(...boxes.map(([, panel]) => panel));
-  const calm = all.filter((line) => line.mean || !line.thin);
-  for (const [value, , inner] of boxes)
-    drawCurves(inner, [...calm.filter((line) => line.value !== value).map((line) => ({ ...line, faded: true, mean: false })),
-      ...all.filter((line) => line.value === value)], { ...options, height: 160, range: calm, small: true });
+  drawMultiples(lines, used.size > 1 && used.size <= 12 ? [...used] : [], options);
 }
 
-// --- the parts put together
+// --- Controls
 
-fill($("dots-metric") || html("select"), data.columns.map((column, index) => [index, column.heading]));
 if ($("dots-metric")) {
-  $("dots-metric").value = Math.max(0, data.columns.findIndex((column) => column.metric === data.headline));
+  addOptions($("dots-metric"), data.columns.map((column, index) => [index, column.heading]));
+  $("dots-metric").value = Math.max(0, data.columns.findIndex((column) => column.metric === data.primary_metric));
   $("dots-metric").addEventListener("change", draw);
 }
 if ($("curve-chart")) {
-  fill($("curve-tag"), data.curves.map((curve, index) => [index, curve.title]));
-  fill($("curve-axis"), data.axes.map((axis) => [axis, axis]));
-  fill($("curve-key"), data.keys.map((each, index) => [index, each.title]));
+  addOptions($("curve-tag"), data.curves.map((curve, index) => [index, curve.title]));
+  addOptions($("curve-axis"), data.axes.map((axis) => [axis, axis]));
+  addOptions($("curve-key"), data.keys.map((each, index) => [index, each.title]));
   $("curve-key").value = data.first_key;
   for (const id of ["curve-tag", "curve-axis", "curve-range", "curve-seeds", "curve-log"]) $(id).addEventListener("change", draw);
   $("curve-key").addEventListener("change", () => {
@@ -370,7 +386,7 @@ for (const button of document.querySelectorAll(".copy"))
       await navigator.clipboard.writeText(code.textContent);
       button.textContent = "Copied";
     } catch {
-      getSelection().selectAllChildren(code); // where a page may not copy, a person can
+      getSelection().selectAllChildren(code); // the page may not copy, but the reader can
     }
   });
 if ($("more-samples"))
