@@ -17,7 +17,7 @@ from folio.cli.compose import job_folder, load_config, task_overrides
 from folio.cli.corpus import check_data, prepared_data
 from folio.cli.errors import one_line_errors
 from folio.cli.resume import check_same_experiment, check_same_text, load_requeued_config, load_resumed_config
-from folio.config.checks import fill_vocab_size
+from folio.config.updates import with_vocab_size
 from folio.distributed.environment import check_processes, rank_from_environment, silence_nonzero_ranks
 from folio.runs.folders import create_run_folder, find_resumable_run, missing_for_resume
 from folio.runs.requeue import remember_job, requeued_run
@@ -44,7 +44,7 @@ def main(cfg: DictConfig) -> float | None:
     data = prepared_data(config)
     if resumed:
         check_same_text(resumed, data.train.info.source_sha256)
-    config = fill_vocab_size(config, data.tokenizer.vocab_size)
+    config = with_vocab_size(config, data.tokenizer.vocab_size)
     if resumed and resumed == job:
         check_same_experiment(config, job)
     check_data(config, data)

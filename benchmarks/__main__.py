@@ -21,8 +21,9 @@ from benchmarks.workloads import SAME_FUNCTION, WORKLOADS, Workload
 from folio.cli.compose import validate
 from folio.cli.corpus import prepared_data
 from folio.cli.scripts import run_script
-from folio.config.checks import check_config, check_split_lengths, fill_vocab_size
+from folio.config.checks import check_config, check_split_lengths
 from folio.config.run import RunConfig
+from folio.config.updates import with_vocab_size
 from folio.runtime.errors import FolioError
 from folio.runtime.terminal import did_you_mean
 
@@ -193,7 +194,7 @@ def compose(overrides: Sequence[str]) -> RunConfig:
     """Return the config that train.py would use, with its data prepared."""
     config = compose_checked(overrides)
     data = prepared_data(config)
-    config = fill_vocab_size(config, data.tokenizer.vocab_size)
+    config = with_vocab_size(config, data.tokenizer.vocab_size)
     check_split_lengths(config, data.train.info.n_tokens, data.val.info.n_tokens)
     return config
 

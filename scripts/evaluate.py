@@ -15,7 +15,7 @@ import typer
 
 from folio.cli.corpus import check_data, data_of
 from folio.cli.scripts import run_script
-from folio.config.checks import with_context_length
+from folio.config.updates import with_context_length
 from folio.runs.folders import find_checkpoint
 from folio.runtime.errors import FolioError
 

@@ -13,7 +13,7 @@ import typer
 
 from folio.cli.corpus import check_data, data_of
 from folio.cli.scripts import run_script
-from folio.config.checks import with_context_length
+from folio.config.updates import with_context_length
 from folio.generation.prompts import last_position
 from folio.report import Report, make_report, output_console
 from folio.report.extrapolation import CSV_HEADINGS, Measurement, csv_rows, extrapolation_table

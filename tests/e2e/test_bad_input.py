@@ -120,7 +120,7 @@ TRAINING_MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "a vocabulary without room for the mask": (
         (*MASKED, "tokenizer=gpt2", "model.vocab_size=50257"),
-        ("model.vocab_size=50257", "gpt2", "50258 symbols, the mask included"),
+        ("model.vocab_size=50257", "gpt2", "50258 symbols, including the mask"),
     ),
     "nothing kept": (("callbacks.checkpoint.keep_every_steps=0",), ("callbacks.checkpoint.keep_every_steps=0",)),
     "a batch that cannot be dealt out": (

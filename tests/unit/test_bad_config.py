@@ -1,4 +1,4 @@
-"""Whatever is wrong with a config is one line that names the key, before anything is written."""
+"""Every mistake in a config gives one line that names the key, before anything is written."""
 
 import math
 import types
@@ -21,9 +21,9 @@ from folio.config.section import ConfigError
 
 Refuse = Callable[..., str]
 
-# What is typed, and what the answer has to hold.
-TYPED: list[tuple[str, str]] = [
-    # huge, negative, none, and no numbers
+# The overrides, and a part of the error message.
+MISTAKES: list[tuple[str, str]] = [
+    # numbers that are huge, negative, null, or no numbers
     ("seed=1e400", "seed=inf must be a valid integer"),
     ("seed=1000000000000000000000000000000", "must be less than 4294967296"),
     ("seed=10**30", "seed=10**30 must be a valid integer"),
@@ -44,8 +44,8 @@ TYPED: list[tuple[str, str]] = [
     ("training.max_steps=1e3", "training.max_steps=1000.0 must be a valid integer"),
     ("training.batch_size=1000000000000000000", "training.batch_size=1"),
     ("training.micro_batch_size=1000000000000000000", "training.micro_batch_size=1"),
-    ("training.batch_size=2147483647 training.micro_batch_size=2147483646", "try 1"),
-    ("training.batch_size=2147483644 training.micro_batch_size=2147483643", "try 1073741822"),
+    ("training.batch_size=2147483647 training.micro_batch_size=2147483646", "try training.micro_batch_size=1"),
+    ("training.batch_size=2147483644 training.micro_batch_size=2147483643", "size=1073741822"),
     ("model.n_layers=1000000000000000000000000000000", "model.n_layers=1"),
     ("model.d_model=1000000000 model.n_heads=1", "model.d_model=1000000000 must be 16777216 or less"),
     ("model.context_length=1000000000000000000", "model.context_length=1"),
@@ -54,7 +54,7 @@ TYPED: list[tuple[str, str]] = [
     ("model.n_heads=0", "model.n_heads=0 must be 1 or more"),
     ("model.dropout=1", "model.dropout=1.0"),
     ("model.attention_dropout=-1", "model.attention_dropout=-1.0 must be at least 0"),
-    # empty, and where it would lead somewhere else
+    # empty values and paths out of the folder
     ("name=", "name= must match"),
     ("name=../x", "name=../x must match"),
     ("name='\"a\tb\"'", "name"),
@@ -66,7 +66,7 @@ TYPED: list[tuple[str, str]] = [
     ("data.path=", "data.path= has no effect"),
     ("init_from=", "init_from must be given"),
     ("init_from=nowhere", "init_from=nowhere"),
-    # misspelt, or from elsewhere
+    # unknown keys and options
     ("bogus=1", "bogus is not a key"),
     ("++bogus=1", "bogus is not a key"),
     ("modèle=nano", "modèle=nano"),
@@ -97,17 +97,17 @@ TYPED: list[tuple[str, str]] = [
     ("~bogus", "'bogus' does not exist"),
     ("~seed=3", "'seed' is 1337 and not 3"),
     ("name=???", "name must be given"),
-    # a section that is none
+    # a section without keys
     ("training=null", "training=null"),
     ("training=3", "training=3"),
     ("callbacks.samples=null", "callbacks.samples=null"),
-    # twice
+    # an option that is set twice
     ("+seed=1", "remove the plus"),
     ("+model=mini", "write model=option without the plus"),
     ("+model=nano", "write model=option without the plus"),
     ("model=[nano,mini]", "model=[nano,mini] names a list"),
     ("seed=1,2", "seed=1,2"),
-    # what cannot be read, or refers to nothing
+    # syntax errors and invalid references
     ("seed", "'seed'"),
     ("seed==1", "'seed==1'"),
     ("seed=(1)", "'seed=(1)'"),
@@ -128,24 +128,24 @@ TYPED: list[tuple[str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("typed", "answer"), TYPED)
-def test_what_is_typed_wrong_is_one_line_that_names_it(
-    typed: str, answer: str, refuse: Refuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("typed", "message"), MISTAKES)
+def test_a_mistake_is_one_line_that_names_it(
+    typed: str, message: str, refuse: Refuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert answer in refuse(*typed.split(" "))
+    assert message in refuse(*typed.split(" "))
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("value", ["x" * 100_000, ["x" * 10] * 10_000], ids=["text", "list"])
-def test_a_value_of_any_length_is_shown_in_part(value: object, composed: dict[str, dict[str, Any]]) -> None:
+def test_a_long_value_is_cut(value: object, composed: dict[str, dict[str, Any]]) -> None:
     with pytest.raises(ConfigError) as caught:
         validate({**composed[""], "seed": value})
     assert len(str(caught.value)) < 1000
 
 
 def leaves(section: type[BaseModel], prefix: str = "", group: str = "") -> Iterator[tuple[str, str, FieldInfo]]:
-    """(override that chooses the section, dotted key, field) of every field that holds a value."""
+    """Yield (override that selects the section, dotted key, field) for every field that holds a value."""
     for name, field in section.model_fields.items():
         inner = [kind for kind in members(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
         for kind in inner:
@@ -171,11 +171,11 @@ STRANGE = st.one_of(
     st.lists(st.integers(), max_size=3),
     st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
 )
-"""Of every type that YAML has."""
+"""Values of every type that YAML has."""
 
 
 def wrong(field: FieldInfo) -> st.SearchStrategy[Any]:
-    """Values that the annotation of a field does not allow."""
+    """Return values that the annotation of a field does not allow."""
     kinds: set[type] = set()
     bounds: list[Any] = list(field.metadata)
     for member in members(field.annotation):
@@ -198,7 +198,7 @@ def wrong(field: FieldInfo) -> st.SearchStrategy[Any]:
 
 
 def violating(bound: Any, kinds: set[type]) -> list[Any]:
-    """What lies just outside a bound, and far."""
+    """Return values just outside a bound, and far outside."""
     match bound:
         case Ge(least) if int in kinds or float in kinds:
             return [least - 1, least - 10**30] if int in kinds else [least - 0.5, -1e300]
@@ -219,11 +219,11 @@ def violating(bound: Any, kinds: set[type]) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def composed(compose: Callable[..., RunConfig]) -> dict[str, dict[str, Any]]:
-    """The plain values of the config in which each of FIELDS stands."""
+    """Return the plain values of a config for each override in FIELDS."""
     search = compose("hparams_search=optuna").hparams_search
     assert search is not None
     return {
-        # A search is of the command and not of a run, whose plain values leave it out.
+        # A search belongs to the command, and the plain values of a run do not contain it.
         group: compose(*([group] if group else [])).model_dump() | {"hparams_search": search.model_dump()}
         for group in sorted({group for group, _, _ in FIELDS.values()})
     }
@@ -234,15 +234,13 @@ def changed(values: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
     return values | {first: changed(values[first], rest, value) if rest else value}
 
 
-def test_the_schema_is_walked() -> None:
+def test_all_fields_are_found() -> None:
     assert len(FIELDS) > 70
     assert {"model.n_layers", "optimizer.momentum optimizer=muon", "callbacks.samples.top_k"} <= FIELDS.keys()
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_every_field_refuses_what_its_type_and_bounds_do_not_allow(
-    name: str, composed: dict[str, dict[str, Any]]
-) -> None:
+def test_every_field_refuses_values_outside_its_type_and_bounds(name: str, composed: dict[str, dict[str, Any]]) -> None:
     group, key, field = FIELDS[name]
 
     @settings(max_examples=10)
@@ -256,7 +254,7 @@ def test_every_field_refuses_what_its_type_and_bounds_do_not_allow(
 
 
 @pytest.mark.parametrize("name", [name for name, (_, key, _) in FIELDS.items() if len(key.rpartition(".")[2]) > 3])
-def test_every_field_is_proposed_where_its_name_lacks_a_letter(name: str, composed: dict[str, dict[str, Any]]) -> None:
+def test_every_field_is_suggested_if_its_name_lacks_a_letter(name: str, composed: dict[str, dict[str, Any]]) -> None:
     group, key, _ = FIELDS[name]
     misspelt = key[:-2] + key[-1]
     with pytest.raises(ConfigError) as caught:
@@ -275,11 +273,11 @@ def test_every_field_is_proposed_where_its_name_lacks_a_letter(name: str, compos
         ("trainer.max_epochs=3", "training.max_steps"),
     ],
 )
-def test_what_others_call_a_key_is_answered_with_ours(typed: str, meant: str, refuse: Refuse) -> None:
+def test_the_name_of_a_key_in_other_projects_suggests_ours(typed: str, meant: str, refuse: Refuse) -> None:
     assert f"{typed.partition('=')[0]} is not a key of the config; did you mean {meant}?" in refuse(typed)
 
 
-def test_the_names_that_others_use_stand_for_keys_that_there_are(compose: Callable[..., RunConfig]) -> None:
+def test_the_names_of_other_projects_stand_for_existing_keys(compose: Callable[..., RunConfig]) -> None:
     values = compose().model_dump()
     for meant in OTHER_NAMES.values():
         node = values

@@ -1,4 +1,4 @@
-"""What a person reads who typed something wrong, and what a command line does with it."""
+"""How command lines become configs, and the messages for those that cannot."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -35,13 +35,13 @@ CONF = Path(__file__).parents[2] / "conf"
         ("callbacks.samples.promt=A", "callbacks.samples.prompt"),
     ],
 )
-def test_an_unknown_key_is_answered_with_the_nearest(typed: str, meant: str, refuse: Callable[..., str]) -> None:
+def test_an_unknown_key_suggests_the_closest_key(typed: str, meant: str, refuse: Callable[..., str]) -> None:
     message = refuse(typed)
     assert message.startswith(typed.lstrip("+").partition("=")[0])
     assert f"did you mean {meant}?" in message
 
 
-def test_a_key_like_no_other_is_answered_with_how_to_see_them_all(refuse: Callable[..., str]) -> None:
+def test_an_unknown_key_without_a_close_match_explains_how_to_list_all_keys(refuse: Callable[..., str]) -> None:
     assert "--cfg job" in refuse("zzzzzzzz=1")
 
 
@@ -53,14 +53,12 @@ def test_a_key_like_no_other_is_answered_with_how_to_see_them_all(refuse: Callab
         (("tokenizer=gpt2", "tokenizer.max_vocab_size=5"), "tokenizer.max_vocab_size"),
     ],
 )
-def test_a_key_of_another_option_is_told_to_be_one(
-    typed: tuple[str, ...], key: str, refuse: Callable[..., str]
-) -> None:
+def test_a_key_of_another_option_is_recognized(typed: tuple[str, ...], key: str, refuse: Callable[..., str]) -> None:
     assert refuse(*typed).startswith(f"{key} is a key of another {key.partition('.')[0]}")
 
 
 @pytest.mark.parametrize("group", sorted(path.name for path in CONF.iterdir() if path.is_dir()))
-def test_an_unknown_option_is_answered_with_all_of_its_group(group: str, refuse: Callable[..., str]) -> None:
+def test_an_unknown_option_lists_all_options_of_its_group(group: str, refuse: Callable[..., str]) -> None:
     message = refuse(f"{group}=nosuchoption")
     assert message.startswith(f"{group}=nosuchoption is not one of ")
     assert all(path.stem in message for path in (CONF / group).glob("*.yaml"))
@@ -75,7 +73,7 @@ def test_an_unknown_option_is_answered_with_all_of_its_group(group: str, refuse:
         ("data=text", "text_file"),
     ],
 )
-def test_an_unknown_option_is_answered_with_the_nearest(
+def test_an_unknown_option_suggests_the_closest_option(
     typed: str, meant: str | None, refuse: Callable[..., str]
 ) -> None:
     message = refuse(typed)
@@ -98,17 +96,19 @@ def test_an_unknown_option_is_answered_with_the_nearest(
         ("positional_encoding.name=lerned", "positional_encoding.name=lerned is not one of alibi, learned,"),
     ],
 )
-def test_a_wrong_value_is_answered_with_key_value_and_rule(typed: str, answer: str, refuse: Callable[..., str]) -> None:
+def test_an_invalid_value_is_reported_with_key_value_and_rule(
+    typed: str, answer: str, refuse: Callable[..., str]
+) -> None:
     assert refuse(typed).startswith(answer)
 
 
-def test_of_several_mistakes_the_first_is_told_and_the_others_counted(refuse: Callable[..., str]) -> None:
+def test_the_first_of_several_mistakes_is_reported_and_the_others_counted(refuse: Callable[..., str]) -> None:
     assert refuse("seed=one", "dry_run=2").count("(and ") == 0
     assert refuse("+a_key=1", "+b_key=2").endswith("(and 1 more like it)")
 
 
 @pytest.mark.parametrize("override", ["seed=[1", "a b"])
-def test_what_cannot_be_read_is_shown(override: str, refuse: Callable[..., str]) -> None:
+def test_an_override_that_cannot_be_parsed_is_quoted(override: str, refuse: Callable[..., str]) -> None:
     assert repr(override) in refuse(override)
 
 
@@ -123,7 +123,7 @@ def run_folder(load: Load, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_resumed_run_keeps_its_config_and_changes_what_is_typed(load: Load, run_folder: Path) -> None:
+def test_a_resumed_run_keeps_its_config_except_for_the_overrides(load: Load, run_folder: Path) -> None:
     # 40 steps are fewer than the warm-up of the default config, which is not that of the run.
     composed = load(f"resume={run_folder}", "training.max_steps=40", "trainer=cpu", "logger=none")
     resumed = load_resumed_config(composed, run_folder)
@@ -134,7 +134,7 @@ def test_a_resumed_run_keeps_its_config_and_changes_what_is_typed(load: Load, ru
     assert resumed.model_dump() == expected
 
 
-def test_how_a_run_was_started_is_not_kept_when_it_goes_on(load: Load, run_folder: Path) -> None:
+def test_dry_run_and_resume_are_not_kept_by_a_resumed_run(load: Load, run_folder: Path) -> None:
     dry = load_resumed_config(load(f"resume={run_folder}", "dry_run=true"), run_folder)
     assert dry.dry_run
     (run_folder / "config.yaml").write_text(yaml.safe_dump(dry.model_dump()))
@@ -146,27 +146,27 @@ def test_how_a_run_was_started_is_not_kept_when_it_goes_on(load: Load, run_folde
     "override",
     ["seed=2", "model=mini", "++model.dropout=0.1", "optimizer.learning_rate=0.1", "tokenizer=char", "name=x"],
 )
-def test_a_resumed_run_refuses_what_would_make_it_another(override: str, load: Load, run_folder: Path) -> None:
+def test_a_resumed_run_refuses_to_become_another_experiment(override: str, load: Load, run_folder: Path) -> None:
     composed = load(f"resume={run_folder}", override)
     with pytest.raises(ConfigError) as caught:
         load_resumed_config(composed, run_folder)
     assert str(caught.value).startswith(f"{override}: a resumed run keeps its experiment")
 
 
-def test_a_resumed_run_is_checked_with_what_was_changed(load: Load, run_folder: Path) -> None:
+def test_a_resumed_run_is_checked_with_its_overrides(load: Load, run_folder: Path) -> None:
     composed = load(f"resume={run_folder}", "training.micro_batch_size=5")
     with pytest.raises(ConfigError, match=r"training\.micro_batch_size=5"):
         load_resumed_config(composed, run_folder)
 
 
-def test_keys_that_may_change_are_keys(load: Load) -> None:
+def test_resumable_keys_exist(load: Load) -> None:
     values = load().model_dump()
     for key in RESUMABLE_KEYS:
         section, _, rest = key.partition(".")
         assert rest in values[section] if rest else section in values
 
 
-def test_a_run_goes_on_with_its_own_text_only(tmp_path: Path) -> None:
+def test_a_run_resumes_only_on_its_own_text(tmp_path: Path) -> None:
     (tmp_path / "preflight.json").write_text('{"text_sha256": "abc"}')
     check_same_text(tmp_path, "abc")
     with pytest.raises(ConfigError, match=r"data\.path has changed"):
@@ -174,7 +174,9 @@ def test_a_run_goes_on_with_its_own_text_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [FolioError("a key is wrong"), ConfigError("a key is wrong")])
-def test_what_a_user_can_mend_is_one_line_and_status_2(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_that_the_user_can_fix_is_one_line_and_exit_code_2(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
     @one_line_errors
     def command() -> None:
         raise error
@@ -197,12 +199,12 @@ def test_a_bug_of_ours_keeps_its_traceback(error: BaseException, capsys: pytest.
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_command_that_succeeds_gives_what_it_returns() -> None:
+def test_a_successful_command_returns_its_value() -> None:
     assert one_line_errors(lambda number: number + 1)(1) == 2
 
 
 @pytest.mark.parametrize(
-    ("typed", "group", "left_out"),
+    ("typed", "group", "dropped"),
     [
         (("experiment=nanogpt_shakespeare_char_cpu", "schedule=noam"), "schedule", "min_learning_rate"),
         (("experiment=nanogpt_shakespeare_char_cpu", "optimizer=sgd"), "optimizer", "betas"),
@@ -210,22 +212,22 @@ def test_a_command_that_succeeds_gives_what_it_returns() -> None:
         (("optimizer=adamw", "experiment=speedrun_char_cpu"), "optimizer", "adamw_learning_rate"),
     ],
 )
-def test_what_a_recipe_has_for_a_replaced_option_is_left_out_and_said(
-    typed: tuple[str, ...], group: str, left_out: str, load: Load, capsys: pytest.CaptureFixture[str]
+def test_a_recipes_keys_for_a_replaced_option_are_dropped_with_a_message(
+    typed: tuple[str, ...], group: str, dropped: str, load: Load, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = load(*typed)
     chosen = next(word.partition("=")[2] for word in typed if word.startswith(group))
     assert getattr(config, group).name == chosen
-    assert not hasattr(getattr(config, group), left_out)
-    assert capsys.readouterr().out.startswith(f"{group}={chosen} has no {left_out}: ")
+    assert not hasattr(getattr(config, group), dropped)
+    assert capsys.readouterr().out.startswith(f"{group}={chosen} has no {dropped}: ")
 
 
-def test_a_key_that_is_typed_for_a_replaced_option_is_refused(refuse: Callable[..., str]) -> None:
+def test_an_override_of_a_key_of_a_replaced_option_is_refused(refuse: Callable[..., str]) -> None:
     message = refuse("experiment=nanogpt_shakespeare_char_cpu", "optimizer=sgd", "optimizer.betas=[0.1,0.2]")
     assert message.startswith("optimizer.betas is a key of another optimizer")
 
 
-def test_an_error_is_one_visible_line_whatever_it_quotes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_is_one_printable_line(capsys: pytest.CaptureFixture[str]) -> None:
     @one_line_errors
     def command() -> None:
         raise FolioError("a\nb\x1b[2J\udcff\u202e")

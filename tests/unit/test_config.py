@@ -1,4 +1,4 @@
-"""Every shipped YAML makes a run, and no config that cannot run gets past the checks."""
+"""Every shipped YAML file gives a config that can run, and the checks refuse every config that cannot."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from folio.config.checks import check_config, check_split_lengths, fill_vocab_size
+from folio.config.checks import check_config, check_split_lengths
 from folio.config.objective import PrefixLMConfig
 from folio.config.run import RunConfig
 from folio.config.schedule import CosineScheduleConfig
 from folio.config.section import ConfigError
+from folio.config.updates import with_vocab_size
 from folio.data.tokenizers.registry import TOKENIZERS, VOCAB_SIZES
 from folio.models import build_model
 from folio.optim.optimizers import build_optimizer
@@ -25,7 +26,7 @@ Compose = Callable[..., RunConfig]
 
 CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.glob("*/*.yaml"))
-NEEDED_BESIDE = {
+ALSO_NEEDED = {
     Path("data/text_file"): ["data.path=my.txt"],
     Path("data/text_files"): ["data.path=corpus/**/*.txt"],
     Path("data/huggingface"): ["data.path=roneneldan/TinyStories"],
@@ -136,39 +137,39 @@ def keys_of_errors(values: dict[str, Any]) -> list[str]:
     return [".".join(map(str, error["loc"])) for error in caught.value.errors()]
 
 
-def test_there_are_options_to_look_at() -> None:
+def test_the_options_are_found() -> None:
     groups = {"data", "tokenizer", "model", "objective", "optimizer", "schedule", "experiment"}
     assert {path.parts[0] for path in OPTIONS} >= groups
     assert OPTIONS.count(Path("model/gpt2_small")) == 1
-    assert set(NEEDED_BESIDE) <= set(OPTIONS)
+    assert set(ALSO_NEEDED) <= set(OPTIONS)
 
 
-def test_every_shipped_file_is_an_option_or_the_whole() -> None:
+def test_every_shipped_file_is_an_option_or_train_yaml() -> None:
     files = {path.relative_to(CONF).with_suffix("") for path in CONF.rglob("*.y*ml")}
     assert files == {Path("train"), *OPTIONS}
 
 
 @pytest.mark.parametrize("option", [None, *OPTIONS], ids=str)
 def test_every_shipped_option_composes_passes_the_checks_and_builds(option: Path | None, compose: Compose) -> None:
-    typed = [] if option is None else ["=".join(option.parts), *NEEDED_BESIDE.get(option, [])]
+    typed = [] if option is None else ["=".join(option.parts), *ALSO_NEEDED.get(option, [])]
     config = compose(*typed)
     check_config(config)
     tokenizer_vocab_size = VOCAB_SIZES.get(config.tokenizer.name, 65)
-    settled = fill_vocab_size(config, tokenizer_vocab_size)
-    assert settled.model.vocab_size is not None
+    config = with_vocab_size(config, tokenizer_vocab_size)
+    assert config.model.vocab_size is not None
     with torch.device("meta"):  # shapes without memory: gpt2_xl takes no longer than nano
-        model = build_model(settled.transformer_config(settled.model.vocab_size))
+        model = build_model(config.transformer_config(config.model.vocab_size))
     assert model.n_parameters > 0
-    optimizer = build_optimizer(model, settled.optimizer, fused=False)
+    optimizer = build_optimizer(model, config.optimizer, fused=False)
     updated = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert sum(parameter.numel() for parameter in updated) == model.n_parameters
-    rates = learning_rates(settled)
-    assert len(rates) == settled.training.max_steps
+    rates = learning_rates(config)
+    assert len(rates) == config.training.max_steps
     assert min(rates) >= 0.0 < max(rates) < 1.0
 
 
 @pytest.mark.parametrize("group", ["optimizer", "schedule"])
-def test_options_that_differ_build_what_differs(group: str, compose: Compose) -> None:
+def test_different_options_build_different_objects(group: str, compose: Compose) -> None:
     built = {}
     for path in sorted((CONF / group).glob("*.yaml")):
         config = compose(f"{group}={path.stem}", "model=debug")
@@ -178,7 +179,7 @@ def test_options_that_differ_build_what_differs(group: str, compose: Compose) ->
     assert len(set(built.values())) == len(built), built
 
 
-def test_tokenizers_of_the_config_are_those_of_the_code() -> None:
+def test_the_config_offers_the_tokenizers_of_the_code() -> None:
     options = {path.stem for path in (CONF / "tokenizer").glob("*.yaml")}
     assert options == set(TOKENIZERS)
 
@@ -243,7 +244,9 @@ def test_nanogpt_experiments_have_the_published_numbers(experiment: str, compose
 
 
 @pytest.mark.parametrize(("experiment", "n_symbols"), [("speedrun_char_cpu", 65), ("speedrun_bpe_cpu", 50_257)])
-def test_speedruns_keep_to_the_budget_of_nanogpts_cpu_recipe(experiment: str, n_symbols: int, compose: Compose) -> None:
+def test_speedruns_stay_within_the_budget_of_nanogpts_cpu_recipe(
+    experiment: str, n_symbols: int, compose: Compose
+) -> None:
     ours, nanogpt = compose(f"experiment={experiment}"), compose("experiment=nanogpt_shakespeare_char_cpu")
     assert n_parameters(ours, n_symbols) <= n_parameters(nanogpt, n_symbols)
     assert ours.training.max_steps == nanogpt.training.max_steps == 2000
@@ -258,12 +261,12 @@ def tokens_per_step(config: RunConfig) -> int:
     return config.training.batch_size * config.model.context_length
 
 
-def test_an_experiment_gives_way_to_the_command_line(compose: Compose) -> None:
+def test_the_command_line_overrides_an_experiment(compose: Compose) -> None:
     config = compose("experiment=nanogpt_shakespeare_char", "training.max_steps=7", "optimizer=adam", "tokenizer=gpt2")
     assert (config.training.max_steps, config.optimizer.name, config.tokenizer.name) == (7, "adam", "gpt2")
 
 
-def test_a_large_model_brings_its_recipe_and_gives_way_to_the_command_line(compose: Compose) -> None:
+def test_a_large_model_brings_its_recipe_which_the_command_line_overrides(compose: Compose) -> None:
     assert compose("model=gpt2_small").training.micro_batch_size == 8
     assert compose("model=gpt2_small", "training.micro_batch_size=4").training.micro_batch_size == 4
 
@@ -272,11 +275,11 @@ def test_a_large_model_brings_its_recipe_and_gives_way_to_the_command_line(compo
 @pytest.mark.parametrize("group", ["optimizer", "schedule"])
 def test_every_model_trains_with_every_optimizer_and_schedule(model: Path, group: str, compose: Compose) -> None:
     for path in (CONF / group).glob("*.yaml"):
-        check_config(compose("=".join(model.parts), *NEEDED_BESIDE.get(model, []), f"{group}={path.stem}"))
+        check_config(compose("=".join(model.parts), *ALSO_NEEDED.get(model, []), f"{group}={path.stem}"))
 
 
 @pytest.mark.parametrize("conditioning", ["hidden_cache", "cross_attention"])
-def test_the_encoder_decoder_takes_either_conditioning(conditioning: str, compose: Compose) -> None:
+def test_the_encoder_decoder_accepts_either_conditioning(conditioning: str, compose: Compose) -> None:
     config = compose("model=encoder_decoder_small", "objective=prefix_lm", f"conditioning={conditioning}")
     check_config(config)
     assert config.transformer_config(65).conditioning == conditioning
@@ -290,7 +293,7 @@ def test_the_encoder_decoder_takes_either_conditioning(conditioning: str, compos
     ],
 )
 @pytest.mark.parametrize("model", ["debug", "gpt2_small"])
-def test_every_size_comes_in_every_family(model: str, family: str, more: list[str], compose: Compose) -> None:
+def test_every_size_exists_in_every_family(model: str, family: str, more: list[str], compose: Compose) -> None:
     config = compose(f"model={model}", f"model.family={family}", *more)
     check_config(config)
     assert config.transformer_config(65).family == family
@@ -313,14 +316,14 @@ def test_a_run_is_named_after_its_data_and_model_unless_it_has_a_name() -> None:
 
 
 @pytest.mark.parametrize("section", [key for key, value in VALID.items() if isinstance(value, dict)])
-def test_every_section_refuses_a_key_that_it_does_not_know(section: str) -> None:
+def test_every_section_refuses_an_unknown_key(section: str) -> None:
     (key,) = keys_of_errors(changed({f"{section}.stranger": 1}))
     assert key.startswith(section)
     assert key.endswith(".stranger")
 
 
 @pytest.mark.parametrize("section", sorted(VALID))
-def test_every_key_has_to_be_there(section: str) -> None:
+def test_every_key_is_required(section: str) -> None:
     assert keys_of_errors({key: value for key, value in VALID.items() if key != section}) == [section]
 
 
@@ -344,7 +347,7 @@ def test_every_key_has_to_be_there(section: str) -> None:
         ("conditioning", False),
     ],
 )
-def test_a_value_of_another_type_is_refused_and_not_converted(key: str, value: object) -> None:
+def test_a_value_of_the_wrong_type_is_refused_not_converted(key: str, value: object) -> None:
     (wrong,) = keys_of_errors(changed({key: value}))
     assert wrong.startswith(key.partition(".")[0])
     assert wrong.endswith(key.rpartition(".")[2])
@@ -352,7 +355,7 @@ def test_a_value_of_another_type_is_refused_and_not_converted(key: str, value: o
 
 @pytest.mark.parametrize("key", ["optimizer.learning_rate", "optimizer.weight_decay", "model.dropout"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_number_is_finite(key: str, value: float) -> None:
+def test_a_number_must_be_finite(key: str, value: float) -> None:
     assert len(keys_of_errors(changed({key: value}))) == 1
 
 
@@ -386,7 +389,7 @@ OUT_OF_RANGE = {
 
 @pytest.mark.parametrize("key", OUT_OF_RANGE)
 @given(data=st.data())
-def test_a_number_out_of_its_range_is_refused(key: str, data: st.DataObject) -> None:
+def test_a_number_outside_its_range_is_refused(key: str, data: st.DataObject) -> None:
     (wrong,) = keys_of_errors(changed({key: data.draw(OUT_OF_RANGE[key])}))
     assert key.rpartition(".")[2] in wrong
 
@@ -426,7 +429,7 @@ MUON = {
         ("optimizer", MUON, "ns_steps", 5),
     ],
 )
-def test_schedules_and_muon_refuse_what_they_cannot_use(
+def test_schedules_and_muon_refuse_invalid_values(
     section: str, values: dict[str, Any], key: str, value: object
 ) -> None:
     config_of({section: values})
@@ -452,25 +455,25 @@ def test_schedules_and_muon_refuse_what_they_cannot_use(
         (PREFIX_LM, "mask_fraction", 0.15),
     ],
 )
-def test_an_objective_refuses_what_it_cannot_use(values: dict[str, Any], key: str, value: object) -> None:
+def test_objectives_refuse_invalid_values(values: dict[str, Any], key: str, value: object) -> None:
     config_of({"objective": values})
     (wrong,) = keys_of_errors(changed({"objective": {**values, key: value}}))
     assert wrong == f"objective.{values['name']}.{key}"
 
 
 @pytest.mark.parametrize("key", ["family", "norm_position", "norm", "activation", "init"])
-def test_a_choice_of_the_model_is_one_of_a_list(key: str) -> None:
+def test_a_choice_of_the_model_must_be_in_its_list(key: str) -> None:
     assert keys_of_errors(changed({f"model.{key}": "unheard_of"})) == [f"model.{key}"]
 
 
 @pytest.mark.parametrize("size", [None, 4, 8192])
-def test_a_word_vocabulary_has_a_size_or_none(size: int | None) -> None:
+def test_the_size_of_a_word_vocabulary_may_be_null(size: int | None) -> None:
     config = config_of({"tokenizer": {"name": "word", "max_vocab_size": size}})
     assert config.model_dump()["tokenizer"] == {"name": "word", "max_vocab_size": size}
 
 
 @pytest.mark.parametrize("size", [3, 0, -1, 8192.0, "8192", True])
-def test_a_word_vocabulary_too_small_or_no_number_is_refused(size: object) -> None:
+def test_an_invalid_size_of_a_word_vocabulary_is_refused(size: object) -> None:
     wrong = keys_of_errors(changed({"tokenizer": {"name": "word", "max_vocab_size": size}}))
     assert wrong == ["tokenizer.word.max_vocab_size"]
 
@@ -485,7 +488,7 @@ def test_only_a_word_vocabulary_has_a_size() -> None:
     beta=st.floats(min_value=0, max_value=1, exclude_max=True),
     steps=st.integers(1, 2**31 - 1),
 )
-def test_every_number_in_its_range_is_accepted_as_it_is(
+def test_every_number_in_its_range_is_accepted_unchanged(
     seed: int, learning_rate: float, beta: float, steps: int
 ) -> None:
     config = config_of(
@@ -501,15 +504,18 @@ def test_every_number_in_its_range_is_accepted_as_it_is(
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../up", "a/b", "a b", "-m", "a" * 101, "a\nb"])
-def test_a_run_name_is_no_path(name: str) -> None:
+def test_a_run_name_cannot_be_a_path(name: str) -> None:
     assert keys_of_errors(changed({"name": name})) == ["name"]
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"training.micro_batch_size": 5}, ("training.batch_size=12", "training.micro_batch_size=5", "try 4")),
-        ({"training.micro_batch_size": 24}, ("training.batch_size=12", "training.micro_batch_size=24", "try 12")),
+        (
+            {"training.micro_batch_size": 5},
+            ("training.batch_size=12", "training.micro_batch_size=5", "try training.micro_batch_size=4"),
+        ),
+        ({"training.micro_batch_size": 24}, ("training.batch_size=12", "training.micro_batch_size=24", "size=12")),
         (
             {"schedule.min_learning_rate": 0.02},
             ("schedule.min_learning_rate=0.02", "optimizer.learning_rate=0.01"),
@@ -524,7 +530,7 @@ def test_a_run_name_is_no_path(name: str) -> None:
         ),
         (
             {"trainer.devices": 2, "training.micro_batch_size": 4},
-            ("6 sequences of each device", "training.batch_size=12 over 2", "training.micro_batch_size=4", "try 3"),
+            ("training.batch_size=12 over 2 processes, 6 sequences each", "training.micro_batch_size=4", "size=3"),
         ),
         ({"trainer.devices": 2, "trainer.accelerator": "mps"}, ("trainer.devices=2", "trainer.devices=1")),
         ({"trainer.strategy": "fsdp"}, ("trainer.strategy=fsdp", "GPUs", "trainer.accelerator=cpu")),
@@ -575,7 +581,9 @@ def test_a_run_name_is_no_path(name: str) -> None:
     ],
     ids=str,
 )
-def test_values_that_do_not_go_together_are_named_in_one_line(changes: dict[str, Any], words: tuple[str, ...]) -> None:
+def test_values_that_contradict_each_other_are_named_in_one_line(
+    changes: dict[str, Any], words: tuple[str, ...]
+) -> None:
     with pytest.raises(ConfigError) as caught:
         check_config(config_of(changes))
     message = str(caught.value)
@@ -593,7 +601,7 @@ def test_values_that_do_not_go_together_are_named_in_one_line(changes: dict[str,
         {"schedule": {**WSD, "warmup_steps": 2, "decay_share": 0.9}},  # 20 x (1 - 0.9) is less than 2 in floats
         {"schedule.min_learning_rate": None, "optimizer.learning_rate": 1e-9},
         {"schedule.warmup_steps": 19},
-        # The constant schedule may end in its warm-up, and has no lowest rate.
+        # The constant schedule may end during its warm-up, and has no lowest rate.
         {"schedule": {"name": "constant", "warmup_steps": 100}},
         {"schedule": {"name": "noam", "warmup_steps": 4000, "scale": 1.0}},
         {"data": {"name": "text_file", "path": "my.txt", "window_order": "shuffled"}},
@@ -606,36 +614,36 @@ def test_values_that_do_not_go_together_are_named_in_one_line(changes: dict[str,
     ],
     ids=str,
 )
-def test_values_that_go_together_pass(changes: dict[str, Any]) -> None:
+def test_values_that_fit_together_pass(changes: dict[str, Any]) -> None:
     config = config_of(changes)
     check_config(config)
     assert config == config_of(changes)
 
 
-def test_a_schedule_is_chosen_by_its_name() -> None:
+def test_the_name_selects_the_schedule() -> None:
     assert isinstance(config_of({}).schedule, CosineScheduleConfig)
     wrong = keys_of_errors(changed({"schedule.name": "constant"}))
     assert wrong == ["schedule.constant.min_learning_rate"]
 
 
-@pytest.mark.parametrize(("given_size", "settled"), [(None, 65), (65, 65), (100, 100), (128, 128)])
-def test_the_tokenizer_owns_the_vocabulary_which_may_be_padded_to_128(given_size: int | None, settled: int) -> None:
+@pytest.mark.parametrize(("given_size", "filled"), [(None, 65), (65, 65), (100, 100), (128, 128)])
+def test_the_tokenizer_decides_the_vocabulary_which_may_be_padded_to_128(given_size: int | None, filled: int) -> None:
     config = config_of({"model.vocab_size": given_size})
-    assert fill_vocab_size(config, 65) == config_of({"model.vocab_size": settled})
+    assert with_vocab_size(config, 65) == config_of({"model.vocab_size": filled})
 
 
-@pytest.mark.parametrize(("given_size", "settled"), [(None, 66), (66, 66), (128, 128)])
-def test_the_vocabulary_of_an_encoder_has_one_symbol_more_for_the_mask(given_size: int | None, settled: int) -> None:
+@pytest.mark.parametrize(("given_size", "filled"), [(None, 66), (66, 66), (128, 128)])
+def test_the_vocabulary_of_an_encoder_has_one_more_symbol_for_the_mask(given_size: int | None, filled: int) -> None:
     config = config_of(ENCODER | {"model.vocab_size": given_size})
-    assert fill_vocab_size(config, 65).model.vocab_size == settled
+    assert with_vocab_size(config, 65).model.vocab_size == filled
     with pytest.raises(
-        ConfigError, match=r"^model\.vocab_size=65 .*tokenizer=char .*66 symbols, the mask included; .*128"
+        ConfigError, match=r"^model\.vocab_size=65 .*tokenizer=char .*66 symbols, including the mask; .*128"
     ):
-        fill_vocab_size(config_of(ENCODER | {"model.vocab_size": 65}), 65)
+        with_vocab_size(config_of(ENCODER | {"model.vocab_size": 65}), 65)
 
 
-def test_an_encoder_decoder_needs_no_symbol_besides_the_tokenizers() -> None:
-    assert fill_vocab_size(config_of(ENCODER_DECODER), 65).model.vocab_size == 65
+def test_an_encoder_decoder_needs_no_extra_symbol() -> None:
+    assert with_vocab_size(config_of(ENCODER_DECODER), 65).model.vocab_size == 65
 
 
 def test_the_longest_prefix_is_the_context_unless_it_is_given() -> None:
@@ -644,19 +652,19 @@ def test_the_longest_prefix_is_the_context_unless_it_is_given() -> None:
 
 
 def test_a_vocabulary_of_a_multiple_of_128_is_not_padded_further() -> None:
-    assert fill_vocab_size(config_of({"model.vocab_size": 128}), 128).model.vocab_size == 128
-    with pytest.raises(ConfigError, match="128 at most"):
-        fill_vocab_size(config_of({"model.vocab_size": 129}), 128)
+    assert with_vocab_size(config_of({"model.vocab_size": 128}), 128).model.vocab_size == 128
+    with pytest.raises(ConfigError, match="at most 128"):
+        with_vocab_size(config_of({"model.vocab_size": 129}), 128)
 
 
 @pytest.mark.parametrize("size", [0, 1, 64, 129, 50_304])
 def test_a_vocabulary_that_does_not_match_the_tokenizer_is_refused(size: int) -> None:
     with pytest.raises(ConfigError, match=rf"^model\.vocab_size={size} .*tokenizer=char .*65 .*128"):
-        fill_vocab_size(config_of({"model.vocab_size": size}), 65)
+        with_vocab_size(config_of({"model.vocab_size": size}), 65)
 
 
 @pytest.mark.parametrize(("n_train", "n_val", "split"), [(8, 100, "train"), (100, 8, "val"), (100, 0, "val")])
-def test_a_split_shorter_than_a_window_is_named(n_train: int, n_val: int, split: str) -> None:
+def test_a_split_shorter_than_a_window_is_refused(n_train: int, n_val: int, split: str) -> None:
     with pytest.raises(
         ConfigError, match=rf"^model\.context_length=8 .* {split} split of {min(n_train, n_val)} tokens"
     ):
@@ -669,12 +677,12 @@ def test_a_split_of_one_window_is_enough() -> None:
         check_split_lengths(config_of({}), 9, 8)
 
 
-def test_a_prefix_takes_its_part_of_a_split() -> None:
+def test_the_prefix_counts_as_part_of_a_window() -> None:
     config = config_of(ENCODER_DECODER | {"objective": {**PREFIX_LM, "max_prefix_length": 5}})
     check_split_lengths(config, 13, 13)
     with pytest.raises(ConfigError, match=r"^model\.context_length=8 .* val split of 12 tokens.*longest prefix = 13"):
         check_split_lengths(config, 13, 12)
 
 
-def test_lines_fit_into_any_split() -> None:
+def test_masked_lines_fit_into_any_split() -> None:
     check_split_lengths(config_of(ENCODER), 3, 1)

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from folio.cli.init_from import apply_init_from, explicit_model_keys
-from folio.config.checks import check_config, fill_vocab_size
+from folio.config.checks import check_config
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
+from folio.config.updates import with_vocab_size
 from folio.models import GPT, GPTConfig
 from folio.models.pretrained import save_gpt2
 
@@ -136,7 +137,7 @@ def test_the_recipe_crops_gpt2_and_trains_gently(tmp_path: Path, compose: Callab
     config = compose("experiment=finetune_gpt2", f"init_from={tmp_path / 'gpt2'}")
     config = apply_init_from(config, explicit_model_keys(["experiment=finetune_gpt2"], CONF), lambda line: None)
     check_config(config)
-    assert fill_vocab_size(config, 50_257).model == config.model
+    assert with_vocab_size(config, 50_257).model == config.model
     assert (config.model.context_length, config.model.dropout, config.tokenizer.name) == (256, 0.1, "gpt2")
     assert config.optimizer.learning_rate <= 5e-5
 
@@ -144,11 +145,11 @@ def test_the_recipe_crops_gpt2_and_trains_gently(tmp_path: Path, compose: Callab
 def test_a_tokenizer_of_another_size_is_refused_with_both_names(begin: Begin) -> None:
     config = begin("tokenizer=gpt2")
     with pytest.raises(ConfigError) as caught:
-        fill_vocab_size(config, 50_257)
+        with_vocab_size(config, 50_257)
     message = str(caught.value)
     for word in ("tokenizer=gpt2 has 50257 symbols", f"init_from={config.init_from} has 65", "tokenizer=gpt2"):
         assert word in message
-    assert fill_vocab_size(config, 65).model.vocab_size == 65
+    assert with_vocab_size(config, 65).model.vocab_size == 65
 
 
 def test_a_broken_folder_is_named_with_what_is_wrong(begin: Begin, folder: Path) -> None:

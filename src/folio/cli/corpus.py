@@ -95,7 +95,7 @@ def data_of(trained: Any, data_dir: Path | None) -> PreparedData:
 def check_data(config: RunConfig, data: PreparedData) -> None:
     """Whether both splits hold what the objective reads. Raises: FolioError."""
     for part in data.parts:
-        check_split_lengths(config, part.train.info.n_tokens, part.val.info.n_tokens, f" of {part.name}")
+        check_split_lengths(config, part.train.info.n_tokens, part.val.info.n_tokens, part.name)
     check_split_lengths(config, data.train.info.n_tokens, data.val.info.n_tokens)
     if isinstance(config.objective, MaskedLMConfig):
         newlines = line_breaks(data.tokenizer).tolist()

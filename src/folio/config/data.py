@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from folio.config.section import Count, Positive, Section, Text
+from folio.config.section import ConfigError, Count, Positive, Section, Text
 from folio.data.corpora.named_texts import NAMED_TEXTS, TEXT_FILE
 
 if TYPE_CHECKING:
@@ -20,7 +20,31 @@ WindowOrder = Literal["random", "shuffled"]
 ValFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
-class TextConfig(Section):
+PATHS = {
+    TEXT_FILE: ("a file", "data.path=my.txt"),
+    "text_files": ("a pattern of files", "data.path='corpus/**/*.txt'"),
+    "huggingface": ("the name of a dataset", "data.path=roneneldan/TinyStories"),
+    "prepared": ("a folder that scripts/prepare_data.py made", "data.path=data/text_files/..."),
+}
+"""Meaning of data.path, with an example, for the corpora that need one."""
+
+
+class DataConfig(Section):
+    """Base class of the corpora."""
+
+    name: str
+    path: str | None
+
+    def check(self) -> None:
+        """Raises: ConfigError if `path` is missing or has no effect."""
+        if self.name in PATHS and self.path is None:
+            meaning, example = PATHS[self.name]
+            raise ConfigError(f"data.path=null: data={self.name} needs {meaning}; add {example}")
+        if self.name not in PATHS and self.path is not None:
+            raise ConfigError(f"data.path={self.path} has no effect with data={self.name}; add data=text_file")
+
+
+class TextConfig(DataConfig):
     """One text, split by place: the last tenth is for validation."""
 
     name: OneText
@@ -30,7 +54,7 @@ class TextConfig(Section):
     window_order: WindowOrder
 
 
-class TextFilesConfig(Section):
+class TextFilesConfig(DataConfig):
     """Documents in many files, split by document."""
 
     name: Literal["text_files"]
@@ -47,7 +71,7 @@ class TextFilesConfig(Section):
     window_order: WindowOrder
 
 
-class HuggingFaceConfig(Section):
+class HuggingFaceConfig(DataConfig):
     """A dataset of the Hugging Face Hub, split by document like text_files."""
 
     name: Literal["huggingface"]
@@ -62,7 +86,7 @@ class HuggingFaceConfig(Section):
     window_order: WindowOrder
 
 
-class PreparedConfig(Section):
+class PreparedConfig(DataConfig):
     """A folder that scripts/prepare_data.py made, wherever it is by now."""
 
     name: Literal["prepared"]
@@ -84,6 +108,12 @@ class PartConfig(Section):
     split: Text = "train"
     revision: Text | None = None
 
+    def check(self, key: str) -> None:
+        """Raises: ConfigError if `path` is missing or has no effect. `key` is the part's own key."""
+        if (self.path is None) == (self.name in PATHS):
+            rule = "has no effect" if self.path else f"must be {PATHS[self.name][0]}"
+            raise ConfigError(f"{key}.path={self.path or 'null'} {rule} with name: {self.name}")
+
 
 WeightOrPart = Annotated[
     Annotated[Positive, Tag("weight")] | Annotated[PartConfig, Tag("keys")],
@@ -101,15 +131,19 @@ class MixtureConfig(Section):
 
     @property
     def path(self) -> None:
-        return None
+        """None: the parts have paths."""
+
+    def check(self) -> None:
+        """Raises: ConfigError if there are no parts, or the path of one is missing or has no effect."""
+        if not self.parts:
+            given = "null" if self.parts is None else "{}"
+            raise ConfigError(
+                f"data.parts={given}: data=mixture needs corpora and their weights; add "
+                "data.parts='{tiny_shakespeare: 0.7, my.txt: 0.3}'"
+            )
+        for name, part in self.parts.items():
+            if isinstance(part, PartConfig):
+                part.check(f"data.parts.{name}")
 
 
 DataSources = TextConfig | TextFilesConfig | HuggingFaceConfig | PreparedConfig | MixtureConfig
-
-EXAMPLES = {
-    TEXT_FILE: ("a file", "data.path=my.txt"),
-    "text_files": ("a pattern of files", "data.path='corpus/**/*.txt'"),
-    "huggingface": ("the name of a dataset", "data.path=roneneldan/TinyStories"),
-    "prepared": ("a folder that scripts/prepare_data.py made", "data.path=data/text_files/..."),
-}
-"""What data.path is, for those that need one."""

@@ -1,5 +1,6 @@
 """The `training` section of the config: the loop."""
 
+import math
 from typing import Literal
 
 from folio.config.section import Count, Positive, Section
@@ -23,3 +24,10 @@ class TrainingConfig(Section):
     """Reaction to NaN or infinite gradients: stop the run, or skip the update of that step."""
     max_nan_steps: Count
     """Number of skipped updates in a row that stops the run."""
+
+
+def largest_micro_batch_size(per_process: int, at_most: int) -> int:
+    """Return the largest micro-batch size, up to `at_most`, that divides the share of a process in the batch, or 0."""
+    small = [divisor for divisor in range(1, math.isqrt(per_process) + 1) if per_process % divisor == 0]
+    divisors = (divisor for low in small for divisor in (low, per_process // low))
+    return max((divisor for divisor in divisors if divisor <= at_most), default=0)

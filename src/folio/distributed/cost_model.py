@@ -10,8 +10,8 @@ from typing import Literal
 
 import torch
 
-from folio.config.checks import largest_divisor
 from folio.config.run import RunConfig
+from folio.config.training import largest_micro_batch_size
 from folio.models import TransformerConfig, build_model
 
 Bottleneck = Literal["products", "links", "memory"]
@@ -236,9 +236,9 @@ def plan(
     # A twentieth is left to what nobody counts: the allocator's gaps, kernels, workspaces.
     usable = 0.95 * machine.memory
     size = min(own, config.training.micro_batch_size or own)
-    size = largest_divisor(own, size)
+    size = largest_micro_batch_size(own, size)
     while size > 1 and needs(size).total > usable:
-        size = largest_divisor(own, size - 1)
+        size = largest_micro_batch_size(own, size - 1)
     need = needs(size)
     flops = step_flops(shape, config.training.batch_size, activation_checkpointing)
     compute_s = flops / n_devices / (machine.peak * machine.utilization)
