@@ -19,9 +19,9 @@ from folio.distributed.devices import resolve_device
 from folio.objectives.evaluation import evaluate
 from folio.runtime.console import start_log
 from folio.training.assembly import TrainingParts
+from folio.training.callbacks.base import ends_step
 from folio.training.context import RunOrigin, build_context
 from folio.training.trainer import build_trainer
-from folio.training.trainer_state import ends_step
 
 
 class NoMoreStepsError(Exception):

@@ -53,7 +53,7 @@ def assert_one_line(process: "subprocess.Popen[str]", said: str, words: str) -> 
     assert "Traceback" not in said
     (error,) = [line for line in said.splitlines() if line.startswith("error: ")]
     assert re.search(words, error), error
-    assert re.search(r"last\.ckpt has step \d+: go on with .*train\.py resume=", error), error
+    assert re.search(r"last\.ckpt has step \d+: resume with .*train\.py resume=", error), error
 
 
 def assert_goes_on(workspace: Workspace, run: Run) -> None:
@@ -120,7 +120,7 @@ def test_a_run_folder_that_is_removed_is_made_again_with_the_next_checkpoint(wor
         # Out of the way first: the run writes on, and no folder can be emptied that is being filled.
         shutil.rmtree(run.folder.rename(workspace.folder / "removed"))
         assert process.stdout is not None
-        assert any("was removed and is made again" in line for line in process.stdout)
+        assert any("was removed and is written again" in line for line in process.stdout)
         process.send_signal(signal.SIGTERM)
         said = last_words(process)
     assert process.returncode == 143, said
@@ -256,7 +256,7 @@ def test_a_second_ctrl_c_stops_at_once_and_keeps_the_last_checkpoint(workspace: 
     process.stdout.close()
     assert process.returncode == 130, said
     assert "Traceback" not in said
-    assert re.search(r"^stopped at once by SIGINT; last\.ckpt has step 20: go on with .*train\.py resume=", said, re.M)
+    assert re.search(r"^stopped at once by SIGINT; last\.ckpt has step 20: resume with .*train\.py resume=", said, re.M)
     (folder,) = workspace.runs()
     assert Run(folder).checkpoint()["global_step"] == 20
 

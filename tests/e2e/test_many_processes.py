@@ -112,7 +112,7 @@ def test_a_killed_process_ends_the_run_with_a_line_and_another_number_of_them_go
     assert time.monotonic() - killed_at < 60
     assert process.returncode == 2
     (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
-    told = re.search(r"process 1 of 2 was killed by SIGKILL.*last\.ckpt has step (\d+): go on with .*resume=", line)
+    told = re.search(r"process 1 of 2 was killed by SIGKILL.*last\.ckpt has step (\d+): resume with .*resume=", line)
     assert told, said
     assert "Traceback" not in said
     (folder,) = workspace.runs()
@@ -184,7 +184,7 @@ def test_a_signal_saves_in_all_processes_and_the_run_ends_in_the_bits_of_one_tha
     (folder,) = workspace.runs()
     run = Run(folder)
     stopped_at = run.checkpoint()["global_step"]
-    assert f"stopped by {number.name} after step {stopped_at}; go on with:" in said
+    assert f"stopped by {number.name}; last.ckpt has step {stopped_at}: resume with " in said
     assert run.metrics["status"] == "interrupted"
     assert len(run.checkpoint()["folio"]["ranks"]) == 2
     to_end = f"training.max_steps={stopped_at + 30}"

@@ -12,7 +12,7 @@ import yaml
 from workspace import FAMILIES, TINY, Run, Workspace
 
 from folio.config.migrations import NEW_KEYS
-from folio.runs.checkpoints import FORMAT
+from folio.runs.checkpoints import CALLBACK_KEYS_BEFORE_4, FORMAT
 from folio.runs.folders import list_checkpoints
 
 LONG = (
@@ -148,8 +148,9 @@ def as_an_older_folio_left_it(run: Run) -> None:
         folio["format"] = 2
         del folio["version"], folio["gradients"], folio["model"]["attention_dropout"]
         folio["config"] = without_later_keys(folio["config"])
-        curves = state["callbacks"]["MetricLogger"]
-        del curves["val"], curves["val_step"], curves["recent_losses"]
+        state["callbacks"] = {name: state["callbacks"][key] for name, key in CALLBACK_KEYS_BEFORE_4.items()}
+        for key in ("val", "val_step", "recent_losses"):
+            del state["callbacks"]["Curves"][key]
         torch.save(state, file)
     (run.folder / "config.yaml").write_text(yaml.safe_dump(without_later_keys(run.config)))
 

@@ -317,7 +317,7 @@ def test_a_search_survives_failing_trials_and_a_kill_and_gives_up_what_is_hopele
     for name, status in reached.items():
         assert (status == "failed") == ("d_model=5" in name)
     assert "best: val/bits_per_byte" in said
-    assert re.search(r"^ended early after step \d+: val/bits_per_byte .* is worse than the median", said, re.MULTILINE)
+    assert re.search(r"^pruned after step \d+: val/bits_per_byte .* is worse than the median", said, re.MULTILINE)
     pruned = next(name for name, status in reached.items() if status == "pruned")
     metrics = Run(sweep_folder(workspace) / pruned).metrics
     assert metrics["status"] == "pruned"

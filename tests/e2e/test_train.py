@@ -1,5 +1,6 @@
 """What `python train.py` leaves behind, and that it leaves the same behind again."""
 
+import ast
 import json
 import math
 import os
@@ -7,7 +8,7 @@ import pty
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
 
@@ -129,6 +130,29 @@ def test_a_checkpoint_is_plain_data_that_stands_alone(name: str, finished_run: R
     assert folio["val"]["loss_nats"] == finished_run.metrics["val/loss_nats"]
     assert state["global_step"] == 20
     assert state["optimizer_states"]
+
+
+def test_a_checkpoint_holds_no_name_of_a_class_of_ours(finished_run: Run) -> None:
+    """A class can then be renamed without breaking the checkpoints of older runs."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "src" / "folio").rglob("*.py")]
+    classes = {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    assert {"MetricLogger", "LanguageModel"} <= classes
+    state = finished_run.checkpoint()
+    assert state["callbacks"].keys() == {"metrics", "checkpoints", "throughput"}
+    assert not classes & set(words_in(state))
+
+
+def words_in(value: object) -> Iterator[str]:
+    """Yield every key and every text of nested plain values."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from words_in(key)
+            yield from words_in(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from words_in(inner)
 
 
 def test_the_config_file_alone_repeats_the_run(finished_run: Run, workspace: Workspace) -> None:

@@ -17,7 +17,8 @@ from folio.config.run import RunConfig
 from folio.data.tokenizers.char import CharTokenizer
 from folio.data.tokenizers.registry import state_to_json
 from folio.models import build_model
-from folio.runs.checkpoints import CheckpointMetadata, rng_state, save
+from folio.runs.checkpoints import CheckpointMetadata, save_checkpoint
+from folio.training.rank_state import get_rng_state
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 TOKENIZER = CharTokenizer("\n :EMORabcdefg")
@@ -177,13 +178,13 @@ def place(tmp_path_factory: pytest.TempPathFactory, compose: Callable[..., RunCo
         "state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()},
         "global_step": 7,
         "folio": {
-            **CheckpointMetadata(config.model_dump(), model.config, TOKENIZER).to_plain(),
-            "rng": rng_state(),
+            **CheckpointMetadata(config, model.config, TOKENIZER).to_dict(),
+            "rng": get_rng_state(),
             "val": {},
         },
     }
     for name in ("best", "last"):
-        save(state, folder / "run" / "checkpoints" / f"{name}.ckpt")
+        save_checkpoint(state, folder / "run" / "checkpoints" / f"{name}.ckpt")
     (folder / "run" / "config.yaml").write_text(yaml.safe_dump(config.model_dump()))
     (folder / "run" / "tokenizer.json").write_bytes(state_to_json(TOKENIZER.state()))
     (folder / "file").write_text("no run")

@@ -11,7 +11,7 @@ from torch import nn
 from folio.config.run import RunConfig
 from folio.optim.optimizers import build_optimizer
 from folio.training.divergence import Diverged, GradientMonitor, SpikeDetector, all_finite
-from folio.training.module import RunningMeans
+from folio.training.running_means import RunningMeans
 
 NAN, INF = math.nan, math.inf
 
@@ -45,7 +45,7 @@ def test_so_many_in_a_row_stop_a_run_that_skips_them(watch: Callable[..., Gradie
 def test_a_run_that_goes_on_counts_on(watch: Callable[..., GradientMonitor]) -> None:
     first, second = (watch("training.on_nan=skip", "training.max_nan_steps=3") for _ in range(2))
     norms(first, NAN, NAN)
-    second.load_state(first.state())
+    second.load_state_dict(first.state_dict())
     assert second.n_skipped == 2
     with pytest.raises(Diverged, match=r"3 such steps in a row"):
         norms(second, NAN)
@@ -113,29 +113,29 @@ def test_a_step_that_was_not_taken_is_not_in_the_means() -> None:
     means = RunningMeans()
     for losses, taken in (((1.0, 3.0), True), ((NAN, 5.0), False), ((2.0, 6.0), True), ((NAN, NAN), False)):
         for loss in losses:
-            means.add(torch.tensor(loss), torch.tensor(0.5))
+            means.update(torch.tensor(loss), torch.tensor(0.5))
         means.commit() if taken else means.rollback()
-    assert means.take() == (3.0, 0.5)
-    means.add(torch.tensor(NAN), torch.tensor(0.5))
+    assert means.compute_and_reset() == (3.0, 0.5)
+    means.update(torch.tensor(NAN), torch.tensor(0.5))
     means.rollback()
-    assert means.take() is None
+    assert means.compute_and_reset() is None
 
 
 def test_a_spike_is_a_loss_a_nat_above_the_median_before() -> None:
     watch = SpikeDetector()
     falling = [9.0, 5.0, 4.0, 3.5, 3.3, 3.2]
-    assert [watch.spike(loss) for loss in falling] == [None] * 6
-    assert watch.spike(4.7) is None  # the median is 3.75
-    assert watch.spike(5.1) == 4.0
-    assert watch.spike(3.0) is None
+    assert [watch.update(loss) for loss in falling] == [None] * 6
+    assert watch.update(4.7) is None  # the median is 3.75
+    assert watch.update(5.1) == 4.0
+    assert watch.update(3.0) is None
 
 
 def test_the_first_losses_are_no_spikes_whatever_they_are() -> None:
     watch = SpikeDetector()
-    assert [watch.spike(loss) for loss in (1.0, 1.0, 9.0, 1.0, 9.0)] == [None] * 5
-    assert watch.spike(9.0) == 1.0
+    assert [watch.update(loss) for loss in (1.0, 1.0, 9.0, 1.0, 9.0)] == [None] * 5
+    assert watch.update(9.0) == 1.0
 
 
 def test_only_the_last_losses_count() -> None:
-    watch = SpikeDetector([1.0] * 5 + [5.0] * SpikeDetector.N_BEFORE)
-    assert watch.spike(5.5) is None
+    watch = SpikeDetector([1.0] * 5 + [5.0] * SpikeDetector.WINDOW)
+    assert watch.update(5.5) is None

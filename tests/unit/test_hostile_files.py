@@ -33,7 +33,7 @@ from folio.models import GPT
 from folio.models.gpt2_folder import check_gpt2_folder
 from folio.models.gpt2_format import GPT2FormatError
 from folio.models.pretrained import load_gpt2, save_gpt2
-from folio.runs.checkpoints import CheckpointMetadata, load, load_checkpoint, save
+from folio.runs.checkpoints import CheckpointMetadata, load_checkpoint, read_checkpoint, save_checkpoint
 from folio.runs.folders import find_checkpoint, read_config
 from folio.runtime.errors import FolioError
 from folio.runtime.terminal import printable
@@ -56,7 +56,7 @@ def state(compose: Callable[..., RunConfig]) -> dict[str, Any]:
     return {
         "state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()},
         "global_step": 7,
-        "folio": {**CheckpointMetadata(config.model_dump(), model.config, TOKENIZER).to_plain(), "val": {}},
+        "folio": {**CheckpointMetadata(config, model.config, TOKENIZER).to_dict(), "val": {}},
     }
 
 
@@ -120,7 +120,7 @@ def test_nothing_in_the_package_reads_what_may_be_a_program() -> None:
 
 
 def test_a_checkpoint_that_is_packed_is_not_unpacked(state: dict[str, Any], tmp_path: Path) -> None:
-    save(state, tmp_path / "good.ckpt")
+    save_checkpoint(state, tmp_path / "good.ckpt")
     with zipfile.ZipFile(tmp_path / "good.ckpt") as good, zipfile.ZipFile(tmp_path / "bomb.ckpt", "w") as bomb:
         for name in good.namelist():
             bomb.writestr(name, good.read(name), zipfile.ZIP_DEFLATED)
@@ -149,7 +149,7 @@ def test_a_shape_that_the_weights_do_not_have_is_refused_before_memory_is_taken(
     change: dict[str, Any], state: dict[str, Any], tmp_path: Path
 ) -> None:
     state["folio"]["model"] |= change
-    save(state, tmp_path / "lie.ckpt")
+    save_checkpoint(state, tmp_path / "lie.ckpt")
     assert "is damaged" in refused(tmp_path / "lie.ckpt")
 
 
@@ -169,20 +169,20 @@ def test_a_part_of_a_checkpoint_that_is_something_else_is_one_line(
     key: str, value: object, state: dict[str, Any], tmp_path: Path
 ) -> None:
     (state if key == "state_dict" else state["folio"])[key] = value
-    save(state, tmp_path / "part.ckpt")
+    save_checkpoint(state, tmp_path / "part.ckpt")
     refused(tmp_path / "part.ckpt")
 
 
 @pytest.mark.parametrize("key", ["state_dict", "global_step", "config", "model", "tokenizer", "val"])
 def test_a_part_of_a_checkpoint_that_is_missing_is_one_line(key: str, state: dict[str, Any], tmp_path: Path) -> None:
     del (state["folio"] if key in state["folio"] else state)[key]
-    save(state, tmp_path / "part.ckpt")
+    save_checkpoint(state, tmp_path / "part.ckpt")
     refused(tmp_path / "part.ckpt")
 
 
 def test_a_class_named_in_a_config_is_a_key_that_is_not_known(state: dict[str, Any], tmp_path: Path) -> None:
     state["folio"]["config"]["trainer"]["_target_"] = "os.system"
-    save(state, tmp_path / "target.ckpt")
+    save_checkpoint(state, tmp_path / "target.ckpt")
     assert "trainer._target_" in refused(tmp_path / "target.ckpt")
 
 
@@ -365,6 +365,6 @@ log.info("a\\x1b[2J<b>[red]")
 
 
 def test_a_good_checkpoint_is_still_read(state: dict[str, Any], tmp_path: Path) -> None:
-    save(state, tmp_path / "good.ckpt")
+    save_checkpoint(state, tmp_path / "good.ckpt")
     assert load_checkpoint(tmp_path / "good.ckpt", "cpu").step == 7
-    assert load(tmp_path / "good.ckpt")["global_step"] == 7
+    assert read_checkpoint(tmp_path / "good.ckpt")["global_step"] == 7

@@ -10,7 +10,7 @@ from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from folio.config.run import RunConfig
-from folio.training.loggers.hparams import METRICS, USUAL, begin_session, columns, end_session, flatten
+from folio.training.loggers.hparams import METRICS, USUAL_KEYS, columns, flatten, log_end, log_start
 
 Compose = Callable[..., RunConfig]
 
@@ -38,14 +38,14 @@ def test_values_keep_their_kinds_and_null_has_no_value() -> None:
 
 
 def test_what_people_vary_are_keys_of_the_config(compose: Compose) -> None:
-    assert set(USUAL) <= flatten(compose().model_dump()).keys()
+    assert set(USUAL_KEYS) <= flatten(compose().model_dump()).keys()
 
 
 def test_columns_are_what_people_vary_with_what_is_compared_in_front(compose: Compose) -> None:
     values = flatten(compose("model=debug", "optimizer.eps=1e-6").model_dump())
     experiment = columns(values, ["positional_encoding", "optimizer.eps", "seed", "experiment", "data_dir"])
     assert first_columns(experiment) == ["positional_encoding.name", "optimizer.eps", "seed"]  # name is null here
-    assert {info.name for info in experiment.hparam_infos} == {*USUAL, "optimizer.eps"}
+    assert {info.name for info in experiment.hparam_infos} == {*USUAL_KEYS, "optimizer.eps"}
     kinds = {info.name: info.type for info in experiment.hparam_infos}
     assert kinds["model.name"] == api_pb2.DATA_TYPE_STRING
     assert kinds["optimizer.learning_rate"] == kinds["seed"] == api_pb2.DATA_TYPE_FLOAT64
@@ -58,24 +58,24 @@ def test_a_recipe_is_compared_by_its_name(compose: Compose) -> None:
 
 
 def test_a_run_is_shown_from_its_beginning_and_its_end_is_told_once(tmp_path: Path) -> None:
-    begin_session(tmp_path, VALUES, ["seed"])
+    log_start(tmp_path, VALUES, ["seed"])
     begun = told(tmp_path)
     assert begun.keys() == {"experiment", "session_start_info"}
     hparams = begun["session_start_info"].session_start_info.hparams
     assert (hparams["seed"].number_value, hparams["model.name"].string_value) == (1, "debug")
     assert hparams["model.bias"].HasField("bool_value")
     assert begun["session_start_info"].session_start_info.group_name == "", "equal runs are not averaged"
-    end_session(tmp_path, finished=True)
+    log_end(tmp_path, succeeded=True)
     ended = told(tmp_path)
     assert ended["session_end_info"].session_end_info.status == api_pb2.STATUS_SUCCESS
     assert ended["session_start_info"] == begun["session_start_info"]
 
 
 def test_a_run_that_goes_on_takes_back_its_failure_and_keeps_its_columns(tmp_path: Path) -> None:
-    begin_session(tmp_path, VALUES, ["seed"])
-    end_session(tmp_path, finished=False)
+    log_start(tmp_path, VALUES, ["seed"])
+    log_end(tmp_path, succeeded=False)
     assert told(tmp_path)["session_end_info"].session_end_info.status == api_pb2.STATUS_FAILURE
-    begin_session(tmp_path, {**VALUES, "seed": 2}, ["resume"], goes_on=True)
+    log_start(tmp_path, {**VALUES, "seed": 2}, ["resume"], resumed=True)
     now = told(tmp_path)
     assert "session_end_info" not in now
     assert now["session_start_info"].session_start_info.hparams["seed"].number_value == 2
@@ -83,9 +83,9 @@ def test_a_run_that_goes_on_takes_back_its_failure_and_keeps_its_columns(tmp_pat
 
 
 def test_a_run_that_begins_anew_says_everything_anew(tmp_path: Path) -> None:
-    begin_session(tmp_path, VALUES, ["seed"])
-    end_session(tmp_path, finished=False)
-    begin_session(tmp_path, VALUES, ["model"])
+    log_start(tmp_path, VALUES, ["seed"])
+    log_end(tmp_path, succeeded=False)
+    log_start(tmp_path, VALUES, ["model"])
     assert first_columns(told(tmp_path)["experiment"].experiment) == ["model.name"]
     assert "session_end_info" not in told(tmp_path)
 
@@ -93,6 +93,6 @@ def test_a_run_that_begins_anew_says_everything_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["file", "file/below"])
 def test_trouble_with_the_folder_does_not_end_the_run(place: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    begin_session(tmp_path / place, VALUES, ["seed"])
-    end_session(tmp_path / place, finished=True)
+    log_start(tmp_path / place, VALUES, ["seed"])
+    log_end(tmp_path / place, succeeded=True)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -1,6 +1,5 @@
 """Processes that train together: who is which, what each reads, and how they stop."""
 
-from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +11,6 @@ import torch
 from hydra import compose as compose_hydra
 from hydra import initialize_config_dir
 
-from folio.config.run import RunConfig
 from folio.config.section import ConfigError
 from folio.config.trainer import TrainerConfig
 from folio.data.batches.batch import IGNORE_INDEX
@@ -28,7 +26,6 @@ from folio.runtime import signals, slurm
 from folio.runtime.signals import stop_signals
 from folio.runtime.slurm import requeue_job
 from folio.training.callbacks.stopping import StopOnSignal
-from folio.training.module import accumulation_of, mean_state, seed_of_rank, shift_micro_batches
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
 SRUN = {
@@ -119,39 +116,6 @@ def test_alone_nothing_is_sent() -> None:
     assert distributed.broadcast(lambda: "made") == "made"
 
 
-def test_dropout_is_another_in_each_process_and_the_same_for_the_same_seed() -> None:
-    seeds = {seed_of_rank(seed, rank, step) for seed in (1, 2) for rank in (1, 2, 3) for step in (0, 10)}
-    assert len(seeds) == 12
-    assert all(0 <= seed < 2**63 for seed in seeds)
-    assert seed_of_rank(1, 2, 3) == seed_of_rank(1, 2, 3)
-
-
-def test_counts_of_micro_batches_follow_another_accumulation() -> None:
-    counts = {"ready": 50, "started": 50, "processed": 50, "completed": 49}
-    loops = {"fit_loop": {"epoch_loop.batch_progress": {"total": dict(counts), "current": dict(counts)}}}
-    shift_micro_batches(loops, 25 * (4 - 2))
-    moved = {"ready": 100, "started": 100, "processed": 100, "completed": 99}
-    assert loops["fit_loop"]["epoch_loop.batch_progress"] == {"total": moved, "current": moved}
-
-
-def test_the_accumulation_of_a_checkpoint_is_in_its_config(compose: Callable[..., RunConfig]) -> None:
-    words = ("training.batch_size=16", "training.micro_batch_size=2")
-    for trainer_words, expected in (((), 8), (("trainer=ddp_cpu",), 4)):
-        config = compose(*words, *trainer_words)
-        assert accumulation_of(config.model_dump()) == config.accumulate_grad_batches == expected
-    older = compose(*words).model_dump()
-    del older["trainer"]["num_nodes"]
-    assert accumulation_of(older) == 8
-
-
-def test_means_of_all_processes_are_the_mean_of_each() -> None:
-    states = [{"sums": torch.tensor([loss, 0.5]), "count": 3} for loss in (1.0, 3.0)]
-    mean = mean_state(states)
-    assert mean["count"] == 3
-    assert mean["sums"].tolist() == [2.0, 0.5]
-    assert mean_state([{"sums": None, "count": 0}] * 2) == {"sums": None, "count": 0}
-
-
 def test_computing_blocks_again_changes_no_bit() -> None:
     shape = GPTConfig(vocab_size=65, n_layers=2, n_heads=2, d_model=16, context_length=8, dropout=0.1)
     torch.manual_seed(0)
@@ -232,9 +196,10 @@ def test_a_warned_job_is_put_in_line_again_once_and_a_stopped_one_is_not(monkeyp
 
 def test_a_process_that_is_watched_over_stops_when_it_is_asked(tmp_path: Path) -> None:
     saved: list[int] = []
-    checkpoints: Any = SimpleNamespace(validates=lambda step: False, save=lambda trainer: saved.append(3))
+    checkpoints: Any = SimpleNamespace(save_last=lambda trainer: saved.append(3))
+    training: Any = SimpleNamespace(is_validation_step=lambda step: False)
     asked = [0]
-    stop = StopOnSignal(checkpoints, DistributedContext(), lambda: asked[0])
+    stop = StopOnSignal(checkpoints, training, DistributedContext(), lambda: asked[0])
     lightning: Any = SimpleNamespace(global_step=3, accumulate_grad_batches=1, should_stop=False)
     module: Any = None
     with stop:

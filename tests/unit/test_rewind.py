@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from folio.runs.rewind import rewind, rows_until, samples_until
+from folio.runs.rewind import rewind, truncate_rows, truncate_samples
 
 ROWS = (
     "step,name,value\n5,train/loss_nats,2.5\n10,train/loss_nats,2.25\n10,val/loss_nats,2.0\n15,train/loss_nats,1.75\n"
@@ -14,27 +14,27 @@ SAMPLES = "## Step 10\n\n    ROMEO: a\n    ## Step 5\n    \n\n## Step 20\n\n    
 
 @pytest.mark.parametrize(("step", "n_rows"), [(0, 0), (5, 1), (9, 1), (10, 3), (15, 4), (99, 4)])
 def test_rows_are_kept_up_to_the_step(step: int, n_rows: int) -> None:
-    assert rows_until(ROWS, step) == "".join(ROWS.splitlines(keepends=True)[: 1 + n_rows])
+    assert truncate_rows(ROWS, step) == "".join(ROWS.splitlines(keepends=True)[: 1 + n_rows])
 
 
 @pytest.mark.parametrize("torn", ["1", "15", "15,train/lo", "15,train/loss_nats,1.5", "x,y,1\n", "9" * 5000 + ",y,1\n"])
 def test_a_row_that_was_not_written_to_its_end_goes(torn: str) -> None:
-    assert rows_until(ROWS + torn, 99) == ROWS
+    assert truncate_rows(ROWS + torn, 99) == ROWS
 
 
 @pytest.mark.parametrize(("step", "kept"), [(0, 0), (10, 1), (19, 1), (20, 2), (99, 2)])
 def test_samples_are_kept_up_to_the_step_whatever_they_say(step: int, kept: int) -> None:
     first = SAMPLES.index("## Step 20")
-    assert samples_until(SAMPLES, step) == SAMPLES[: [0, first, None][kept]]
+    assert truncate_samples(SAMPLES, step) == SAMPLES[: [0, first, None][kept]]
 
 
 def test_a_heading_with_a_number_that_cannot_be_read_ends_the_samples() -> None:
-    assert samples_until(f"{SAMPLES}## Step {'9' * 5000}\n", 99) == SAMPLES
+    assert truncate_samples(f"{SAMPLES}## Step {'9' * 5000}\n", 99) == SAMPLES
 
 
 @pytest.mark.parametrize("torn", ["#", "## Step 3", "## Step 30"])
 def test_a_heading_that_was_not_written_to_its_end_goes(torn: str) -> None:
-    assert samples_until(SAMPLES + torn, 99) == SAMPLES
+    assert truncate_samples(SAMPLES + torn, 99) == SAMPLES
 
 
 def test_a_folder_is_left_with_what_belongs_to_its_checkpoint(tmp_path: Path) -> None:
@@ -45,8 +45,8 @@ def test_a_folder_is_left_with_what_belongs_to_its_checkpoint(tmp_path: Path) ->
     (tmp_path / "checkpoints" / ".last.ckpt.0123.tmp").write_text("half")
     (tmp_path / "checkpoints" / "last.ckpt").write_text("whole")
     rewind(tmp_path, 10)
-    assert (tmp_path / "csv" / "metrics.csv").read_text() == rows_until(ROWS, 10)
-    assert (tmp_path / "samples.md").read_text() == samples_until(SAMPLES, 10)
+    assert (tmp_path / "csv" / "metrics.csv").read_text() == truncate_rows(ROWS, 10)
+    assert (tmp_path / "samples.md").read_text() == truncate_samples(SAMPLES, 10)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
 
 

@@ -46,7 +46,7 @@ def test_an_output_dir_that_is_no_folder_is_one_line(kind: str, tmp_path: Path) 
         output_dir.touch()
     else:
         output_dir.symlink_to(tmp_path / "not mounted")
-    with pytest.raises(FolioError, match=r"^paths\.output_dir=.*cannot make a run folder there .*another place$"):
+    with pytest.raises(FolioError, match=r"^paths\.output_dir=.*cannot create a run folder .*use another folder$"):
         create_run_folder(output_dir, "nano", NOON)
 
 
@@ -105,7 +105,7 @@ def test_nothing_but_a_missing_best_is_replaced_by_the_last(tmp_path: Path) -> N
 def test_a_checkpoint_of_a_checkpoint_file_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "shared.ckpt"
     file.touch()
-    with pytest.raises(FolioError, match=r"^--checkpoint=last: .*shared\.ckpt is one checkpoint already"):
+    with pytest.raises(FolioError, match=r"^--checkpoint=last: .*shared\.ckpt is a single checkpoint"):
         find_checkpoint(str(file), tmp_path, "last")
 
 
@@ -165,5 +165,5 @@ def test_a_run_with_a_link_out_of_it_does_not_go_on(target: str, tmp_path: Path)
     (run / "best").symlink_to("checkpoints")  # leads nowhere else
     assert find_resumable_run(str(run), tmp_path) == run
     (run / "samples.md").symlink_to(target)
-    with pytest.raises(FolioError, match=r"samples\.md is a link to /.*, outside of the run folder"):
+    with pytest.raises(FolioError, match=r"samples\.md is a link to /.*, outside the run folder"):
         find_resumable_run(str(run), tmp_path)

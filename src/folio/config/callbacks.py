@@ -1,27 +1,27 @@
-"""What happens around the steps of a run, and the keys of it."""
+"""Keys of the callbacks."""
 
 from folio.config.section import Count, CountOrZero, NonNegative, Option, Section, Text
 
 
 class SamplesConfig(Section):
-    """Text that the model writes at each validation."""
+    """Text that the model generates at each validation."""
 
     prompt: Text
     max_new_tokens: CountOrZero
-    """0 writes none."""
+    """Length of the text in tokens; 0 generates none."""
     temperature: NonNegative
     top_k: Count | None
 
 
 class CheckpointConfig(Section):
-    """What is kept besides best.ckpt and last.ckpt."""
+    """Checkpoints that are kept besides best.ckpt and last.ckpt."""
 
     keep_every_steps: Count | None
-    """Every n-th step stays as checkpoints/step=<n>.ckpt; null keeps none."""
+    """Every n-th step is kept as checkpoints/step=<n>.ckpt; null keeps none."""
 
 
 class CallbackConfig(Option):
-    """`code` is a Lightning callback, made of its config and the `folio.training.run.Run` that it belongs to."""
+    """`code` is a Lightning callback, called with its config and the `folio.training.assembly.TrainingParts`."""
 
 
 class CallbacksConfig(Section):
@@ -32,6 +32,6 @@ class CallbacksConfig(Section):
 
     @property
     def chosen(self) -> list[CallbackConfig]:
-        """Those that only some runs have, in the order of the fields."""
+        """The sections of the optional callbacks that this run has, in the order of the fields."""
         sections = (getattr(self, name) for name in type(self).model_fields)
         return [section for section in sections if isinstance(section, CallbackConfig)]

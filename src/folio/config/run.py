@@ -12,7 +12,7 @@ from pydantic import Field
 from folio.config.callbacks import CallbacksConfig
 from folio.config.data import DataSources
 from folio.config.hparams_search import SearchConfig
-from folio.config.logger import LoggerConfig
+from folio.config.logger import Loggers
 from folio.config.model import ModelConfig, PositionalEncodingConfig
 from folio.config.objective import Objectives
 from folio.config.optimizer import Optimizers
@@ -73,7 +73,7 @@ class RunConfig(Section):
     schedule: Annotated[Schedules, Field(discriminator="name")]
     training: TrainingConfig
     trainer: TrainerConfig
-    logger: LoggerConfig
+    logger: Annotated[Loggers, Field(discriminator="name")]
     callbacks: CallbacksConfig
 
     @property

@@ -25,6 +25,18 @@ class TrainingConfig(Section):
     max_nan_steps: Count
     """Number of skipped updates in a row that stops the run."""
 
+    def is_log_step(self, step: int) -> bool:
+        """Return whether metrics are logged after this step."""
+        return step % self.log_every_steps == 0 or step == self.max_steps
+
+    def is_validation_step(self, step: int) -> bool:
+        """Return whether a validation follows this step."""
+        return step % self.validate_every_steps == 0 or step == self.max_steps
+
+    def is_checkpoint_step(self, step: int) -> bool:
+        """Return whether last.ckpt is saved after this step."""
+        return step % self.checkpoint_every_steps == 0 or step == self.max_steps
+
 
 def largest_micro_batch_size(per_process: int, at_most: int) -> int:
     """Return the largest micro-batch size, up to `at_most`, that divides the share of a process in the batch, or 0."""

@@ -1,9 +1,5 @@
-"""Checkpoint files: plain data, written whole or not at all, read without running anything from them.
+"""Checkpoint files: plain data, written completely or not at all, and read without executing anything in them."""
 
-Imports no lightning.
-"""
-
-import random
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,95 +18,92 @@ from folio.runtime.errors import FolioError
 from folio.runtime.files import atomic_writer
 
 FORMAT = 4
-"""Grows when an older Folio could no longer read what a newer one writes."""
+"""Version of the file format. It increases when older versions of Folio could not read the new files."""
 
 OLDEST_FORMAT = 2
-"""That this Folio reads; `folio.config.migrations` says what the configs in it lack."""
+"""Oldest format that can be read; `folio.config.migrations` has the keys that configs of that time lack."""
 
-CALLBACKS_BEFORE_4 = {"Curves": "metrics", "Checkpoints": "checkpoints", "Pace": "throughput"}
-"""Entries of callbacks that had the names of classes up to format 3, and their names since."""
+CALLBACK_KEYS_BEFORE_4 = {"Curves": "metrics", "Checkpoints": "checkpoints", "Pace": "throughput"}
+"""Class names under which formats 2 and 3 stored the states of callbacks, and the `state_key` of each since."""
 
 VERSION = folio.__version__
 FOLIO_KEY = "folio"
+"""Key of everything that Folio adds to Lightning's checkpoint."""
 MODEL_PREFIX = "model."
+"""Prefix of the model's weights in the state dict of the LightningModule."""
 
 
-def save(state: dict[str, Any], path: Path) -> None:
+def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     """Write `state` so that a reader, or a crash at any moment, sees the old file or the new one.
 
-    Raises: FolioError where the disk is full or refuses; then what lay at `path` still does.
+    Raises: FolioError if the disk is full or refuses; then the old file is still there.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_writer(path) as file:
-            _save(state, file)
+            _torch_save(state, file)
     except OSError as error:
         raise FolioError(
-            f"{path} cannot be written ({error.strerror}); free space there, or mend its permissions"
+            f"{path} cannot be written ({error.strerror}); free space there, or fix its permissions"
         ) from error
 
 
-def _save(state: dict[str, Any], file: BinaryIO) -> None:
-    """torch.save, which answers what goes wrong in the middle of it with a complaint about its archive."""
+def _torch_save(state: dict[str, Any], file: BinaryIO) -> None:
+    """Call torch.save, which hides an OSError behind a RuntimeError about its archive."""
     try:
         torch.save(state, file)
     except RuntimeError as error:
         raise (error.__context__ or error) from None
 
 
-def load(path: Path, device: str | torch.device = "cpu", mmap: bool = False) -> dict[str, Any]:
-    """Read a checkpoint; only tensors and plain values can come out of it. Raises: FolioError."""
-    if not zipfile.is_zipfile(path):  # what torch.save writes
+def read_checkpoint(path: Path, device: str | torch.device = "cpu", mmap: bool = False) -> dict[str, Any]:
+    """Return the content of a checkpoint: tensors and plain values only. Raises: FolioError."""
+    if not zipfile.is_zipfile(path):  # the format of torch.save
         raise FolioError(f"{path} is not a checkpoint that can be read (no zip archive, or cut short); choose another")
     try:
         check_archive(path)
         state = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
     except Exception as error:  # torch raises half a dozen types for damaged and foreign files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FolioError(f"{path} is not a checkpoint that can be read ({reason}); choose another") from None
-    folio = state.get(FOLIO_KEY) if isinstance(state, dict) else None
-    if not isinstance(folio, dict) or "format" not in folio:
+        raise FolioError(f"{path} is not a checkpoint that can be read ({_reason(error)}); choose another") from None
+    saved = state.get(FOLIO_KEY) if isinstance(state, dict) else None
+    if not isinstance(saved, dict) or "format" not in saved:
         raise FolioError(f"{path} was not written by Folio; give a checkpoint from a run folder")
-    if folio["format"] not in range(OLDEST_FORMAT, FORMAT + 1):
-        wrote_it = f"written by Folio {folio['version']}" if "version" in folio else "from before versions stood in it"
+    if saved["format"] not in range(OLDEST_FORMAT, FORMAT + 1):
+        writer = f"written by Folio {saved['version']}" if "version" in saved else "from before versions were stored"
         raise FolioError(
-            f"{path} has format {folio['format']}, {wrote_it}; this Folio, {VERSION}, reads {OLDEST_FORMAT} to "
-            f"{FORMAT}: use the one that wrote it, which metrics.json beside it names"
+            f"{path} has format {saved['format']}, {writer}; this Folio, {VERSION}, reads {OLDEST_FORMAT} to "
+            f"{FORMAT}: use the one that wrote it, which metrics.json in the run folder names"
         )
     assert isinstance(state, dict)
-    return _upgraded(state)
+    return _upgrade(state)
 
 
-def _upgraded(state: dict[str, Any]) -> dict[str, Any]:
-    """Return a checkpoint of an older format with the names of today."""
+def _upgrade(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the checkpoint of an older format with today's keys."""
     if state[FOLIO_KEY]["format"] < 4 and isinstance(state.get("callbacks"), dict):
-        state["callbacks"] = {CALLBACKS_BEFORE_4.get(key, key): value for key, value in state["callbacks"].items()}
+        state["callbacks"] = {CALLBACK_KEYS_BEFORE_4.get(key, key): value for key, value in state["callbacks"].items()}
     return state
 
 
-def saved_step(path: Path) -> int:
+def checkpoint_step(path: Path) -> int:
     """Return the optimizer step of a checkpoint. Raises: FolioError."""
-    return int(load(path, mmap=True)["global_step"])
+    return int(read_checkpoint(path, mmap=True)["global_step"])
 
 
 @dataclass(frozen=True)
 class CheckpointMetadata:
-    """What a checkpoint knows of its run besides weights and optimizer: enough to use the model alone."""
+    """What a checkpoint holds besides weights and optimizer, so that its model can be used without the run folder."""
 
-    config: dict[str, Any]
-    """The run's whole config, plain."""
+    config: RunConfig
     model: TransformerConfig
     tokenizer: Tokenizer
 
-    @classmethod
-    def of(cls, config: RunConfig, model: TransformerConfig, tokenizer: Tokenizer) -> "CheckpointMetadata":
-        return cls(config.model_dump(), model, tokenizer)
-
-    def to_plain(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, which `read_checkpoint` can read without executing code."""
         return {
             "format": FORMAT,
             "version": VERSION,
-            "config": self.config,
+            "config": self.config.model_dump(),
             "model": asdict(self.model),
             "tokenizer": self.tokenizer.state(),
         }
@@ -118,22 +111,22 @@ class CheckpointMetadata:
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """A model as a checkpoint holds it, in eval mode, with its tokenizer."""
+    """The model of a checkpoint, in eval mode, with its tokenizer."""
 
     model: Model
     tokenizer: Tokenizer
     config: RunConfig
     step: int
     val: dict[str, float]
-    """The validation metrics that training logged for these weights; empty where it had none yet."""
+    """Validation metrics that training logged for these weights; empty if there was no validation at this step."""
 
 
 def load_checkpoint(path: Path, device: str | torch.device) -> LoadedCheckpoint:
-    """Rebuild model and tokenizer from a checkpoint alone; nothing that it claims is believed. Raises: FolioError."""
-    state = load(path, device, mmap=True)
-    folio = state[FOLIO_KEY]
+    """Rebuild model and tokenizer from a checkpoint alone; nothing in the file is trusted. Raises: FolioError."""
+    state = read_checkpoint(path, device, mmap=True)
+    saved = state[FOLIO_KEY]
     try:
-        config = RunConfig.model_validate(migrate_config(folio.get("config")))
+        config = RunConfig.model_validate(migrate_config(saved.get("config")))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
@@ -142,27 +135,34 @@ def load_checkpoint(path: Path, device: str | torch.device) -> LoadedCheckpoint:
         ) from None
     try:
         return LoadedCheckpoint(
-            model=_rebuilt(folio["model"], state["state_dict"], device).eval(),
-            tokenizer=load_tokenizer(folio["tokenizer"]),
+            model=_rebuild_model(saved["model"], state["state_dict"], device).eval(),
+            tokenizer=load_tokenizer(saved["tokenizer"]),
             config=config,
             step=state["global_step"],
-            val=folio["val"],
+            val=saved["val"],
         )
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FolioError(f"{path} is damaged ({type(error).__name__}: {reason}); choose another checkpoint") from None
+        raise FolioError(
+            f"{path} is damaged ({type(error).__name__}: {_reason(error)}); choose another checkpoint"
+        ) from None
 
 
-def _rebuilt(shape: dict[str, Any], state_dict: dict[str, torch.Tensor], device: str | torch.device) -> Model:
-    """The model of a checkpoint. Raises: ValueError and others where weights and shape do not belong together.
+def _reason(error: Exception) -> str:
+    """Return the first line of an error; its type if it has no message."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
-    Compared before any memory is taken, so that a shape that somebody wrote by hand cannot ask for more than the file
-    has.
+
+def _rebuild_model(
+    model_config: dict[str, Any], state_dict: dict[str, torch.Tensor], device: str | torch.device
+) -> Model:
+    """Return the model of a checkpoint. Raises: ValueError and others if weights and config do not match.
+
+    They are compared before any memory is allocated, so that a forged config cannot request more than the file holds.
     """
     weights = {
         key.removeprefix(MODEL_PREFIX): tensor for key, tensor in state_dict.items() if key.startswith(MODEL_PREFIX)
     }
-    config = TransformerConfig(**shape)
+    config = TransformerConfig(**model_config)
     if config.n_layers > len(weights):
         raise ValueError(f"{config.n_layers} layers, and {len(weights)} tensors")
     with torch.device("meta"):
@@ -175,27 +175,3 @@ def _rebuilt(shape: dict[str, Any], state_dict: dict[str, torch.Tensor], device:
         model = build_model(config)
     model.load_state_dict(weights)
     return model
-
-
-def rng_state(one_gpu: bool = False) -> dict[str, Any]:
-    """The states of all generators that training draws from, as plain data; of one GPU, or of all that are there."""
-    version, words, gauss = random.getstate()
-    cuda: list[torch.Tensor] = []
-    if torch.cuda.is_available():
-        cuda = [torch.cuda.get_rng_state()] if one_gpu else torch.cuda.get_rng_state_all()
-    return {
-        "python": [version, list(words), gauss],
-        "torch_cpu": torch.get_rng_state(),
-        "torch_cuda": cuda,
-    }
-
-
-def set_rng_state(state: dict[str, Any], one_gpu: bool = False) -> None:
-    """Inverse of `rng_state`. GPU states are left out where the run goes on without, or with other, GPUs."""
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
-    torch.set_rng_state(state["torch_cpu"].cpu())
-    if one_gpu and state["torch_cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["torch_cuda"][0].cpu())
-    elif state["torch_cuda"] and len(state["torch_cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([part.cpu() for part in state["torch_cuda"]])

@@ -12,5 +12,5 @@ def resume_command(folder: Path) -> str:
 
 
 def resume_hint(step: int, folder: Path) -> str:
-    """Return the end of a sentence that says where a run can be resumed, and by what command."""
+    """Return the end of a sentence that says from which step a run can be resumed, and with which command."""
     return f"; last.ckpt has step {step}: resume with {resume_command(folder)}"

@@ -1,4 +1,4 @@
-"""The files that describe a run: what it is, in a run folder, besides what training writes."""
+"""Write the files of a run folder that describe the run."""
 
 from pathlib import Path
 from typing import Any
@@ -18,5 +18,5 @@ def write_description(
     write_atomically(folder / "config.yaml", yaml.safe_dump(config.model_dump(), sort_keys=False).encode())
     if not (folder / "overrides.json").exists():
         write_json(folder / "overrides.json", overrides)
-    # Also in each checkpoint. Read without torch, this one lets a wrong prompt be refused at once.
+    # Checkpoints hold the tokenizer as well. This file can be read without torch, so a bad prompt is refused at once.
     write_atomically(folder / "tokenizer.json", state_to_json(tokenizer.state()))

@@ -1,4 +1,4 @@
-"""What a run was made with."""
+"""The versions and the commit that a run used."""
 
 import platform
 import subprocess
@@ -11,7 +11,7 @@ import folio
 
 
 def versions() -> dict[str, str]:
-    """Of what decides the numbers of a run."""
+    """Return the versions of everything that affects the numbers of a run."""
     return {
         "folio": folio.__version__,
         "python": platform.python_version(),
@@ -21,7 +21,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the code, with -dirty where files differ from it; None outside a checkout."""
+    """Return the commit of the code, with -dirty if files differ from it; None outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=False)

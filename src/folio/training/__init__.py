@@ -1,1 +1,1 @@
-"""Objectives, optimizers, schedules, and the run that Lightning drives with them."""
+"""Training: what Lightning calls (module, data, callbacks, loggers), and the run that puts it together."""

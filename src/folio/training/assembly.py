@@ -1,16 +1,21 @@
 """Put the parts of a training together: module, data, callbacks and loggers."""
 
 from dataclasses import asdict
+from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from folio.config.section import ConfigError
 from folio.data.prepared import PreparedData
 from folio.distributed.context import DistributedContext
 from folio.distributed.devices import reset_peak_memory
 from folio.distributed.launcher import StopRequested
+from folio.models import Model, build_model
+from folio.models.gpt2_format import GPT2FormatError
+from folio.models.pretrained import load_gpt2
 from folio.objectives.objective import build_objective
-from folio.runs.checkpoints import CheckpointMetadata, saved_step
+from folio.runs.checkpoints import CheckpointMetadata, checkpoint_step
 from folio.runs.description import write_description
 from folio.runs.rewind import rewind
 from folio.runtime.console import console, log, start_log
@@ -26,20 +31,19 @@ from folio.training.callbacks.stopping import StopOnSignal, ValidateAtEnd
 from folio.training.callbacks.throughput import Throughput
 from folio.training.context import RunContext
 from folio.training.data_module import TokenDataModule
-from folio.training.loggers.registry import build_loggers
-from folio.training.module import LanguageModel, initial_model
+from folio.training.loggers.base import RunLogger
+from folio.training.module import LanguageModel
 
 
 def describe(context: RunContext, data: PreparedData) -> None:
-    """Write the files of a run folder that training does not."""
-    write_description(
-        context.folder, context.config, data.tokenizer, asdict(context.summary), list(context.origin.overrides)
-    )
+    """Write the files that describe a run into its folder, and start its log."""
+    overrides = list(context.origin.overrides)
+    write_description(context.folder, context.config, data.tokenizer, asdict(context.summary), overrides)
     start_log(context.folder / "train.log")
 
 
 class TrainingParts:
-    """The module, the data, the callbacks and the loggers of a run, in one of its processes."""
+    """The module, data, callbacks and loggers of a run, in one of its processes."""
 
     def __init__(
         self,
@@ -49,43 +53,46 @@ class TrainingParts:
         stop_requested: StopRequested | None = None,
     ) -> None:
         config, folder, device = context.config, context.folder, context.device
+        training = config.training
         self.context, self.data, self.distributed = context, data, distributed
         reset_peak_memory(device)
         if device.accelerator == "cpu":
             return_freed_blocks()
         self.last_checkpoint = folder / "checkpoints" / "last.ckpt" if context.resumed else None
-        self.resumed_at = None if self.last_checkpoint is None else saved_step(self.last_checkpoint)
-        if self.resumed_at is not None and distributed.is_global_zero:
-            rewind(folder, self.resumed_at)
-        self.loggers = build_loggers(config, folder, self.resumed_at) if distributed.is_global_zero else []
+        self.resumed_at = None if self.last_checkpoint is None else checkpoint_step(self.last_checkpoint)
+        self.loggers: list[RunLogger] = []
+        if distributed.is_global_zero:
+            if self.resumed_at is not None:
+                rewind(folder, self.resumed_at)
+            self.loggers = [config.logger.load_code()(config.logger, folder, self.resumed_at)]
         objective = build_objective(config, data, distributed)
         validation = objective.validation(data.val)
         self.datamodule = TokenDataModule(objective, validation)
         L.seed_everything(config.seed, verbose=False)
         self.module = LanguageModel(
-            model=initial_model(context),
+            model=build_initial_model(context),
             config=config,
             device=device,
-            metadata=CheckpointMetadata.of(config, context.model_config, data.tokenizer),
+            metadata=CheckpointMetadata(config, context.model_config, data.tokenizer),
             validation=validation,
             loss=objective.loss,
             distributed=distributed,
         )
         self.data_integrity = DataIntegrity(data)
         self.throughput = Throughput(distributed)
-        self.metrics = MetricLogger(self.throughput, config.training, objective.bits_per_byte_info(data.train))
+        self.metrics = MetricLogger(self.throughput, training, objective.bits_per_byte_info(data.train))
         samples = config.callbacks.samples.model_copy(update={"prompt": sample_prompt(config, data)})
         self.samples = SampleWriter(samples, data.tokenizer, config.seed, folder / "samples.md")
         self.checkpoints = CheckpointCallback(
-            folder / "checkpoints", config.training, config.callbacks.checkpoint.keep_every_steps, self._restore_folder
+            folder / "checkpoints", training, config.callbacks.checkpoint.keep_every_steps, self._restore_folder
         )
-        self.stop_on_signal = StopOnSignal(self.checkpoints, distributed, stop_requested)
+        self.stop_on_signal = StopOnSignal(self.checkpoints, training, distributed, stop_requested)
 
     def callbacks(self) -> list[Callback]:
         """Return the callbacks in the order of their hooks: those that measure, that save, that may stop the run.
 
         Optional callbacks come before the checkpoints, which then hold their state of the same step. Throughput comes
-        last, because samples, checkpoints and figures are not training time.
+        last, because samples, checkpoints and figures do not count as training time.
         """
         config, pruner = self.context.config, self.context.origin.pruner
         max_steps = config.training.max_steps
@@ -110,3 +117,24 @@ class TrainingParts:
         folder.mkdir(parents=True, exist_ok=True)
         describe(self.context, self.data)
         log.warning(f"warning: {folder} was removed and is written again; its curves and samples so far are lost")
+
+
+def build_initial_model(context: RunContext) -> Model:
+    """Return the model that a run starts with: new weights, or those of init_from. Raises: ConfigError.
+
+    A resumed run loads its weights from the checkpoint.
+    """
+    init_from, model_config = context.config.init_from, context.model_config
+    if init_from is None or context.resumed:
+        return build_model(model_config)
+    try:
+        model = load_gpt2(
+            Path(init_from),
+            context_length=model_config.context_length,
+            dropout=model_config.dropout,
+            attention_dropout=model_config.attention_dropout,
+        )
+    except GPT2FormatError as error:
+        raise ConfigError(f"init_from={init_from}: {error}") from None
+    assert model.config == model_config
+    return model

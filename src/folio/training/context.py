@@ -1,4 +1,4 @@
-"""The values that every part of a run shares."""
+"""The values that all parts of a run share."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from folio.objectives.metrics import Metrics
 from folio.training.summary import RunSummary, summarize_run
 
 Pruner = Callable[[int, Metrics], str | None]
-"""Called after each validation with its step and metrics. A returned reason ends the run there."""
+"""Called after each validation with its step and metrics. If it returns a reason, the run ends there."""
 
 
 @dataclass(frozen=True)
@@ -20,18 +20,18 @@ class RunOrigin:
     """How a run was started, and what it is part of."""
 
     overrides: Sequence[str] = ()
-    """The overrides on the command line."""
+    """Overrides on the command line."""
     compared: Sequence[str] = ()
-    """Keys of the config in which the run differs from those it will be compared with."""
+    """Config keys in which the run differs from the runs it will be compared with."""
     pruner: Pruner | None = None
-    """May end the run early, after a validation."""
+    """Decides after each validation whether the run ends early."""
     more_jobs_follow: bool = False
-    """Whether this process runs more jobs of a sweep afterwards: a signal stops them as well."""
+    """Whether this process runs more jobs of a sweep afterwards, which a signal must stop as well."""
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """A checked run, before its first step. Picklable, so that each process of a run can be given it."""
+    """A checked run, before its first step. Picklable, so that it can be sent to the processes of a run."""
 
     config: RunConfig
     model_config: TransformerConfig

@@ -1,4 +1,4 @@
-"""The loaders that Lightning asks for. What a batch holds is decided in `folio.objectives.objective`."""
+"""The LightningDataModule. Objectives decide what a batch holds: `folio.objectives.objective`."""
 
 import lightning as L
 from torch.utils.data import DataLoader
@@ -9,7 +9,7 @@ from folio.objectives.objective import Objective
 
 
 class TokenDataModule(L.LightningDataModule):
-    """Batches for training, from the trainer's global step on, and for validation."""
+    """Loads the batches of training, starting at the trainer's global step, and of validation."""
 
     def __init__(self, objective: Objective, validation: Validation) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a run leaves at its end: the values of metrics.json, and the lines on the terminal."""
+"""The results of a run: the values of metrics.json, and the last lines on the terminal."""
 
 import shlex
 from typing import Any
@@ -10,7 +10,7 @@ from folio.runs.provenance import git_commit, versions
 from folio.runtime.commands import python_command
 from folio.runtime.console import log
 from folio.training.assembly import TrainingParts
-from folio.training.callbacks.throughput import duration
+from folio.training.callbacks.throughput import format_duration
 
 
 def final_metrics(status: str, step: int, parts: TrainingParts) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def final_metrics(status: str, step: int, parts: TrainingParts) -> dict[str, Any
         "n_parameters": context.summary.n_parameters,
         "n_tokens_seen": throughput.n_tokens,
         "step": step,
-        "skipped_steps": parts.module.gradients.n_skipped,
+        "skipped_steps": parts.module.gradient_monitor.n_skipped,
         "elapsed_s": throughput.elapsed_s,
         "train/tokens_per_s": throughput.mean_tokens_per_s(),
         "peak_memory_bytes": peak_memory_bytes(context.device),
@@ -46,7 +46,7 @@ def print_results(metrics: dict[str, Any], parts: TrainingParts) -> None:
     rows = [
         *format_rows(metrics, "val/"),
         ("tokens/s", f"{metrics['train/tokens_per_s']:,.0f}"),
-        ("time", duration(metrics["elapsed_s"])),
+        ("time", format_duration(metrics["elapsed_s"])),
         ("best", best),
     ]
     log.info("\n" + "\n".join(f"{name:<16} {value}" for name, value in rows))

@@ -10,7 +10,7 @@ import lightning as L
 from folio.data.prepared import PreparedData
 from folio.distributed.context import DistributedContext
 from folio.distributed.launcher import ProcessGroup, RankDied, StopRequested, train_in_processes
-from folio.runs.checkpoints import saved_step
+from folio.runs.checkpoints import checkpoint_step
 from folio.runs.commands import resume_hint
 from folio.runtime.console import console, log, silence_log, start_log
 from folio.runtime.errors import FolioError
@@ -20,7 +20,7 @@ from folio.training.assembly import TrainingParts, describe
 from folio.training.callbacks.pruning import TrialPruned
 from folio.training.context import RunContext
 from folio.training.divergence import Diverged
-from folio.training.loggers.hparams import hparams_session
+from folio.training.loggers.base import logged_run
 from folio.training.memory_errors import explain_out_of_memory
 from folio.training.results import final_metrics, print_results
 from folio.training.trainer import build_trainer
@@ -84,7 +84,7 @@ def _train_rank(
 
 def _resume_hint(context: RunContext) -> str:
     last = context.folder / "checkpoints" / "last.ckpt"
-    return resume_hint(saved_step(last), context.folder) if last.is_file() else ""
+    return resume_hint(checkpoint_step(last), context.folder) if last.is_file() else ""
 
 
 def train(
@@ -100,9 +100,7 @@ def train(
         silence_log()
     with explain_out_of_memory(context.config, context.device):
         parts = TrainingParts(context, data, distributed, stop_requested)
-    if not distributed.is_global_zero:
-        return fit(parts)
-    with hparams_session(context.config, context.folder, context.origin.compared, context.resumed):
+    with logged_run(parts.loggers, context.config, context.origin.compared):
         loss = fit(parts)
     if context.origin.more_jobs_follow and parts.stop_on_signal.received is not None:
         raise SystemExit(128 + parts.stop_on_signal.received)
@@ -120,7 +118,7 @@ def fit(parts: TrainingParts) -> float | None:
         _stop(trainer, parts, stop)
     except TrialPruned as reason:
         _write_metrics(trainer, parts, "pruned")
-        log.info(f"ended early after step {trainer.global_step}: {reason}")
+        log.info(f"pruned after step {trainer.global_step}: {reason}")
         return None
     except Diverged as error:
         _write_metrics(trainer, parts, "diverged")

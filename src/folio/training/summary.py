@@ -1,6 +1,6 @@
-"""What a run is about to do, before it does it."""
+"""The summary of a run that is printed and stored before its first step."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from folio.runtime.terminal import printable
 
 @dataclass(frozen=True)
 class RunSummary:
-    """The figures that decide whether a run is the one that was meant."""
+    """The numbers by which the user checks that the run is the intended one. Its fields are those of preflight.json."""
 
     run_folder: str
     device: str
@@ -28,39 +28,41 @@ class RunSummary:
     n_processes: int
     num_nodes: int
     strategy: str
-    """Of more than one process; one has none."""
+    """Strategy for several processes; unused with one."""
     batch_size: int
-    """Sequences in one optimizer step."""
+    """Number of sequences per optimizer step."""
     micro_batch_size: int
-    """Sequences at once on a device."""
+    """Number of sequences that a device processes at once."""
     accumulation: int
+    """Number of micro-batches per optimizer step."""
     data: str
     text_sha256: str
-    """Of the whole corpus: a run goes on only with the text that it began with."""
+    """SHA-256 of the whole corpus. A run resumes only with the text that it started with."""
     train_tokens: int
     val_tokens: int
     tokenizer: str
     n_symbols: int
-    """Of the tokenizer."""
+    """Vocabulary size of the tokenizer."""
     vocab_size: int
-    """Of the model: an encoder has a mask besides, and a vocabulary may be padded."""
+    """Vocabulary size of the model, which may have a mask token and padding in addition."""
     model: str
     n_parameters: int
     n_trainable_parameters: int
     n_parameters_without_embeddings: int
     tokens_per_step: int
-    """That are read; on average, where sequences differ in length."""
+    """Number of tokens read per optimizer step; the mean if sequences differ in length."""
     steps: int
     epochs: float
-    """Times that as many tokens are seen as the training split holds."""
+    """Number of tokens read in all, divided by those of the training split."""
     objective: str
     optimizer: str
     seed: int
 
     def table(self) -> Table:
+        """Return the table to print."""
         table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
         table.add_column()
-        table.add_column(overflow="fold")  # a long folder is shown whole
+        table.add_column(overflow="fold")  # so that a long path is shown completely
         rows = "" if self.vocab_size == self.n_symbols else f", {self.vocab_size:,} rows in the model"
         shown = {
             "run folder": self.run_folder,
@@ -77,7 +79,7 @@ class RunSummary:
             "seed": str(self.seed),
         }
         for name, value in shown.items():
-            table.add_row(name, Text(printable(value)))  # a path may look like markup
+            table.add_row(name, Text(printable(value)))  # as Text, because a path may look like markup
         return table
 
     def _processes(self) -> str:
@@ -87,32 +89,29 @@ class RunSummary:
         return f"{self.n_processes // self.num_nodes} processes{machines} by {self.strategy}, each on "
 
     def _batch(self) -> str:
-        cut = [f"{self.micro_batch_size} at once"]
+        factors = [f"{self.micro_batch_size} at once"]
         if self.n_processes > 1:
-            cut.insert(0, f"{self.n_processes} devices")
+            factors.insert(0, f"{self.n_processes} devices")
         if self.accumulation > 1:
-            cut.append(f"{self.accumulation} times")
-        how = "" if len(cut) == 1 else f" = {' x '.join(cut)}"
-        return f"{self.batch_size:,} sequences a step{how}"
-
-    def to_plain(self) -> dict[str, object]:
-        return asdict(self)
+            factors.append(f"{self.accumulation} times")
+        product = "" if len(factors) == 1 else f" = {' x '.join(factors)}"
+        return f"{self.batch_size:,} sequences a step{product}"
 
 
 def summarize_run(
-    config: RunConfig, shape: TransformerConfig, data: PreparedData, device: Device, folder: Path
+    config: RunConfig, model_config: TransformerConfig, data: PreparedData, device: Device, folder: Path
 ) -> RunSummary:
-    """The figures of a run. The model is built without memory for its weights, so any size is quick.
+    """Return the summary of a run. The model is built without memory for its weights, so any size is quick.
 
-    Raises: ConfigError for a model that cannot be built.
+    Raises: ConfigError if the model cannot be built.
     """
     try:
         with torch.device("meta"):
-            model = build_model(shape)
-    except ValueError as error:  # a positional encoding that has a YAML file and is not in the code's table
+            model = build_model(model_config)
+    except ValueError as error:  # a positional encoding with a YAML file that is missing in the code's table
         raise ConfigError(str(error)) from None
     training, n_train = config.training, data.train.info.n_tokens
-    n_tokens = build_objective(config, data).tokens_per_step()
+    tokens_per_step = build_objective(config, data).tokens_per_step()
     return RunSummary(
         run_folder=str(folder),
         device=device.name,
@@ -123,31 +122,31 @@ def summarize_run(
         batch_size=training.batch_size,
         micro_batch_size=config.micro_batch_size,
         accumulation=config.accumulate_grad_batches,
-        data=data_in_words(config, data),
+        data=describe_data(config, data, tokens_per_step),
         text_sha256=data.train.info.source_sha256,
         train_tokens=n_train,
         val_tokens=data.val.info.n_tokens,
         tokenizer=config.tokenizer.name,
         n_symbols=data.tokenizer.vocab_size,
-        vocab_size=shape.vocab_size,
-        model=model_in_words(config.model.name, shape),
+        vocab_size=model_config.vocab_size,
+        model=describe_model(config.model.name, model_config),
         n_parameters=model.n_parameters,
         n_trainable_parameters=model.n_trainable_parameters,
         n_parameters_without_embeddings=model.n_parameters_without_embeddings,
-        tokens_per_step=round(n_tokens),
+        tokens_per_step=round(tokens_per_step),
         steps=training.max_steps,
-        epochs=training.max_steps * n_tokens / n_train,
+        epochs=training.max_steps * tokens_per_step / n_train,
         objective=config.objective.name,
-        optimizer=optimizer_in_words(config),
+        optimizer=describe_optimizer(config),
         seed=config.seed,
     )
 
 
-def data_in_words(config: RunConfig, data: PreparedData) -> str:
-    """Where the text comes from; of a mixture the shares, and how often each corpus is gone through."""
+def describe_data(config: RunConfig, data: PreparedData, tokens_per_step: float) -> str:
+    """Return the source of the text; for a mixture the share of each corpus, and how often it is read."""
     if not data.parts:
         return config.data.path or config.data.name
-    n_read = config.training.max_steps * build_objective(config, data).tokens_per_step()
+    n_read = config.training.max_steps * tokens_per_step
     parts = (
         f"{part.name} {100 * part.share:.3g} % ({part.share * n_read / part.train.info.n_tokens:.2f} epochs)"
         for part in data.parts
@@ -155,24 +154,23 @@ def data_in_words(config: RunConfig, data: PreparedData) -> str:
     return ", ".join(parts)
 
 
-def model_in_words(name: str, shape: TransformerConfig) -> str:
-    """Size, positions, and which of the families where it is not the decoder."""
-    family = "" if shape.family == "decoder" else f"{shape.family.replace('_', '-')}, "
-    conditioning = f", {shape.conditioning}" if shape.conditioning else ""
+def describe_model(name: str, config: TransformerConfig) -> str:
+    """Return the size and the positional encoding of a model, and its family if it is not a decoder."""
+    family = "" if config.family == "decoder" else f"{config.family.replace('_', '-')}, "
+    conditioning = f", {config.conditioning}" if config.conditioning else ""
     return (
-        f"{name}: {family}{shape.n_layers} layers, {shape.n_heads} heads, d_model {shape.d_model}, "
-        f"context {shape.context_length}, {shape.positional_encoding} positions{conditioning}"
+        f"{name}: {family}{config.n_layers} layers, {config.n_heads} heads, d_model {config.d_model}, "
+        f"context {config.context_length}, {config.positional_encoding} positions{conditioning}"
     )
 
 
-def optimizer_in_words(config: RunConfig) -> str:
-    """The optimizer, its schedule, and the highest rate that the two come to."""
+def describe_optimizer(config: RunConfig) -> str:
+    """Return the optimizer, its schedule, and the highest learning rate."""
     optimizer, schedule = config.optimizer, config.schedule
     if not isinstance(schedule, NoamScheduleConfig):
         return f"{optimizer.name}, learning rate {optimizer.learning_rate:g}, schedule {schedule.name}"
     step = min(schedule.warmup_steps, config.training.max_steps)
-    highest = learning_rate(config, step - 1)
     return (
-        f"{optimizer.name}, schedule {schedule.name}, highest learning rate {highest:.3g} at step {step}; "
-        "optimizer.learning_rate has no part in it"
+        f"{optimizer.name}, schedule {schedule.name}, highest learning rate {learning_rate(config, step - 1):.3g} at "
+        f"step {step}; optimizer.learning_rate is not used"
     )

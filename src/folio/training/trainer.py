@@ -1,31 +1,32 @@
-"""TODO folio.training.trainer."""
+"""Configure Lightning's Trainer."""
 
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger
 
 from folio.config.run import RunConfig
 from folio.distributed.context import SINGLE_PROCESS, DistributedContext
 from folio.distributed.devices import Device
 from folio.distributed.strategies import build_strategy, cluster_environment
-from folio.runs import checkpoints
+from folio.runs.checkpoints import read_checkpoint, save_checkpoint
+from folio.training.loggers.base import RunLogger
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Lets Lightning write and read checkpoints by `folio.runs.checkpoints`: whole files of plain data."""
+    """Makes Lightning write and read checkpoints with `folio.runs.checkpoints`."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        checkpoints.save(checkpoint, Path(path))
+        save_checkpoint(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        return checkpoints.load(Path(path))
+        return read_checkpoint(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
         Path(path).unlink(missing_ok=True)
@@ -34,13 +35,13 @@ class AtomicCheckpointIO(CheckpointIO):
 def build_trainer(
     config: RunConfig,
     device: Device,
-    loggers: list[Logger],
-    callbacks: list[Callback],
+    loggers: Sequence[RunLogger],
+    callbacks: Sequence[Callback],
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> L.Trainer:
-    """Lightning's Trainer, with everything off that Folio's own callbacks do."""
+    """Return Lightning's Trainer, with everything disabled that Folio's callbacks do."""
     training, accumulation = config.training, config.accumulate_grad_batches
-    _quieten_lightning()
+    _silence_advice()
     return L.Trainer(
         accelerator=device.accelerator,
         devices=config.trainer.devices,
@@ -56,8 +57,8 @@ def build_trainer(
         val_check_interval=training.validate_every_steps * accumulation,
         check_val_every_n_epoch=None,  # steps, not epochs, decide when to validate
         num_sanity_val_steps=0,
-        logger=loggers,
-        callbacks=callbacks,
+        logger=list(loggers),
+        callbacks=list(callbacks),
         plugins=[AtomicCheckpointIO(), cluster_environment(distributed.rank_info)],
         log_every_n_steps=1,
         enable_checkpointing=False,
@@ -67,17 +68,17 @@ def build_trainer(
     )
 
 
-def _quieten_lightning() -> None:
-    """Drop advice that does not hold here; other warnings stay."""
+def _silence_advice() -> None:
+    """Suppress advice that does not apply here. Other warnings are still shown."""
     os.environ.setdefault("LIGHTNING_DISABLE_TIPS", "1")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    # One of Lightning's own calls into torch.
+    # Lightning itself calls this deprecated function of torch.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-    # torch from 2.13 on has another word for it, and says so; older ones have not.
+    # torch 2.13 renamed it; older versions know only this name.
     warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated.*")
-    # What is logged for callbacks is the same in each process already.
+    # The metrics logged for callbacks are already the same in each process.
     warnings.filterwarnings("ignore", message=".*to accumulate the metric across devices.*")
-    # A batch is one gather, cheaper than handing it over from a worker process.
+    # Making a batch is a single gather, cheaper than sending it from a worker process.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    # Where a loader stands follows from the step alone, so it goes on exactly.
+    # Batches depend only on the step, so a resumed run continues exactly.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")

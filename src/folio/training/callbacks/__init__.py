@@ -1,0 +1,1 @@
+"""Lightning callbacks, one subject per file. `folio.training.assembly` has their order."""

@@ -1,28 +1,28 @@
-"""TODO folio.training.callbacks.checkpoints."""
+"""Save checkpoints."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from folio.config.training import TrainingConfig
+from folio.training.callbacks.base import StepCallback
+from folio.training.loggers.base import run_loggers
 from folio.training.module import LanguageModel
-from folio.training.trainer_state import ends_step
 
 
-class CheckpointCallback(Callback):
-    """Keeps `last.ckpt`, where the run can go on, and `best.ckpt`, with the lowest validation loss.
+class CheckpointCallback(StepCallback):
+    """Keeps `last.ckpt`, from which a run resumes, and `best.ckpt`, with the lowest validation loss.
 
-    With keep_every_steps it keeps `step=<n>.ckpt` of every n-th step as well.
-    Lightning's ModelCheckpoint would save before the validation of the same step; a run that goes on from
-    there would leave that validation out. Here a step is saved once everything that belongs to it is done.
+    With keep_every_steps it also keeps `step=<n>.ckpt` of every n-th step.
+
+    Lightning's ModelCheckpoint saves before the validation of the same step, and a run resumed from there would never
+    run that validation. Here a step is saved after everything that belongs to it.
     """
 
     state_key = "checkpoints"
-    """Name of its entry in a checkpoint."""
 
     def __init__(
         self,
@@ -32,39 +32,35 @@ class CheckpointCallback(Callback):
         restore_run_folder: Callable[[], None] | None = None,
     ) -> None:
         self.folder = folder
-        self.restore_run_folder = restore_run_folder
         self.training = training
         self.keep_every_steps = keep_every_steps
-        self.best_loss_nats = float("inf")
+        self.restore_run_folder = restore_run_folder
+        self.best_loss_nats = math.inf
         self.best_step: int | None = None
         self.saved_step: int | None = None
-        """Of last.ckpt, where this part of the run wrote it."""
+        """Step of the last.ckpt that this process saved."""
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        step = trainer.global_step
-        if ends_step(trainer, batch_idx) and not self.validates(step):
-            self._save_due(trainer)
+    def on_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self.training.is_validation_step(trainer.global_step):
+            self._save_if_due(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, LanguageModel)
-        step, loss = trainer.global_step, pl_module.val["loss_nats"]
-        if loss < self.best_loss_nats:
-            self.best_loss_nats, self.best_step = loss, step
+        loss_nats = pl_module.val_metrics["loss_nats"]
+        if loss_nats < self.best_loss_nats:
+            self.best_loss_nats, self.best_step = loss_nats, trainer.global_step
             self._write(trainer, "best")
-        self._save_due(trainer)
+        self._save_if_due(trainer)
 
-    def _save_due(self, trainer: L.Trainer) -> None:
-        """What this step calls for, once its validation, where it has one, is done."""
+    def _save_if_due(self, trainer: L.Trainer) -> None:
         step = trainer.global_step
         if self.keep_every_steps is not None and step % self.keep_every_steps == 0:
             self._write(trainer, f"step={step}")
-        if self._is_due(step):
-            self.save(trainer)
+        if self.training.is_checkpoint_step(step):
+            self.save_last(trainer)
 
-    def save(self, trainer: L.Trainer) -> None:
-        """Write last.ckpt, where it is not of this step yet."""
+    def save_last(self, trainer: L.Trainer) -> None:
+        """Write last.ckpt, unless it is of this step already."""
         if self.saved_step != trainer.global_step:
             self._write(trainer, "last")
             self.saved_step = trainer.global_step
@@ -72,17 +68,10 @@ class CheckpointCallback(Callback):
     def _write(self, trainer: L.Trainer, name: str) -> None:
         if self.restore_run_folder and trainer.is_global_zero and not self.folder.parent.exists():
             self.restore_run_folder()
-        # First the curves that lead up to it: a run that goes on from here does not draw them again.
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.flush()
+        # The curves up to this step come first, because a run resumed from here does not log them again.
+        for logger in run_loggers(trainer):
+            logger.flush()
         trainer.save_checkpoint(self.folder / f"{name}.ckpt")
-
-    def _is_due(self, step: int) -> bool:
-        return step % self.training.checkpoint_every_steps == 0 or step == self.training.max_steps
-
-    def validates(self, step: int) -> bool:
-        return step % self.training.validate_every_steps == 0 or step == self.training.max_steps
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_loss_nats": self.best_loss_nats, "best_step": self.best_step}

@@ -1,4 +1,4 @@
-"""TODO folio.training.callbacks.data_integrity."""
+"""Check that the token files do not change during training."""
 
 from typing import Any
 
@@ -9,16 +9,16 @@ from folio.data.prepared import PreparedData
 
 
 class DataIntegrity(Callback):
-    """Sees to it that no checkpoint holds steps on tokens that something wrote over while they were being read."""
+    """Prevents checkpoints of steps on tokens that another process overwrote while they were being read."""
 
     def __init__(self, data: PreparedData) -> None:
         self.data = data
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Raises: FolioError, and nothing is saved."""
+        """Check the data before anything is saved. Raises: FolioError."""
         self.check()
 
     def check(self) -> None:
-        """Raises: FolioError where something has written to the tokens since they were opened."""
+        """Raises: FolioError if a token file has changed since it was opened."""
         for file in self.data.files:
             file.check_unchanged()

@@ -1,31 +1,26 @@
-"""Pictures of a run for TensorBoard's Images tab; `scripts/figures.py` draws the same ones as files."""
-
-from typing import Any
+"""Figures of a run, for example for TensorBoard's Images tab; `scripts/figures.py` saves the same ones as files."""
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
-from matplotlib.figure import Figure
 
 from folio.figures.attention import attention_figure
 from folio.figures.inspection import attention_weights, is_trained, positional_tables
 from folio.figures.labelled_prompt import label_prompt
-from folio.figures.plots import pixels, positional_figure, schedule_figure
+from folio.figures.plots import positional_figure, schedule_figure
 from folio.optim.schedules import learning_rates
 from folio.runtime.console import log
 from folio.runtime.errors import FolioError
+from folio.training.callbacks.base import is_sharded
 from folio.training.callbacks.samples import SampleWriter
+from folio.training.loggers.base import RunLogger, run_loggers
 from folio.training.module import LanguageModel
-from folio.training.trainer_state import is_sharded
 
 
 class FigureLogger(Callback):
-    """Draws schedule and positions before the first step; attention, and positions that are trained, after the last.
+    """Draws schedule and positions before the first step; attention, and trained positions again, after the last one.
 
-    Attention is drawn for what samples begin with; an encoder-decoder reads that as its prefix, and continues it with
-    its sample. Stands behind the checkpoints, which should not have to wait for it, and in front of the pace, of whose
-    training time it is no part.
+    Attention is drawn for the prompt of the samples. An encoder-decoder reads it as its prefix, followed by its sample.
     """
 
     def __init__(self, samples: SampleWriter, max_steps: int) -> None:
@@ -34,29 +29,32 @@ class FigureLogger(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, LanguageModel)
-        writers = tensorboard_writers(trainer)
-        if not writers or trainer.global_step > 0:  # a run that goes on has drawn them
+        loggers = _figure_loggers(trainer)
+        if not loggers or trainer.global_step > 0:  # a resumed run has drawn them
             return
-        show(writers, "schedule", schedule_figure(learning_rates(pl_module.config), "Learning rate"), 0)
-        self._show_positions(writers, pl_module, 0)
+        figure = schedule_figure(learning_rates(pl_module.config), "Learning rate")
+        for logger in loggers:
+            logger.log_figure("schedule", figure, 0)
+        self._log_positions(loggers, pl_module, 0)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, LanguageModel)
-        writers, step = tensorboard_writers(trainer), trainer.global_step
-        if not writers or step < self.max_steps:
+        loggers, step = _figure_loggers(trainer), trainer.global_step
+        if not loggers or step < self.max_steps:
             return
-        self._show_attention(writers, pl_module, step)
+        self._log_attention(loggers, pl_module, step)
         if is_trained(pl_module.model):
-            self._show_positions(writers, pl_module, step)
+            self._log_positions(loggers, pl_module, step)
 
-    def _show_positions(self, writers: list[Any], module: LanguageModel, step: int) -> None:
+    def _log_positions(self, loggers: list[RunLogger], module: LanguageModel, step: int) -> None:
         encoding = module.model.config.positional_encoding
         for part, table in positional_tables(module.model).items():
             title = f"Positional encoding: {encoding}"
             figure = positional_figure(table, encoding, f"{title}, {part}" if part else title)
-            show(writers, f"positional_encoding_{part}" if part else "positional_encoding", figure, step)
+            for logger in loggers:
+                logger.log_figure(f"positional_encoding_{part}" if part else "positional_encoding", figure, step)
 
-    def _show_attention(self, writers: list[Any], module: LanguageModel, step: int) -> None:
+    def _log_attention(self, loggers: list[RunLogger], module: LanguageModel, step: int) -> None:
         model, begin = module.model, self.samples.config.prompt
         prompt, prefix = begin, None
         if model.config.family == "encoder_decoder":
@@ -64,28 +62,19 @@ class FigureLogger(Callback):
         try:
             labelled = label_prompt(model.config, self.samples.tokenizer, prompt, prefix)
         except FolioError as error:
-            log.info(f"no picture of attention: {error}")
+            log.info(f"no figure of attention: {error}")
             return
         # Compiled blocks would be compiled again for the length of the prompt.
         with torch.compiler.set_stance("force_eager"):
             weights = attention_weights(model, labelled)
         rows, columns = labelled.row_labels, labelled.column_labels
-        title = f"Attention after step {step:,}"
-        show(writers, "attention", attention_figure(weights, rows, columns, title, divider=labelled.divider), step)
+        figure = attention_figure(weights, rows, columns, f"Attention after step {step:,}", divider=labelled.divider)
+        for logger in loggers:
+            logger.log_figure("attention", figure, step)
 
 
-def tensorboard_writers(trainer: L.Trainer) -> list[Any]:
-    """Those of this process: the first of a run writes for all, and none does where each holds a share of the model."""
+def _figure_loggers(trainer: L.Trainer) -> list[RunLogger]:
+    """Return the loggers of this process that show figures. Figures need the whole model in one process."""
     if not trainer.is_global_zero or is_sharded(trainer):
         return []
-    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-
-
-def show(writers: list[Any], name: str, figure: Figure, step: int) -> None:
-    """Enter a figure in the Images tab; `add_figure` would go through pyplot.
-
-    Time Series sorts all groups by name and opens at the first: that is `train`, before `val` and `visuals`.
-    """
-    image = pixels(figure)
-    for writer in writers:
-        writer.add_image(f"visuals/{name}", image, step, dataformats="HWC")
+    return [logger for logger in run_loggers(trainer) if logger.shows_figures]

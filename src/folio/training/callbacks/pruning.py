@@ -1,4 +1,4 @@
-"""TODO folio.training.callbacks.pruning."""
+"""End a trial of a hyperparameter search that is worse than others."""
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
@@ -9,22 +9,22 @@ from folio.training.context import Pruner
 
 
 class TrialPruned(BaseException):  # not an Exception, which Lightning's loggers would catch
-    """What a judge has against a run."""
+    """Raised to prune a trial; its message is the reason."""
 
 
 class PruningCallback(Callback):
-    """Ends a run that its judge has given up. The last step ends it anyway, and properly."""
+    """Asks the pruner after each validation whether to end the run."""
 
     def __init__(
-        self, pruner: Pruner, curves: MetricLogger, max_steps: int, distributed: DistributedContext = SINGLE_PROCESS
+        self, pruner: Pruner, metrics: MetricLogger, max_steps: int, distributed: DistributedContext = SINGLE_PROCESS
     ) -> None:
         self.pruner = pruner
-        self.curves = curves
+        self.metrics = metrics
         self.max_steps = max_steps
         self.distributed = distributed
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Raises: Hopeless, in all processes of the run: the first asks for all."""
-        reason = self.distributed.broadcast(lambda: self.pruner(trainer.global_step, self.curves.val))
+        """Report the metrics to the pruner. Raises: TrialPruned in all processes; the last step ends normally."""
+        reason = self.distributed.broadcast(lambda: self.pruner(trainer.global_step, self.metrics.val))
         if reason is not None and trainer.global_step < self.max_steps:
             raise TrialPruned(reason)

@@ -1,4 +1,4 @@
-"""Text that the model writes at each validation."""
+"""Text that the model generates at each validation."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from folio.config.callbacks import SamplesConfig
 from folio.config.run import RunConfig
@@ -17,15 +16,16 @@ from folio.generation.prompts import MASK
 from folio.generation.sampling import Sampling
 from folio.runtime.console import log
 from folio.runtime.errors import FolioError
+from folio.training.callbacks.base import is_sharded
+from folio.training.loggers.base import run_loggers
 from folio.training.module import LanguageModel
-from folio.training.trainer_state import is_sharded
 
 PROMPT_TOKENS = 6
-"""Length of a prompt that is taken from the text."""
+"""Length of a prompt that is taken from the validation text."""
 
 
 class SampleWriter(Callback):
-    """At each validation the model writes a text: for `samples.md`, TensorBoard and whoever watches."""
+    """Generates a text at each validation, and writes it to `samples.md` and the loggers."""
 
     def __init__(self, config: SamplesConfig, tokenizer: Tokenizer, seed: int, file: Path) -> None:
         self.config = config
@@ -34,31 +34,32 @@ class SampleWriter(Callback):
         self.file = file
         self.sampling = Sampling(temperature=config.temperature, top_k=config.top_k)
         self.latest = ""
+        """The last sample."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Raises: FolioError where the model cannot write from the prompt, before the first step."""
-        if self._writes(trainer):
+        """Check the prompt before the first step. Raises: FolioError if the model cannot continue it."""
+        if self._is_enabled(trainer):
             try:
-                self._pieces(pl_module)
+                self._generate(pl_module)
             except FolioError as error:
                 raise FolioError(f"callbacks.samples.prompt: {error}") from None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self._writes(trainer):
+        if not self._is_enabled(trainer):
             return
         # Compiled blocks would be compiled again for the lengths of generation.
         with torch.compiler.set_stance("force_eager"):
-            self.latest = "".join(self._pieces(pl_module))
+            self.latest = "".join(self._generate(pl_module))
         self._write(trainer)
 
-    def _writes(self, trainer: L.Trainer) -> bool:
-        """One process writes for all; none where each holds a share of the weights, which alone says nothing."""
+    def _is_enabled(self, trainer: L.Trainer) -> bool:
+        """Return whether this process writes samples. Generation needs the whole model in one process."""
         return self.config.max_new_tokens > 0 and trainer.is_global_zero and not is_sharded(trainer)
 
-    def _pieces(self, pl_module: L.LightningModule) -> Iterator[str]:
-        """Of the text, to be written as they are asked for. An encoder-decoder has the prompt as its prefix."""
+    def _generate(self, pl_module: L.LightningModule) -> Iterator[str]:
+        """Check the prompt, and return the pieces of the text, generated one by one as they are consumed."""
         assert isinstance(pl_module, LanguageModel)
-        model = pl_module.model  # in eval mode at the end of validation: Lightning has not ended it yet
+        model = pl_module.model  # in eval mode: Lightning ends the validation after this hook
         has_prefix = model.config.family == "encoder_decoder"
         return generate_text(
             model,
@@ -71,16 +72,15 @@ class SampleWriter(Callback):
         )
 
     def _write(self, trainer: L.Trainer) -> None:
-        # Indented, so that whatever the model writes stays text in Markdown.
+        # Indented, so that everything the model writes stays plain text in Markdown.
         text = "\n".join(f"    {line}" for line in self.latest.splitlines())
         try:
             with self.file.open("a", encoding="utf-8") as file:
                 file.write(f"## Step {trainer.global_step}\n\n{text}\n\n")
         except OSError as error:
             log.warning(f"warning: the sample of step {trainer.global_step} is lost: {self.file}: {error.strerror}")
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("samples", text, trainer.global_step)
+        for logger in run_loggers(trainer):
+            logger.log_text("samples", text, trainer.global_step)
 
 
 def sample_prompt(config: RunConfig, data: PreparedData) -> str:
@@ -92,8 +92,8 @@ def sample_prompt(config: RunConfig, data: PreparedData) -> str:
     try:
         data.tokenizer.encode(prompt.replace(MASK, ""))
     except FolioError:
-        opening = data.tokenizer.decode(data.val.tokens[:PROMPT_TOKENS].tolist())
-        opening += MASK if config.model.family == "encoder" else ""
-        log.info(f"callbacks.samples.prompt={prompt!r} has characters that the text lacks; samples begin {opening!r}")
-        return opening
+        start = data.tokenizer.decode(data.val.tokens[:PROMPT_TOKENS].tolist())
+        start += MASK if config.model.family == "encoder" else ""
+        log.info(f"callbacks.samples.prompt={prompt!r} has characters that the text lacks; samples begin {start!r}")
+        return start
     return prompt

@@ -1,102 +1,101 @@
-"""How a run ends before or at its last step: in order, as hopeless, at a signal, or at once at a second one."""
+"""End a run: after a validation of its last step, after the current step at a signal, or at once at a second signal."""
 
 import os
 import signal
-from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
 
+from folio.config.training import TrainingConfig
 from folio.distributed.context import SINGLE_PROCESS, DistributedContext
+from folio.distributed.launcher import StopRequested
 from folio.runtime.signals import Interrupted, stop_signals
 from folio.runtime.slurm import requeue_job
+from folio.training.callbacks.base import StepCallback
 from folio.training.callbacks.checkpoints import CheckpointCallback
-from folio.training.trainer_state import ends_step
 
 
-class ValidateAtEnd(Callback):
-    """Makes the last step a validated one, also where validate_every_steps does not divide max_steps."""
+class ValidateAtEnd(StepCallback):
+    """Makes Lightning validate after the last step even if validate_every_steps does not divide max_steps."""
 
     def __init__(self, max_steps: int) -> None:
         self.max_steps = max_steps
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.global_step == self.max_steps:
             trainer.should_stop = True  # Lightning validates before it stops
 
 
-class StopOnSignal(Callback):
-    """On Ctrl-C or SIGTERM: finish the step, save, stop. A second signal stops at once, and saves nothing.
+class StopOnSignal(StepCallback):
+    """Finishes the step, saves and stops at Ctrl-C or SIGTERM. A second signal stops at once and saves nothing.
 
-    A context around the whole fit, so that a signal before the first step waits for it as well. Of many processes each
-    says at the end of each step whether it was asked, so that all stop after the same one; a process that another
-    watches over is asked by `asked`, which gives the signal's number or 0, and listens to no signal itself.
+    It is a context manager around the whole fit, so that a signal before the first step waits for that step.
+
+    With several processes, each says at the end of each step whether it received a signal, so that all stop after the
+    same one. A process of our launcher handles no signals itself: the launcher does, and `stop_requested` asks it.
     """
 
     def __init__(
         self,
         checkpoints: CheckpointCallback,
+        training: TrainingConfig,
         distributed: DistributedContext = SINGLE_PROCESS,
-        asked: Callable[[], int] | None = None,
+        stop_requested: StopRequested | None = None,
     ) -> None:
         self.checkpoints = checkpoints
+        self.training = training
         self.distributed = distributed
-        self._asked = asked
+        self._stop_requested = stop_requested
         self.received: int | None = None
-        self._before: dict[int, Any] = {}
+        """Number of the signal that this process received."""
+        self._previous_handlers: dict[int, Any] = {}
 
     def __enter__(self) -> None:
-        if self._asked is None:
-            self._before = {number: signal.signal(number, self._receive) for number in stop_signals()}
+        if self._stop_requested is None:
+            self._previous_handlers = {number: signal.signal(number, self._on_signal) for number in stop_signals()}
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
-    def requeue(self, stop: Interrupted) -> None:
-        """See `requeue`; not where another process watches over this one, and does it."""
-        if self._asked is None:
-            requeue_job(stop.signal_number, self._before.get(stop.signal_number), self.distributed.is_global_zero)
+    def requeue(self, interrupted: Interrupted) -> None:
+        """Requeue the job of a scheduler, unless the launcher does."""
+        if self._stop_requested is None:
+            number = interrupted.signal_number
+            requeue_job(number, self._previous_handlers.get(number), self.distributed.is_global_zero)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Lightning has put one of its own around that of SIGTERM.
-        for number in self._before:
-            signal.signal(number, self._receive)
-        if self._asked is not None:
+        # Lightning has installed its own handler of SIGTERM.
+        for number in self._previous_handlers:
+            signal.signal(number, self._on_signal)
+        if self._stop_requested is not None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
-    def _receive(self, signal_number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
-            if (
-                self.distributed.world_size > 1
-            ):  # torchrun and srun repeat a signal, and know harder ways to end a process
+            if self.distributed.world_size > 1:  # torchrun and srun repeat a signal, and can end a process by force
                 return
-            raise Interrupted(signal_number, at_once=True)
-        self.received = signal_number
+            raise Interrupted(number, at_once=True)
+        self.received = number
         if self.distributed.is_global_zero:
-            # Past print and log, one of which the signal may have come in the middle of.
+            # Not through print or log, which the signal may have interrupted.
             os.write(2, b"stopping after this step; once more stops at once\n")
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        # A step that validates is saved after its validation, which a run that goes on would not make up for.
-        if ends_step(trainer, batch_idx) and not self.checkpoints.validates(trainer.global_step):
-            self._stop_if_asked(trainer)
+    def on_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # A step that validates is saved after its validation, because a resumed run would not repeat it.
+        if not self.training.is_validation_step(trainer.global_step):
+            self._stop_if_requested(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._stop_if_asked(trainer)
+        self._stop_if_requested(trainer)
 
-    def _stop_if_asked(self, trainer: L.Trainer) -> None:
-        # The last step ends the run anyway, and properly.
+    def _stop_if_requested(self, trainer: L.Trainer) -> None:
+        """Raises: Interrupted after a signal, once the step is saved. The last step ends the run normally instead."""
         if trainer.should_stop:
             return
-        mine = self.received or (self._asked() if self._asked else 0)
-        number = self.distributed.all_reduce_max(mine)
+        own = self.received or (self._stop_requested() if self._stop_requested else 0)
+        number = self.distributed.all_reduce_max(own)
         if number:
-            self.checkpoints.save(trainer)
+            self.checkpoints.save_last(trainer)
             raise Interrupted(number)

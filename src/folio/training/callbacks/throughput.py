@@ -1,4 +1,4 @@
-"""How far a run is and how fast it goes."""
+"""Count tokens and measure time."""
 
 import time
 from typing import Any
@@ -11,34 +11,34 @@ from folio.distributed.context import SINGLE_PROCESS, DistributedContext
 
 
 class Throughput(Callback):
-    """Counts tokens and seconds over all parts of a run; other callbacks read it. Validation has its own time.
+    """Counts tokens and seconds over all parts of a run; other callbacks read it. Validation is timed separately.
 
-    Of many processes each counts its own tokens, and takes the others to have read as many until all meet.
+    Each process counts its own tokens, and assumes that the others have read equally many until `sync_counts`.
     """
 
     state_key = "throughput"
-    """Name of its entry in a checkpoint."""
 
     def __init__(self, distributed: DistributedContext = SINGLE_PROCESS) -> None:
         self.distributed = distributed
-        self._counted = 0
-        self._own = 0  # since all met
+        self._synced_tokens = 0  # of all processes
+        self._own_tokens = 0  # of this process, since then
         self.elapsed_before_s = 0.0
+        """Wall time of the earlier parts of a resumed run."""
         self._validated_s = 0.0
         self._validation_started: float | None = None
         self._first_step = 0
         self._started = time.perf_counter()
-        self._mark = (0, 0.0)  # tokens and seconds at the last call of tokens_per_s
+        self._last_call = (0, 0.0)  # tokens and seconds at the last call of tokens_per_s
 
     @property
     def n_tokens(self) -> int:
-        """That training has read, over all processes and all parts of the run; padding is none of them."""
-        return self._counted + self.distributed.world_size * self._own
+        """Number of tokens read in training, over all processes and all parts of the run, without padding."""
+        return self._synced_tokens + self.distributed.world_size * self._own_tokens
 
     def sync_counts(self) -> None:
         """Make `n_tokens` exact. All processes must call it at the same point."""
-        self._counted += int(self.distributed.all_reduce_sum(torch.tensor(self._own)).item())
-        self._own = 0
+        self._synced_tokens += int(self.distributed.all_reduce_sum(torch.tensor(self._own_tokens)).item())
+        self._own_tokens = 0
 
     @property
     def elapsed_s(self) -> float:
@@ -47,38 +47,39 @@ class Throughput(Callback):
 
     @property
     def validation_s(self) -> float:
-        """Wall time of validation and of what follows it: samples and checkpoints."""
+        """Wall time of validation and of what follows it: samples, checkpoints and figures."""
         running = 0.0 if self._validation_started is None else time.perf_counter() - self._validation_started
         return self._validated_s + running
 
     @property
     def training_s(self) -> float:
+        """Wall time of training without validation."""
         return self.elapsed_s - self.validation_s
 
     def tokens_per_s(self) -> float:
-        """Training speed since the last call, validation left out."""
-        (last_tokens, last_s), self._mark = self._mark, (self.n_tokens, self.training_s)
+        """Return the training speed since the last call, without validation."""
+        (last_tokens, last_s), self._last_call = self._last_call, (self.n_tokens, self.training_s)
         return (self.n_tokens - last_tokens) / max(self.training_s - last_s, 1e-9)
 
     def mean_tokens_per_s(self) -> float:
-        """Training speed over the whole run, validation left out."""
+        """Return the training speed over the whole run, without validation."""
         return self.n_tokens / max(self.training_s, 1e-9)
 
     def remaining_s(self, step: int, max_steps: int) -> float:
-        """Time to the end at the pace of this part of the run, with its share of validation."""
-        done = step - self._first_step
-        return (max_steps - step) * (self.elapsed_s - self.elapsed_before_s) / max(done, 1)
+        """Return the time to the end, validation included, at the speed of this part of the run."""
+        n_steps = step - self._first_step
+        return (max_steps - step) * (self.elapsed_s - self.elapsed_before_s) / max(n_steps, 1)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._started = time.perf_counter()
         self._first_step = trainer.global_step
-        self._mark = (self.n_tokens, self.training_s)
+        self._last_call = (self.n_tokens, self.training_s)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        # Before the step, whose end others read the pace at.
-        self._own += batch.n_tokens
+        # Before the step, at whose end other callbacks read the count.
+        self._own_tokens += batch.n_tokens
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._validation_started = time.perf_counter()
@@ -94,11 +95,11 @@ class Throughput(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.elapsed_before_s = state_dict["elapsed_s"]
         self._validated_s = state_dict["validation_s"]
-        self._counted, self._own = state_dict["n_tokens"], 0
+        self._synced_tokens, self._own_tokens = state_dict["n_tokens"], 0
 
 
-def duration(seconds: float) -> str:
-    """A time as people say it: 42 s, 4 min 5 s, 3 h 20 min."""
+def format_duration(seconds: float) -> str:
+    """Return a time as 42 s, 4 min 5 s or 3 h 20 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

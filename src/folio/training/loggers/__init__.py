@@ -1,0 +1,1 @@
+"""Loggers, one per file; `folio.config.logger` names them."""

@@ -1,26 +1,23 @@
-"""TODO folio.training.loggers.csv."""
+"""Metrics in a CSV file."""
 
 import csv
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from lightning.pytorch.loggers import Logger
-
+from folio.config.logger import LoggerConfig
 from folio.runtime.console import log
+from folio.training.loggers.base import RunLogger
 
 
-class CSVCurves(Logger):
-    """Appends scalars to a CSV file of (step, name, value), a line each and at once.
+class CSVLogger(RunLogger):
+    """Appends metrics to csv/metrics.csv as rows of (step, name, value), at once.
 
-    Lightning's CSVLogger deletes the lines of the run so far when the run goes on, and writes a hundred steps late.
+    Lightning's CSVLogger deletes the earlier rows when a run is resumed, and writes a hundred steps late.
     """
 
-    name, version = "csv", ""
-
-    def __init__(self, file: Path) -> None:
-        super().__init__()
-        self.file = file
+    def __init__(self, config: LoggerConfig, folder: Path, resumed_at: int | None = None) -> None:
+        super().__init__(config, folder, resumed_at)
+        self.file = folder / "csv" / "metrics.csv"
         self._failed = False
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -39,6 +36,3 @@ class CSVCurves(Logger):
             if is_new:
                 writer.writerow(("step", "name", "value"))
             writer.writerows((step, name, value) for name, value in metrics.items())
-
-    def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """They are in config.yaml."""

@@ -1,14 +1,14 @@
-"""What TensorBoard's HParams tab shows of a run: what was chosen for it, beside what came of it.
+"""Hyperparameters and status of a run for TensorBoard's HParams tab.
 
-The tab takes its columns from one run of all that it sees, puts those first that are said to differ, and shows five;
-the metrics it takes from the last point of the curves of their names. So each run names the same metrics and the same
-keys that people vary, and says of those that its sweep varied, or its command line, that they differ.
+The tab takes its columns from one of the runs it finds, shows those first that are marked as different, and five in
+all. It takes a metric from the last point of the curve of that name. So each run lists the same metrics and the same
+usual keys, and marks as different the keys that its sweep or its command line set.
 """
 
 import io
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,11 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from folio.config.run import RunConfig
 from folio.runtime.files import remove_unfinished, write_atomically
 
 Value = bool | int | float | str
 
-USUAL = (
+USUAL_KEYS = (
     "data.name",
     "tokenizer.name",
     "model.name",
@@ -42,7 +41,7 @@ USUAL = (
     "training.batch_size",
     "seed",
 )
-"""What people vary. All keys of the config would be several dozen columns."""
+"""Keys that people vary. The whole config would be several dozen columns."""
 
 METRICS = (
     "val/bits_per_byte",
@@ -54,79 +53,60 @@ METRICS = (
     "train/perplexity",
     "train/accuracy",
 )
-"""Curves whose last point is what metrics.json has. The first five are shown unless somebody asks for more."""
+"""Curves whose last point is the value in metrics.json. The first five are shown by default."""
 
-COLUMNS, BEGAN, ENDED = "columns", "began", "ended"
-"""Files apart, each with a single thing to say, of which TensorBoard believes the first word that it reads: a run that
-goes on takes back what an earlier part of it said."""
-
-
-@contextmanager
-def hparams_session(config: RunConfig, folder: Path, compared: Sequence[str], resumed: bool) -> Iterator[None]:
-    """Show the run in the HParams tab from its start, and at its end whether it finished or failed.
-
-    A run that was stopped and can be resumed has not ended.
-    """
-    if config.logger.name != "tensorboard":
-        yield
-        return
-    event_folder = folder / "tensorboard"
-    begin_session(event_folder, config.model_dump(), compared, goes_on=resumed)
-    try:
-        yield
-    except Exception:
-        end_session(event_folder, finished=False)
-        raise
-    end_session(event_folder, finished=True)
+COLUMNS, START, END = "columns", "began", "ended"
+"""Suffixes of three event files. TensorBoard believes the first statement that it reads about a run, so each statement
+has its own file, which a resumed run can replace."""
 
 
-def begin_session(folder: Path, config: dict[str, Any], compared: Sequence[str], *, goes_on: bool = False) -> None:
-    """Enter a run, before its first step, with the values of its config.
+def log_start(folder: Path, config: dict[str, Any], compared: Sequence[str], *, resumed: bool = False) -> None:
+    """Write the values of a run's plain config, and its columns, before its first step.
 
-    compared: the keys or groups that the run's command line or its sweep chose. A run that goes on keeps the columns
-    that it began with, and may have got other values.
+    `compared` are the keys or groups that the command line or the sweep set. A resumed run keeps the columns it started
+    with, and may have other values.
     """
     values = flatten(config)
-    infos = HParamsPluginData(session_start_info=SessionStartInfo(start_time_secs=time.time()))
+    start = HParamsPluginData(session_start_info=SessionStartInfo(start_time_secs=time.time()))
     for key, value in values.items():
         field = {bool: "bool_value", str: "string_value"}.get(type(value), "number_value")
-        setattr(infos.session_start_info.hparams[key], field, value)
-    with suppress(OSError):  # the curves will find the same, and say so
-        for old in folder.glob("*.tfevents.*"):
-            if old.suffix in (f".{BEGAN}", f".{ENDED}") or (old.suffix == f".{COLUMNS}" and not goes_on):
-                old.unlink()
+        setattr(start.session_start_info.hparams[key], field, value)
+    with suppress(OSError):  # the writer of the curves will fail as well, and say so
+        for file in folder.glob("*.tfevents.*"):
+            if file.suffix in (f".{START}", f".{END}") or (file.suffix == f".{COLUMNS}" and not resumed):
+                file.unlink()
         remove_unfinished(folder)
-    _write(folder, BEGAN, metadata.SESSION_START_INFO_TAG, infos)
-    if not goes_on:
+    _write(folder, START, metadata.SESSION_START_INFO_TAG, start)
+    if not resumed:
         _write(folder, COLUMNS, metadata.EXPERIMENT_TAG, HParamsPluginData(experiment=columns(values, compared)))
 
 
-def end_session(folder: Path, *, finished: bool) -> None:
-    """Say how a run ended. One that can go on has not ended: its status stays unknown, as that of a killed one."""
-    status = api_pb2.STATUS_SUCCESS if finished else api_pb2.STATUS_FAILURE
-    infos = HParamsPluginData(session_end_info=SessionEndInfo(status=status, end_time_secs=time.time()))
-    _write(folder, ENDED, metadata.SESSION_END_INFO_TAG, infos)
+def log_end(folder: Path, *, succeeded: bool) -> None:
+    """Write the status of a run that has ended. A killed run, and one that can be resumed, has status unknown."""
+    status = api_pb2.STATUS_SUCCESS if succeeded else api_pb2.STATUS_FAILURE
+    end = HParamsPluginData(session_end_info=SessionEndInfo(status=status, end_time_secs=time.time()))
+    _write(folder, END, metadata.SESSION_END_INFO_TAG, end)
 
 
 def columns(values: dict[str, Value], compared: Iterable[str]) -> Any:
-    """The Experiment of a run: its columns, of which those that were compared come first."""
+    """Return the Experiment message of a run: its metrics, and its columns with the compared ones first."""
     first = dict.fromkeys(key for word in compared if (key := _key(word, values)) is not None)
     types = {bool: api_pb2.DATA_TYPE_BOOL, str: api_pb2.DATA_TYPE_STRING}
     experiment = api_pb2.Experiment(metric_infos=[{"name": {"tag": tag}} for tag in METRICS])
-    for key in dict.fromkeys((*first, *USUAL)):
-        kind = types.get(type(values.get(key, 0.0)), api_pb2.DATA_TYPE_FLOAT64)
-        experiment.hparam_infos.add(name=key, type=kind, differs=key in first)
+    for key in dict.fromkeys((*first, *USUAL_KEYS)):
+        data_type = types.get(type(values.get(key, 0.0)), api_pb2.DATA_TYPE_FLOAT64)
+        experiment.hparam_infos.add(name=key, type=data_type, differs=key in first)
     return experiment
 
 
 def _key(word: str, values: dict[str, Value]) -> str | None:
-    """The key that the left side of an override means: `optimizer` is optimizer.name; None where it is no value."""
+    """Return the key that the left side of an override sets: optimizer.name for `optimizer`; None if there is none."""
     candidates = ("name",) if word == "experiment" else (word, f"{word}.name")
     return next((key for key in candidates if key in values), None)
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Value]:
-    """Nested config to dotted keys with values that TensorBoard can sort; null has none."""
+    """Turn a nested config into dotted keys with values that TensorBoard can sort; null values are left out."""
     flat: dict[str, Value] = {}
     for key, value in values.items():
         if isinstance(value, dict):
@@ -136,8 +116,8 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Value]:
     return flat
 
 
-def _write(folder: Path, what: str, tag: str, data: Any) -> None:
-    """Write an event file of one summary, whole or not at all."""
+def _write(folder: Path, suffix: str, tag: str, data: Any) -> None:
+    """Write an event file with one summary, completely or not at all."""
     now = time.time()
     event = Event(wall_time=now)
     event.summary.value.add(tag=tag, metadata=metadata.create_summary_metadata(data), tensor=metadata.NULL_TENSOR)
@@ -147,4 +127,4 @@ def _write(folder: Path, what: str, tag: str, data: Any) -> None:
         records.write(record.SerializeToString())
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / f"events.out.tfevents.{int(now):010d}.{what}", content.getvalue())
+        write_atomically(folder / f"events.out.tfevents.{int(now):010d}.{suffix}", content.getvalue())

@@ -1,74 +1,108 @@
-"""Where the curves of a run go."""
+"""Metrics, texts, figures and hyperparameters for TensorBoard."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
 
+from folio.config.logger import LoggerConfig
+from folio.config.run import RunConfig
+from folio.figures.plots import pixels
 from folio.runtime.console import log
+from folio.training.loggers.base import RunLogger
+from folio.training.loggers.hparams import log_end, log_start
 
-TOGETHER = {
+COMBINED_CHARTS = {
     title: ["Multiline", [f"train/{name}", f"val/{name}"]]
     for title, name in (("loss in nats", "loss_nats"), ("bits per byte", "bits_per_byte"), ("accuracy", "accuracy"))
 }
-"""Charts of the Custom Scalars tab: training and validation in one, which the other tabs show apart."""
+"""Charts of the Custom Scalars tab with training and validation in one, which the other tabs show separately."""
 
 
-class TensorBoard(TensorBoardLogger):
-    """Lightning's, in the same folder for all parts of a run; trouble with its files ends the curves, not the run."""
+class TensorBoardLogger(RunLogger):
+    """Writes to the folder tensorboard/, the same one in all parts of a resumed run.
 
-    def __init__(self, folder: Path, purge_step: int | None) -> None:
-        super().__init__(folder, name="tensorboard", version="", default_hp_metric=False, purge_step=purge_step)
-        self._purge_step = purge_step
-        self._guarded: BestEffortWriter | None = None
+    Lightning's TensorBoardLogger would raise OSError into training, write hparams.yaml, and log hyperparameters in a
+    form that the HParams tab cannot compare.
+    """
 
-    @property
-    def experiment(self) -> Any:
-        """A SummaryWriter that warns where another would raise OSError."""
-        if self._guarded is None:
-            self._guarded = BestEffortWriter(lambda: super(TensorBoard, self).experiment, self.log_dir)
-            if self._purge_step is None:  # a run that goes on has said so
-                self._guarded.add_custom_scalars({"training and validation": TOGETHER})
-        return self._guarded
+    shows_figures = True
 
-    def save(self) -> None:
-        """Lightning would write hparams.yaml; they are in config.yaml."""
+    def __init__(self, config: LoggerConfig, folder: Path, resumed_at: int | None = None) -> None:
+        super().__init__(config, folder, resumed_at)
+        self.event_folder = folder / "tensorboard"
+
+    @cached_property
+    def experiment(self) -> "BestEffortWriter":
+        """The SummaryWriter, which warns instead of raising OSError. TensorBoard hides what it has after resumed_at."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        purge_step = None if self.resumed_at is None else self.resumed_at + 1
+        writer = BestEffortWriter(lambda: SummaryWriter(self.event_folder, purge_step=purge_step), self.event_folder)
+        if self.resumed_at is None:  # a resumed run has done it
+            writer.add_custom_scalars({"training and validation": COMBINED_CHARTS})
+        return writer
+
+    def start_run(self, config: RunConfig, compared: Sequence[str]) -> None:
+        log_start(self.event_folder, config.model_dump(), compared, resumed=self.resumed_at is not None)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        for name, value in metrics.items():
+            self.experiment.add_scalar(name, value, step)
+
+    def log_text(self, name: str, text: str, step: int) -> None:
+        self.experiment.add_text(name, text, step)
+
+    def log_figure(self, name: str, figure: Figure, step: int) -> None:
+        """Show a figure in the Images tab. The writer's own `add_figure` would use pyplot.
+
+        Time Series sorts all groups by name and opens at the first one: `train` must come before `visuals`.
+        """
+        self.experiment.add_image(f"visuals/{name}", pixels(figure), step, dataformats="HWC")
+
+    def flush(self) -> None:
+        self.experiment.flush()
 
     def finalize(self, status: str) -> None:
+        """Close the event file. Lightning calls it at the end of `fit`, whatever its outcome."""
         self.experiment.close()
+
+    def end_run(self, succeeded: bool) -> None:
+        log_end(self.event_folder, succeeded=succeeded)
 
 
 class BestEffortWriter:
-    """Calls the methods of a writer until one raises OSError, and from then on none."""
+    """Calls the methods of a writer until one raises OSError, and ignores all later calls."""
 
-    def __init__(self, make: Callable[[], Any], place: str) -> None:
-        self._place = place
+    def __init__(self, create: Callable[[], Any], folder: Path) -> None:
+        self._folder = folder
         self._writer: Any = None
-        threading.excepthook = tensorboard_excepthook
-        with self._giving_up():
-            self._writer = make()
+        threading.excepthook = _ignore_writer_errors
+        with self._warn_and_stop():
+            self._writer = create()
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         def call(*args: Any, **kwargs: Any) -> None:
             if self._writer is not None:
-                with self._giving_up():
+                with self._warn_and_stop():
                     getattr(self._writer, name)(*args, **kwargs)
 
         return call
 
     @contextmanager
-    def _giving_up(self) -> Iterator[None]:
+    def _warn_and_stop(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             self._writer = None
-            log.warning(f"warning: no TensorBoard curves from here on: {self._place}: {error.strerror or error}")
+            log.warning(f"warning: no TensorBoard curves from here on: {self._folder}: {error.strerror or error}")
 
 
-def tensorboard_excepthook(args: threading.ExceptHookArgs) -> None:
-    """Keeps quiet about what TensorBoard's thread raises: it raises the same again where the run calls it."""
+def _ignore_writer_errors(args: threading.ExceptHookArgs) -> None:
+    """Print no OSError of TensorBoard's writer thread, which raises it again where the run calls the writer."""
     if not (isinstance(args.exc_value, OSError) and type(args.thread).__module__.startswith("tensorboard.")):
         threading.__excepthook__(args)

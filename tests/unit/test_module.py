@@ -2,36 +2,29 @@
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
-from tiny_models import CPU, validation_of
+from fake_trainer import untrained_module
+from tiny_models import validation_of
 
 from folio.config.run import RunConfig
 from folio.data.batches.batch import IGNORE_INDEX, Batch
-from folio.data.tokenizers.registry import CharTokenizer
-from folio.models import build_model
 from folio.objectives.losses import batch_loss
 from folio.objectives.metrics import metrics_from_sums, token_sums
-from folio.runs.checkpoints import CheckpointMetadata
-from folio.training.module import LanguageModel, RunningMeans
+from folio.training.module import LanguageModel
+from folio.training.running_means import RunningMeans
 
 ENCODER = ("model.family=encoder", "objective=masked_lm")
 ENCODER_DECODER = ("model.family=encoder_decoder", "objective=prefix_lm", "conditioning=hidden_cache")
 
 
-@pytest.fixture
-def build(compose: Callable[..., RunConfig]) -> Callable[..., LanguageModel]:
-    def built(*overrides: str, **changes: Any) -> LanguageModel:
-        config = compose("model=debug", *overrides)
-        torch.manual_seed(0)
-        model = build_model(config.transformer_config(7))
-        metadata = CheckpointMetadata(config.model_dump(), model.config, CharTokenizer("abcdefg"))
-        given = {"device": CPU, "validation": validation_of(), **changes}
-        return LanguageModel(model=model, config=config, metadata=metadata, **given)
+BuildModule = Callable[..., LanguageModel]
 
-    return built
+
+@pytest.fixture
+def build(compose: Callable[..., RunConfig]) -> BuildModule:
+    return lambda *overrides, **changes: untrained_module(compose("model=debug", *overrides), **changes)
 
 
 def random_batch(n_rows: int, seed: int = 0) -> Batch:
@@ -76,23 +69,21 @@ def gradient_norm_after_clipping(module: LanguageModel) -> float:
     return torch.stack([parameter.grad.norm() for parameter in parameters]).norm().item()
 
 
-def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_kept(build: Callable[..., LanguageModel]) -> None:
+def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_kept(build: BuildModule) -> None:
     module = build("training.gradient_clip_norm=0.5")
     assert gradient_norm_after_clipping(module) == pytest.approx(0.5, rel=1e-4)
     assert module.gradient_norm == 5.0
 
 
 @pytest.mark.parametrize("norm", ["null", "6.0"])
-def test_gradients_below_the_norm_stay_as_they_are(norm: str, build: Callable[..., LanguageModel]) -> None:
+def test_gradients_below_the_norm_stay_as_they_are(norm: str, build: BuildModule) -> None:
     module = build(f"training.gradient_clip_norm={norm}")
     assert gradient_norm_after_clipping(module) == 5.0
     assert module.gradient_norm == 5.0
 
 
 @pytest.mark.parametrize(("step", "rate"), [(0, 1e-3 / 3), (2, 1e-3)])
-def test_all_groups_step_at_the_rate_of_the_schedule(
-    step: int, rate: float, build: Callable[..., LanguageModel]
-) -> None:
+def test_all_groups_step_at_the_rate_of_the_schedule(step: int, rate: float, build: BuildModule) -> None:
     module = build("optimizer.learning_rate=1e-3", "schedule.warmup_steps=2")
     module.trainer = SimpleNamespace(global_step=step)
     optimizer = module.configure_optimizers()
@@ -100,7 +91,7 @@ def test_all_groups_step_at_the_rate_of_the_schedule(
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate, rate])
 
 
-def test_noam_sets_the_rate_from_the_width_of_the_model(build: Callable[..., LanguageModel]) -> None:
+def test_noam_sets_the_rate_from_the_width_of_the_model(build: BuildModule) -> None:
     module = build("schedule=noam", "schedule.warmup_steps=4", "optimizer.learning_rate=7", "optimizer=muon")
     module.trainer = SimpleNamespace(global_step=15)
     optimizer = module.configure_optimizers()
@@ -109,34 +100,34 @@ def test_noam_sets_the_rate_from_the_width_of_the_model(build: Callable[..., Lan
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate] * 3)
 
 
-def test_a_validation_is_the_mean_over_all_targets_of_all_its_batches(build: Callable[..., LanguageModel]) -> None:
+def test_a_validation_is_the_mean_over_all_targets_of_all_its_batches(build: BuildModule) -> None:
     module, batches = build(), [random_batch(4, seed=1), random_batch(1, seed=2)]
     logged = validate(module, batches)
-    assert module.val == metrics_from_sums(sum(token_sums(module.model, batch) for batch in batches), None)
-    assert logged == {f"val/{name}": value for name, value in module.val.items()}
+    assert module.val_metrics == metrics_from_sums(sum(token_sums(module.model, batch) for batch in batches), None)
+    assert logged == {f"val/{name}": value for name, value in module.val_metrics.items()}
     again = validate(module, batches)
     assert again == logged, "a second validation counts nothing of the first"
 
 
-def test_the_second_loader_is_the_one_with_the_prefixes_of_others(build: Callable[..., LanguageModel]) -> None:
+def test_the_second_loader_is_the_one_with_the_prefixes_of_others(build: BuildModule) -> None:
     module, own, others = build(*ENCODER_DECODER), prefixed_batch(4), prefixed_batch(4)
     others = others._replace(prefix=others.prefix.roll(1, dims=0))
     validate(module, [own], [others])
     right, shuffled = (metrics_from_sums(token_sums(module.model, batch), None) for batch in (own, others))
-    assert module.val == {**right, "shuffled_prefix_loss_nats": shuffled["loss_nats"]}
+    assert module.val_metrics == {**right, "shuffled_prefix_loss_nats": shuffled["loss_nats"]}
     assert right["loss_nats"] != shuffled["loss_nats"]
 
 
-def test_a_baseline_is_logged_with_each_validation(build: Callable[..., LanguageModel]) -> None:
+def test_a_baseline_is_logged_with_each_validation(build: BuildModule) -> None:
     baseline = {"unigram_loss_nats": 2.5, "unigram_accuracy": 0.1}
     module = build(*ENCODER, validation=validation_of(baseline=baseline))
     logged = validate(module, [masked_batch(3)])
     assert logged.keys() == {f"val/{name}" for name in ("loss_nats", "perplexity", "accuracy", *baseline)}
-    assert module.val.items() >= baseline.items()
+    assert module.val_metrics.items() >= baseline.items()
 
 
 def test_micro_batches_with_their_weights_take_the_step_of_the_whole_batch(
-    build: Callable[..., LanguageModel],
+    build: BuildModule,
 ) -> None:
     """Of 8 targets 6 lie in the first row: without weights the others would count for thrice as much."""
     module, whole = build(*ENCODER), masked_batch(3)
@@ -147,36 +138,36 @@ def test_micro_batches_with_their_weights_take_the_step_of_the_whole_batch(
 
     module.training_step(whole).backward()
     gradients = [parameter.grad for parameter in module.model.parameters()]
-    means = module.train_means.take()
+    means = module.train_means.compute_and_reset()
     module.zero_grad()
     for batch in (part(slice(0, 1), 6), part(slice(1, 3), 2)):
         (module.training_step(batch) / 2).backward()  # Lightning divides by the number of micro batches
     torch.testing.assert_close([parameter.grad for parameter in module.model.parameters()], gradients)
-    assert module.train_means.take() == pytest.approx(means)
+    assert module.train_means.compute_and_reset() == pytest.approx(means)
     assert means == pytest.approx([value.item() for value in batch_loss(module.model, whole)])
 
 
 def test_running_means_are_over_what_came_since_the_last_look() -> None:
     means = RunningMeans()
     for loss, accuracy in [(3.0, 0.25), (5.0, 0.75)]:
-        means.add(torch.tensor(loss, requires_grad=True), torch.tensor(accuracy))
-    assert means.take() == (4.0, 0.5)
-    means.add(torch.tensor(1.0), torch.tensor(0.0))
-    assert means.take() == (1.0, 0.0)
+        means.update(torch.tensor(loss, requires_grad=True), torch.tensor(accuracy))
+    assert means.compute_and_reset() == (4.0, 0.5)
+    means.update(torch.tensor(1.0), torch.tensor(0.0))
+    assert means.compute_and_reset() == (1.0, 0.0)
 
 
 def test_running_means_go_on_where_a_checkpoint_left_them() -> None:
     before, after = RunningMeans(), RunningMeans()
-    before.add(torch.tensor(3.0), torch.tensor(0.5))
-    after.load_state(before.state())
-    after.add(torch.tensor(1.0), torch.tensor(0.0))
-    assert after.take() == (2.0, 0.25)
+    before.update(torch.tensor(3.0), torch.tensor(0.5))
+    after.load_state_dict(before.state_dict())
+    after.update(torch.tensor(1.0), torch.tensor(0.0))
+    assert after.compute_and_reset() == (2.0, 0.25)
 
 
 def test_running_means_go_on_on_the_device_of_the_losses() -> None:
     """A checkpoint comes back on the CPU. The meta device stands for a GPU: it refuses to mix as well."""
     before, after = RunningMeans(), RunningMeans()
-    before.add(torch.zeros(()), torch.zeros(()))
-    after.load_state(before.state())
-    after.add(torch.zeros((), device="meta"), torch.zeros((), device="meta"))
-    assert after.state()["sums"].device.type == "meta"
+    before.update(torch.zeros(()), torch.zeros(()))
+    after.load_state_dict(before.state_dict())
+    after.update(torch.zeros((), device="meta"), torch.zeros((), device="meta"))
+    assert after.state_dict()["sums"].device.type == "meta"

@@ -1,0 +1,33 @@
+"""A hook for the end of an optimizer step, which Lightning does not have."""
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import FSDPStrategy
+
+
+class StepCallback(Callback):
+    """A Lightning callback with one more hook: `on_step_end`, after each optimizer step.
+
+    Lightning's `on_train_batch_end` runs after each micro-batch, of which a step has several with accumulation.
+    """
+
+    def on_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Run after an optimizer step; `trainer.global_step` counts it already."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if ends_step(trainer, batch_idx):
+            self.on_step_end(trainer, pl_module)
+
+
+def ends_step(trainer: L.Trainer, batch_idx: int) -> bool:
+    """Return whether this micro-batch completes an optimizer step."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+
+def is_sharded(trainer: L.Trainer) -> bool:
+    """Return whether the model is sharded over the processes, so that none can use it alone."""
+    return isinstance(trainer.strategy, FSDPStrategy)

@@ -1,0 +1,80 @@
+"""The interface of Folio's loggers: Lightning's, with texts, figures, and the start and the end of a run."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import Logger
+from matplotlib.figure import Figure
+
+from folio.config.logger import LoggerConfig
+from folio.config.run import RunConfig
+
+
+class RunLogger(Logger):
+    """Ignores everything; a logger overrides what it can show. Only rank 0 of a run has one.
+
+    Trouble with its files must end the logging and not the run.
+    """
+
+    version = ""
+    shows_figures = False
+    """Whether `log_figure` does something; drawing takes time."""
+
+    def __init__(self, config: LoggerConfig, folder: Path, resumed_at: int | None = None) -> None:
+        """`folder` is the run folder. A run resumed at a step logs again what it logged after that step before."""
+        super().__init__()
+        self.config = config
+        self.folder = folder
+        self.resumed_at = resumed_at
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.folder)
+
+    def start_run(self, config: RunConfig, compared: Sequence[str]) -> None:
+        """Log the config before the first step; `compared` are the keys in which related runs differ."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log scalars."""
+
+    def log_text(self, name: str, text: str, step: int) -> None:
+        """Log a text in Markdown."""
+
+    def log_figure(self, name: str, figure: Figure, step: int) -> None:
+        """Log a figure."""
+
+    def flush(self) -> None:
+        """Write everything logged so far to disk."""
+
+    def end_run(self, succeeded: bool) -> None:
+        """Log the end of the run. It is not called for a run that was stopped and can be resumed."""
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """Ignore Lightning's hyperparameters: `start_run` has the config."""
+
+
+def run_loggers(trainer: L.Trainer) -> list[RunLogger]:
+    """Return the loggers of this process; none on ranks other than 0."""
+    return [logger for logger in trainer.loggers if isinstance(logger, RunLogger)]
+
+
+@contextmanager
+def logged_run(loggers: Sequence[RunLogger], config: RunConfig, compared: Sequence[str]) -> Iterator[None]:
+    """Tell the loggers when the run starts, and whether it finished or failed."""
+    for logger in loggers:
+        logger.start_run(config, compared)
+    try:
+        yield
+    except Exception:
+        for logger in loggers:
+            logger.end_run(succeeded=False)
+        raise
+    for logger in loggers:
+        logger.end_run(succeeded=True)

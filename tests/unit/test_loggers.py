@@ -1,0 +1,133 @@
+"""What the loggers write, and that trouble with their files does not end a run."""
+
+import re
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+from fake_trainer import fake_trainer, sample_writer, untrained_module
+from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from folio.config.logger import CSVConfig, NoLoggerConfig, TensorBoardConfig
+from folio.config.run import RunConfig
+from folio.training.loggers.base import RunLogger, logged_run
+from folio.training.loggers.csv import CSVLogger
+from folio.training.loggers.tensorboard import TensorBoardLogger
+
+Compose = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def tensorboard(tmp_path: Path) -> TensorBoardLogger:
+    return TensorBoardLogger(TensorBoardConfig(name="tensorboard"), tmp_path)
+
+
+def events_in(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder / "tensorboard")).Reload()
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "csv", "none"])
+def test_the_config_names_a_logger_for_which_everything_can_be_logged(
+    name: str, compose: Compose, tmp_path: Path
+) -> None:
+    config = compose(f"logger={name}")
+    logger: RunLogger = config.logger.load_code()(config.logger, tmp_path)
+    with logged_run([logger], config, ["seed"]):
+        logger.log_metrics({"train/loss_nats": 1.5}, 1)
+        logger.log_text("samples", "text", 1)
+        logger.log_figure("schedule", Figure(), 1)
+        logger.flush()
+        logger.finalize("success")
+    assert logger.name == name
+    assert logger.save_dir == str(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {name} - {"none"}
+
+
+def test_the_class_that_ignores_everything_is_the_logger_none() -> None:
+    assert NoLoggerConfig.load_code() is RunLogger
+
+
+def test_tensorboard_shows_metrics_texts_and_figures(tensorboard: TensorBoardLogger, tmp_path: Path) -> None:
+    tensorboard.log_metrics({"train/loss_nats": 1.5}, 3)
+    tensorboard.log_text("samples", "some text", 3)
+    tensorboard.log_figure("schedule", Figure(), 3)
+    tensorboard.flush()
+    events = events_in(tmp_path)
+    assert [(event.step, event.value) for event in events.Scalars("train/loss_nats")] == [(3, 1.5)]
+    assert [event.step for event in events.Tensors("samples/text_summary")] == [3]
+    (image,) = events.Images("visuals/schedule")
+    assert image.encoded_image_string.startswith(b"\x89PNG")
+
+
+def test_a_resumed_run_hides_what_it_logged_after_its_checkpoint(tmp_path: Path) -> None:
+    for resumed_at, steps in ((None, (1, 2, 3)), (2, (3,))):
+        logger = TensorBoardLogger(TensorBoardConfig(name="tensorboard"), tmp_path, resumed_at)
+        for step in steps:
+            logger.log_metrics({"train/loss_nats": 0.0 if resumed_at else 1.0}, step)
+        logger.finalize("success")
+    assert [(event.step, event.value) for event in events_in(tmp_path).Scalars("train/loss_nats")] == [
+        (1, 1.0),
+        (2, 1.0),
+        (3, 0.0),
+    ]
+
+
+def test_html_in_a_sample_is_plain_text_in_markdown_and_in_tensorboard(
+    tensorboard: TensorBoardLogger, compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rendered by TensorBoard itself; without the indentation the same text would be a heading and an image."""
+    with warnings.catch_warnings():  # about a package that TensorBoard has a copy of
+        warnings.simplefilter("ignore")
+        from tensorboard.plugin_util import markdown_to_safe_html
+    hostile = "<script>alert(1)</script>\n\n<img src=x onerror=alert(1)>\r\n# A heading\n[a](javascript:alert(1))"
+    samples, module = sample_writer(tmp_path), untrained_module(compose("model=debug", "tokenizer=char"))
+    monkeypatch.setattr(samples, "_generate", lambda _: iter([hostile]))
+    samples.on_validation_end(fake_trainer(global_step=5, loggers=[tensorboard]), module)
+    tensorboard.flush()
+    (event,) = events_in(tmp_path).Tensors("samples/text_summary")
+    (text,) = event.tensor_proto.string_val
+    assert "<h1>" in markdown_to_safe_html(hostile)
+    assert re.findall(r"<[^>]*>", markdown_to_safe_html(text)) == ["<pre>", "<code>", "</code>", "</pre>"]
+    heading, *lines = (tmp_path / "samples.md").read_text().splitlines()
+    assert heading == "## Step 5"
+    assert all(line.startswith("    ") for line in lines if line)
+
+
+def test_files_that_cannot_be_written_are_warned_about_once(
+    tensorboard: TensorBoardLogger, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("tensorboard", "csv"):
+        (tmp_path / name).write_text("in the way")
+    for logger in (tensorboard, CSVLogger(CSVConfig(name="csv"), tmp_path)):
+        for step in (1, 2):
+            logger.log_metrics({"train/loss_nats": 1.0}, step)
+        logger.flush()
+        logger.finalize("success")
+    warned = [record.getMessage() for record in caplog.records]
+    assert len(warned) == 2
+    assert warned[0].startswith("warning: no TensorBoard curves from here on: ")
+    assert warned[1].startswith("warning: curves are being lost: ")
+
+
+class Recorder(RunLogger):
+    def __init__(self) -> None:
+        self.ended: list[bool] = []
+
+    def end_run(self, succeeded: bool) -> None:
+        self.ended.append(succeeded)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "ended"), [(None, [True]), (ValueError, [False]), (KeyboardInterrupt, []), (SystemExit, [])]
+)
+def test_a_run_that_was_stopped_and_can_be_resumed_has_not_ended(
+    outcome: type[BaseException] | None, ended: list[bool], compose: Compose
+) -> None:
+    logger = Recorder()
+    with pytest.raises(outcome) if outcome else nullcontext(), logged_run([logger], compose(), []):
+        if outcome:
+            raise outcome
+    assert logger.ended == ended
