@@ -1,7 +1,7 @@
-"""What a training costs before it is begun: memory of a device, work of a step, bytes between devices, tokens.
+"""Estimate memory, compute, communication and time of a training run, for `scripts/plan.py`.
 
-Counts of parameters and products are exact. Memory and time are models, whose parts are named; docs/scale.md says how
-near they come to what was measured. Units are bytes, floating-point operations and seconds.
+Counts of parameters and of operations are exact. Memory and time are models; docs/scale.md compares them with
+measurements. Units are bytes, floating-point operations (FLOPs) and seconds.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -14,53 +14,56 @@ from folio.config.run import RunConfig
 from folio.config.training import largest_micro_batch_size
 from folio.models import TransformerConfig, build_model
 
-Bottleneck = Literal["products", "links", "memory"]
+Bottleneck = Literal["compute", "communication", "memory"]
 
 GIB = 2**30
-GAPS = 32 * 2**20
-"""On a CPU, as measured: 25 to 42 MiB with models of 5 to 28 million parameters."""
+CPU_OVERHEAD = 32 * 2**20
+"""Bytes of heap fragmentation and of kernels on a CPU: 25 to 42 MiB measured, with 5 to 28 million parameters."""
+USABLE_SHARE = 0.95
+"""Share of a device's memory to plan with. The rest is for fragmentation, kernels and workspaces."""
 TOKENS_PER_PARAMETER = 20
-"""What trains a model of a size best for the products it costs (Hoffmann et al. 2022, "Chinchilla", section 3.4)."""
+"""Compute-optimal number of tokens (Hoffmann et al. 2022, "Chinchilla", section 3.4)."""
 
 MIN_CHUNKED_VOCABULARY, CHUNK_ROWS = 4096, 256
-"""Of the loss on a CPU; `folio.objectives.losses`, to whose numbers a test holds these."""
+"""The constants of `folio.objectives.losses`, which lies in a higher layer. A test compares them."""
 
 
 @dataclass(frozen=True)
-class Machine:
-    """A device and what joins it to the others."""
+class Hardware:
+    """A device and its links."""
 
     memory: float
-    """Bytes of one device."""
+    """Bytes per device."""
     peak: float
-    """Floating-point operations a second of one device, in the precision of training."""
+    """Peak FLOPs per second of a device, in the precision of training."""
     utilization: float
-    """Share of the peak that a step reaches between its meetings."""
+    """Share of the peak that a step reaches, apart from communication."""
     link: float
-    """Bytes a second that a device sends to its neighbour on the same machine."""
+    """Bytes per second between devices of one machine."""
     node_link: float
-    """The same to another machine."""
+    """Bytes per second from a device to another machine."""
     devices_per_node: int = 8
     is_cpu: bool = False
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Of one device, in bytes, where a step needs most."""
+    """Peak memory of a device, in bytes."""
 
     weights: float
+    """Weights in float32, and their copies in mixed precision."""
     gradients: float
     moments: float
     activations: float
-    """What the backward pass needs of the forward pass, for one micro batch."""
+    """What the forward pass of one micro-batch keeps for the backward pass."""
     logits: float
-    """What the loss holds of tokens x symbols."""
-    working: float = 0.0
-    """Of the backward pass through one feed-forward layer: three arrays as wide as it is."""
-    gaps: float = 0.0
-    """Of a CPU's heap, and what its kernels bring along."""
-    gathered: float = 0.0
-    """Of sharded weights: two blocks and what lies outside them, whole."""
+    """Logits in the loss, with their softmax and gradient."""
+    workspace: float = 0.0
+    """Backward pass through one feed-forward layer: three tensors of its width."""
+    overhead: float = 0.0
+    """Heap and kernels of a CPU."""
+    unsharded: float = 0.0
+    """FSDP: gathered weights of two blocks, and of everything outside the blocks."""
 
     @property
     def total(self) -> float:
@@ -69,7 +72,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Plan:
-    """A way to train, and what it costs."""
+    """A way to train, and its costs."""
 
     strategy: str
     micro_batch_size: int
@@ -77,81 +80,97 @@ class Plan:
     memory: Memory
     fits: bool
     compute_s: float
-    """Of a step: its products."""
-    links_s: float
-    """Of a step: what is sent, were nothing computed meanwhile."""
+    """Seconds of computation per step."""
+    communication_s: float
+    """Seconds of communication per step, part of which the computation hides."""
     step_s: float
     bottleneck: Bottleneck
 
 
 @cache
-def n_parameters(shape: TransformerConfig) -> int:
-    """Exact, without memory for the weights; tied weights count once."""
+def n_parameters(model: TransformerConfig) -> int:
+    """Return the exact number of parameters, without allocating them. Tied weights count once."""
     with torch.device("meta"):
-        return build_model(shape).n_parameters
+        return build_model(model).n_parameters
 
 
-def in_width(shape: TransformerConfig) -> int:
-    """Of what goes into the activation of a feed-forward layer."""
-    return shape.feed_forward_width * (2 if shape.activation == "swiglu" else 1)
+def block_parameters(model: TransformerConfig) -> int:
+    """Return the exact number of parameters of one block."""
+    return n_parameters(replace(model, n_layers=2)) - n_parameters(replace(model, n_layers=1))
 
 
-def forward_flops(shape: TransformerConfig, n_sequences: int) -> int:
-    """The matrix products of a forward pass of a decoder over whole contexts, two for each multiplication.
-
-    Attention counts whole, as kernels that do not skip the hidden half would do it.
-    """
-    tokens, width = n_sequences * shape.context_length, shape.d_model
-    projections = 4 * width * width + width * in_width(shape) + shape.feed_forward_width * width
-    attention = 2 * shape.context_length * width
-    return 2 * tokens * (shape.n_layers * (projections + attention) + shape.vocab_size * width)
-
-
-def step_flops(shape: TransformerConfig, n_sequences: int, activation_checkpointing: bool = False) -> int:
-    """Of a training step: each product has two gradients; blocks that are computed again cost one more pass."""
-    forward = forward_flops(shape, n_sequences)
-    output = 2 * n_sequences * shape.context_length * shape.vocab_size * shape.d_model
-    return 3 * forward + (forward - output if activation_checkpointing else 0)
-
-
-def tokens_for(parameters: int) -> int:
-    """By Chinchilla's rule."""
+def optimal_tokens(parameters: int) -> int:
+    """Return the compute-optimal number of training tokens."""
     return TOKENS_PER_PARAMETER * parameters
 
 
-def block_activations(shape: TransformerConfig, n_sequences: int, half: bool, is_cpu: bool) -> float:
-    """Bytes that a block keeps for its backward pass, pre-norm, by the fused attention.
+def forward_flops(model: TransformerConfig, n_sequences: int) -> int:
+    """Return the FLOPs of the matrix products in a forward pass of a decoder over whole contexts.
 
-    On a CPU (float32): the residual stream before both norms, both norms' outputs, q, k, v, what attention gives, and
-    what goes into the activation, which is computed again. On a GPU what goes out of it, too. In mixed precision
-    (`half`) the residual stream stays in float32, and everything else is kept in two bytes.
+    A multiplication and an addition count as two. Attention counts in full, as in kernels that compute the masked half.
     """
-    tokens, width = n_sequences * shape.context_length, shape.d_model
-    stream, rest = 2 * width, 2 * width + 4 * width + in_width(shape)
+    tokens, width = n_sequences * model.context_length, model.d_model
+    projections = 4 * width * width + width * _activation_width(model) + model.feed_forward_width * width
+    attention = 2 * model.context_length * width
+    return 2 * tokens * (model.n_layers * (projections + attention) + model.vocab_size * width)
+
+
+def step_flops(model: TransformerConfig, n_sequences: int, activation_checkpointing: bool = False) -> int:
+    """Return the FLOPs of a training step.
+
+    Each product has two gradients. Activation checkpointing adds a forward pass through the blocks.
+    """
+    forward = forward_flops(model, n_sequences)
+    output_layer = 2 * n_sequences * model.context_length * model.vocab_size * model.d_model
+    return 3 * forward + (forward - output_layer if activation_checkpointing else 0)
+
+
+def communication_bytes(parameters: int, n_devices: int, strategy: str, half: bool, accumulation: int = 1) -> float:
+    """Return the bytes that a device sends in an optimizer step.
+
+    DDP all-reduces the gradients. FSDP all-gathers the weights twice per micro-batch and reduce-scatters the gradients.
+    In a ring of n devices, an all-gather and a reduce-scatter each send (n - 1) / n of a tensor, and an all-reduce is
+    both.
+    """
+    ring = (n_devices - 1) / n_devices
+    if strategy == "ddp":
+        return 2 * ring * 4.0 * parameters
+    return (2 * accumulation + 1) * ring * (2.0 if half else 4.0) * parameters
+
+
+def block_activations(model: TransformerConfig, n_sequences: int, half: bool, is_cpu: bool) -> float:
+    """Return the bytes that a pre-norm block with fused attention keeps for its backward pass.
+
+    On a CPU, in float32: the residual stream before both norms, the outputs of both norms, q, k, v, the output of
+    attention, and the input of the activation, which is computed again. On a GPU also the output of the activation. In
+    mixed precision (`half`) the residual stream stays in float32, and everything else takes two bytes.
+    """
+    tokens, width = n_sequences * model.context_length, model.d_model
+    stream, rest = 2 * width, 2 * width + 4 * width + _activation_width(model)
     if not is_cpu:
-        rest += shape.feed_forward_width
-    if is_cpu:  # where some layers are made of several operations, each of which keeps what it reads; as counted
-        rest += round(width * (3 * (shape.positional_encoding == "rotary") + 2.5 * (shape.norm == "rms_norm")))
-        rest += 5 * width * shape.qk_norm
-    statistics = 4 * 4 + 4 * shape.n_heads
+        rest += model.feed_forward_width
+    if is_cpu:  # some layers consist of several operations there, each of which keeps its inputs; counted, not derived
+        rest += round(width * (3 * (model.positional_encoding == "rotary") + 2.5 * (model.norm == "rms_norm")))
+        rest += 5 * width * model.qk_norm
+    statistics = 4 * 4 + 4 * model.n_heads
     kept = tokens * (4 * stream + (2 if half else 4) * rest + statistics)
-    if shape.dropout:
-        kept += tokens * 2 * width * (4 if is_cpu else 1)  # which elements are dropped
-    if shape.attention_dropout_rate and is_cpu:  # whose fused attention knows none: scores, softmax, what is left of it
-        kept += 4 * 3 * tokens * shape.n_heads * shape.context_length
+    if model.dropout:
+        kept += tokens * 2 * width * (4 if is_cpu else 1)  # dropout masks
+    if model.attention_dropout_rate and is_cpu:  # no fused attention: scores, their softmax, and that after dropout
+        kept += 4 * 3 * tokens * model.n_heads * model.context_length
     return float(kept)
 
 
-def loss_memory(shape: TransformerConfig, n_sequences: int, half: bool, is_cpu: bool) -> float:
-    """Bytes that the loss holds at once."""
-    tokens, symbols = n_sequences * shape.context_length, shape.vocab_size
+def loss_memory(model: TransformerConfig, n_sequences: int, half: bool, is_cpu: bool) -> float:
+    """Return the peak bytes of the loss."""
+    tokens, symbols = n_sequences * model.context_length, model.vocab_size
     if is_cpu and symbols >= MIN_CHUNKED_VOCABULARY:
-        return 4.0 * (min(CHUNK_ROWS, tokens) * symbols + tokens * shape.d_model)
+        return 4.0 * (min(CHUNK_ROWS, tokens) * symbols + tokens * model.d_model)
     return tokens * symbols * ((2 if half else 4) + 4 + 4)  # logits, their log-softmax, its gradient
 
 
-def memory(
-    shape: TransformerConfig,
+def estimate_memory(
+    model: TransformerConfig,
     *,
     n_sequences: int,
     n_devices: int = 1,
@@ -162,115 +181,101 @@ def memory(
     is_cpu: bool = False,
     n_moments: int = 2,
 ) -> Memory:
-    """Of one device with a micro batch of `n_sequences`. Weights, gradients and moments are in float32."""
-    parameters = n_parameters(shape)
-    share = 4.0 * parameters / (n_devices if strategy == "fsdp" else 1)
-    tokens = n_sequences * shape.context_length
-    block = block_activations(shape, n_sequences, half, is_cpu)
-    kept = shape.n_layers * block
+    """Return the peak memory of a device with micro-batches of `n_sequences`.
+
+    Weights, gradients and moments are in float32.
+    """
+    parameters, tokens = n_parameters(model), n_sequences * model.context_length
+    is_sharded = strategy == "fsdp"
+    own = 4.0 * parameters / (n_devices if is_sharded else 1)
+    block = block_activations(model, n_sequences, half, is_cpu)
+    kept = model.n_layers * block
     if activation_checkpointing:
-        kept = shape.n_layers * 4.0 * tokens * shape.d_model + block
-    ends = 2 * 4.0 * tokens * shape.d_model  # before and after the last norm
-    copies = 2.0 * parameters if half and strategy != "fsdp" else 0.0  # of the weights, in two bytes
-    logits = loss_memory(shape, n_sequences, half, is_cpu)
-    gradients = share
+        kept = model.n_layers * 4.0 * tokens * model.d_model + block
+    kept += 2 * 4.0 * tokens * model.d_model  # before and after the last norm
+    logits = loss_memory(model, n_sequences, half, is_cpu)
+    gradients = own
     if n_devices == 1 and not accumulates:
-        # They come as activations go: what is larger counts. The output layer's is there first, with the loss.
-        late = max(0.0, share + block - kept - ends - logits)
-        first = 4.0 * shape.vocab_size * shape.d_model
-        gradients = max(late, min(first, share))
-    gathered = 0.0
-    if strategy == "fsdp":
-        outside = parameters - shape.n_layers * block_parameters(shape)
-        gathered = (2.0 if half else 4.0) * (2 * block_parameters(shape) + outside)
-    working = 3.0 * (2 if half else 4) * tokens * in_width(shape)
+        # Gradients appear as activations are freed: only the excess counts. The output layer's is first, with the loss.
+        at_the_end = max(0.0, own + block - kept - logits)
+        output_layer = 4.0 * model.vocab_size * model.d_model
+        gradients = max(at_the_end, min(output_layer, own))
+    outside_blocks = parameters - model.n_layers * block_parameters(model)
     return Memory(
-        share + copies, gradients, n_moments * share, kept + ends, logits, working, GAPS if is_cpu else 0.0, gathered
+        weights=own + (2.0 * parameters if half and not is_sharded else 0.0),
+        gradients=gradients,
+        moments=n_moments * own,
+        activations=kept,
+        logits=logits,
+        workspace=3.0 * (2 if half else 4) * tokens * _activation_width(model),
+        overhead=CPU_OVERHEAD if is_cpu else 0.0,
+        unsharded=(2.0 if half else 4.0) * (2 * block_parameters(model) + outside_blocks) if is_sharded else 0.0,
     )
 
 
-def block_parameters(shape: TransformerConfig) -> int:
-    """Of one block, exactly: what a second one adds."""
-    return n_parameters(replace(shape, n_layers=2)) - n_parameters(replace(shape, n_layers=1))
-
-
-def sent_bytes(parameters: int, n_devices: int, strategy: str, half: bool) -> float:
-    """By one device in one optimizer step; DDP sends gradients once, FSDP weights twice and gradients once a step.
-
-    A ring moves (n - 1) / n of an array to gather it or to reduce it to shares; reducing it to all is both.
-    """
-    if n_devices == 1:
-        return 0.0
-    ring = (n_devices - 1) / n_devices
-    if strategy == "ddp":
-        return 2 * ring * 4.0 * parameters
-    return 3 * ring * (2.0 if half else 4.0) * parameters
-
-
-def plan(
+def make_plan(
     config: RunConfig,
-    shape: TransformerConfig,
-    machine: Machine,
+    model: TransformerConfig,
+    hardware: Hardware,
     n_devices: int,
     strategy: str,
     activation_checkpointing: bool,
 ) -> Plan:
-    """The largest micro batch that fits, or that of the config; a single sequence where none does."""
-    half = config.trainer.precision not in ("32-true",) and not machine.is_cpu
-    own = config.training.batch_size // n_devices
-    n_moments = {"sgd": 1}.get(config.optimizer.name, 2)
+    """Return the costs with the largest micro-batch that fits, up to the config's; with a single sequence if none fits.
 
-    def needs(n_sequences: int) -> Memory:
-        return memory(
-            shape,
-            n_sequences=n_sequences,
+    DDP communicates during the backward pass, which is two thirds of the computation; FSDP during all of it.
+    """
+    half = config.trainer.precision != "32-true" and not hardware.is_cpu
+    own = config.training.batch_size // n_devices
+
+    def memory_of(micro_batch_size: int) -> Memory:
+        return estimate_memory(
+            model,
+            n_sequences=micro_batch_size,
             n_devices=n_devices,
             strategy=strategy,
-            accumulates=n_sequences < own,
+            accumulates=micro_batch_size < own,
             activation_checkpointing=activation_checkpointing,
             half=half,
-            is_cpu=machine.is_cpu,
-            n_moments=n_moments,
+            is_cpu=hardware.is_cpu,
+            n_moments=1 if config.optimizer.name == "sgd" else 2,
         )
 
-    # A twentieth is left to what nobody counts: the allocator's gaps, kernels, workspaces.
-    usable = 0.95 * machine.memory
-    size = min(own, config.training.micro_batch_size or own)
-    size = largest_micro_batch_size(own, size)
-    while size > 1 and needs(size).total > usable:
+    usable = USABLE_SHARE * hardware.memory
+    size = largest_micro_batch_size(own, min(own, config.training.micro_batch_size or own))
+    while size > 1 and memory_of(size).total > usable:
         size = largest_micro_batch_size(own, size - 1)
-    need = needs(size)
-    flops = step_flops(shape, config.training.batch_size, activation_checkpointing)
-    compute_s = flops / n_devices / (machine.peak * machine.utilization)
-    link = machine.link if n_devices <= machine.devices_per_node else machine.node_link
-    sent = sent_bytes(n_parameters(shape), n_devices, strategy, half)
-    if strategy == "fsdp":  # weights are gathered for each micro batch
-        sent *= (2 * (own // size) + 1) / 3
-    links_s = sent / link
-    # DDP sends while the backward pass runs, two thirds of the products; FSDP in both.
-    hidden = compute_s * (2 / 3 if strategy == "ddp" else 1)
-    step_s = compute_s + max(0.0, links_s - hidden)
-    fits = need.total <= usable
-    bottleneck: Bottleneck = "memory" if not fits else "links" if links_s > hidden else "products"
+    memory, accumulation = memory_of(size), own // size
+
+    flops = step_flops(model, config.training.batch_size, activation_checkpointing)
+    compute_s = flops / n_devices / (hardware.peak * hardware.utilization)
+    link = hardware.link if n_devices <= hardware.devices_per_node else hardware.node_link
+    communication_s = communication_bytes(n_parameters(model), n_devices, strategy, half, accumulation) / link
+    hidden_s = compute_s * (2 / 3 if strategy == "ddp" else 1)
+    fits = memory.total <= usable
     return Plan(
-        strategy + (" + activation checkpointing" if activation_checkpointing else ""),
-        size,
-        own // size,
-        need,
-        fits,
-        compute_s,
-        links_s,
-        step_s,
-        bottleneck,
+        strategy=strategy + (" + activation checkpointing" if activation_checkpointing else ""),
+        micro_batch_size=size,
+        accumulation=accumulation,
+        memory=memory,
+        fits=fits,
+        compute_s=compute_s,
+        communication_s=communication_s,
+        step_s=compute_s + max(0.0, communication_s - hidden_s),
+        bottleneck="memory" if not fits else "communication" if communication_s > hidden_s else "compute",
     )
 
 
-def plans(config: RunConfig, shape: TransformerConfig, machine: Machine, n_devices: int) -> list[Plan]:
-    """The ways there are, from the simplest on."""
-    ways = [("ddp", False), ("ddp", True)]
-    if n_devices > 1 and not machine.is_cpu:
-        ways += [("fsdp", False), ("fsdp", True)]
+def make_plans(config: RunConfig, model: TransformerConfig, hardware: Hardware, n_devices: int) -> list[Plan]:
+    """Return a plan for each strategy that the hardware can use, the simplest first."""
+    strategies = ["ddp"] if n_devices == 1 or hardware.is_cpu else ["ddp", "fsdp"]
     return [
-        plan(config, shape, machine, n_devices, strategy, activation_checkpointing)
-        for strategy, activation_checkpointing in ways
+        make_plan(config, model, hardware, n_devices, strategy, activation_checkpointing)
+        for strategy in strategies
+        for activation_checkpointing in (False, True)
     ]
+
+
+def _activation_width(model: TransformerConfig) -> int:
+    """Return the width of what a feed-forward layer's activation reads."""
+    return model.feed_forward_width * (2 if model.activation == "swiglu" else 1)
