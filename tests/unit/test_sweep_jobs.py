@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from folio.runtime.commands import python_command
 from folio.runtime.errors import FolioError
 from folio.sweeps import manifest
 from folio.sweeps.manifest import OUTPUT_DIR, replay_command
 from folio.sweeps.planning import MAX_NAME_BYTES, GridAxis, Job, folder_name, plan_grid, trial_name
 
-CONF = Path(__file__).parents[2] / "conf"
+ROOT = Path(__file__).parents[2]
 COMMAND = ["train.py", "-m", "seed=1,2", "model=debug"]
 
 
@@ -229,14 +230,14 @@ def test_any_other_command_is_unchanged(typed: list[str]) -> None:
     assert replay_command(typed) == typed
 
 
-def test_the_command_to_resume_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert manifest.resume_command(Path("outputs/multirun/2025-01-01/10-00-00"), "python") == (
-        "python train.py -m sweep=outputs/multirun/2025-01-01/10-00-00"
-    )
-    odd = make_sweep(tmp_path / "it's, odd")
-    words = shlex.split(manifest.resume_command(odd, "python"))[2:]
+@pytest.mark.parametrize("name", ["10-00-00", "it's, odd", 'a "b" c', "a\\\\b", "back\\", '\\"', "${x}", "\\\\${x}"])
+def test_the_command_to_resume_can_be_typed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    command = manifest.resume_command(make_sweep(tmp_path / name))
+    assert command.startswith(f"{python_command()} train.py -m ")
+    words = shlex.split(command.removeprefix(python_command()))[1:]
     assert replay_command(words)[:-1] == COMMAND[1:]
 
 
 def test_the_default_output_folder_is_that_of_the_config() -> None:
-    assert f"output_dir: {OUTPUT_DIR}\n" in (CONF / "train.yaml").read_text()
+    assert f"output_dir: {OUTPUT_DIR}\n" in (ROOT / "conf" / "train.yaml").read_text()

@@ -1,7 +1,6 @@
 """The contents of a report, independent of the format in which it is written."""
 
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from folio.report.grouping import Group, Grouping, differing_keys, find_key, gro
 from folio.report.metrics import COLUMNS, Column, PrimaryMetric, choose_primary_metric
 from folio.report.reading import ReportedRun, Sweep, read_folders
 from folio.report.text import clean_text, join_names
-from folio.runtime.terminal import printable
+from folio.runtime.commands import quote_for_shell
 
 METHOD = (
     "A configuration is all runs whose configs are equal except for the seed. Each value is the mean over its finished "
@@ -141,4 +140,4 @@ def run_command(run: ReportedRun) -> str:
 
 def shell_command(words: Sequence[str]) -> str:
     """Quote the words for a shell, in which each of them stays one word whatever it contains."""
-    return printable(shlex.join(words), keep="")
+    return " ".join(map(quote_for_shell, words))

@@ -20,10 +20,10 @@ from folio.config.run import RunConfig
 from folio.config.section import ConfigError
 from folio.distributed.environment import RankInfo, rank_from_environment
 from folio.runs.folders import check_links, create_folder
-from folio.runtime.commands import python_command
+from folio.runtime.commands import quote_for_hydra
 from folio.runtime.cpus import available_cpus
 from folio.runtime.errors import FolioError
-from folio.sweeps.manifest import find_sweep, quote_hydra_value, resume_command
+from folio.sweeps.manifest import find_sweep, resume_command
 from folio.sweeps.planning import GridAxis, Job, plan_grid
 from folio.sweeps.runner import Launch, run_grid, run_search
 from folio.sweeps.search import Choice, Dimension, Range, check_space
@@ -223,7 +223,7 @@ def build_launch(
     """Return a function that runs jobs with Hydra's launcher, each in its own folder below `folder`."""
     with open_dict(config):
         config.hydra.sweep.dir = str(folder)
-        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quote_hydra_value(str(folder))}")
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quote_for_hydra(str(folder))}")
         if "n_jobs" in config.hydra.launcher:
             config.hydra.launcher.n_jobs = n_parallel  # so that all processors are divided among these
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
@@ -231,7 +231,7 @@ def build_launch(
 
     def launch(jobs: Sequence[Job]) -> None:
         nonlocal n_launched
-        overrides = [[*job.overrides, f"hydra.sweep.subdir={quote_hydra_value(job.folder)}"] for job in jobs]
+        overrides = [[*job.overrides, f"hydra.sweep.subdir={quote_for_hydra(job.folder)}"] for job in jobs]
         try:
             results = launcher.launch(overrides, initial_job_idx=n_launched)
         except Exception as error:
@@ -240,7 +240,7 @@ def build_launch(
             reason = " ".join(str(error).split("\n")[:2])
             raise FolioError(
                 f"a job did not return: {reason}; others may still be running; when they have ended, resume with: "
-                f"{resume_command(folder, python_command())}"
+                f"{resume_command(folder)}"
             ) from None
         for result in results:
             _ = result.return_value  # raises an error that escaped the job: a bug, or the disk

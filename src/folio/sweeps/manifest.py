@@ -5,13 +5,13 @@ Every process that runs a job updates it, under a lock. A job's own folder decid
 
 import json
 import re
-import shlex
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from folio.runtime import commands
 from folio.runtime.errors import FolioError
 from folio.runtime.files import exclusive_lock, write_json
 from folio.sweeps.planning import Job
@@ -190,9 +190,9 @@ def record_failure(job_folder: Path, error: str, seed: object, overrides: Sequen
 # Replay: the command that sweep.json keeps
 
 
-def resume_command(folder: Path, python: str) -> str:
+def resume_command(folder: Path) -> str:
     """Return the command that runs the jobs that are missing or failed."""
-    return f"{python} train.py -m sweep={shlex.quote(quote_hydra_value(str(folder)))}"
+    return commands.command("train.py", "-m", commands.override("sweep", folder))
 
 
 def replay_command(arguments: Sequence[str]) -> list[str]:
@@ -233,15 +233,8 @@ def is_safe_to_replay(word: str) -> bool:
     return not is_hydras or re.fullmatch(r"hydra/launcher=\w+|hydra\.launcher\.n_jobs=-?\d+", word) is not None
 
 
-def quote_hydra_value(value: str) -> str:
-    """Quote a value for Hydra's grammar if it contains one of the grammar's signs."""
-    if all(character.isalnum() or character in "/-_.:+%@?" for character in value):
-        return value
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
 def _unquote(value: str) -> str:
-    """Undo `quote_hydra_value`."""
-    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
-        return value[1:-1].replace(f"\\{value[0]}", value[0]).replace("\\\\", "\\")
-    return value
+    """Read a value as Hydra and OmegaConf do: undo `folio.runtime.commands.quote_for_hydra`."""
+    if len(value) < 2 or value[0] != value[-1] or value[0] not in "'\"":
+        return value
+    return re.sub(rf"(\\+)(?={value[0]}|\$\{{|$)", lambda found: found[1][: len(found[1]) // 2], value[1:-1])

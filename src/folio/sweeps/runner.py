@@ -1,7 +1,6 @@
 """Run a sweep from its main process: launch the jobs that have no result, stop on signals, print a summary."""
 
 import os
-import shlex
 import signal
 import sys
 from collections import Counter
@@ -11,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from folio.config.hparams_search import SearchConfig
-from folio.runtime.commands import python_command
+from folio.runtime import commands
 from folio.runtime.errors import FolioError
 from folio.runtime.files import lock_folder
 from folio.runtime.terminal import printable
@@ -239,11 +238,11 @@ def print_summary(folder: Path, names: Sequence[str], code: int) -> None:
     if best is not None:
         trial, value = best
         print(f"best: {manifest['search']['objective']} {value:.4f} of {trial.folder}; to repeat it:")
-        print(f"  {python_command()} train.py {shlex.join(trial.overrides)}")
+        print(f"  {commands.command('train.py', *map(commands.quote_for_shell, trial.overrides))}")
     succeeded = best is not None if is_search else all(job["status"] in SUCCESSFUL for job in jobs)
     has_pending = any(job["status"] not in DONE for job in jobs)
     if code or (has_pending and not (is_search and succeeded)):
-        print(f"resume with: {resume_command(folder, python_command())}")
+        print(f"resume with: {resume_command(folder)}")
     sys.stdout.flush()
     if code or not succeeded:
         raise SystemExit(code or 2)
