@@ -1,4 +1,4 @@
-"""The real TensorBoard on run folders, asked as its pages ask it."""
+"""A real TensorBoard server, queried as its own pages query it."""
 
 import json
 import re
@@ -13,51 +13,51 @@ from typing import Any
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
-PATIENCE_S = 300
-"""How long a busy machine may take before a test gives up; nothing waits longer than it has to."""
+TIMEOUT_S = 300
+"""Time that a busy machine may take before a test fails."""
 
 STATUSES = ("STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING")
 
 
-def until(true: Callable[[], bool], what: str, pause: Callable[[], None] = lambda: time.sleep(0.5)) -> None:
-    """Wait for something to become so."""
-    end = time.monotonic() + PATIENCE_S
-    while not true():
-        assert time.monotonic() < end, f"not in {PATIENCE_S} seconds: {what}"
+def wait_until(condition: Callable[[], bool], what: str, pause: Callable[[], None] = lambda: time.sleep(0.5)) -> None:
+    """Wait until the condition is true."""
+    end = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < end, f"not within {TIMEOUT_S} seconds: {what}"
         pause()
 
 
 @dataclass(frozen=True)
 class Board:
-    """A TensorBoard that runs."""
+    """A running TensorBoard."""
 
     url: str
 
     def get(self, path: str, **parameters: str) -> Any:
-        with urlopen(f"{self.url}data/{path}?{urlencode(parameters)}") as answer:
-            return json.load(answer)
+        with urlopen(f"{self.url}data/{path}?{urlencode(parameters)}") as response:
+            return json.load(response)
 
     def post(self, path: str, **values: Any) -> Any:
         request = Request(
             f"{self.url}data/plugin/hparams/{path}", json.dumps(values).encode(), {"Content-Type": "application/json"}
         )
-        with urlopen(request) as answer:
-            return json.load(answer)
+        with urlopen(request) as response:
+            return json.load(response)
 
     def curve(self, run: str, tag: str) -> list[tuple[int, float]]:
-        """(step, value) of a scalar."""
+        """Return the (step, value) pairs of a scalar."""
         return [(step, value) for _, step, value in self.get("plugin/scalars/scalars", run=run, tag=tag)]
 
     def columns(self) -> dict[str, Any]:
-        """Of the HParams tab."""
+        """Return the columns of the HParams tab."""
         experiment = self.post("experiment", experimentName="", hparamsLimit=1000)
         assert isinstance(experiment, dict)
         return experiment
 
     def rows(self, *order: Any) -> dict[str, dict[str, Any]]:
-        """Of the HParams tab, by run, in the order of the page: hparams, metrics and status."""
-        asked = {"experimentName": "", "allowedStatuses": STATUSES, "startIndex": 0, "sliceSize": 1000}
-        groups = self.post("session_groups", colParams=order, **asked).get("sessionGroups", [])
+        """Return the rows of the HParams tab by run, in its order: hparams, metrics and statuses."""
+        query = {"experimentName": "", "allowedStatuses": STATUSES, "startIndex": 0, "sliceSize": 1000}
+        groups = self.post("session_groups", colParams=order, **query).get("sessionGroups", [])
         return {
             group["name"]: {
                 "hparams": group["hparams"],
@@ -70,7 +70,7 @@ class Board:
 
 @contextmanager
 def tensorboard(logdir: Path, environment: dict[str, str]) -> Iterator[Board]:
-    """Start TensorBoard as `make tensorboard` does, on a free port, and stop it afterwards."""
+    """Run TensorBoard as `make tensorboard` does, on a free port."""
     log = logdir / "tensorboard.log"
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--port", "0", "--host", "127.0.0.1"]
     with log.open("w") as file:
@@ -81,7 +81,7 @@ def tensorboard(logdir: Path, environment: dict[str, str]) -> Iterator[Board]:
         return re.search(r"TensorBoard \S+ at (http://\S+)", log.read_text())
 
     try:
-        until(lambda: address() is not None, "TensorBoard says where it is")
+        wait_until(lambda: address() is not None, "TensorBoard prints its address")
         found = address()
         assert found is not None
         yield Board(found[1])

@@ -1,6 +1,6 @@
-"""Runs whose results are committed, so that a change of the code that changes a result is noticed.
+"""Runs whose results are committed, so that a test notices when a code change changes a result.
 
-`python tests/e2e/pins.py` records them again, after a change that is meant to change them.
+After an intended change, `python tests/e2e/pins.py` records them again.
 """
 
 import hashlib
@@ -17,10 +17,10 @@ from workspace import ROOT, Run, Workspace
 GOLDEN = ROOT / "tests" / "golden"
 TRACES = GOLDEN / "traces"
 OLD_RUN = GOLDEN / "run_format_3"
-"""A run of Folio 0.1.0, checkpoint format 3, that was killed between its steps 20 and 40."""
+"""A run of Folio 0.1.0 in checkpoint format 3, killed between steps 20 and 40."""
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
-"""Sums in float32 depend on how many threads share them."""
+"""Sums in float32 depend on the number of threads."""
 
 COMMON = (
     "tokenizer=char",
@@ -46,7 +46,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "encoder_decoder_debug": ("model=debug", *ENCODER_DECODER, "conditioning=cross_attention"),
     "encoder_decoder_nano": ("model=nano", *ENCODER_DECODER, "conditioning=hidden_cache"),
 }
-"""One of each family in two sizes; between them they train with both optimizers and both places of the norm."""
+"""Each family in two sizes; together they cover both optimizers and both norm positions."""
 
 OLD_RUN_RECIPE = (
     *COMMON,
@@ -58,8 +58,8 @@ OLD_RUN_RECIPE = (
 )
 
 
-def traced(run: Run) -> dict[str, Any]:
-    """What is committed of a run: its losses at each step, and the names and shapes of its weights."""
+def trace_of(run: Run) -> dict[str, Any]:
+    """Return what is committed of a run: its losses at each step, and the names and shapes of its weights."""
     return {
         "train/loss_nats": [value for _, value in run.curve("train/loss_nats", "csv")],
         "train/gradient_norm": [value for _, value in run.curve("train/gradient_norm", "csv")],
@@ -69,53 +69,53 @@ def traced(run: Run) -> dict[str, Any]:
 
 
 def digest(weights: dict[str, torch.Tensor]) -> str:
-    """The sha256 of the names and bits of a state dict."""
-    whole = hashlib.sha256()
+    """Return the sha256 of the names and bits of a state dict."""
+    sha256 = hashlib.sha256()
     for name in sorted(weights):
-        whole.update(name.encode())
-        whole.update(weights[name].contiguous().numpy().tobytes())
-    return whole.hexdigest()
+        sha256.update(name.encode())
+        sha256.update(weights[name].contiguous().numpy().tobytes())
+    return sha256.hexdigest()
 
 
-def arithmetic() -> str:
-    """What the last bits of a float32 product depend on: torch's build, and the kernels that it picks for this CPU."""
+def describe_arithmetic() -> str:
+    """Describe what the last bits of a float32 product depend on: the build of torch, and its kernels for this CPU."""
     cpu = Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.is_file() else []
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     return f"{torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {model or platform.processor()}"
 
 
-def ended(run: Run) -> dict[str, Any]:
-    """What is committed of the end of the old run."""
+def results_of(run: Run) -> dict[str, Any]:
+    """Return what is committed of the final results of the old run."""
     metrics = run.metrics
     return {
         "weights_sha256": digest(run.weights()),
-        "arithmetic": arithmetic(),
+        "arithmetic": describe_arithmetic(),
         **{key: metrics[key] for key in ("val/loss_nats", "train/loss_nats", "step", "n_tokens_seen")},
     }
 
 
-def old_run_in(workspace: Workspace) -> Path:
-    """A copy of the old run, which a test may resume."""
+def copy_old_run(workspace: Workspace) -> Path:
+    """Copy the old run into a workspace, where a test may resume it. Returns its folder."""
     folder = workspace.folder / "outputs" / "old"
     shutil.copytree(OLD_RUN / "run", folder)
     return folder
 
 
 def record() -> None:
-    """Write all that is committed anew; the old run only where it is not there, since only an old Folio can."""
+    """Record everything that is committed, but the old run only if it is missing, because only an old Folio can."""
     with tempfile.TemporaryDirectory() as name:
         workspace = Workspace(Path(name), ENVIRONMENT)
         (Path(name) / "data").symlink_to(ROOT / "data", target_is_directory=True)
         TRACES.mkdir(parents=True, exist_ok=True)
         for recipe, overrides in RECIPES.items():
             run = workspace.train(*COMMON, *overrides)
-            (TRACES / f"{recipe}.json").write_text(json.dumps(traced(run), indent=1) + "\n")
+            (TRACES / f"{recipe}.json").write_text(json.dumps(trace_of(run), indent=1) + "\n")
         if not OLD_RUN.exists():
             run = workspace.train(*OLD_RUN_RECIPE)
             OLD_RUN.mkdir()
-            (OLD_RUN / "expected.json").write_text(json.dumps(ended(run), indent=2) + "\n")
-            # As if the run had been killed on its way to step 40.
+            (OLD_RUN / "expected.json").write_text(json.dumps(results_of(run), indent=2) + "\n")
+            # As if the run had been killed before step 40.
             checkpoints = run.folder / "checkpoints"
             for file in ("last.ckpt", "step=40.ckpt", "best.ckpt"):
                 (checkpoints / file).unlink()

@@ -1,4 +1,4 @@
-"""The browser of the other tests sees what it has to, and lets nothing out."""
+"""The browser of the other tests notices problems of a page and blocks external requests."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ PAGE = """<!doctype html><title>A page</title><style>body { margin: 0 } div { wi
 
 
 @pytest.mark.parametrize(("width", "overflow"), [(1280, 0), (400, 300)])
-def test_what_is_wrong_with_a_page_is_seen(width: int, overflow: int, browser: Browser, tmp_path: Path) -> None:
+def test_problems_of_a_page_are_noticed(width: int, overflow: int, browser: Browser, tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text(PAGE)
     with window(browser, (tmp_path / "page.html").as_uri(), width) as opened:
         assert opened.page.title() == "A page"
         assert opened.overflow() == overflow
-        assert opened.strangers == ["https://example.com/a.png"]
+        assert opened.external_requests == ["https://example.com/a.png"]
         assert {"not well", "broken"} <= set(opened.errors)

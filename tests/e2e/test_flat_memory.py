@@ -1,4 +1,4 @@
-"""A long run needs no more memory, and no more open files, than a short one."""
+"""A long run needs no more memory and open files than a short one."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ LONG = (
     "callbacks.samples.max_new_tokens=20",
 )
 GROWTH_BYTES = 8 << 20
-"""Allowed between the 50th and the 200th validation; what leaked at each of 1,500 steps would be 5 KB a step."""
+"""Allowed growth between the 50th and the 200th validation, or 5 KB in each of 1,500 steps."""
 
 
 def resident_bytes(pid: int) -> int:
@@ -25,7 +25,7 @@ def open_files(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def test_2000_steps_200_validations_and_200_samples_hold_memory_and_open_files_flat(workspace: Workspace) -> None:
+def test_memory_and_open_files_stay_flat_over_2000_steps_200_validations_and_200_samples(workspace: Workspace) -> None:
     process = workspace.start("train.py", *LONG)
     assert process.stdout is not None
     memory: dict[int, int] = {}
@@ -36,7 +36,7 @@ def test_2000_steps_200_validations_and_200_samples_hold_memory_and_open_files_f
             memory[step], files[step] = resident_bytes(process.pid), open_files(process.pid)
     process.stdout.close()
     assert process.wait() == 0
-    # The fewest of ten readings: a checkpoint or an event file may just be open at any one of them.
+    # The minimum of ten readings: at each, a checkpoint or an event file may be open.
     early, late = (min(files[step] for step in range(first, first + 100, 10)) for first in (500, 1900))
     print(f"step 500: {memory[500] / 2**20:.1f} MiB, {early} files")
     print(f"step 1990: {memory[1990] / 2**20:.1f} MiB, {late} files")

@@ -1,4 +1,4 @@
-"""An encoder fills blanks, an encoder-decoder continues a prefix, and each refuses what is for another family."""
+"""An encoder fills blanks, an encoder-decoder continues a prefix, and each refuses options of the other."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from workspace import FAMILIES, TINY, Finished, Run, Workspace
 GENERATE = "scripts/generate.py"
 
 MISTAKES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    # what is wrong: (the run, what is typed, what the answer has to say)
+    # mistake: (the run, the arguments, words of the error message)
     "an encoder without a prompt": ("masked_lm", (), ("prompt=''", "has no [MASK]", "To be, or not to [MASK]")),
     "a prompt without a blank": ("masked_lm", ("--prompt", "ROMEO:"), ("prompt='ROMEO:'", "has no [MASK]")),
     "a prefix for an encoder": ("masked_lm", ("--prefix", "ROMEO:"), ("prefix='ROMEO:'", "is an encoder")),
@@ -20,10 +20,10 @@ MISTAKES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
         ("--prompt", "JULIET: [MASK]"),
         ("9 tokens", "context_length=8", "shorten it by 1"),
     ),
-    "a stop where nothing is added": ("masked_lm", ("--prompt", "[MASK]", "--stop", "R"), ("stop has no effect",)),
+    "a stop text for an encoder": ("masked_lm", ("--prompt", "[MASK]", "--stop", "R"), ("stop has no effect",)),
     "a character that an encoder lacks": ("masked_lm", ("--prompt", "[MASK]é"), ("'é' (U+00E9)",)),
     "an encoder-decoder without a prefix": ("hidden_cache", (), ("continues a prefix", '--prefix "ROMEO:"')),
-    "a prompt in place of a prefix": ("hidden_cache", ("--prompt", "ROMEO:"), ("continues a prefix",)),
+    "a prompt instead of a prefix": ("hidden_cache", ("--prompt", "ROMEO:"), ("continues a prefix",)),
     "an empty prefix": ("hidden_cache", ("--prefix", ""), ("prefix=''", "gives no tokens")),
     "a prefix longer than the context": (
         "hidden_cache",
@@ -51,68 +51,67 @@ def runs(home: Workspace) -> dict[str, Run]:
 
 def test_an_encoder_fills_the_blanks_and_keeps_the_rest(home: Workspace, runs: dict[str, Run]) -> None:
     command = (GENERATE, str(runs["masked_lm"].folder), "--prompt", "RO[MASK]E[MASK]", "--seed", "3")
-    said = home.must(*command)
-    assert re.fullmatch(r"RO.E.\n", said, re.DOTALL)
-    assert home.must(*command) == said
+    output = home.must(*command)
+    assert re.fullmatch(r"RO.E.\n", output, re.DOTALL)
+    assert home.must(*command) == output
 
 
 def test_an_encoder_decoder_continues_its_prefix(home: Workspace, runs: dict[str, Run]) -> None:
     folder = str(runs["hidden_cache"].folder)
     command = (GENERATE, folder, "--prefix", "ROMEO:", "--seed", "3", "--max-new-tokens", "20")
-    said = home.must(*command)
-    assert said.startswith("ROMEO:")
-    assert len(said) == len("ROMEO:") + 20 + len("\n")
-    assert home.must(*command, "--no-cache") == said
+    output = home.must(*command)
+    assert output.startswith("ROMEO:")
+    assert len(output) == len("ROMEO:") + 20 + len("\n")
+    assert home.must(*command, "--no-cache") == output
     assert home.must(*command, "--prompt", " It", "--max-new-tokens", "1").startswith("ROMEO: It")
 
 
 def test_each_prefix_is_continued_with_each_prompt(home: Workspace, runs: dict[str, Run]) -> None:
-    given = ("--prefix", "ROMEO:", "--prefix", "JUL", "--prompt", "", "--prompt", "I")
-    said = home.must(GENERATE, str(runs["hidden_cache"].folder), *given, "--seed", "1", "--max-new-tokens", "5")
-    parts = re.split(r"--- prompt \d of 4, seed 1\n", said)
+    options = ("--prefix", "ROMEO:", "--prefix", "JUL", "--prompt", "", "--prompt", "I")
+    output = home.must(GENERATE, str(runs["hidden_cache"].folder), *options, "--seed", "1", "--max-new-tokens", "5")
+    parts = re.split(r"--- prompt \d of 4, seed 1\n", output)
     assert parts[0] == ""
     starts = ["ROMEO:", "ROMEO:I", "JUL", "JULI"]
     assert [part[: len(start)] for part, start in zip(parts[1:], starts, strict=True)] == starts
 
 
 @pytest.mark.parametrize("name", ["masked_lm", "hidden_cache"])
-def test_samples_of_training_are_of_the_family(name: str, runs: dict[str, Run]) -> None:
+def test_samples_of_training_suit_the_family(name: str, runs: dict[str, Run]) -> None:
     samples = (runs[name].folder / "samples.md").read_text()
     assert samples.startswith("## Step 20\n\n    ROMEO:")
     assert "[MASK]" not in samples
 
 
 @pytest.fixture(scope="module")
-def answers(
+def results(
     home: Workspace, runs: dict[str, Run], forbid_imports: Callable[..., dict[str, str]]
 ) -> dict[str, Finished]:
-    """As many at once as there are processors; each finds out without torch."""
+    """The results of all mistakes, run in parallel and without torch."""
 
-    def answer(mistake: str) -> Finished:
-        run, typed, _ = MISTAKES[mistake]
-        return home.run(GENERATE, str(runs[run].folder), *typed, **forbid_imports("torch", "lightning"))
+    def run_command(mistake: str) -> Finished:
+        run, arguments, _ = MISTAKES[mistake]
+        return home.run(GENERATE, str(runs[run].folder), *arguments, **forbid_imports("torch", "lightning"))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(MISTAKES, pool.map(answer, MISTAKES), strict=True))
+        return dict(zip(MISTAKES, pool.map(run_command, MISTAKES), strict=True))
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_no_text_is_written_with(mistake: str, answers: dict[str, Finished]) -> None:
-    line = answers[mistake].error_line()
+def test_generation_refuses(mistake: str, results: dict[str, Finished]) -> None:
+    line = results[mistake].error_line()
     missing = [word for word in MISTAKES[mistake][2] if word not in line]
     assert not missing, line
-    assert answers[mistake].stdout == ""
+    assert results[mistake].stdout == ""
 
 
-def test_what_the_run_folder_does_not_tell_is_found_in_the_checkpoint(home: Workspace, runs: dict[str, Run]) -> None:
-    """A checkpoint file alone, away from config.yaml and tokenizer.json."""
+def test_a_checkpoint_file_is_enough_without_its_run_folder(home: Workspace, runs: dict[str, Run]) -> None:
     alone = home.folder / "alone.ckpt"
     alone.write_bytes((runs["hidden_cache"].folder / "checkpoints" / "best.ckpt").read_bytes())
     assert "prefix of 9 tokens" in home.run(GENERATE, "alone.ckpt", "--prefix", "ROMEO: It").error_line()
 
 
-def test_a_sample_prompt_without_a_blank_ends_a_training_before_its_first_step(workspace: Workspace) -> None:
-    typed = (*TINY, *FAMILIES["masked_lm"][:2], "callbacks.samples.prompt=ROMEO")
-    line = workspace.run("train.py", *typed).error_line()
+def test_a_sample_prompt_without_a_blank_is_refused_before_the_first_step(workspace: Workspace) -> None:
+    overrides = (*TINY, *FAMILIES["masked_lm"][:2], "callbacks.samples.prompt=ROMEO")
+    line = workspace.run("train.py", *overrides).error_line()
     assert line.startswith("error: callbacks.samples.prompt: ")
     assert "has no [MASK]" in line

@@ -1,14 +1,25 @@
-"""Results that no change of the code may change, unless it means to: see `pins.py`."""
+"""Results that a code change may change only on purpose: see `pins.py`."""
 
 import json
 from collections.abc import Callable
 
 import pytest
-from pins import COMMON, ENVIRONMENT, OLD_RUN, RECIPES, TRACES, arithmetic, digest, ended, old_run_in, traced
+from pins import (
+    COMMON,
+    ENVIRONMENT,
+    OLD_RUN,
+    RECIPES,
+    TRACES,
+    copy_old_run,
+    describe_arithmetic,
+    digest,
+    results_of,
+    trace_of,
+)
 from workspace import Run, Workspace
 
-RELATIVE = 2e-4
-"""Other CPUs add up in another order, and thirty steps let that grow: seen 2e-6, on the CPU of the traces 0."""
+TOLERANCE = 2e-4
+"""Relative. Other CPUs sum in another order, and thirty steps let that grow; 2e-6 was seen, and 0 on the same CPU."""
 
 
 @pytest.fixture(scope="module")
@@ -18,26 +29,26 @@ def one_thread(make_workspace: Callable[[], Workspace]) -> Workspace:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_family_trains_to_the_committed_losses_with_the_committed_weights(recipe: str, one_thread: Workspace) -> None:
+def test_training_reproduces_the_committed_losses_and_shapes(recipe: str, one_thread: Workspace) -> None:
     expected = json.loads((TRACES / f"{recipe}.json").read_text())
-    trace = traced(one_thread.train(*COMMON, *RECIPES[recipe]))
+    trace = trace_of(one_thread.train(*COMMON, *RECIPES[recipe]))
     assert trace.pop("state_dict") == expected.pop("state_dict")
     for tag, values in expected.items():
-        assert trace[tag] == pytest.approx(values, rel=RELATIVE), tag
+        assert trace[tag] == pytest.approx(values, rel=TOLERANCE), tag
 
 
-def test_a_run_of_an_older_folio_resumes_to_the_bits_it_would_have_had_and_evaluates_alike(
+def test_a_run_of_an_older_folio_resumes_to_identical_bits_and_evaluates_to_the_same_loss(
     one_thread: Workspace,
 ) -> None:
     expected = json.loads((OLD_RUN / "expected.json").read_text())
-    folder = old_run_in(one_thread)
+    folder = copy_old_run(one_thread)
     one_thread.must("train.py", f"resume={folder}", "callbacks.checkpoint.keep_every_steps=null")
     resumed = Run(folder)
-    assert resumed.metrics["val/loss_nats"] == pytest.approx(expected["val/loss_nats"], rel=RELATIVE)
+    assert resumed.metrics["val/loss_nats"] == pytest.approx(expected["val/loss_nats"], rel=TOLERANCE)
     assert resumed.metrics["n_tokens_seen"] == expected["n_tokens_seen"]
     assert [step for step, _ in resumed.curve("train/loss_nats", "csv")] == list(range(1, 41))
-    if arithmetic() == expected["arithmetic"]:
+    if describe_arithmetic() == expected["arithmetic"]:
         assert digest(resumed.weights()) == expected["weights_sha256"]
-        assert ended(resumed) == expected
+        assert results_of(resumed) == expected
     evaluated = one_thread.must("scripts/evaluate.py", str(folder), "--checkpoint", "last")
     assert f"{expected['val/loss_nats']:.4f}" in evaluated

@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments, again and again, end in the bits of those that nobody touched."""
+"""Runs that are killed at random moments and resumed end with the same bits as undisturbed runs."""
 
 import random
 import signal
@@ -16,30 +16,30 @@ RECIPE = (
     "model.context_length=32",
     "logger=csv",
     "training.max_steps=240",
-    "training.micro_batch_size=4",  # three to a step
+    "training.micro_batch_size=4",  # three per step
     "training.validate_every_steps=16",
     "training.checkpoint_every_steps=6",
     "training.log_every_steps=5",
     "callbacks.checkpoint.keep_every_steps=50",
 )
 MUON_SHUFFLED = ("optimizer=muon", "data.window_order=shuffled")
-OTHERS: dict[str, tuple[str, ...]] = {
+RECIPES: dict[str, tuple[str, ...]] = {
     "decoder": MUON_SHUFFLED,
     **{family: (*words, *MUON_SHUFFLED) for family, words in FAMILIES.items()},
     "adamw, random": ("optimizer=adamw", "data.window_order=random"),
     "adam, encoder": (*FAMILIES["masked_lm"], "optimizer=adam"),
     "sgd, random": ("optimizer=sgd", "data.window_order=random"),
-    "skipping what is no number": (*MUON_SHUFFLED, "training.on_nan=skip"),
+    "skipping NaN gradients": (*MUON_SHUFFLED, "training.on_nan=skip"),
 }
 CURVES = ("train/loss_nats", "train/gradient_norm", "val/loss_nats")
 KILLS = 5
-"""Of one run, one after another; the four families alone make twenty."""
+"""Kills of one run, one after another."""
 
 
-def kill(workspace: Workspace, moment: random.Random, *args: str) -> str:
-    """Start a training and kill it at a moment of its steps; one time in three in the middle of a checkpoint.
+def start_and_kill(workspace: Workspace, rng: random.Random, *args: str) -> str:
+    """Start a training and kill it at a random moment, one time in three while it writes a checkpoint.
 
-    Returns: how it ended, for whoever reads of a failure. A run that is faster than the moment ends by itself.
+    Returns how it ended, to explain a failure. A fast run may end by itself before.
     """
     process = workspace.start("train.py", *args)
     assert process.stdout is not None
@@ -50,7 +50,7 @@ def kill(workspace: Workspace, moment: random.Random, *args: str) -> str:
     first = {path: path.stat().st_mtime_ns for path in folder.glob("checkpoints/last.ckpt")}
     while process.poll() is None and not has_new_checkpoint(folder, first):
         time.sleep(0.001)
-    while_writing, delay_s = moment.random() < 1 / 3, moment.uniform(0.0, 0.4)
+    while_writing, delay_s = rng.random() < 1 / 3, rng.uniform(0.0, 0.4)
     if while_writing:
         while process.poll() is None and not any((folder / "checkpoints").glob(".*.tmp")):
             pass
@@ -68,18 +68,18 @@ def has_new_checkpoint(folder: Path, before: dict[Path, int]) -> bool:
     return path.is_file() and before.get(path) != path.stat().st_mtime_ns
 
 
-def assert_same(killed: Run, straight: Run, logger: str = "csv") -> None:
-    """Weights, optimizer, generators and what callbacks count; metrics, curves, samples."""
+def assert_same(killed: Run, undisturbed: Run, logger: str = "csv") -> None:
+    """Compare weights, optimizer, random states, metrics, curves and samples."""
     for name in ("last", "best", "step=50", "step=200"):
-        mine, other = killed.checkpoint(name), straight.checkpoint(name)
+        mine, other = killed.checkpoint(name), undisturbed.checkpoint(name)
         for part in ("state_dict", "optimizer_states", "global_step"):
             assert_equal(mine[part], other[part], f"{name}.{part}")
         for part in ("rng", "train_means", "val", "gradients"):
             assert_equal(mine["folio"][part], other["folio"][part], f"{name}.folio.{part}")
-    assert killed.results == straight.results
+    assert killed.results == undisturbed.results
     for tag in CURVES:
-        assert killed.curve(tag, logger) == straight.curve(tag, logger), tag
-    assert killed.samples == straight.samples
+        assert killed.curve(tag, logger) == undisturbed.curve(tag, logger), tag
+    assert killed.samples == undisturbed.samples
     assert not list(killed.folder.rglob("*.tmp"))
 
 
@@ -101,36 +101,38 @@ def assert_equal(mine: object, other: object, where: str) -> None:
         assert mine == other, where
 
 
-def torture(make_workspace: Callable[[], Workspace], recipe: tuple[str, ...], n_kills: int, seed: int) -> None:
-    straight, workspace, moment = make_workspace().train(*recipe), make_workspace(), random.Random(seed)
+def kill_and_compare(make_workspace: Callable[[], Workspace], recipe: tuple[str, ...], n_kills: int, seed: int) -> None:
+    """Kill a run so many times, resume it to its end, and compare it with an undisturbed one."""
+    undisturbed, workspace, rng = make_workspace().train(*recipe), make_workspace(), random.Random(seed)
     for number in range(n_kills):
-        print(f"seed {seed}, kill {number + 1}:", kill(workspace, moment, *(("resume=latest",) if number else recipe)))
+        end = start_and_kill(workspace, rng, *(("resume=latest",) if number else recipe))
+        print(f"seed {seed}, kill {number + 1}: {end}")
     workspace.must("train.py", "resume=latest")
     (folder,) = workspace.runs()
-    assert_same(Run(folder), straight)
+    assert_same(Run(folder), undisturbed)
 
 
-def test_a_run_killed_at_a_random_moment_ends_in_the_bits_of_one_that_was_not(
+def test_a_run_killed_at_a_random_moment_ends_with_the_bits_of_an_undisturbed_run(
     make_workspace: Callable[[], Workspace],
 ) -> None:
-    seed = random.randrange(1000)  # another moment each time; a failure prints it
-    torture(make_workspace, (*RECIPE, *MUON_SHUFFLED), n_kills=1, seed=seed)
+    seed = random.randrange(1000)  # a failure prints it
+    kill_and_compare(make_workspace, (*RECIPE, *MUON_SHUFFLED), n_kills=1, seed=seed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", OTHERS)
-def test_a_run_killed_five_times_ends_in_the_bits_of_one_that_was_not(
+@pytest.mark.parametrize("kind", RECIPES)
+def test_a_run_killed_five_times_ends_with_the_bits_of_an_undisturbed_run(
     kind: str, make_workspace: Callable[[], Workspace]
 ) -> None:
-    """Forty kills in all, while checkpoints are written among them, with dropout and accumulation."""
-    torture(make_workspace, (*RECIPE, *OTHERS[kind]), KILLS, seed=len(kind))
+    """Forty kills in all, some while a checkpoint is written, with dropout and accumulation."""
+    kill_and_compare(make_workspace, (*RECIPE, *RECIPES[kind]), KILLS, seed=len(kind))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_stopped_in_the_middle_of_validation_ends_in_the_bits_of_one_that_was_not(
+def test_a_run_stopped_during_validation_ends_with_the_bits_of_an_undisturbed_run(
     number: signal.Signals, make_workspace: Callable[[], Workspace]
 ) -> None:
-    """Validation is nearly all that these runs do, so that is where the signal comes."""
+    """These runs do little but validate, so that is when the signal arrives."""
     recipe = (
         *RECIPE,
         *MUON_SHUFFLED,
@@ -138,18 +140,18 @@ def test_a_run_stopped_in_the_middle_of_validation_ends_in_the_bits_of_one_that_
         "training.validate_every_steps=1",
         "training.batch_size=4",
     )
-    straight, workspace = make_workspace().train(*recipe), make_workspace()
+    undisturbed, workspace = make_workspace().train(*recipe), make_workspace()
     process = workspace.start("train.py", *recipe)
     assert process.stdout is not None
     assert any(line.startswith("step 8: val") for line in process.stdout)
     process.send_signal(number)
-    said = process.stdout.read()
+    output = process.stdout.read()
     process.stdout.close()
-    assert process.wait() == 128 + number, said
+    assert process.wait() == 128 + number, output
     (folder,) = workspace.runs()
     run = Run(folder)
     assert run.metrics["val/step"] == run.metrics["step"] == run.checkpoint()["global_step"]
     workspace.must("train.py", "resume=latest")
-    assert run.results == straight.results
-    assert run.equals(straight)
-    assert run.samples == straight.samples
+    assert run.results == undisturbed.results
+    assert run.equals(undisturbed)
+    assert run.samples == undisturbed.samples

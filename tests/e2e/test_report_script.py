@@ -120,7 +120,7 @@ def opened(request: pytest.FixtureRequest, browser: Browser, page_file: Path) ->
     with window(browser, page_file.as_uri(), request.param) as opened:
         yield opened
         assert opened.errors == []
-        assert opened.strangers == []
+        assert opened.external_requests == []
         assert opened.page.title() == "sweep · Folio"  # no script but the page's own has run
 
 
