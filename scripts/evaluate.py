@@ -21,45 +21,47 @@ from folio.runtime.errors import FolioError
 
 
 class Split(StrEnum):
+    """The part of the data."""
+
     TRAIN = "train"
     VAL = "val"
 
 
 class Quantization(StrEnum):
+    """The type of rounded weights."""
+
     INT8 = "int8"
 
 
 def main(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a checkpoint file, or 'latest'.")],
-    split: Annotated[Split, typer.Option(help="Which part of the data.")] = Split.VAL,
-    checkpoint: Annotated[str, typer.Option(help="Which one of a run folder: best, last or step=N.")] = "best",
+    split: Annotated[Split, typer.Option(help="The part of the data.")] = Split.VAL,
+    checkpoint: Annotated[str, typer.Option(help="The checkpoint of a run folder: best, last or step=N.")] = "best",
     context_length: Annotated[
         int | None,
-        typer.Option(help="Tokens in a window, if not as in training; longer ones show what positions bear."),
+        typer.Option(help="Tokens in a window, if not as in training; longer windows test the positional encoding."),
     ] = None,
     quantize: Annotated[
-        Quantization | None, typer.Option(help="Measure the model with rounded weights as well, on the CPU.")
+        Quantization | None, typer.Option(help="Also measure the model with rounded weights, on the CPU.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
-    output_dir: Annotated[Path, typer.Option(help="Where 'latest' looks.")] = Path("outputs"),
-    data_dir: Annotated[Path | None, typer.Option(help="Prepared data, if not where training had it.")] = None,
+    output_dir: Annotated[Path, typer.Option(help="Folder in which 'latest' is searched.")] = Path("outputs"),
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the prepared data, if not as in training.")] = None,
 ) -> None:
-    """Loss, perplexity, bits per byte and accuracy over a whole split, every target once.
+    """Print loss, perplexity, bits per byte and accuracy over a whole split, with every target counted once.
 
-    On the device and in the precision of training, where they are there, the validation loss is exactly the one
-    that training logged for the checkpoint.
+    On the device and in the precision of training, the validation loss is exactly the one that training logged.
     """
     if context_length is not None and context_length < 1:
         raise FolioError(f"--context-length={context_length} must be 1 or more")
     path = find_checkpoint(run, output_dir, checkpoint)
 
-    # Only now torch, whose import takes seconds.
+    # Imported only now, because torch takes seconds.
     import torch
 
     from folio.distributed.devices import resolve_device
     from folio.models.quantization import check_int8, quantize_int8
     from folio.objectives.evaluation import evaluate
-    from folio.objectives.metrics import format_rows
     from folio.objectives.objective import build_objective
     from folio.runs.checkpoints import load_checkpoint
 
@@ -73,29 +75,36 @@ def main(
             raise FolioError(f"--quantize={quantize}: {error}") from None
     data = data_of(trained, data_dir)
     check_data(config, data)
-    file = data.train if split is Split.TRAIN else data.val
+    tokens = data.train if split is Split.TRAIN else data.val
+    objective = build_objective(config, data)
     started = time.perf_counter()
     with device.autocast():
         model = trained.model.to(device.torch_device)
-        metrics = evaluate(model, build_objective(config, data).validation(file), device.torch_device)
+        metrics = evaluate(model, objective.validation(tokens), device.torch_device)
     rounded = {}
     if quantize is not None:
-        validation = build_objective(config, data).validation(file)
-        rounded = evaluate(quantize_int8(model.cpu()), validation, torch.device("cpu"))
+        rounded = evaluate(quantize_int8(model.cpu()), objective.validation(tokens), torch.device("cpu"))
     if as_json:
-        report = {"checkpoint": str(path), "step": trained.step, "split": split.value, **metrics}
-        print(json.dumps(report | ({quantize.value: rounded} if quantize else {})))
+        values = {"checkpoint": str(path), "step": trained.step, "split": split.value, **metrics}
+        print(json.dumps(values | ({quantize.value: rounded} if quantize else {})))
         return
     print(f"checkpoint       {path}, step {trained.step}")
-    print(f"split            {split.value}, {file.info.n_tokens:,} tokens, {time.perf_counter() - started:.1f} s")
-    for name, value in format_rows(metrics):
-        print(f"{name:<16} {value}")
-    for name, value in format_rows(rounded):
-        print(f"{f'{quantize} {name}':<21} {value}")
+    print(f"split            {split.value}, {tokens.info.n_tokens:,} tokens, {time.perf_counter() - started:.1f} s")
+    print_metrics(metrics, rounded, quantize)
     if split is Split.VAL and trained.val and context_length is None:
         logged = trained.val["loss_nats"]
         difference = abs(metrics["loss_nats"] - logged)
         print(f"training logged  {logged:.6f} nats: {'the same' if difference == 0 else f'{difference:.2e} apart'}")
+
+
+def print_metrics(metrics: dict[str, float], rounded: dict[str, float], quantize: Quantization | None) -> None:
+    """Print the metrics of a model, and those with rounded weights."""
+    from folio.objectives.metrics import format_rows
+
+    for name, value in format_rows(metrics):
+        print(f"{name:<16} {value}")
+    for name, value in format_rows(rounded):
+        print(f"{f'{quantize} {name}':<21} {value}")
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def checkpoint_step(path: Path) -> int:
 
 @dataclass(frozen=True)
 class CheckpointMetadata:
-    """What a checkpoint holds besides weights and optimizer, so that its model can be used without the run folder."""
+    """The description of a run in its checkpoints, with which their models can be used without the run folder."""
 
     config: RunConfig
     model: TransformerConfig

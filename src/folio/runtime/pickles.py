@@ -67,7 +67,7 @@ CALLABLES = {
     "torch device",
     "_codecs encode",
 }
-"""What a checkpoint of plain values and tensors calls."""
+"""Names that a checkpoint of plain values and tensors calls."""
 
 
 class UnsafePickleError(ValueError):
