@@ -1,4 +1,4 @@
-"""A stranger's pickle."""
+"""A malicious pickle."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Gadget:
-    """Makes the file `canary` when it is unpickled."""
+    """Creates the file `canary` when it is unpickled."""
 
     def __init__(self, canary: Path) -> None:
         self.command = f"touch {canary}"

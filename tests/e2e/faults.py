@@ -1,4 +1,4 @@
-"""The faults that soak.py injects into a training process."""
+"""Faults that are injected into a training process, and the comparison of its run with an undisturbed one."""
 
 import os
 import random
@@ -13,7 +13,22 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from workspace import Workspace
+import torch
+from workspace import TINY, Run, Workspace
+
+FREQUENT_CHECKPOINTS = (
+    *TINY,
+    "model.dropout=0.1",
+    "model.context_length=32",
+    "training.micro_batch_size=4",  # three per step
+    "training.validate_every_steps=16",
+    "training.checkpoint_every_steps=6",
+    "training.log_every_steps=5",
+    "callbacks.checkpoint.keep_every_steps=50",
+)
+"""A run that saves so often that a fault often hits a save, with dropout and accumulation."""
+
+CURVES = ("train/loss_nats", "train/gradient_norm", "val/loss_nats")
 
 TIMEOUT_S = 300.0
 """Time after which a process that has not ended counts as hanging."""
@@ -211,3 +226,36 @@ FAULTS: dict[str, Fault] = {
     "paused, then SIGKILL": Fault(pause, (-9,)),
     "resumed by a second process, then SIGKILL": Fault(resume_twice, (-9,)),
 }
+
+
+def assert_same(killed: Run, undisturbed: Run, logger: str = "csv") -> None:
+    """Compare weights, optimizer, random states, metrics, curves and samples."""
+    for name in ("last", "best", "step=50", "step=200"):
+        mine, other = killed.checkpoint(name), undisturbed.checkpoint(name)
+        for part in ("state_dict", "optimizer_states", "global_step"):
+            assert_equal(mine[part], other[part], f"{name}.{part}")
+        for part in ("rng", "train_means", "val", "gradients"):
+            assert_equal(mine["folio"][part], other["folio"][part], f"{name}.folio.{part}")
+    assert killed.results == undisturbed.results
+    for tag in CURVES:
+        assert killed.curve(tag, logger) == undisturbed.curve(tag, logger), tag
+    assert killed.samples == undisturbed.samples
+    assert not list(killed.folder.rglob("*.tmp"))
+
+
+def assert_equal(mine: object, other: object, where: str) -> None:
+    if isinstance(mine, torch.Tensor):
+        assert isinstance(other, torch.Tensor), where
+        assert torch.equal(mine, other), where
+    elif isinstance(mine, dict):
+        assert isinstance(other, dict), where
+        assert mine.keys() == other.keys(), where
+        for key in mine:
+            assert_equal(mine[key], other[key], f"{where}.{key}")
+    elif isinstance(mine, list | tuple):
+        assert isinstance(other, list | tuple), where
+        assert len(mine) == len(other), where
+        for number, (one, two) in enumerate(zip(mine, other, strict=True)):
+            assert_equal(one, two, f"{where}[{number}]")
+    else:
+        assert mine == other, where

@@ -21,21 +21,10 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from faults import FAULTS, SoakError, Training
-from test_pulled_plug import assert_same
-from workspace import FAMILIES, TINY, TINY_TEXT, Run, Workspace, clean_environment
+from faults import FAULTS, FREQUENT_CHECKPOINTS, SoakError, Training, assert_same
+from workspace import FAMILIES, TINY_TEXT, Run, Workspace, clean_environment
 
-COMMON = (
-    *TINY,
-    "model.dropout=0.1",
-    "model.context_length=32",
-    "training.max_steps=300",
-    "training.micro_batch_size=4",  # three per step
-    "training.validate_every_steps=16",
-    "training.checkpoint_every_steps=6",
-    "training.log_every_steps=5",
-    "callbacks.checkpoint.keep_every_steps=50",
-)
+COMMON = (*FREQUENT_CHECKPOINTS, "training.max_steps=300")
 RECIPES: dict[str, tuple[str, ...]] = {
     "decoder, Muon, shuffled": ("optimizer=muon", "data.window_order=shuffled", "logger=csv"),
     "decoder, AdamW, random": ("data.window_order=random", "logger=tensorboard"),

@@ -7,21 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from workspace import FAMILIES, TINY, Run, Workspace
+from faults import FREQUENT_CHECKPOINTS, assert_same
+from workspace import FAMILIES, Run, Workspace
 
-RECIPE = (
-    *TINY,
-    "model.dropout=0.1",
-    "model.context_length=32",
-    "logger=csv",
-    "training.max_steps=240",
-    "training.micro_batch_size=4",  # three per step
-    "training.validate_every_steps=16",
-    "training.checkpoint_every_steps=6",
-    "training.log_every_steps=5",
-    "callbacks.checkpoint.keep_every_steps=50",
-)
+RECIPE = (*FREQUENT_CHECKPOINTS, "logger=csv", "training.max_steps=240")
 MUON_SHUFFLED = ("optimizer=muon", "data.window_order=shuffled")
 RECIPES: dict[str, tuple[str, ...]] = {
     "decoder": MUON_SHUFFLED,
@@ -31,7 +20,6 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "sgd, random": ("optimizer=sgd", "data.window_order=random"),
     "skipping NaN gradients": (*MUON_SHUFFLED, "training.on_nan=skip"),
 }
-CURVES = ("train/loss_nats", "train/gradient_norm", "val/loss_nats")
 KILLS = 5
 """Kills of one run, one after another."""
 
@@ -66,39 +54,6 @@ def start_and_kill(workspace: Workspace, rng: random.Random, *args: str) -> str:
 def has_new_checkpoint(folder: Path, before: dict[Path, int]) -> bool:
     path = folder / "checkpoints" / "last.ckpt"
     return path.is_file() and before.get(path) != path.stat().st_mtime_ns
-
-
-def assert_same(killed: Run, undisturbed: Run, logger: str = "csv") -> None:
-    """Compare weights, optimizer, random states, metrics, curves and samples."""
-    for name in ("last", "best", "step=50", "step=200"):
-        mine, other = killed.checkpoint(name), undisturbed.checkpoint(name)
-        for part in ("state_dict", "optimizer_states", "global_step"):
-            assert_equal(mine[part], other[part], f"{name}.{part}")
-        for part in ("rng", "train_means", "val", "gradients"):
-            assert_equal(mine["folio"][part], other["folio"][part], f"{name}.folio.{part}")
-    assert killed.results == undisturbed.results
-    for tag in CURVES:
-        assert killed.curve(tag, logger) == undisturbed.curve(tag, logger), tag
-    assert killed.samples == undisturbed.samples
-    assert not list(killed.folder.rglob("*.tmp"))
-
-
-def assert_equal(mine: object, other: object, where: str) -> None:
-    if isinstance(mine, torch.Tensor):
-        assert isinstance(other, torch.Tensor), where
-        assert torch.equal(mine, other), where
-    elif isinstance(mine, dict):
-        assert isinstance(other, dict), where
-        assert mine.keys() == other.keys(), where
-        for key in mine:
-            assert_equal(mine[key], other[key], f"{where}.{key}")
-    elif isinstance(mine, list | tuple):
-        assert isinstance(other, list | tuple), where
-        assert len(mine) == len(other), where
-        for number, (one, two) in enumerate(zip(mine, other, strict=True)):
-            assert_equal(one, two, f"{where}[{number}]")
-    else:
-        assert mine == other, where
 
 
 def kill_and_compare(make_workspace: Callable[[], Workspace], recipe: tuple[str, ...], n_kills: int, seed: int) -> None:
@@ -141,13 +96,10 @@ def test_a_run_stopped_during_validation_ends_with_the_bits_of_an_undisturbed_ru
         "training.batch_size=4",
     )
     undisturbed, workspace = make_workspace().train(*recipe), make_workspace()
-    process = workspace.start("train.py", *recipe)
-    assert process.stdout is not None
-    assert any(line.startswith("step 8: val") for line in process.stdout)
+    process = workspace.start_until("step 8: val", "train.py", *recipe)
     process.send_signal(number)
-    output = process.stdout.read()
-    process.stdout.close()
-    assert process.wait() == 128 + number, output
+    output, _ = process.communicate()
+    assert process.returncode == 128 + number, output
     (folder,) = workspace.runs()
     run = Run(folder)
     assert run.metrics["val/step"] == run.metrics["step"] == run.checkpoint()["global_step"]

@@ -2,7 +2,6 @@
 
 import io
 import re
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,14 +27,10 @@ def home(make_workspace: Callable[[], Workspace]) -> Workspace:
     home = make_workspace()
     home.must("train.py", "-m", *TINY, *EVERY_TEN, *SWEPT)
     assert home.run("train.py", *TINY, *DIVERGING, "training.checkpoint_every_steps=1").code == 2
-    killed = home.start("train.py", *TINY, "name=killed", "training.max_steps=100000", *EVERY_TEN)
-    assert killed.stdout is not None
-    validations = (line for line in killed.stdout if "val loss" in line)
-    assert next(validations)
-    assert next(validations)  # by now the checkpoint and the curves of the first are written
-    killed.send_signal(signal.SIGKILL)
-    killed.stdout.close()
-    killed.wait()
+    # At the second validation, the checkpoint and the curves of the first are written.
+    killed = home.start_until("step 20: val", "train.py", *TINY, "name=killed", "training.max_steps=100000", *EVERY_TEN)
+    killed.kill()
+    killed.communicate()
     longer = home.train(*TINY, *EVERY_TEN, "name=longer")
     home.must("train.py", f"resume={longer.folder}", "training.max_steps=30")
     return home

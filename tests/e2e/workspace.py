@@ -154,6 +154,14 @@ class Workspace:
             text=True,
         )
 
+    def start_until(self, text: str, script: str, *args: str) -> subprocess.Popen[str]:
+        """Start a script and return its process once it has printed a line with `text`."""
+        process = self.start(script, *args)
+        assert process.stdout is not None
+        if not any(text in line for line in process.stdout):
+            raise AssertionError(f"ended with exit code {process.wait()} before it printed {text!r}")
+        return process
+
     def train(self, *args: str) -> Run:
         """Train a run to its end and return it."""
         before = set(self.runs())
