@@ -35,7 +35,7 @@ class ProgressLine:
 
 @dataclass(frozen=True)
 class Options:
-    """How to measure: the number of rounds, the peers, and what to override."""
+    """Settings of one run of the benchmark."""
 
     rounds: int
     peers: Peers

@@ -51,8 +51,8 @@ class Workload:
     block_steps: int
     """Steps that a contender does in one turn: enough to time, few enough to alternate."""
     checkpoint_each_block: bool
-    """Whether each block saves a checkpoint; otherwise one is saved per measurement, for a large model takes as long to
-    save as to step."""
+    """Save a checkpoint in each block; otherwise once per measurement, because saving a large model takes as long as a
+    step."""
     overhead_blocks: int = 0
     """Blocks in a round of the part `overhead`, which has to resolve one per cent; 0 if it is not measured."""
     on_gpu: bool = False

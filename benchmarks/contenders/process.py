@@ -46,7 +46,7 @@ class Worker:
         self._replies = os.fdopen(replies, encoding="utf-8")
         threading.Thread(target=_drain, args=(screen,), daemon=True).start()
         self.facts: dict[str, Any] = {}
-        """What the worker says of itself once its model is built."""
+        """Facts that the worker sends once its model is built."""
 
     def wait_until_ready(self) -> None:
         """Wait until the model is built. Raises: FolioError if that fails."""

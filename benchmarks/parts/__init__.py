@@ -1,4 +1,4 @@
-"""What is measured: each part adds its series to a `BenchmarkReport`.
+"""The parts of the benchmark, each of which adds its series to a `BenchmarkReport`.
 
 hardware      the machine, and its fastest matrix products and copies
 training      the parts step, overhead and memory

@@ -38,7 +38,6 @@ COMPARISONS = {
 BLOCK_STEPS = 25
 """Steps between validations. Only training is timed."""
 
-# A run must not validate by itself, because this part does.
 COMMON = ("trainer=cpu", "callbacks.samples.max_new_tokens=0", "logger=tensorboard")
 
 
@@ -101,6 +100,7 @@ def recipe_spec(
     same_function = ["model.activation=gelu"] if contender == "nanogpt" else []
     config = options.compose([f"experiment={experiment}", *overrides, *COMMON, *same_function, *options.overrides])
     max_steps = config.training.max_steps
+    # The run must not validate by itself, not even at its last step, because this part does.
     training = config.training.model_copy(update={"validate_every_steps": max_steps + 1})
     config = config.model_copy(update={"training": training})
     return options.spec(config, folder / experiment, contender, weights=None), max_steps

@@ -25,7 +25,7 @@ class Series:
 
     part: str
     subject: str
-    """What is measured: the letter of a workload, or a few words."""
+    """The letter of a workload, or a few words on what is measured."""
     contender: str
     unit: str
     values: list[float]
@@ -61,7 +61,7 @@ class BenchmarkReport:
     checks: list[dict[str, Any]] = field(default_factory=list)
     """Comparisons that found two contenders to compute the same."""
     skipped: list[str] = field(default_factory=list)
-    """What was not measured and why, a sentence each."""
+    """A sentence for each thing that was not measured, with the reason."""
 
     def groups(self, part: str) -> list[list[Series]]:
         """Return the series of a part, grouped by subject; the others of a group are compared with its first."""
