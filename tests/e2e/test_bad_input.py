@@ -1,4 +1,4 @@
-"""A mistake is answered before anything starts: one line, exit code 2, nothing trained, no torch imported."""
+"""A mistake is reported before anything starts: one line, exit code 2, nothing trained, no torch imported."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ MASKED = ("model=encoder_small", "objective=masked_lm")
 PREFIXED = ("model=encoder_decoder_small", "objective=prefix_lm")
 
 TRAINING_MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    # what is wrong: (what is typed, what the answer has to say)
+    # mistake: (overrides, parts of the error message)
     "an unknown key": (("bogus_key=1",), ("bogus_key",)),
     "an unknown key added with a plus": (("+model.dropuot=0.1",), ("model.dropuot", "did you mean model.dropout?")),
     "a misspelt key": (("model.n_layer=3",), ("model.n_layer", "did you mean model.n_layers?")),
@@ -24,20 +24,20 @@ TRAINING_MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "a misspelt group": (("modle=debug",), ("modle", "did you mean model?")),
     "a misspelt option": (("model=nanoo",), ("model=nanoo", "did you mean nano?", "mini", "gpt2_small")),
     "an option of null": (("model=null",), ("model=nano",)),
-    "an override that is none": (("seed=[1",), ("seed=[1",)),
+    "a syntax error": (("seed=[1",), ("seed=[1",)),
     "a wrong type": (("model.n_layers=three",), ("model.n_layers=three", "integer")),
     "a fraction for a whole number": (("training.batch_size=1.5",), ("training.batch_size=1.5", "integer")),
     "an unknown name in a closed list": (
         ("data.window_order=suffled",),
         ("data.window_order=suffled", "did you mean shuffled?"),
     ),
-    "heads that do not divide the width": (("model.d_model=126",), ("model.d_model=126", "model.n_heads=4", "128")),
-    "an odd width with sinusoidal": (
+    "heads that do not divide d_model": (("model.d_model=126",), ("model.d_model=126", "model.n_heads=4", "128")),
+    "an odd d_model with sinusoidal positions": (
         ("positional_encoding=sinusoidal", "model.d_model=9", "model.n_heads=1"),
         ("model.d_model=9", "even"),
     ),
-    "no step at all": (("training.max_steps=0",), ("training.max_steps=0",)),
-    "a negative rate": (("optimizer.learning_rate=-0.1",), ("optimizer.learning_rate=-0.1",)),
+    "no steps": (("training.max_steps=0",), ("training.max_steps=0",)),
+    "a negative learning rate": (("optimizer.learning_rate=-0.1",), ("optimizer.learning_rate=-0.1",)),
     "a warm-up as long as the run": (
         ("schedule.warmup_steps=30", "training.max_steps=30"),
         ("schedule.warmup_steps=30", "training.max_steps=30"),
@@ -46,19 +46,22 @@ TRAINING_MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("schedule=noam", "schedule.warmup_steps=0"),
         ("schedule.warmup_steps=0", "greater than 0"),
     ),
-    "noam scaled to nothing": (("schedule=noam", "schedule.scale=0"), ("schedule.scale=0", "greater than 0")),
+    "noam with a scale of zero": (("schedule=noam", "schedule.scale=0"), ("schedule.scale=0", "greater than 0")),
     "a misspelt key of muon": (("optimizer=muon", "optimizer.nestrov=true"), ("optimizer.nestrov", "nesterov?")),
     "a key of muon for adamw": (("+optimizer.momentum=0.9",), ("optimizer.momentum", "another optimizer")),
-    "an encoder that is to continue text": (
+    "a causal LM for an encoder": (
         ("model=encoder_small",),
         ("objective=causal_lm", "model=encoder_small", "add objective=masked_lm"),
     ),
-    "masks for a decoder": (("objective=masked_lm",), ("objective=masked_lm", "model=nano", "add objective=causal_lm")),
-    "masks for an encoder-decoder": (
+    "a masked LM for a decoder": (
+        ("objective=masked_lm",),
+        ("objective=masked_lm", "model=nano", "add objective=causal_lm"),
+    ),
+    "a masked LM for an encoder-decoder": (
         ("model=encoder_decoder_small", "objective=masked_lm"),
         ("objective=masked_lm", "model=encoder_decoder_small", "add objective=prefix_lm"),
     ),
-    "a decoder that is to be conditioned": (
+    "conditioning for a decoder": (
         ("conditioning=cross_attention",),
         ("conditioning=cross_attention", "model.family=decoder", "leave it out"),
     ),
@@ -74,47 +77,47 @@ TRAINING_MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "a misspelt family": (("model.family=encodr",), ("model.family=encodr", "did you mean encoder?")),
     "a misspelt activation": (("model.activation=swigulu",), ("model.activation=swigulu", "did you mean swiglu?")),
     "a misspelt norm": (("model.norm=rmsnorm",), ("model.norm=rmsnorm", "did you mean rms_norm?")),
-    "a misspelt place of the norm": (("model.norm_position=prenorm",), ("model.norm_position=prenorm", "mean pre?")),
+    "a misspelt norm position": (("model.norm_position=prenorm",), ("model.norm_position=prenorm", "mean pre?")),
     "a misspelt init": (("model.init=xavir",), ("model.init=xavir", "did you mean xavier?")),
-    "masks for more than all": (
+    "mask and random shares above 1": (
         (*MASKED, "objective.mask_share=0.9", "objective.random_share=0.2"),
-        ("objective.mask_share=0.9", "objective.random_share=0.2", "not be more than 1", "BERT has 0.8 and 0.1"),
+        ("objective.mask_share=0.9", "objective.random_share=0.2", "not add up to more than 1", "BERT has 0.8 and 0.1"),
     ),
-    "more asked for than there is": (
+    "a mask fraction above 1": (
         (*MASKED, "objective.mask_fraction=1.5"),
         ("objective.mask_fraction=1.5", "less than or equal to 1"),
     ),
-    "a key of masks for a prefix": (
+    "a key of the masked LM for the prefix LM": (
         (*PREFIXED, "+objective.mask_fraction=0.1"),
         ("objective.mask_fraction", "another objective"),
     ),
     "a prefix longer than the context": (
         (*PREFIXED, "model.context_length=64", "objective.max_prefix_length=65"),
-        ("objective.max_prefix_length=65", "model.context_length=64", "null makes it that"),
+        ("objective.max_prefix_length=65", "model.context_length=64", "null sets it to that"),
     ),
-    "a shortest prefix above the longest": (
+    "a shortest prefix longer than the longest": (
         (*PREFIXED, "objective.min_prefix_length=9", "objective.max_prefix_length=8"),
         ("objective.min_prefix_length=9", "8 tokens", "lower it"),
     ),
-    "a window with its prefix longer than the split": (
+    "a window with prefix longer than the split": (
         (*PREFIXED, *OWN_TEXT[1:], "data.path=tiny.txt", "model.context_length=200"),
         ("model.context_length=200", "val split", "longest prefix = 400", "lower them"),
     ),
     "a huge number": (("training.max_steps=1000000000000000000000",), ("training.max_steps=1000",)),
     "a number of 5,000 digits": (("training.max_steps=" + "9" * 5000,), ("training.max_steps=999", "more digits")),
     "a folder of 5,000 letters": (("resume=" + "x" * 5000,), ("xxx", "File name too long")),
-    "what only Hydra's own section has": (("hydra.sweeper.params={a:1}",), ("hydra.sweeper.params is not a key",)),
-    "a number beyond floats": (("optimizer.learning_rate=1e400",), ("optimizer.learning_rate=inf", "finite")),
-    "a layer for every atom": (("model.n_layers=1000000000000",), ("model.n_layers=1000000000000", "10000 or less")),
-    "a key taken away": (("~training.max_steps",), ("training.max_steps is missing",)),
-    "a class of one's own": (("+trainer._target_=os.system",), ("trainer._target_ is not a key",)),
-    "a name that leads elsewhere": (("model.name=../../x",), ("model.name=../../x",)),
-    "no place": (("paths.output_dir=",), ("paths.output_dir=",)),
-    "a reference to nothing": (("seed=${bogus}",), ("seed: ", "'bogus' not found")),
-    "two options": (("model=[nano,mini]",), ("model=[nano,mini]", "one option")),
-    "an option in place of another, typed": (("+model=mini",), ("+model", "without the plus")),
-    "half a character": (("name=\udcff",), (r"\udcff",)),
-    "a prepared text whose lines are all in front": (
+    "an unknown key of Hydra's own": (("hydra.sweeper.params={a:1}",), ("hydra.sweeper.params is not a key",)),
+    "a number too large for a float": (("optimizer.learning_rate=1e400",), ("optimizer.learning_rate=inf", "finite")),
+    "a huge number of layers": (("model.n_layers=1000000000000",), ("model.n_layers=1000000000000", "10000 or less")),
+    "a deleted key": (("~training.max_steps",), ("training.max_steps is missing",)),
+    "a _target_": (("+trainer._target_=os.system",), ("trainer._target_ is not a key",)),
+    "a name with a path": (("model.name=../../x",), ("model.name=../../x",)),
+    "an empty folder name": (("paths.output_dir=",), ("paths.output_dir=",)),
+    "an invalid interpolation": (("seed=${bogus}",), ("seed: ", "'bogus' not found")),
+    "a list of options": (("model=[nano,mini]",), ("model=[nano,mini]", "one option")),
+    "an added option": (("+model=mini",), ("+model", "without the plus")),
+    "half a surrogate pair": (("name=\udcff",), (r"\udcff",)),
+    "a text with only newlines at its end": (
         (*MASKED, *OWN_TEXT[1:], "data.path=newlines.txt"),
         ("val split", "newlines alone", "objective=masked_lm"),
     ),
@@ -122,16 +125,19 @@ TRAINING_MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (*MASKED, "tokenizer=gpt2", "model.vocab_size=50257"),
         ("model.vocab_size=50257", "gpt2", "50258 symbols, including the mask"),
     ),
-    "nothing kept": (("callbacks.checkpoint.keep_every_steps=0",), ("callbacks.checkpoint.keep_every_steps=0",)),
-    "a batch that cannot be dealt out": (
+    "keeping checkpoints every 0 steps": (
+        ("callbacks.checkpoint.keep_every_steps=0",),
+        ("callbacks.checkpoint.keep_every_steps=0",),
+    ),
+    "a batch that the devices do not divide": (
         ("trainer=ddp_cpu", "trainer.devices=3"),
         ("batch_size=8", "trainer.devices=3"),
     ),
-    "machines on which nobody started anything": (("trainer=ddp_cpu", "trainer.num_nodes=2"), ("torchrun", "srun")),
-    "sharded weights on a CPU": (("trainer=fsdp", "trainer.accelerator=cpu"), ("strategy=fsdp", "trainer=ddp_cpu")),
-    "a shared Muon": (("trainer=fsdp", "optimizer=muon"), ("optimizer=muon", "trainer.strategy=fsdp", "trainer=ddp")),
-    "a text for another source": (("data.path=tiny.txt",), ("data.path=tiny.txt", "data=text_file")),
-    "no text": (OWN_TEXT, ("data.path",)),
+    "several machines without torchrun": (("trainer=ddp_cpu", "trainer.num_nodes=2"), ("torchrun", "srun")),
+    "FSDP on a CPU": (("trainer=fsdp", "trainer.accelerator=cpu"), ("strategy=fsdp", "trainer=ddp_cpu")),
+    "Muon with FSDP": (("trainer=fsdp", "optimizer=muon"), ("optimizer=muon", "trainer.strategy=fsdp", "trainer=ddp")),
+    "a path for a corpus without one": (("data.path=tiny.txt",), ("data.path=tiny.txt", "data=text_file")),
+    "no path": (OWN_TEXT, ("data.path",)),
     "a missing text": ((*OWN_TEXT, "data.path=none.txt"), ("data.path=none.txt", "does not exist")),
     "a folder for a text": ((*OWN_TEXT, "data.path=folder"), ("data.path=folder",)),
     "a text of one character": ((*OWN_TEXT, "data.path=one.txt"), ("data.path=one.txt", "1 character", "longer text")),
@@ -139,7 +145,7 @@ TRAINING_MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (*OWN_TEXT, "data.path=short.txt"),
         ("val split", "model.context_length=8", "tokens"),
     ),
-    "a text that is none": ((*OWN_TEXT, "data.path=binary"), ("data.path=binary", "NUL byte", "offset 0")),
+    "a binary file": ((*OWN_TEXT, "data.path=binary"), ("data.path=binary", "NUL byte", "offset 0")),
     "a pipe for a text": ((*OWN_TEXT, "data.path=pipe"), ("data.path=pipe", "not a regular file")),
     "an empty text": ((*OWN_TEXT, "data.path=empty.txt"), ("data.path=empty.txt", "empty")),
     "a text in another encoding": ((*OWN_TEXT, "data.path=latin1.txt"), ("data.path=latin1.txt", "UTF-8", "offset 1")),
@@ -148,43 +154,46 @@ TRAINING_MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("model.context_length=2000", "val split", "tokens"),
     ),
     "a vocabulary smaller than the tokenizer's": ((*TINY, "model.vocab_size=5"), ("model.vocab_size=5", "char")),
-    "a vocabulary of no words": (
+    "a word vocabulary that is too small": (
         ("tokenizer=word", "tokenizer.max_vocab_size=3"),
         ("tokenizer.max_vocab_size=3", "greater than or equal to 4"),
     ),
-    "a size for a fixed vocabulary": (
+    "a vocabulary size for a fixed tokenizer": (
         ("tokenizer=gpt2", "tokenizer.max_vocab_size=5"),
         ("tokenizer.max_vocab_size", "another tokenizer"),
     ),
     "a vocabulary padded too far": ((*TINY, "model.vocab_size=129"), ("model.vocab_size=129", "128")),
-    "a resume of nothing": (("resume=nowhere",), ("resume=nowhere", "nowhere/config.yaml")),
-    "a resume without a name": (("resume=",), ("resume=",)),
-    "a resume of the latest of none": (("resume=latest",), ("outputs",)),
+    "resume of a missing run": (("resume=nowhere",), ("resume=nowhere", "nowhere/config.yaml")),
+    "an empty resume": (("resume=",), ("resume=",)),
+    "resume=latest without runs": (("resume=latest",), ("outputs",)),
 }
 
 GENERATION_MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "a negative temperature": (("--temperature", "-1"), ("temperature=-1",)),
-    "a top-k of nothing": (("--top-k", "0"), ("top-k=0",)),
-    "a top-p of nothing": (("--top-p", "0"), ("top-p=0",)),
+    "a top-k of 0": (("--top-k", "0"), ("top-k=0",)),
+    "a top-p of 0": (("--top-p", "0"), ("top-p=0",)),
     "no tokens": (("--max-new-tokens", "0"), ("--max-new-tokens=0",)),
     "no samples": (("--num-samples", "0"), ("--num-samples=0",)),
     "a negative seed": (("--seed", "-1"), ("--seed=-1",)),
     "an empty stop": (("--stop", ""), ("--stop",)),
     "an empty prompt": (("--prompt", ""), ("prompt=''", "gives no tokens")),
     "one empty prompt of two": (("--prompt", "A", "--prompt", ""), ("prompt=''",)),
-    "a min-p of nothing": (("--min-p", "0"), ("min-p=0",)),
-    "a repetition penalty of nothing": (("--repetition-penalty", "0"), ("repetition-penalty=0",)),
-    "a window of nothing": (("--window", "0"), ("window=0",)),
+    "a min-p of 0": (("--min-p", "0"), ("min-p=0",)),
+    "a repetition penalty of 0": (("--repetition-penalty", "0"), ("repetition-penalty=0",)),
+    "a window of 0": (("--window", "0"), ("window=0",)),
     "a window longer than learned positions": (("--window", "9"), ("window=9", "8 positions", "learned")),
     "a prefix for a decoder": (("--prefix", "ROMEO:"), ("prefix='ROMEO:'", "the model is a decoder")),
     "an unknown checkpoint": (("--checkpoint", "newest"), ("--checkpoint=newest: ", "it has best, last\n")),
-    "a checkpoint of a step that was not kept": (("--checkpoint=step=300",), ("--checkpoint=step=300: ", "best, last")),
-    "half a character": (("--prompt", "ROMEO\udcff"), (r"'\udcff'", "position 5")),
-    "characters that the tokenizer lacks": (("--prompt", "ROMEO: é"), ("'é' (U+00E9)", "position 7")),
+    "the checkpoint of a step that was not kept": (
+        ("--checkpoint=step=300",),
+        ("--checkpoint=step=300: ", "best, last"),
+    ),
+    "half a surrogate pair": (("--prompt", "ROMEO\udcff"), (r"'\udcff'", "position 5")),
+    "a character outside the vocabulary": (("--prompt", "ROMEO: é"), ("'é' (U+00E9)", "position 7")),
 }
 
 
-Answer = tuple[Workspace, Finished]
+Result = tuple[Workspace, Finished]
 
 
 @pytest.fixture(scope="module")
@@ -193,10 +202,10 @@ def no_torch(forbid_imports: Callable[..., dict[str, str]]) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def training_answers(make_workspace: Callable[[], Workspace], no_torch: dict[str, str]) -> dict[str, Answer]:
-    """Each mistake in a workspace of its own; as many at once as there are processors."""
+def training_results(make_workspace: Callable[[], Workspace], no_torch: dict[str, str]) -> dict[str, Result]:
+    """Return the result of each mistake, tried in its own workspace, as many in parallel as there are CPUs."""
 
-    def answer(mistake: str) -> Answer:
+    def try_mistake(mistake: str) -> Result:
         workspace = make_workspace()
         (workspace.folder / "folder").mkdir()
         (workspace.folder / "empty.txt").touch()
@@ -209,23 +218,30 @@ def training_answers(make_workspace: Callable[[], Workspace], no_torch: dict[str
         return workspace, workspace.run("train.py", *TRAINING_MISTAKES[mistake][0], **no_torch)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(TRAINING_MISTAKES, pool.map(answer, TRAINING_MISTAKES), strict=True))
+        return dict(zip(TRAINING_MISTAKES, pool.map(try_mistake, TRAINING_MISTAKES), strict=True))
 
 
 @pytest.mark.parametrize("mistake", TRAINING_MISTAKES)
-def test_a_training_never_starts_with(mistake: str, training_answers: dict[str, Answer]) -> None:
-    workspace, finished = training_answers[mistake]
+def test_training_does_not_start_with(mistake: str, training_results: dict[str, Result]) -> None:
+    workspace, finished = training_results[mistake]
     line = finished.error_line()
     missing = [word for word in TRAINING_MISTAKES[mistake][1] if word not in line]
     assert not missing, line
     assert not (workspace.folder / "outputs").exists()
 
 
-PREPARING_MISTAKES = ("a misspelt key", "a misspelt option", "a huge number", "no place", "an empty text", "no text")
+PREPARING_MISTAKES = (
+    "a misspelt key",
+    "a misspelt option",
+    "a huge number",
+    "an empty folder name",
+    "an empty text",
+    "no path",
+)
 
 
 @pytest.mark.parametrize("mistake", PREPARING_MISTAKES)
-def test_nothing_is_prepared_with(mistake: str, workspace: Workspace, no_torch: dict[str, str]) -> None:
+def test_no_data_is_prepared_with(mistake: str, workspace: Workspace, no_torch: dict[str, str]) -> None:
     (workspace.folder / "empty.txt").touch()
     before = workspace.files()
     line = workspace.run("scripts/prepare_data.py", *TRAINING_MISTAKES[mistake][0], **no_torch).error_line()
@@ -234,22 +250,22 @@ def test_nothing_is_prepared_with(mistake: str, workspace: Workspace, no_torch: 
 
 
 @pytest.fixture(scope="module")
-def generation_answers(home: Workspace, finished_run: Run, no_torch: dict[str, str]) -> dict[str, Finished]:
-    """As many at once as there are processors."""
+def generation_results(home: Workspace, finished_run: Run, no_torch: dict[str, str]) -> dict[str, Finished]:
+    """Return the result of each mistake, as many in parallel as there are CPUs."""
 
-    def answer(mistake: str) -> Finished:
+    def try_mistake(mistake: str) -> Finished:
         return home.run("scripts/generate.py", str(finished_run.folder), *GENERATION_MISTAKES[mistake][0], **no_torch)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(GENERATION_MISTAKES, pool.map(answer, GENERATION_MISTAKES), strict=True))
+        return dict(zip(GENERATION_MISTAKES, pool.map(try_mistake, GENERATION_MISTAKES), strict=True))
 
 
 @pytest.mark.parametrize("mistake", GENERATION_MISTAKES)
-def test_no_text_is_generated_with(mistake: str, generation_answers: dict[str, Finished]) -> None:
-    line = generation_answers[mistake].error_line()
+def test_no_text_is_generated_with(mistake: str, generation_results: dict[str, Finished]) -> None:
+    line = generation_results[mistake].error_line()
     missing = [word for word in GENERATION_MISTAKES[mistake][1] if word not in line]
     assert not missing, line
-    assert generation_answers[mistake].stdout == ""
+    assert generation_results[mistake].stdout == ""
 
 
 SCRIPTS = ("generate", "evaluate", "export", "figures")
@@ -265,7 +281,7 @@ def test_a_run_that_does_not_exist_is_named(script: str, workspace: Workspace, n
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_file_that_is_no_checkpoint_is_named(script: str, workspace: Workspace) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_named(script: str, workspace: Workspace) -> None:
     more = ("new",) if script == "export" else ()
     assert "tiny.txt" in workspace.run(f"scripts/{script}.py", "tiny.txt", *more).error_line()
 
@@ -284,10 +300,10 @@ def test_a_file_that_is_no_checkpoint_is_named(script: str, workspace: Workspace
     ],
     ids=str,
 )
-def test_what_a_script_does_not_understand_is_one_line_before_torch_is_imported(
+def test_a_mistake_on_the_command_line_of_a_script_is_one_line_before_torch_is_imported(
     script: str, typed: tuple[str, ...], words: str, home: Workspace, finished_run: Run, no_torch: dict[str, str]
 ) -> None:
-    """All the others are tried in tests/unit/test_bad_command_lines.py, without a process for each."""
+    """tests/unit/test_bad_command_lines.py tries many more, without starting a process for each."""
     before = home.files()
     finished = home.run(f"scripts/{script}.py", str(finished_run.folder), *typed, **no_torch)
     assert words in finished.error_line()
@@ -325,7 +341,7 @@ def test_a_resumed_run_refuses_to_become_another_experiment(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_mistake_inside_a_yaml_file_is_found_with_its_place(
+def test_a_mistake_in_a_yaml_file_is_reported_with_the_file(
     file: str, old: str, new: str, words: tuple[str, ...], workspace: Workspace, no_torch: dict[str, str]
 ) -> None:
     for name in ("train.py", "conf"):
@@ -341,29 +357,29 @@ def test_a_mistake_inside_a_yaml_file_is_found_with_its_place(
     assert not (workspace.folder / "outputs").exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_one_line_and_never_another_device(workspace: Workspace) -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_missing_gpu_is_reported_in_one_line_and_not_replaced(workspace: Workspace) -> None:
     line = workspace.run("train.py", *TINY[:-1], "trainer=gpu").error_line()
     assert "trainer=gpu" in line
     assert "trainer=cpu" in line
     assert not (workspace.folder / "outputs").exists()
 
 
-def test_an_output_folder_that_cannot_be_made_is_one_line(workspace: Workspace, tmp_path: Path) -> None:
+def test_an_output_folder_that_cannot_be_created_is_reported_in_one_line(workspace: Workspace, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     line = workspace.run("train.py", *TINY, f"paths.output_dir={tmp_path / 'file'}").error_line()
     assert "paths.output_dir" in line
 
 
-def test_forbidding_an_import_ends_a_program_that_needs_it(workspace: Workspace, no_torch: dict[str, str]) -> None:
-    """The tests above rest on it."""
+def test_a_program_that_needs_a_forbidden_import_ends(workspace: Workspace, no_torch: dict[str, str]) -> None:
+    """The tests above depend on this."""
     finished = workspace.run("train.py", *TINY, **no_torch)
     assert finished.code == 1
     assert "ForbiddenImport: torch" in finished.stderr
 
 
-def test_a_run_that_diverges_ends_with_a_line_and_not_with_a_traceback(workspace: Workspace) -> None:
-    hopeless = ("optimizer=sgd", "optimizer.learning_rate=1e30", "training.gradient_clip_norm=null")
-    line = workspace.run("train.py", *TINY, *hopeless).error_line()
+def test_a_run_that_diverges_ends_with_one_line_and_no_traceback(workspace: Workspace) -> None:
+    diverging = ("optimizer=sgd", "optimizer.learning_rate=1e30", "training.gradient_clip_norm=null")
+    line = workspace.run("train.py", *TINY, *diverging).error_line()
     assert "the gradients of step 2 are not finite" in line
     assert "lower optimizer.learning_rate" in line

@@ -1,4 +1,4 @@
-"""A run folder from a stranger, used by real processes: nothing of it runs, and the answer is one line."""
+"""Run folders from strangers, used by real processes: nothing in them runs, and the error is one line."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from workspace import TINY, Run, Workspace
 
 @pytest.fixture
 def copy(workspace: Workspace, finished_run: Run) -> Path:
-    """The run folder of somebody else, to be changed."""
+    """Return a copy of a run folder, to be tampered with."""
     shutil.copytree(finished_run.folder, workspace.folder / "downloaded")
     return workspace.folder / "downloaded"
 
@@ -47,13 +47,13 @@ def test_a_tag_in_the_config_of_a_run_runs_nothing(copy: Path, workspace: Worksp
     text = (copy / "config.yaml").read_text()
     (copy / "config.yaml").write_text(f"{text}\nevil: !!python/object/apply:os.system ['touch {canary}']\n")
     assert "config.yaml cannot be read" in workspace.run(*COMMANDS["resume"]).error_line()
-    workspace.must("scripts/generate.py", "downloaded", "--max-new-tokens", "3")  # by what the checkpoint says
+    workspace.must("scripts/generate.py", "downloaded", "--max-new-tokens", "3")  # which reads the checkpoint's config
     assert not canary.exists()
     yaml.unsafe_load((copy / "config.yaml").read_text())
     assert canary.exists()
 
 
-def test_a_class_in_the_config_of_a_run_is_never_made(copy: Path, workspace: Workspace) -> None:
+def test_a_class_in_the_config_of_a_run_is_never_instantiated(copy: Path, workspace: Workspace) -> None:
     canary = workspace.folder / "canary"
     values = yaml.safe_load((copy / "config.yaml").read_text())
     values["callbacks"]["evil"] = {"_target_": "os.system", "_args_": [f"touch {canary}"]}
@@ -62,7 +62,9 @@ def test_a_class_in_the_config_of_a_run_is_never_made(copy: Path, workspace: Wor
     assert not canary.exists()
 
 
-def test_classes_in_the_hyper_parameters_of_a_checkpoint_are_never_made(copy: Path, workspace: Workspace) -> None:
+def test_classes_in_the_hyper_parameters_of_a_checkpoint_are_never_instantiated(
+    copy: Path, workspace: Workspace
+) -> None:
     canary = workspace.folder / "canary"
     state = torch.load(copy / "checkpoints" / "last.ckpt", weights_only=True)
     state["hyper_parameters"] = {"_target_": "os.system", "_args_": [f"touch {canary}"], "_class_path": "os.system"}
@@ -72,7 +74,7 @@ def test_classes_in_the_hyper_parameters_of_a_checkpoint_are_never_made(copy: Pa
 
 
 @pytest.mark.parametrize("name", ["samples.md", "train.log", "checkpoints", "tensorboard", "figures"])
-def test_a_link_out_of_a_run_folder_is_not_written_to(name: str, copy: Path, workspace: Workspace) -> None:
+def test_a_link_out_of_a_run_folder_is_never_written_to(name: str, copy: Path, workspace: Workspace) -> None:
     victim = workspace.folder / "victim"
     if (copy / name).is_dir():
         shutil.move(copy / name, victim)
@@ -87,8 +89,8 @@ def test_a_link_out_of_a_run_folder_is_not_written_to(name: str, copy: Path, wor
     assert {path: path.stat().st_mtime_ns for path in [victim, *victim.rglob("*")]} == before
 
 
-def test_a_job_of_a_sweep_that_is_a_link_out_of_it_is_not_run_there(workspace: Workspace) -> None:
-    """A job that begins anew is first emptied of what an earlier attempt left."""
+def test_a_job_folder_that_links_out_of_its_sweep_is_not_used(workspace: Workspace) -> None:
+    """The folder of a job that starts again is emptied first."""
     victim, downloaded = workspace.folder / "victim", workspace.folder / "downloaded"
     victim.mkdir()
     (victim / "thesis.txt").write_text("years of work")
@@ -102,8 +104,8 @@ def test_a_job_of_a_sweep_that_is_a_link_out_of_it_is_not_run_there(workspace: W
     assert [path.name for path in victim.iterdir()] == ["thesis.txt"]
 
 
-def test_a_terminal_is_sent_no_escapes_that_a_text_holds_and_a_pipe_is(copy: Path, workspace: Workspace) -> None:
-    """The prompt is printed with the text, and its characters have to be the model's."""
+def test_escape_sequences_in_a_text_reach_a_pipe_but_no_terminal(copy: Path, workspace: Workspace) -> None:
+    """The prompt is printed with the text, so its characters must be in the model's vocabulary."""
     path = copy / "checkpoints" / "best.ckpt"
     state = torch.load(path, weights_only=True)
     characters = state["folio"]["tokenizer"]["characters"]

@@ -1,4 +1,4 @@
-"""What is typed wrong behind evaluate, generate, export or figures is one line that names it; nothing is written."""
+"""Every mistake on the command line of a script gives one line that names it, and nothing is written."""
 
 import importlib.util
 import os
@@ -25,8 +25,8 @@ TOKENIZER = CharTokenizer("\n :EMORabcdefg")
 DIGITS = "9" * 5000
 LONG = "x" * 5000
 
-NO_RUN: list[tuple[str, str]] = [
-    # what is typed for RUN, and what the answer has to hold
+INVALID_RUNS: list[tuple[str, str]] = [
+    # RUN, and a part of the error message
     ("nowhere", "RUN=nowhere: nowhere does not exist"),
     ("latest", "latest: no run"),
     ("", "RUN="),
@@ -42,7 +42,7 @@ NO_RUN: list[tuple[str, str]] = [
     (LONG, "File name too long"),
     ("file/under", "file/under"),
 ]
-OF_ALL: list[tuple[tuple[str, ...], str]] = [
+COMMON_MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("--bogus",), "--bogus"),
     (("--bogus=1",), "--bogus"),
     (("--checkpoit", "last"), "--checkpoit"),
@@ -57,7 +57,7 @@ OF_ALL: list[tuple[tuple[str, ...], str]] = [
     (("--checkpoint", f"step={DIGITS}"), "--checkpoint=step=9"),
     (("--output-dir",), "--output-dir"),
 ]
-OF_ONE: dict[str, list[tuple[tuple[str, ...], str]]] = {
+MISTAKES: dict[str, list[tuple[tuple[str, ...], str]]] = {
     "evaluate": [
         (("--split", "valid"), "--split"),
         (("--split", ""), "--split"),
@@ -145,7 +145,7 @@ OF_ONE: dict[str, list[tuple[tuple[str, ...], str]]] = {
     ],
 }
 
-OF_REPORT: list[tuple[tuple[str, ...], str]] = [
+REPORT_MISTAKES: list[tuple[tuple[str, ...], str]] = [
     ((), "FOLDER"),
     (("",), "FOLDER="),
     (("nowhere",), "nowhere"),
@@ -169,7 +169,7 @@ OF_REPORT: list[tuple[tuple[str, ...], str]] = [
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, compose: Callable[..., RunConfig]) -> Path:
-    """A folder with a run in it, and things that are none."""
+    """Return a folder that holds a run, and things that are not runs."""
     folder = tmp_path_factory.mktemp("place")
     config = compose("model=debug", "tokenizer=char", f"model.vocab_size={TOKENIZER.vocab_size}")
     assert config.model.vocab_size is not None
@@ -200,12 +200,12 @@ def place(tmp_path_factory: pytest.TempPathFactory, compose: Callable[..., RunCo
 def refused(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[[str, tuple[str, ...]], str]:
-    """The one line with which a script answers what is typed behind it."""
+    """Return a function that gives the error message of a script for some arguments."""
     monkeypatch.chdir(place)
 
-    def refused(name: str, typed: tuple[str, ...]) -> str:
+    def refused(name: str, arguments: tuple[str, ...]) -> str:
         before = contents(place)
-        monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *typed])
+        monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *arguments])
         with pytest.raises(SystemExit) as ended:
             run_script(script(name).main)
         said = capsys.readouterr()
@@ -237,43 +237,43 @@ def named(case: object) -> str:
     return ascii(" ".join(case) if isinstance(case, tuple) else case)[:40]
 
 
-@pytest.mark.parametrize(("typed", "answer"), OF_REPORT, ids=named)
-def test_what_no_report_can_be_made_of_is_named(
-    typed: tuple[str, ...], answer: str, refused: Callable[..., str]
+@pytest.mark.parametrize(("arguments", "message"), REPORT_MISTAKES, ids=named)
+def test_report_refuses_invalid_arguments(
+    arguments: tuple[str, ...], message: str, refused: Callable[..., str]
 ) -> None:
-    assert answer in refused("report", typed)
+    assert message in refused("report", arguments)
 
 
-@pytest.mark.parametrize("name", OF_ONE)
-@pytest.mark.parametrize(("run", "answer"), NO_RUN, ids=named)
-def test_what_is_no_run_is_named(name: str, run: str, answer: str, refused: Callable[..., str]) -> None:
-    if name == "figures":  # which draws a run without a checkpoint as well, and asks for its config.yaml
-        answer = answer.replace("nowhere does not exist", "nowhere/config.yaml does not exist")
-    assert answer in refused(name, (run, "new") if name == "export" else (run,))
+@pytest.mark.parametrize("name", MISTAKES)
+@pytest.mark.parametrize(("run", "message"), INVALID_RUNS, ids=named)
+def test_an_invalid_run_is_named(name: str, run: str, message: str, refused: Callable[..., str]) -> None:
+    if name == "figures":  # which also draws a run without a checkpoint, and looks for its config.yaml
+        message = message.replace("nowhere does not exist", "nowhere/config.yaml does not exist")
+    assert message in refused(name, (run, "new") if name == "export" else (run,))
 
 
-@pytest.mark.parametrize("name", OF_ONE)
-def test_no_run_at_all_is_told(name: str, refused: Callable[..., str]) -> None:
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_missing_run_is_reported(name: str, refused: Callable[..., str]) -> None:
     assert "RUN" in refused(name, ())
 
 
-@pytest.mark.parametrize("name", OF_ONE)
-@pytest.mark.parametrize(("typed", "answer"), OF_ALL, ids=named)
-def test_what_no_script_understands_is_named(
-    name: str, typed: tuple[str, ...], answer: str, refused: Callable[..., str]
+@pytest.mark.parametrize("name", MISTAKES)
+@pytest.mark.parametrize(("arguments", "message"), COMMON_MISTAKES, ids=named)
+def test_mistakes_that_any_script_can_receive_are_named(
+    name: str, arguments: tuple[str, ...], message: str, refused: Callable[..., str]
 ) -> None:
-    assert answer in refused(name, ("run", *(("new",) if name == "export" else ()), *typed))
+    assert message in refused(name, ("run", *(("new",) if name == "export" else ()), *arguments))
 
 
 @pytest.mark.parametrize(
-    ("name", "typed", "answer"),
-    [(name, typed, answer) for name, cases in OF_ONE.items() for typed, answer in cases],
+    ("name", "arguments", "message"),
+    [(name, arguments, message) for name, cases in MISTAKES.items() for arguments, message in cases],
     ids=named,
 )
-def test_an_option_that_cannot_be_is_named(
-    name: str, typed: tuple[str, ...], answer: str, refused: Callable[..., str]
+def test_an_invalid_option_is_named(
+    name: str, arguments: tuple[str, ...], message: str, refused: Callable[..., str]
 ) -> None:
-    assert answer in refused(name, ("run", *typed))
+    assert message in refused(name, ("run", *arguments))
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,9 @@ def test_an_option_that_cannot_be_is_named(
         ("figures", "--heads"),
     ],
 )
-def test_any_text_for_a_number_or_a_choice_is_refused(name: str, option: str, refused: Callable[..., str]) -> None:
+def test_any_other_text_for_a_number_or_a_choice_is_refused(
+    name: str, option: str, refused: Callable[..., str]
+) -> None:
     @settings(max_examples=15, suppress_health_check=list(HealthCheck))
     @given(st.text(max_size=20).filter(lambda text: not any(char.isdecimal() for char in text) and text not in CHOICES))
     def try_text(text: str) -> None:
@@ -300,5 +302,5 @@ def test_any_text_for_a_number_or_a_choice_is_refused(name: str, option: str, re
 CHOICES = {"auto", "cpu", "gpu", "mps", "train", "val"}
 
 
-def test_there_are_more_than_150_in_all() -> None:
-    assert len(OF_ONE) * (len(NO_RUN) + len(OF_ALL) + 1) + sum(map(len, OF_ONE.values())) > 150
+def test_more_than_150_mistakes_are_tried() -> None:
+    assert len(MISTAKES) * (len(INVALID_RUNS) + len(COMMON_MISTAKES) + 1) + sum(map(len, MISTAKES.values())) > 150

@@ -1,6 +1,6 @@
-"""What a stranger made is read as data: nothing in it runs, leads elsewhere, or grows when it is read.
+"""Files from strangers are read as data: nothing in them runs, leads elsewhere, or grows when it is read.
 
-Each payload is shown to work where it is let.
+Each test also shows that its payload works if it is allowed to.
 """
 
 import json
@@ -45,7 +45,7 @@ TOKENIZER = CharTokenizer("abcdefg")
 
 @pytest.fixture
 def canary(tmp_path: Path) -> Path:
-    """A file that payloads make."""
+    """Return a file that payloads create."""
     return tmp_path / "canary"
 
 
@@ -98,7 +98,7 @@ def test_a_pickle_in_the_weights_of_a_gpt2_runs_nothing(zipped: bool, gpt2: Path
     assert canary.exists()
 
 
-def test_a_pickle_in_place_of_tokens_is_numbers_that_do_not_fit(tmp_path: Path, canary: Path) -> None:
+def test_a_pickle_in_place_of_tokens_does_not_match_its_sidecar(tmp_path: Path, canary: Path) -> None:
     path = tokens_in(tmp_path)
     path.write_bytes(pickle.dumps(Gadget(canary)))
     with pytest.raises(TokenFileError):
@@ -108,8 +108,8 @@ def test_a_pickle_in_place_of_tokens_is_numbers_that_do_not_fit(tmp_path: Path, 
     assert canary.exists()
 
 
-def test_nothing_in_the_package_reads_what_may_be_a_program() -> None:
-    """numpy.load may unpickle; yaml.load, eval, exec and Hydra's instantiate run what they are told."""
+def test_the_package_calls_no_function_that_may_run_code_from_a_file() -> None:
+    """numpy.load may unpickle; yaml.load, eval, exec and Hydra's instantiate can run any code."""
     dangerous = re.compile(
         r"\b(pickle|marshal|shelve|joblib)\.loads?\b|\bnp\.(load|fromfile)\(|allow_pickle|\binstantiate\(|weights_only=False"
         r"|(?<![.\w])(eval|exec)\(|load_from_checkpoint|yaml\.(load|unsafe_load|full_load)\((?!.*_PlainLoader)"
@@ -119,7 +119,7 @@ def test_nothing_in_the_package_reads_what_may_be_a_program() -> None:
     assert not [f"{path}: {match[0]}" for path in files if (match := dangerous.search(path.read_text("utf-8")))]
 
 
-def test_a_checkpoint_that_is_packed_is_not_unpacked(state: dict[str, Any], tmp_path: Path) -> None:
+def test_a_compressed_checkpoint_is_not_decompressed(state: dict[str, Any], tmp_path: Path) -> None:
     save_checkpoint(state, tmp_path / "good.ckpt")
     with zipfile.ZipFile(tmp_path / "good.ckpt") as good, zipfile.ZipFile(tmp_path / "bomb.ckpt", "w") as bomb:
         for name in good.namelist():
@@ -145,7 +145,7 @@ def test_a_checkpoint_that_is_packed_is_not_unpacked(state: dict[str, Any], tmp_
     ],
     ids=str,
 )
-def test_a_shape_that_the_weights_do_not_have_is_refused_before_memory_is_taken(
+def test_a_size_that_the_weights_do_not_have_is_refused_before_memory_is_allocated(
     change: dict[str, Any], state: dict[str, Any], tmp_path: Path
 ) -> None:
     state["folio"]["model"] |= change
@@ -165,7 +165,7 @@ def test_a_tensor_larger_than_its_file_is_refused(state: dict[str, Any], tmp_pat
 
 @pytest.mark.parametrize("key", ["state_dict", "config", "model", "tokenizer"])
 @pytest.mark.parametrize("value", [None, [], "x", {}, {"model.x": 3}], ids=str)
-def test_a_part_of_a_checkpoint_that_is_something_else_is_one_line(
+def test_a_wrong_value_in_a_checkpoint_is_reported_in_one_line(
     key: str, value: object, state: dict[str, Any], tmp_path: Path
 ) -> None:
     (state if key == "state_dict" else state["folio"])[key] = value
@@ -174,13 +174,15 @@ def test_a_part_of_a_checkpoint_that_is_something_else_is_one_line(
 
 
 @pytest.mark.parametrize("key", ["state_dict", "global_step", "config", "model", "tokenizer", "val"])
-def test_a_part_of_a_checkpoint_that_is_missing_is_one_line(key: str, state: dict[str, Any], tmp_path: Path) -> None:
+def test_a_missing_value_in_a_checkpoint_is_reported_in_one_line(
+    key: str, state: dict[str, Any], tmp_path: Path
+) -> None:
     del (state["folio"] if key in state["folio"] else state)[key]
     save_checkpoint(state, tmp_path / "part.ckpt")
     refused(tmp_path / "part.ckpt")
 
 
-def test_a_class_named_in_a_config_is_a_key_that_is_not_known(state: dict[str, Any], tmp_path: Path) -> None:
+def test_a_class_named_in_a_config_is_an_unknown_key(state: dict[str, Any], tmp_path: Path) -> None:
     state["folio"]["config"]["trainer"]["_target_"] = "os.system"
     save_checkpoint(state, tmp_path / "target.ckpt")
     assert "trainer._target_" in refused(tmp_path / "target.ckpt")
@@ -201,7 +203,7 @@ def test_a_class_named_in_a_config_is_a_key_that_is_not_known(state: dict[str, A
     ],
     ids=["a tag", "a tag inside", "a reference", "deep", "long", "a list", "empty", "broken", "NUL"],
 )
-def test_a_config_of_a_run_that_is_no_plain_values_is_one_line(text: str, tmp_path: Path, canary: Path) -> None:
+def test_a_config_file_without_plain_values_is_reported_in_one_line(text: str, tmp_path: Path, canary: Path) -> None:
     (tmp_path / "config.yaml").write_text(text.replace("{canary}", str(canary)))
     with pytest.raises(FolioError) as caught:
         read_config(tmp_path)
@@ -213,7 +215,7 @@ def test_a_config_of_a_run_that_is_no_plain_values_is_one_line(text: str, tmp_pa
         assert canary.exists()
 
 
-def test_a_config_of_a_run_is_not_interpolated(tmp_path: Path, compose: Callable[..., RunConfig]) -> None:
+def test_the_config_file_of_a_run_is_not_interpolated(tmp_path: Path, compose: Callable[..., RunConfig]) -> None:
     values = compose("model=debug").model_dump()
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values | {"resume": "${oc.env:HOME}"}))
     assert validate(read_config(tmp_path)).resume == "${oc.env:HOME}"
@@ -228,7 +230,7 @@ def test_a_config_cannot_name_a_folder_elsewhere(name: str, compose: Callable[..
 
 
 @pytest.mark.parametrize("which", ["../../x", "step=../../x", "step=1/../../x", "/etc/passwd", "*"])
-def test_a_checkpoint_is_looked_for_in_its_run_alone(which: str, tmp_path: Path) -> None:
+def test_a_checkpoint_is_searched_only_in_its_run(which: str, tmp_path: Path) -> None:
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "best.ckpt").touch()
     (tmp_path / "x.ckpt").touch()
@@ -239,7 +241,7 @@ def test_a_checkpoint_is_looked_for_in_its_run_alone(which: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("piece", ["../secret.safetensors", "/etc/secret.safetensors", "a/b.safetensors", 5])
-def test_an_index_names_files_beside_it_alone(piece: object, gpt2: Path) -> None:
+def test_an_index_can_only_name_files_beside_it(piece: object, gpt2: Path) -> None:
     (gpt2 / "model.safetensors").replace(gpt2.parent / "secret.safetensors")
     (gpt2 / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"wte.weight": piece}}))
     with pytest.raises(GPT2FormatError, match=r"which is no \.safetensors file beside it"):
@@ -254,7 +256,7 @@ def test_a_header_of_absurd_size_is_refused(n_bytes: int, gpt2: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"n_embd": 10**9}, {"n_layer": 10**9}, {"n_positions": 10**12}], ids=str)
-def test_a_gpt2_of_absurd_size_is_refused_by_its_config(change: dict[str, int], gpt2: Path) -> None:
+def test_a_gpt2_config_of_absurd_size_is_refused(change: dict[str, int], gpt2: Path) -> None:
     values = json.loads((gpt2 / "config.json").read_text())
     (gpt2 / "config.json").write_text(json.dumps(values | change))
     with pytest.raises(GPT2FormatError, match=next(iter(change))):
@@ -293,7 +295,7 @@ def tokens_in(folder: Path) -> Path:
     ],
     ids=str,
 )
-def test_a_sidecar_that_lies_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+def test_a_false_sidecar_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
     path = tokens_in(tmp_path)
     assert TokenFile.open(path).info.n_tokens == 70
     fields = json.loads(sidecar_path(path).read_text())
@@ -307,7 +309,7 @@ DAMAGED_JSON = [b"", b"{", b"[1]", b"null", b'"x"', b"[" * 100_000, b"\xff", b"{
 
 
 @pytest.mark.parametrize("content", DAMAGED_JSON, ids=lambda content: repr(content[:9]))
-def test_damaged_json_is_one_line(content: bytes, tmp_path: Path, gpt2: Path) -> None:
+def test_damaged_json_is_reported_in_one_line(content: bytes, tmp_path: Path, gpt2: Path) -> None:
     with pytest.raises(ValueError, match=r"^.+$"):
         load_tokenizer(state_from_json(content))
     path = tokens_in(tmp_path)
@@ -323,7 +325,7 @@ def test_damaged_json_is_one_line(content: bytes, tmp_path: Path, gpt2: Path) ->
             check_gpt2_folder(gpt2)
 
 
-def test_a_wheel_that_unpacks_to_too_much_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wheel_with_too_large_a_member_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assets, "LARGEST_ASSET_BYTES", 2**16)
     (tmp_path / "wheels").mkdir()
     with zipfile.ZipFile(tmp_path / "wheels" / "bomb-1-py3-none-any.whl", "w", zipfile.ZIP_DEFLATED) as bomb:
@@ -337,12 +339,12 @@ def test_a_wheel_that_unpacks_to_too_much_is_not_read(tmp_path: Path, monkeypatc
 ESCAPES = "\x1b[2J\x1b]0;title\x07\r\x08\x7f\x9b31m\u202egnp\u2066\udcff"
 
 
-def test_what_a_terminal_would_obey_is_made_visible() -> None:
+def test_control_characters_are_made_visible() -> None:
     shown = printable(f"ROMEO:\n\t{ESCAPES} né 木")
     assert shown == r"ROMEO:" + "\n\t" + r"\x1b[2J\x1b]0;title\x07\r\x08\x7f\x9b31m\u202egnp\u2066\udcff né 木"
 
 
-def test_a_path_with_marks_of_rich_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_path_with_rich_markup_is_shown_literally(capsys: pytest.CaptureFixture[str]) -> None:
     from folio.runtime.console import console
 
     kinds = RunSummary.__dataclass_fields__.items()
@@ -353,7 +355,7 @@ def test_a_path_with_marks_of_rich_is_shown_as_it_is(capsys: pytest.CaptureFixtu
     assert asdict(figures)["data"] == "[/b][link=http://x]a\x1b[2J.txt"
 
 
-def test_a_log_shows_escapes_and_does_not_send_them(tmp_path: Path) -> None:
+def test_a_log_shows_escape_sequences_instead_of_sending_them(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
 from folio.runtime.console import log, start_log

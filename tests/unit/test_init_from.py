@@ -1,4 +1,4 @@
-"""A folder of GPT-2 decides the model, and what somebody chose otherwise is refused rather than put aside."""
+"""The GPT-2 folder decides the model, and a contradicting choice of the user is refused, not ignored."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +14,14 @@ from folio.models import GPT, GPTConfig
 from folio.models.pretrained import save_gpt2
 
 CONF = Path(__file__).parents[2] / "conf"
-THEIRS = GPTConfig(vocab_size=65, context_length=80, n_layers=3, n_heads=2, d_model=12, activation="relu")
+GPT2 = GPTConfig(vocab_size=65, context_length=80, n_layers=3, n_heads=2, d_model=12, activation="relu")
 
 Begin = Callable[..., RunConfig]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    save_gpt2(GPT(THEIRS), tmp_path / "my gpt2")
+    save_gpt2(GPT(GPT2), tmp_path / "my gpt2")
     return tmp_path / "my gpt2"
 
 
@@ -32,7 +32,7 @@ def said() -> list[str]:
 
 @pytest.fixture
 def begin(folder: Path, said: list[str], compose: Callable[..., RunConfig]) -> Begin:
-    """The config of train.py init_from=<folder> with further overrides."""
+    """Return a function that gives the config of init_from=<folder> with further overrides."""
 
     def begin(*overrides: str) -> RunConfig:
         config = compose(*overrides).model_copy(update={"init_from": str(folder)})
@@ -48,7 +48,7 @@ def refusal(begin: Begin, *overrides: str) -> str:
     return str(caught.value)
 
 
-def test_the_folder_decides_the_model_and_one_line_says_so(begin: Begin, folder: Path, said: list[str]) -> None:
+def test_the_folder_decides_the_model_and_one_line_describes_it(begin: Begin, folder: Path, said: list[str]) -> None:
     config = begin()
     check_config(config)
     model = config.model
@@ -65,20 +65,20 @@ def test_a_run_is_named_after_the_folder(begin: Begin) -> None:
 
 
 @pytest.mark.parametrize(("name", "named"), [("-ä-", "pretrained"), ("gpt2 (mine)", "gpt2-mine"), ("x" * 90, "x" * 40)])
-def test_a_folder_with_an_odd_name_still_names_a_run(
+def test_a_folder_with_an_unusual_name_gives_a_valid_run_name(
     name: str, named: str, tmp_path: Path, compose: Callable[..., RunConfig]
 ) -> None:
-    save_gpt2(GPT(THEIRS), tmp_path / name)
+    save_gpt2(GPT(GPT2), tmp_path / name)
     config = compose().model_copy(update={"init_from": str(tmp_path / name)})
     assert apply_init_from(config, {}, lambda line: None).model.name == named
 
 
-def test_context_and_dropout_are_the_configs(begin: Begin) -> None:
+def test_the_config_decides_context_length_and_dropout(begin: Begin) -> None:
     model = begin("model.context_length=16", "model.dropout=0.3").model
     assert (model.context_length, model.dropout) == (16, 0.3)
 
 
-def test_the_context_that_nobody_chose_is_never_longer_than_the_folders(
+def test_the_default_context_length_is_cropped_to_the_folders(
     tmp_path: Path, compose: Callable[..., RunConfig]
 ) -> None:
     save_gpt2(GPT(GPTConfig(vocab_size=65, context_length=5, n_layers=1, n_heads=1, d_model=2)), tmp_path / "short")
@@ -112,7 +112,7 @@ def test_the_context_that_nobody_chose_is_never_longer_than_the_folders(
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) and "=" in value[0] else "",
 )
-def test_what_somebody_chose_against_the_folder_is_refused(
+def test_a_choice_that_contradicts_the_folder_is_refused(
     overrides: tuple[str, ...], words: tuple[str, ...], begin: Begin
 ) -> None:
     message = refusal(begin, *overrides)
@@ -120,12 +120,12 @@ def test_what_somebody_chose_against_the_folder_is_refused(
     assert "init_from=" in message
 
 
-def test_what_somebody_chose_with_the_folder_is_accepted(begin: Begin) -> None:
+def test_a_choice_that_agrees_with_the_folder_is_accepted(begin: Begin) -> None:
     chosen = ("n_layers=3", "d_ff=48", "activation=relu", "bias=true", "vocab_size=null", "context_length=80")
     assert begin(*(f"model.{one}" for one in chosen)).model == begin("model.context_length=80").model
 
 
-def test_the_recipe_asks_for_a_folder(compose: Callable[..., RunConfig]) -> None:
+def test_the_recipe_requires_a_folder(compose: Callable[..., RunConfig]) -> None:
     config = compose("experiment=finetune_gpt2")
     with pytest.raises(ConfigError, match=r"^init_from must be given: add init_from=<"):
         apply_init_from(config, {}, lambda line: None)
@@ -152,6 +152,6 @@ def test_a_tokenizer_of_another_size_is_refused_with_both_names(begin: Begin) ->
     assert with_vocab_size(config, 65).model.vocab_size == 65
 
 
-def test_a_broken_folder_is_named_with_what_is_wrong(begin: Begin, folder: Path) -> None:
+def test_a_broken_folder_is_reported_with_the_reason(begin: Begin, folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     assert refusal(begin).startswith(f"init_from={folder}: {folder} has none of model.safetensors")

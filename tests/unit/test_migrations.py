@@ -1,4 +1,4 @@
-"""A run that an older Folio began means the same as it did then."""
+"""The config of a run from an older Folio keeps its meaning."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from folio.config.run import RunConfig
 
 
 def older(config: dict[str, Any]) -> dict[str, Any]:
-    """As the Folio of format 2 wrote it."""
+    """Return the config as the Folio of format 2 wrote it."""
     for key in NEW_KEYS:
         section, _, leaf = key.partition(".")
         config[section].pop(leaf, None)
@@ -18,16 +18,14 @@ def older(config: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
-def test_a_config_without_the_later_keys_becomes_what_it_meant(
-    optimizer: str, compose: Callable[..., RunConfig]
-) -> None:
+def test_a_config_without_the_new_keys_keeps_its_meaning(optimizer: str, compose: Callable[..., RunConfig]) -> None:
     config = compose(f"optimizer={optimizer}")
     old = older(config.model_dump())
     assert RunConfig.model_validate(migrate_config(old)) == config
     assert ("optimizer.adamw_learning_rate" in missing_keys(old)) == (optimizer == "muon")
 
 
-def test_a_config_of_today_stays_as_it_is_and_is_not_written_to(compose: Callable[..., RunConfig]) -> None:
+def test_a_current_config_stays_the_same_and_no_argument_is_modified(compose: Callable[..., RunConfig]) -> None:
     config = compose("optimizer=muon", "optimizer.adamw_learning_rate=0.01", "training.on_nan=skip").model_dump()
     assert migrate_config(config) == config
     assert missing_keys(config) == []
@@ -37,5 +35,5 @@ def test_a_config_of_today_stays_as_it_is_and_is_not_written_to(compose: Callabl
 
 
 @pytest.mark.parametrize("foreign", [None, [], "text", {}, {"training": None, "optimizer": []}])
-def test_what_is_no_config_is_left_for_the_schema(foreign: Any) -> None:
+def test_values_that_are_no_config_are_left_for_the_schema(foreign: Any) -> None:
     assert migrate_config(foreign) == foreign
