@@ -1,6 +1,5 @@
 """Combine the stored config of a run with the overrides of the command that resumes it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from folio.config.migrations import migrate_config, missing_keys
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
 from folio.runs.folders import read_config
+from folio.runtime.untrusted import UntrustedFileError, read_json_object
 
 RESUMABLE_KEYS = (
     "training.max_steps",
@@ -99,8 +99,10 @@ def check_same_text(folder: Path, text_sha256: str) -> None:
     """
     file = folder / "preflight.json"
     try:
-        stored = json.loads(file.read_text(encoding="utf-8"))["text_sha256"] if file.is_file() else text_sha256
-    except (KeyError, RecursionError, TypeError, ValueError):
+        stored = read_json_object(file)["text_sha256"]
+    except FileNotFoundError:
+        return
+    except (KeyError, UntrustedFileError):
         raise ConfigError(f"resume={folder}: {file} is damaged; move it away, or start a new run") from None
     if stored != text_sha256:
         raise ConfigError(
