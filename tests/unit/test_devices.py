@@ -113,7 +113,7 @@ def test_more_devices_than_there_are_is_one_line(machine: Machine, monkeypatch: 
     check_devices(four.model_copy(update={"devices": 2}), "gpu")
     with pytest.raises(ConfigError, match=r"^trainer.devices=4: this machine has 2 GPU"):
         check_devices(four, "gpu")
-    with pytest.raises(ConfigError, match=r"^trainer.devices=4: there is one Apple GPU; use trainer.devices=1"):
+    with pytest.raises(ConfigError, match=r"^trainer.devices=4: a Mac has one GPU; use trainer.devices=1"):
         check_devices(four, "mps")
 
 

@@ -72,7 +72,7 @@ def check_devices(config: TrainerConfig, accelerator: str) -> None:
             f"trainer.devices={config.devices}: this machine has {torch.cuda.device_count()} GPU(s); use at most those"
         )
     if accelerator == "mps" and config.n_processes > 1:
-        raise ConfigError(f"trainer.devices={config.devices}: there is one Apple GPU; use trainer.devices=1")
+        raise ConfigError(f"trainer.devices={config.devices}: a Mac has one GPU; use trainer.devices=1")
     if accelerator != "gpu" and config.strategy == "fsdp":
         raise ConfigError("trainer.strategy=fsdp: it needs GPUs, and this machine has none; use trainer=ddp_cpu")
 

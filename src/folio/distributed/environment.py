@@ -13,7 +13,7 @@ from typing import Literal
 from folio.config.section import ConfigError
 from folio.config.trainer import TrainerConfig
 
-Launcher = Literal["train.py", "torchrun", "srun"]
+LauncherName = Literal["train.py", "torchrun", "srun"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class RankInfo:
     """Rank among the processes of this machine."""
     local_world_size: int
     """Number of processes on this machine."""
-    started_by: Launcher
+    started_by: LauncherName
 
     @property
     def is_global_zero(self) -> bool:
@@ -45,7 +45,7 @@ def rank_from_environment(environment: Mapping[str, str] = os.environ) -> RankIn
     Raises: ConfigError if srun did not say how many processes there are per machine.
     """
     if "TORCHELASTIC_RUN_ID" in environment:
-        launcher: Launcher = "torchrun"
+        launcher: LauncherName = "torchrun"
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     elif "SLURM_STEP_ID" in environment and environment.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
         launcher = "srun"

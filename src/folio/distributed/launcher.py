@@ -1,10 +1,9 @@
 """Start the processes of one machine, watch them, and report how they ended.
 
-Lightning's own launcher runs the command line again for each process: in a sweep each of them would start the whole
-sweep, and when one is killed it kills rank 0, and with it the process that could report it. Here the process that
-the user started trains nothing. It passes a picklable function to processes that torch.multiprocessing starts, and
-stays to handle signals and to notice a process that died. torchrun and srun do the same on a cluster and need none
-of this.
+Lightning's own launcher runs the command line again for each process, which in a sweep would start the whole sweep
+again. When a process is killed, Lightning also kills rank 0, and nothing is left to report it. Here the process that
+the user started trains nothing: it passes a picklable function to processes that torch.multiprocessing starts, handles
+signals, and notices when a process dies. On a cluster, torchrun and srun do this.
 """
 
 import multiprocessing
@@ -31,33 +30,34 @@ from folio.distributed.devices import Device
 from folio.distributed.environment import RankInfo, silence_stdout
 from folio.distributed.strategies import init_distributed
 from folio.runtime.errors import FolioError
-from folio.runtime.signals import Interrupted, stop_signals
+from folio.runtime.signals import STOP_NOTICE, Interrupted, stop_signals
 from folio.runtime.slurm import requeue_job
 from folio.runtime.terminal import NumberedLines, job_number
 
 GRACE_PERIOD_S = 10.0
-"""Time the other processes have to end by themselves once one has failed. They may be waiting for it forever."""
+"""How long the other processes may run once one has failed. They may be waiting for it forever."""
 
 MAX_TRACEBACK_CHARACTERS = 20_000
-"""A traceback must fit into a pipe that is not read before its process has ended."""
+"""Limit that lets a traceback fit into its pipe, which is read only when the process has ended."""
 
 StopRequested = Callable[[], int]
-"""Return the number of the signal that asked the run to stop; 0 if none did."""
+"""Returns the number of the signal that asked the run to stop; 0 if none did."""
 
 
 @dataclass(frozen=True)
-class ProcessGroup:
-    """What the processes of one machine run, and how many there are. Picklable."""
+class LaunchSpec:
+    """What to run in the processes of one machine. Picklable."""
 
     train: Callable[[DistributedContext, StopRequested], float | None]
-    """Runs in each process and returns the final validation loss, or None."""
+    """Function that each process calls. It returns the final validation loss, or None."""
     n_processes: int
     device: Device
     more_jobs_follow: bool
-    """Whether this process runs more jobs of a sweep afterwards, which a signal is meant for as well."""
+    """Whether the parent process runs more jobs of a sweep afterwards. A signal stops those too."""
     job_number: int | None = None
-    """The number in front of each line of output, if a sweep runs jobs side by side."""
+    """Number at the start of each line of output, if a sweep runs jobs in parallel."""
     port: int = 0
+    """Port at which the processes connect to rank 0."""
 
 
 @dataclass(frozen=True)
@@ -66,46 +66,49 @@ class Outcome:
 
     status: Literal["finished", "stopped", "refused", "failed"]
     value: Any
-    """finished: the final validation loss or None; stopped: the exit code; refused: the user's line; failed: the
-    traceback."""
+    """finished: the result of `train`; stopped: an exit code; refused: a message for the user; failed: a traceback."""
 
 
 class RankDied(FolioError):  # noqa: N818 (an event, named like Lightning's own)
-    """A process was killed, which ends the run."""
+    """Raised when a process was killed, which ends the run."""
 
 
-def train_in_processes(group: ProcessGroup) -> float | None:
-    """Run `group.train` in its processes and return what rank 0 returned.
+def train_in_processes(spec: LaunchSpec) -> float | None:
+    """Call `spec.train` in each process and return what rank 0 returned.
 
     Raises: SystemExit with 128 + n if signal n stopped the run; Interrupted if a second signal did; FolioError for
     what the user can fix; RankDied if a process was killed; RuntimeError with its traceback if one failed.
     """
-    return Launcher(replace(group, job_number=job_number(sys.stdout), port=find_free_network_port())).outcome()
+    return Launcher(replace(spec, job_number=job_number(sys.stdout), port=find_free_network_port())).wait()
 
 
 class Launcher:
     """The processes of one machine, from start to end."""
 
-    def __init__(self, group: ProcessGroup) -> None:
-        self._size = group.n_processes
-        self._more_jobs_follow = group.more_jobs_follow
+    def __init__(self, spec: LaunchSpec) -> None:
+        self._n_processes = spec.n_processes
+        self._more_jobs_follow = spec.more_jobs_follow
         context = get_context("spawn")
         self._stop_signal = context.Value("i", 0, lock=False)
-        pipes = [context.Pipe(duplex=False) for _ in range(self._size)]
+        pipes = [context.Pipe(duplex=False) for _ in range(self._n_processes)]
         self._receivers = [receiver for receiver, _ in pipes]
         senders = [sender for _, sender in pipes]
         self._outcomes: dict[int, Outcome] = {}
         self._previous_handlers: dict[int, Any] = {number: signal.getsignal(number) for number in stop_signals()}
-        # Ignored while the processes start, which inherit that: this process receives the signal and tells them.
+        # The processes inherit that they ignore signals: this process receives a signal and passes it on.
         for number in self._previous_handlers:
             signal.signal(number, signal.SIG_IGN)
         with _spawn_start_method():
             started = start_processes(
-                _run_rank, (group, self._stop_signal, senders), nprocs=self._size, join=False, start_method="spawn"
+                _run_rank,
+                (spec, self._stop_signal, senders),
+                nprocs=self._n_processes,
+                join=False,
+                start_method="spawn",
             )
         self._processes: list[BaseProcess] = started.processes
         for sender in senders:
-            sender.close()  # so that reading what a killed process left half-written ends
+            sender.close()  # so that a message that a killed process left incomplete ends
         for number in self._previous_handlers:
             signal.signal(number, self._on_signal)
 
@@ -113,12 +116,12 @@ class Launcher:
         if self._stop_signal.value:
             raise Interrupted(number, at_once=True)
         self._stop_signal.value = number
-        os.write(2, b"stopping after this step; once more stops at once\n")
+        os.write(2, STOP_NOTICE)
 
-    def outcome(self) -> float | None:
-        """Wait for the end; see `train_in_processes`."""
+    def wait(self) -> float | None:
+        """Wait for the processes to end, and return what rank 0 returned; see `train_in_processes`."""
         try:
-            self._wait()
+            self._wait_for_processes()
         finally:
             self._kill()
             for number, handler in self._previous_handlers.items():
@@ -132,7 +135,7 @@ class Launcher:
             raise SystemExit(128 + self._stop_signal.value)
         return None if first.value is None else float(first.value)
 
-    def _wait(self) -> None:
+    def _wait_for_processes(self) -> None:
         """Wait until all processes have ended, or GRACE_PERIOD_S after the first one that failed."""
         waiting: dict[Any, BaseProcess] = {process.sentinel: process for process in self._processes}
         deadline: float | None = None
@@ -168,14 +171,15 @@ class Launcher:
         refused = next((outcome.value for outcome in reported if outcome.status == "refused"), None)
         if refused is not None:
             raise FolioError(refused)
+        n_processes = self._n_processes
         for rank, process in enumerate(self._processes):
             if rank in self._outcomes or rank in self._killed or process.exitcode is None:
                 continue
             if process.exitcode < 0:
                 name = signal.Signals(-process.exitcode).name
-                cause = ", as the system does when memory is exhausted" if name == "SIGKILL" else ""
-                raise RankDied(f"process {rank} of {self._size} was killed by {name}{cause}; the others were ended")
-            raise RankDied(f"process {rank} of {self._size} ended with exit code {process.exitcode} and no message")
+                cause = " (the system may have run out of memory)" if name == "SIGKILL" else ""
+                raise RankDied(f"process {rank} of {n_processes} was killed by {name}{cause}; the others were stopped")
+            raise RankDied(f"process {rank} of {n_processes} ended with exit code {process.exitcode} and no message")
         failed = next((outcome.value for outcome in reported if outcome.status == "failed"), None)
         if failed is not None:
             raise RuntimeError(f"a process failed:\n{failed}")
@@ -183,9 +187,9 @@ class Launcher:
 
 @contextmanager
 def _spawn_start_method() -> Iterator[None]:
-    """Make spawn the default start method while processes are started, because they inherit the default.
+    """Make spawn the default start method, which new processes inherit.
 
-    A job of hydra/launcher=joblib has loky's, which they could not find.
+    In a job of hydra/launcher=joblib the default is loky's, which they could not find.
     """
     previous = multiprocessing.get_start_method(allow_none=True)
     multiprocessing.set_start_method("spawn", force=True)
@@ -195,42 +199,42 @@ def _spawn_start_method() -> Iterator[None]:
         multiprocessing.set_start_method(previous, force=True)
 
 
-def _run_rank(rank: int, group: ProcessGroup, stop_signal: Any, senders: list[Connection]) -> None:
-    """Run one process of the group."""
+def _run_rank(rank: int, spec: LaunchSpec, stop_signal: Any, senders: list[Connection]) -> None:
+    """Run one of the processes, from its start to its end."""
     threading.Thread(target=_exit_with_parent, daemon=True, name="exit-with-parent").start()
     if rank > 0:
         silence_stdout()
-    if group.job_number is not None:
-        sys.stdout = NumberedLines(sys.stdout, group.job_number)
-        sys.stderr = NumberedLines(sys.stderr, group.job_number)
-    if group.device.n_threads:
-        torch.set_num_threads(group.device.n_threads)
-    outcome = _outcome(rank, group, lambda: stop_signal.value)
+    if spec.job_number is not None:
+        sys.stdout = NumberedLines(sys.stdout, spec.job_number)
+        sys.stderr = NumberedLines(sys.stderr, spec.job_number)
+    if spec.device.n_threads:
+        torch.set_num_threads(spec.device.n_threads)
+    outcome = _train(rank, spec, lambda: stop_signal.value)
     senders[rank].send(outcome)
     if outcome.status in ("refused", "failed"):
         os._exit(1)  # closing the remaining connections could wait for the other processes
 
 
 def _exit_with_parent() -> None:
-    """End this process when its parent dies: no one could stop it any more, and the run may have been resumed."""
+    """End this process when its parent dies: nothing could stop it any more, and the run may have been resumed."""
     parent = parent_process()
     assert parent is not None
     connection.wait([parent.sentinel])
     os._exit(1)
 
 
-def _outcome(rank: int, group: ProcessGroup, stop_requested: StopRequested) -> Outcome:
-    rank_info = RankInfo(rank, group.n_processes, rank, group.n_processes, "train.py")
+def _train(rank: int, spec: LaunchSpec, stop_requested: StopRequested) -> Outcome:
+    rank_info = RankInfo(rank, spec.n_processes, rank, spec.n_processes, "train.py")
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(group.port),
+        "MASTER_PORT": str(spec.port),
         "LOCAL_RANK": str(rank),
         "NODE_RANK": "0",
         "WORLD_SIZE": str(rank_info.world_size),
     }
     try:
-        distributed = init_distributed(rank_info, group.device.accelerator)
-        loss = group.train(distributed, stop_requested)
+        distributed = init_distributed(rank_info, spec.device.accelerator)
+        loss = spec.train(distributed, stop_requested)
         distributed.destroy()
         return Outcome("finished", loss)
     except SystemExit as stop:

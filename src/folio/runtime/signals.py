@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+STOP_NOTICE = b"stopping after this step; a second signal stops at once\n"
+
 SCHEDULER_WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
 """Signals that sbatch --signal=USR1@90 and submitit (SIGUSR2) send some time before they end a job."""
 

@@ -9,7 +9,7 @@ import lightning as L
 
 from folio.data.prepared import PreparedData
 from folio.distributed.context import DistributedContext
-from folio.distributed.launcher import ProcessGroup, RankDied, StopRequested, train_in_processes
+from folio.distributed.launcher import LaunchSpec, RankDied, StopRequested, train_in_processes
 from folio.runs.checkpoints import checkpoint_step
 from folio.runs.commands import resume_hint
 from folio.runtime.console import console, log, silence_log, start_log
@@ -61,11 +61,11 @@ def run(
 
 def _train_in_processes(context: RunContext, open_data: Callable[[], PreparedData]) -> float | None:
     target = partial(_train_rank, context, open_data)
-    group = ProcessGroup(
+    spec = LaunchSpec(
         target, context.config.trainer.devices, context.device, more_jobs_follow=context.origin.more_jobs_follow
     )
     try:
-        return train_in_processes(group)
+        return train_in_processes(spec)
     except Interrupted as stop:
         log.info(f"stopped at once by {stop}{_resume_hint(context)}")
         raise SystemExit(stop.exit_code) from None

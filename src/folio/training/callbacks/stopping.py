@@ -10,7 +10,7 @@ import lightning as L
 from folio.config.training import TrainingConfig
 from folio.distributed.context import SINGLE_PROCESS, DistributedContext
 from folio.distributed.launcher import StopRequested
-from folio.runtime.signals import Interrupted, stop_signals
+from folio.runtime.signals import STOP_NOTICE, Interrupted, stop_signals
 from folio.runtime.slurm import requeue_job
 from folio.training.callbacks.base import StepCallback
 from folio.training.callbacks.checkpoints import CheckpointCallback
@@ -80,7 +80,7 @@ class StopOnSignal(StepCallback):
         self.received = number
         if self.distributed.is_global_zero:
             # Not through print or log, which the signal may have interrupted.
-            os.write(2, b"stopping after this step; once more stops at once\n")
+            os.write(2, STOP_NOTICE)
 
     def on_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # A step that validates is saved after its validation, because a resumed run would not repeat it.
