@@ -1,4 +1,4 @@
-"""Runs compared as a user does it, and the page looked at as a person sees it."""
+"""scripts/report.py on real runs, and its page in a real browser."""
 
 import csv
 import io
@@ -16,18 +16,18 @@ REPORT = "scripts/report.py"
 KIND = "positional_encoding.name"
 HOSTILE = '"><script>document.title = "owned"</script><img src="https://example.com/x" onerror="document.title=1">'
 SMALLEST_TEXT = 12.0
-"""Pixels of the letters in a plot."""
+"""Font size in a plot, in pixels."""
 
 
 @pytest.fixture(scope="module")
 def compared(make_workspace: Callable[[], Workspace]) -> Workspace:
-    """Two real runs, and what a third leaves that was stopped by a mistake."""
+    """Train two runs, and add a third that failed."""
     workspace = make_workspace()
     for kind in ("learned", "rotary"):
         workspace.train(*TINY, f"positional_encoding={kind}", "training.validate_every_steps=10")
     failed = workspace.folder / "outputs" / "failed"
     failed.mkdir()
-    (failed / "metrics.json").write_text(json.dumps({"status": "failed", "error": "no rope here", "seed": 1}))
+    (failed / "metrics.json").write_text(json.dumps({"status": "failed", "error": "rope is unknown", "seed": 1}))
     return workspace
 
 
@@ -36,26 +36,26 @@ def test_real_runs_are_compared(compared: Workspace, tmp_path: Path) -> None:
     files = [Path(line) for line in printed.splitlines()[-6:]]
     assert {path.name for path in files} == {path.name for path in tmp_path.iterdir()}
     assert "No winner" in printed  # one seed each
-    assert "no rope here" in printed
+    assert "rope is unknown" in printed
     rows = {row["status"]: row for row in csv.DictReader(io.StringIO((tmp_path / "report.csv").read_text()))}
-    assert rows["failed"]["error"] == "no rope here"
+    assert rows["failed"]["error"] == "rope is unknown"
     finished = [json.loads((run / "metrics.json").read_text()) for run in compared.runs()]
     assert {float(finished[0]["val/loss_nats"]), float(finished[1]["val/loss_nats"])} == {
         float(row["val/loss_nats"])
         for row in csv.DictReader(io.StringIO((tmp_path / "report.csv").read_text()))
         if row["status"] == "finished"
     }
-    for picture in (path for path in files if path.suffix == ".png"):
-        assert imread(picture).std() > 0
+    for image in (path for path in files if path.suffix == ".png"):
+        assert imread(image).std() > 0
 
 
-def test_a_run_knows_the_most_memory_that_it_took(compared: Workspace) -> None:
+def test_a_run_records_its_peak_memory(compared: Workspace) -> None:
     for run in compared.runs():
         peak = json.loads((run / "metrics.json").read_text())["peak_memory_bytes"]
         assert 100 * 2**20 < peak < 8 * 2**30
 
 
-def test_the_report_of_one_folder_lies_in_it_and_can_be_made_again(compared: Workspace) -> None:
+def test_the_report_of_one_folder_is_written_into_it_and_can_be_repeated(compared: Workspace) -> None:
     (folder, *_) = compared.runs()
     for _ in range(2):
         compared.must(REPORT, str(folder))
@@ -72,13 +72,13 @@ def test_the_report_of_one_folder_lies_in_it_and_can_be_made_again(compared: Wor
         (["outputs", "--output", "tiny.txt"], "--output=tiny.txt: cannot make that folder"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(args: list[str], message: str, compared: Workspace) -> None:
+def test_bad_input_is_one_line_of_error_and_writes_nothing(args: list[str], message: str, compared: Workspace) -> None:
     before = compared.files()
     assert message in compared.run(REPORT, *args).error_line()
     assert compared.files() == before
 
 
-def test_a_damaged_run_is_named_and_the_rest_reported(compared: Workspace, tmp_path: Path) -> None:
+def test_a_damaged_run_is_left_out_with_a_warning(compared: Workspace, tmp_path: Path) -> None:
     damaged = compared.folder / "outputs" / "damaged"
     damaged.mkdir()
     (damaged / "metrics.json").write_text("{")
@@ -92,7 +92,7 @@ def test_a_damaged_run_is_named_and_the_rest_reported(compared: Workspace, tmp_p
 
 @pytest.fixture
 def page_file(write_run: Callable[..., Path], tmp_path: Path, workspace: Workspace) -> Path:
-    """A sweep of four kinds with three seeds, two runs that did not finish, and one whose texts are an attack."""
+    """Report a sweep of four encodings and three seeds; one run was interrupted, and one has hostile texts."""
     for place, kind in enumerate(("learned", "rotary", "alibi", "none")):
         for seed in (1, 2, 3):
             loss = 1.5 + 0.1 * place + 0.01 * seed
@@ -116,7 +116,7 @@ def page_file(write_run: Callable[..., Path], tmp_path: Path, workspace: Workspa
 
 @pytest.fixture(params=[1280, 400])
 def opened(request: pytest.FixtureRequest, browser: Browser, page_file: Path) -> Iterator[Window]:
-    """The page in a window of a laptop and of a telephone. Whatever a test does there, no error and no network."""
+    """Open the page as wide as a laptop and as a phone. At the end, it must have no errors and no requests."""
     with window(browser, page_file.as_uri(), request.param) as opened:
         yield opened
         assert opened.errors == []
@@ -124,18 +124,18 @@ def opened(request: pytest.FixtureRequest, browser: Browser, page_file: Path) ->
         assert opened.page.title() == "sweep · Folio"  # no script but the page's own has run
 
 
-def test_a_person_reads_the_page_without_scrolling_sideways(opened: Window) -> None:
-    """All that is on the page, in one test: to open a browser takes longer than to look."""
+def test_the_page_fits_the_window_and_can_be_sorted_and_colored(opened: Window) -> None:
+    """One test checks the whole page, because opening a browser takes longer than that."""
     page = opened.page
     assert opened.overflow() == 0
     assert "learned has the lowest mean bits per byte (n = 3)" in page.locator(".conclusion").inner_text()
-    # Texts from runs are texts.
+    # Text from runs is not interpreted.
     error = page.locator("#unfinished .error")
     assert error.inner_text() == HOSTILE
     assert page.locator("#samples pre", has_text="</pre>").count() == 1
     assert page.locator("main img").count() == 0
 
-    # Tables sort by a click, numbers as numbers, and the other way round by another.
+    # A click sorts a table, numbers by value; a second click reverses the order.
     table = page.locator("#results table")
     loss = table.locator("th", has_text="validation loss")
     first = table.locator("tbody tr td:first-child")
@@ -147,9 +147,9 @@ def test_a_person_reads_the_page_without_scrolling_sideways(opened: Window) -> N
     assert loss.get_attribute("aria-sort") == "descending"
     descending = first.all_inner_texts()
     assert descending[:4] == ["none", "alibi", "rotary", "learned"]
-    assert descending[4] == ascending[4]  # what has no figure stays last
+    assert descending[4] == ascending[4]  # unknown values stay last
 
-    # Plots have axes with units, in letters that can be read.
+    # Plots have axes with units, in readable text.
     chart = page.locator("#curve-chart svg")
     texts = chart.locator("text").all_text_contents()
     assert "validation loss (nats per token)" in texts
@@ -165,7 +165,7 @@ def test_a_person_reads_the_page_without_scrolling_sideways(opened: Window) -> N
     assert scale * size >= SMALLEST_TEXT
     assert chart.locator("polygon").count() == 4  # a band for each configuration with two seeds or more
 
-    # One choice colours curves, tables and samples alike.
+    # One menu colors curves, tables and samples alike.
     page.locator("#curve-key").select_option(label="seed")
     assert page.locator("#legend button").all_inner_texts() == ["1", "2", "3"]
     swatches = page.locator("#runs tbody tr .swatch").evaluate_all("all => all.map(each => each.style.backgroundColor)")
@@ -177,7 +177,7 @@ def test_a_person_reads_the_page_without_scrolling_sideways(opened: Window) -> N
     assert opened.overflow() == 0
 
 
-def test_the_page_is_read_at_night_as_well(browser: Browser, page_file: Path) -> None:
+def test_the_page_has_a_dark_mode(browser: Browser, page_file: Path) -> None:
     colors = []
     for dark in (False, True):
         with window(browser, page_file.as_uri(), dark=dark) as opened:

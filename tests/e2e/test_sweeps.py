@@ -1,4 +1,4 @@
-"""Sweeps that finish whatever becomes of single jobs, and that go on: real processes, real faults."""
+"""Sweeps finish even if some jobs fail, and can be resumed: real processes and real faults."""
 
 import json
 import os
@@ -13,12 +13,12 @@ from workspace import TINY, Finished, Run, Workspace
 
 QUICK = (*TINY, "logger=none", "callbacks.samples.max_new_tokens=0")
 
-# By its seed a job finds a bug, leaves all that it can to the next one and finds a bug, or is killed by the system.
+# Seed 666 meets a bug, 667 changes everything it can in its process and then meets a bug, and 999 is killed.
 SABOTAGE = """
 import os, random, signal, sys, threading, warnings
 from importlib.machinery import PathFinder
 
-def leave_everything_behind():
+def change_everything():
     import numpy, torch
     os.environ["OMP_NUM_THREADS"] = "7"
     os.environ["PL_GLOBAL_SEED"] = "7"
@@ -47,7 +47,7 @@ class Sabotage:
             def sabotaged(context):
                 config = context.config
                 if config.seed == 667:
-                    leave_everything_behind()
+                    change_everything()
                 if config.seed in (666, 667):
                     raise ZeroDivisionError("a bug\\nof two lines")
                 if config.seed == 999:
@@ -63,7 +63,7 @@ sys.meta_path.insert(0, Sabotage)
 
 @pytest.fixture(scope="module")
 def sabotage(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Environment of a process with the faults above."""
+    """Return the environment of a process with the faults above."""
     folder = tmp_path_factory.mktemp("sabotage")
     (folder / "sitecustomize.py").write_text(SABOTAGE)
     return {"PYTHONPATH": str(folder)}
@@ -75,26 +75,26 @@ def sweep_folder(workspace: Workspace) -> Path:
 
 
 def statuses(workspace: Workspace) -> dict[str, str]:
-    record = json.loads((sweep_folder(workspace) / "sweep.json").read_text())
-    return {job["folder"]: job["status"] for job in record["jobs"]}
+    manifest = json.loads((sweep_folder(workspace) / "sweep.json").read_text())
+    return {job["folder"]: job["status"] for job in manifest["jobs"]}
 
 
-def begun(said: str) -> list[str]:
-    """The names of the jobs that a sweep began, in order."""
-    return re.findall(r"^job \d+ of \d+: (.*)$", said, re.MULTILINE)
+def started_jobs(output: str) -> list[str]:
+    """Return the names of the jobs that a sweep started, in order."""
+    return re.findall(r"^job \d+ of \d+: (.*)$", output, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
 def failing(make_workspace: Callable[[], Workspace], sabotage: dict[str, str]) -> tuple[Workspace, Finished]:
-    """Of its four jobs two have an impossible width, and one of the others finds a bug."""
+    """Run a sweep of four jobs: two have an impossible width, and one of the others meets a bug."""
     workspace = make_workspace()
     return workspace, workspace.run("train.py", "-m", *QUICK, "seed=666,2", "model.d_model=5,4", **sabotage)
 
 
-def test_a_failure_is_recorded_and_the_rest_go_on(failing: tuple[Workspace, Finished]) -> None:
+def test_a_failure_is_recorded_and_the_other_jobs_run(failing: tuple[Workspace, Finished]) -> None:
     workspace, finished = failing
     assert finished.code == 2
-    assert begun(finished.stdout) == [
+    assert started_jobs(finished.stdout) == [
         "seed=666,model.d_model=5",
         "seed=666,model.d_model=4",
         "seed=2,model.d_model=5",
@@ -116,21 +116,21 @@ def test_a_failure_is_recorded_and_the_rest_go_on(failing: tuple[Workspace, Fini
         assert f"failed: {line.name}: " in finished.stdout
 
 
-def test_each_job_and_the_sweep_keep_the_words_they_were_started_with(failing: tuple[Workspace, Finished]) -> None:
+def test_each_job_and_the_sweep_record_their_overrides(failing: tuple[Workspace, Finished]) -> None:
     workspace, _ = failing
     folder = sweep_folder(workspace)
-    record = json.loads((folder / "sweep.json").read_text())
-    assert record["command"] == ["train.py", "-m", *QUICK, "seed=666,2", "model.d_model=5,4"]
-    for job in record["jobs"]:
+    manifest = json.loads((folder / "sweep.json").read_text())
+    assert manifest["command"] == ["train.py", "-m", *QUICK, "seed=666,2", "model.d_model=5,4"]
+    for job in manifest["jobs"]:
         assert job["overrides"][-2:] == job["folder"].split(",")
         assert json.loads((folder / job["folder"] / "overrides.json").read_text()) == job["overrides"]
 
 
-def test_the_end_shows_a_table_and_the_command_to_go_on(failing: tuple[Workspace, Finished]) -> None:
+def test_the_summary_has_a_table_and_the_command_to_resume(failing: tuple[Workspace, Finished]) -> None:
     workspace, finished = failing
     place = sweep_folder(workspace).relative_to(workspace.folder)
     table = finished.stdout[finished.stdout.rindex("job 4 of 4") :]
-    for words in (
+    for text in (
         "seed=666,model.d_model=5",
         "loss (nats)",
         "bits per byte",
@@ -138,17 +138,17 @@ def test_the_end_shows_a_table_and_the_command_to_go_on(failing: tuple[Workspace
         "3 failed",
         "1 finished",
     ):
-        assert words in table
+        assert text in table
     assert {"report.html", "report.csv", "report.md"} <= {path.name for path in sweep_folder(workspace).iterdir()}
 
 
-def test_the_same_sweep_again_runs_only_what_is_missing_or_failed(failing: tuple[Workspace, Finished]) -> None:
+def test_a_resumed_sweep_runs_only_missing_and_failed_jobs(failing: tuple[Workspace, Finished]) -> None:
     workspace, _ = failing
     run = Run(sweep_folder(workspace) / "seed=2,model.d_model=4")
     before = (run.folder / "metrics.json").stat().st_mtime_ns
     shorter = workspace.run("train.py", "-m", "sweep=latest")
     assert shorter.code == 2
-    assert begun(shorter.stdout) == [
+    assert started_jobs(shorter.stdout) == [
         "seed=666,model.d_model=5",
         "seed=666,model.d_model=4",
         "seed=2,model.d_model=5",
@@ -160,16 +160,16 @@ def test_the_same_sweep_again_runs_only_what_is_missing_or_failed(failing: tuple
         "seed=2,model.d_model=4": "finished",
     }
     assert (run.folder / "metrics.json").stat().st_mtime_ns == before
-    # In full, with the one width that is possible: all is done, which needs no torch to be seen.
+    # The full command, with only the possible width: all jobs are done.
     place = sweep_folder(workspace).relative_to(workspace.folder)
-    said = workspace.must("train.py", "-m", *QUICK, "seed=666,2", "model.d_model=4", f"sweep={place}")
-    assert begun(said) == []
-    assert f"2 of 2 jobs in {place} are done; 0 to run" in said
+    output = workspace.must("train.py", "-m", *QUICK, "seed=666,2", "model.d_model=4", f"sweep={place}")
+    assert started_jobs(output) == []
+    assert f"2 of 2 jobs in {place} are done; 0 to run" in output
     assert len(statuses(workspace)) == 4
 
 
-def test_what_no_job_can_run_with_is_refused_before_anything_is_written(workspace: Workspace) -> None:
-    for words, answer in {
+def test_a_sweep_in_which_every_job_would_fail_is_refused_before_anything_is_written(workspace: Workspace) -> None:
+    for overrides, message in {
         ("seed=1,2", "model.d_model=5"): "model.d_model=5 must be divisible by",
         ("seed=1,2", "model.n_layer=5"): "did you mean model.n_layers?",
         ("seed=1,2", "sweep=nowhere"): "sweep=nowhere: nowhere/sweep.json does not exist",
@@ -180,20 +180,20 @@ def test_what_no_job_can_run_with_is_refused_before_anything_is_written(workspac
         ("hparams_search=optuna", "hparams_search.n_trial=3"): "did you mean hparams_search.n_trials?",
         ("hparams_search=optuna", "hparams_search.objective=loss"): "is not one of val/loss_nats",
     }.items():
-        assert answer in workspace.run("train.py", "-m", *QUICK, *words).error_line()
+        assert message in workspace.run("train.py", "-m", *QUICK, *overrides).error_line()
     assert "add -m" in workspace.run("train.py", *QUICK, "hparams_search=optuna").error_line()
     assert not (workspace.folder / "outputs").exists()
 
 
-def test_a_job_is_the_same_alone_and_as_the_fifth_of_a_sweep(workspace: Workspace, sabotage: dict[str, str]) -> None:
-    words = (*TINY, "logger=csv", "training.validate_every_steps=5")
-    others = ("deterministic=true,false", "trainer.detect_anomaly=true,false", "seed=1,667")
-    workspace.run("train.py", "-m", *words, *others, **sabotage)
+def test_a_job_gives_the_same_results_alone_and_in_a_sweep(workspace: Workspace, sabotage: dict[str, str]) -> None:
+    overrides = (*TINY, "logger=csv", "training.validate_every_steps=5")
+    swept = ("deterministic=true,false", "trainer.detect_anomaly=true,false", "seed=1,667")
+    workspace.run("train.py", "-m", *overrides, *swept, **sabotage)
     names = list(statuses(workspace))
     assert list(statuses(workspace).values()) == ["finished", "failed"] * 4
     fifth = Run(sweep_folder(workspace) / names[4])
     assert fifth.config["deterministic"] is False
-    alone = workspace.train(*words, "deterministic=false", "trainer.detect_anomaly=true", "seed=1")
+    alone = workspace.train(*overrides, "deterministic=false", "trainer.detect_anomaly=true", "seed=1")
     assert fifth.equals(alone)
     assert fifth.samples == alone.samples
     assert fifth.results == alone.results
@@ -202,7 +202,7 @@ def test_a_job_is_the_same_alone_and_as_the_fifth_of_a_sweep(workspace: Workspac
     assert (fifth.folder / "train.log").read_text().count("validation loss") == 1
 
 
-def test_a_killed_sweep_goes_on_from_the_last_checkpoint_of_the_job_that_was_killed(workspace: Workspace) -> None:
+def test_a_killed_sweep_resumes_from_the_last_checkpoint_of_the_killed_job(workspace: Workspace) -> None:
     steps = ("training.max_steps=60", "training.validate_every_steps=20", "training.checkpoint_every_steps=20")
     process = workspace.start("train.py", "-m", *QUICK, *steps, "seed=1,2")
     assert process.stdout is not None
@@ -214,31 +214,30 @@ def test_a_killed_sweep_goes_on_from_the_last_checkpoint_of_the_job_that_was_kil
     process.stdout.close()
     process.wait()
     assert statuses(workspace) == {"seed=1": "finished", "seed=2": "running"}
-    said = workspace.must("train.py", "-m", "sweep=latest")
-    assert begun(said) == ["seed=2"]
-    assert "resuming in" in said
+    output = workspace.must("train.py", "-m", "sweep=latest")
+    assert started_jobs(output) == ["seed=2"]
+    assert "resuming in" in output
     assert set(statuses(workspace).values()) == {"finished"}
     killed = Run(sweep_folder(workspace) / "seed=2")
     assert killed.equals(workspace.train(*QUICK, *steps, "seed=2"))
 
 
-def test_jobs_side_by_side_share_the_processors_and_are_told_apart(workspace: Workspace) -> None:
+def test_parallel_jobs_share_the_cpus_and_number_their_lines(workspace: Workspace) -> None:
     environment = {key: value for key, value in workspace.environment.items() if key != "OMP_NUM_THREADS"}
     free = Workspace(workspace.folder, environment)
-    # Longer than it takes to start the second, so that a worker is needed for each.
-    said = free.must("train.py", "-m", *QUICK, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=1,2")
+    output = free.must("train.py", "-m", *QUICK, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=1,2")
     assert set(statuses(workspace).values()) == {"finished"}
     n_threads = max(1, len(os.sched_getaffinity(0)) // 2)
     for run in map(Run, workspace.runs()):
         assert f", {n_threads} threads)" in run.metrics["device"]
     for number in (1, 2):
-        assert f"[{number}] job {number} of 2: seed={number}\n" in said
-        assert f"[{number}] step 20: val loss" in said
-    assert "\x1b" not in said
+        assert f"[{number}] job {number} of 2: seed={number}\n" in output
+        assert f"[{number}] step 20: val loss" in output
+    assert "\x1b" not in output
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_a_failed_job_and_those_beside_it_are_run(
+def test_a_killed_worker_is_a_failed_job_and_the_jobs_beside_it_are_retried(
     workspace: Workspace, sabotage: dict[str, str]
 ) -> None:
     finished = workspace.run("train.py", "-m", *QUICK, "hydra/launcher=joblib", "seed=1,999,666,4", **sabotage)
@@ -250,7 +249,7 @@ def test_a_killed_worker_is_a_failed_job_and_those_beside_it_are_run(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_jobs_side_by_side_and_each_is_saved(
+def test_a_signal_stops_parallel_jobs_and_each_is_saved(
     number: signal.Signals, code: int, workspace: Workspace
 ) -> None:
     endless = (
@@ -259,7 +258,7 @@ def test_a_signal_stops_jobs_side_by_side_and_each_is_saved(
         "training.checkpoint_every_steps=100000",
     )
     launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-    # In a group of its own, to send the signal to all of it as a terminal does.
+    # In its own process group, which gets the signal as from a terminal.
     process = subprocess.Popen(
         workspace.command("train.py", "-m", *QUICK, *endless, *launcher, "seed=1,2,3"),
         cwd=workspace.folder,
@@ -270,20 +269,20 @@ def test_a_signal_stops_jobs_side_by_side_and_each_is_saved(
         start_new_session=True,
     )
     assert process.stdout is not None
-    waiting = {"[1] step 20: val", "[2] step 20: val"}
+    expected = {"[1] step 20: val", "[2] step 20: val"}
     for line in process.stdout:
-        waiting -= {words for words in waiting if line.startswith(words)}
-        if not waiting:
+        expected -= {text for text in expected if line.startswith(text)}
+        if not expected:
             break
     os.killpg(process.pid, number)
-    said = process.stdout.read()
+    output = process.stdout.read()
     process.stdout.close()
-    assert process.wait() == code, said
-    assert "Traceback" not in said
+    assert process.wait() == code, output
+    assert "Traceback" not in output
     assert statuses(workspace) == {"seed=1": "interrupted", "seed=2": "interrupted", "seed=3": "missing"}
     for run in map(Run, workspace.runs()):
         assert run.checkpoint()["global_step"] == run.metrics["step"] >= 20
-    assert "train.py -m sweep=" in said.splitlines()[-1]
+    assert "train.py -m sweep=" in output.splitlines()[-1]
 
 
 SEARCH = (
@@ -298,7 +297,7 @@ SEARCH = (
 )
 
 
-def test_a_search_survives_failing_trials_and_a_kill_and_gives_up_what_is_hopeless(workspace: Workspace) -> None:
+def test_a_search_survives_failed_trials_and_a_kill_and_prunes(workspace: Workspace) -> None:
     process = workspace.start("train.py", "-m", *SEARCH, "hparams_search.n_trials=3")
     assert process.stdout is not None
     for line in process.stdout:
@@ -310,23 +309,23 @@ def test_a_search_survives_failing_trials_and_a_kill_and_gives_up_what_is_hopele
     assert len(statuses(workspace)) == 2
     finished = workspace.run("train.py", "-m", *SEARCH, "hparams_search.n_trials=12", "sweep=latest")
     assert finished.code == 0, finished.stdout + finished.stderr
-    said = finished.stdout
-    reached = statuses(workspace)
-    assert len(reached) == 12
-    assert set(reached.values()) == {"finished", "failed", "pruned"}
-    for name, status in reached.items():
+    output = finished.stdout
+    found = statuses(workspace)
+    assert len(found) == 12
+    assert set(found.values()) == {"finished", "failed", "pruned"}
+    for name, status in found.items():
         assert (status == "failed") == ("d_model=5" in name)
-    assert "best: val/bits_per_byte" in said
-    assert re.search(r"^pruned after step \d+: val/bits_per_byte .* is worse than the median", said, re.MULTILINE)
-    pruned = next(name for name, status in reached.items() if status == "pruned")
+    assert "best: val/bits_per_byte" in output
+    assert re.search(r"^pruned after step \d+: val/bits_per_byte .* is worse than the median", output, re.MULTILINE)
+    pruned = next(name for name, status in found.items() if status == "pruned")
     metrics = Run(sweep_folder(workspace) / pruned).metrics
     assert metrics["status"] == "pruned"
     assert metrics["step"] < 20
 
 
 @pytest.mark.slow
-def test_a_search_runs_as_the_readme_types_it_on_a_small_model(workspace: Workspace) -> None:
-    said = workspace.must("train.py", "-m", "hparams_search=optuna", *QUICK, "hydra/launcher=joblib")
+def test_the_search_of_the_readme_runs_on_a_small_model(workspace: Workspace) -> None:
+    output = workspace.must("train.py", "-m", "hparams_search=optuna", *QUICK, "hydra/launcher=joblib")
     assert len(statuses(workspace)) == 20
     assert set(statuses(workspace).values()) <= {"finished", "pruned", "diverged"}
-    assert "best: val/bits_per_byte" in said
+    assert "best: val/bits_per_byte" in output

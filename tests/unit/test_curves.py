@@ -1,4 +1,4 @@
-"""What a run has logged is read back as it was."""
+"""The curves of a run are read back as they were logged."""
 
 import csv
 from pathlib import Path
@@ -21,7 +21,7 @@ def points(curves: dict[str, Curve]) -> dict[str, dict[int, float]]:
     return {tag: dict(zip(curve.steps, curve.values, strict=True)) for tag, curve in curves.items()}
 
 
-def test_tensorboards_scalars_are_read_with_all_their_points(tmp_path: Path) -> None:
+def test_scalars_are_read_from_tensorboard_files(tmp_path: Path) -> None:
     with SummaryWriter(str(tmp_path / "tensorboard")) as writer:
         for tag, values in SCALARS.items():
             for step, value in values.items():
@@ -29,7 +29,7 @@ def test_tensorboards_scalars_are_read_with_all_their_points(tmp_path: Path) -> 
     assert points(read_curves(tmp_path)) == SCALARS
 
 
-def test_those_of_the_csv_file_are_read_where_there_are_no_others(tmp_path: Path) -> None:
+def test_scalars_are_read_from_the_csv_file_if_there_are_no_others(tmp_path: Path) -> None:
     (tmp_path / "csv").mkdir()
     with (tmp_path / "csv" / "metrics.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -38,12 +38,12 @@ def test_those_of_the_csv_file_are_read_where_there_are_no_others(tmp_path: Path
     assert points(read_curves(tmp_path)) == SCALARS
 
 
-def test_of_a_step_that_was_logged_twice_the_later_value_counts_and_steps_ascend() -> None:
+def test_the_later_value_of_a_step_counts_and_steps_ascend() -> None:
     assert Curve.of_points([(10, 3.0), (20, 2.0), (30, 1.5), (20, 1.9), (30, 1.4)]) == Curve(
         [10, 20, 30], [3.0, 1.9, 1.4]
     )
 
 
-def test_a_run_that_has_logged_nothing_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_run_without_curves_is_one_line_of_error(tmp_path: Path) -> None:
     with pytest.raises(FolioError, match="has logged no curves; they need a run with logger=tensorboard or logger=csv"):
         read_curves(tmp_path)

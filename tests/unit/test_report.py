@@ -74,8 +74,8 @@ def test_a_winner_is_named_if_its_difference_is_significant(three_kinds: Path) -
     assert comparison.best == 1
     assert comparison.has_winner
     assert comparison.conclusion == (
-        "rotary has the lowest mean bits per byte (n = 3). Its difference from each of the other 2 configurations with "
-        "at least two seeds is significant."
+        "rotary has the lowest mean bits per byte (n = 3). Its differences from all 2 others with at least two seeds "
+        "are significant."
     )
 
 

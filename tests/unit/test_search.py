@@ -15,7 +15,8 @@ from folio.config.run import RunConfig
 from folio.runtime.errors import FolioError
 from folio.sweeps import manifest, search
 from folio.sweeps.command_line import parse_dimension, parse_grid_axis
-from folio.sweeps.runner import MAX_INITIAL_FAILURES, check_trials
+from folio.sweeps.planning import Job
+from folio.sweeps.runner import MAX_INITIAL_FAILURES, check_trials, run_grid, run_search
 from folio.sweeps.search import Choice, Dimension, MedianPruner, Range
 
 SPACE: tuple[Dimension, ...] = (
@@ -187,6 +188,22 @@ def test_another_search_in_the_same_folder_is_refused(sweep: Path, config: Searc
     ):
         with pytest.raises(FolioError, match=f"started with another {key}"):
             search.start_search(sweep, changed, space, seed)
+
+
+def test_a_refused_command_does_not_replace_the_recorded_one(tmp_path: Path, config: SearchConfig) -> None:
+    def launch(jobs: Sequence[Job]) -> None:
+        pytest.fail("a job started")
+
+    jobs = [Job("seed=1", ("seed=1",))]
+    manifest.add_jobs(tmp_path, jobs, ["recorded"])
+    with pytest.raises(FolioError, match="is not a search"):
+        run_search(tmp_path, config, SPACE, [], 1, ["search"], launch, n_parallel=1)
+    assert manifest.read_manifest(tmp_path)["command"] == ["recorded"]
+    a_search = {"command": ["recorded"], "jobs": [], "search": {}}
+    manifest.write_manifest(tmp_path, a_search)
+    with pytest.raises(FolioError, match="is a search; add hparams_search=optuna"):
+        run_grid(tmp_path, jobs, ["grid"], launch, n_parallel=1)
+    assert manifest.read_manifest(tmp_path) == a_search
 
 
 def test_a_search_ends_if_its_first_trials_all_fail(sweep: Path, config: SearchConfig) -> None:

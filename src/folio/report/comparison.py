@@ -79,8 +79,9 @@ def _winner_sentence(
     if tied:
         others = join_names([groups[i].label for i in tied])
         return f"No winner: {lowest}, but its difference from {others} is not significant."
-    others = "the other configuration" if len(tested) == 2 else f"each of the other {len(tested) - 1} configurations"
-    return f"{lowest}. Its difference from {others} with at least two seeds is significant."
+    if len(tested) == 2:
+        return f"{lowest}. Its difference from the other configuration with at least two seeds is significant."
+    return f"{lowest}. Its differences from all {len(tested) - 1} others with at least two seeds are significant."
 
 
 def _untested_sentence(groups: Sequence[Group], untested: Sequence[int], *, is_lower: bool) -> str:

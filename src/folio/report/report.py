@@ -41,7 +41,7 @@ class Report:
     warnings: list[str]
     """Damaged files and runs that were left out."""
     notes: list[str]
-    """What a reader has to know to compare the results."""
+    """Differences between the runs that affect the comparison."""
     command: str
     """The command that made this report."""
 

@@ -20,7 +20,7 @@ N_PARAMETERS, N_TOKENS = "n_parameters_without_embeddings", "n_tokens_seen"
 
 @dataclass(frozen=True)
 class Quantity:
-    """What the loss is fitted over: a factor times the product of some metrics."""
+    """A quantity that the loss is fitted over: a factor times the product of some metrics."""
 
     title: str
     metrics: tuple[str, ...]

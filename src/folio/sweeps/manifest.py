@@ -51,6 +51,12 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def create_manifest(folder: Path) -> None:
+    """Create sweep.json, without a command or jobs, if it is missing."""
+    if not (folder / MANIFEST_FILE).exists():
+        write_manifest(folder, {"command": [], "jobs": []})
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_json(folder / MANIFEST_FILE, manifest)
 
@@ -80,12 +86,11 @@ def find_sweep(sweep: str, output_dir: Path) -> Path:
 
 
 def add_jobs(folder: Path, jobs: Iterable[Job], command: Sequence[str]) -> None:
-    """Add the jobs that are not in sweep.json yet, and replace its command. Creates sweep.json if it is missing.
+    """Add the jobs that are not in sweep.json yet, and replace its command.
 
     Raises: FolioError if a job of the same name has other overrides.
     """
-    if not (folder / MANIFEST_FILE).exists():
-        write_manifest(folder, {"command": [], "jobs": []})
+    create_manifest(folder)
 
     def change(manifest: Manifest) -> None:
         known = {entry["folder"]: entry for entry in manifest["jobs"]}

@@ -17,9 +17,9 @@ from folio.runtime.terminal import printable
 from folio.sweeps import search
 from folio.sweeps.manifest import (
     DONE,
-    MANIFEST_FILE,
     SUCCESSFUL,
     add_jobs,
+    create_manifest,
     job_status,
     listed_jobs,
     read_manifest,
@@ -54,7 +54,8 @@ def run_grid(folder: Path, jobs: Sequence[Job], command: Sequence[str], launch: 
     Raises: SystemExit with 2 if a job has no result at the end, or with 128 + n after signal n.
     """
     with lock_folder(folder, f"running the sweep {folder}"):
-        if (folder / MANIFEST_FILE).exists() and "search" in read_manifest(folder):
+        create_manifest(folder)
+        if "search" in read_manifest(folder):
             raise FolioError(f"sweep={folder} is a search; add hparams_search=optuna, or start a new sweep")
         jobs = with_known_folders(folder, jobs)
         add_jobs(folder, jobs, command)
@@ -83,8 +84,9 @@ def run_search(
     Raises: SystemExit with 2 if no trial has finished, or with 128 + n after signal n.
     """
     with lock_folder(folder, f"running the sweep {folder}"):
-        add_jobs(folder, (), command)
+        create_manifest(folder)
         search.start_search(folder, config, space, seed)
+        add_jobs(folder, (), command)
 
         def run_trials(stop: StopRequest) -> None:
             trials = listed_jobs(refresh_statuses(folder))
@@ -226,7 +228,7 @@ def print_summary(folder: Path, names: Sequence[str], code: int) -> None:
     jobs = [job for job in manifest["jobs"] if job["folder"] in set(names)]
     if code == 0 and all(is_dry_run(folder / job["folder"]) for job in jobs):
         return
-    write_report(folder)
+    report_results(folder)
     counts = Counter(job["status"] for job in jobs)
     print(f"\nsweep {folder}: {len(jobs)} jobs, {', '.join(f'{n} {status}' for status, n in counts.most_common())}")
     for job in jobs:
@@ -253,7 +255,7 @@ def is_dry_run(job_folder: Path) -> bool:
     return (job_folder / "preflight.json").exists() and job_status(job_folder) == "missing"
 
 
-def write_report(folder: Path) -> None:
+def report_results(folder: Path) -> None:
     """Print a table of the results and write a report beside sweep.json. An error there is only a warning."""
     from folio.report import report_sweep  # imports matplotlib, which no job needs this early
 
