@@ -1,5 +1,6 @@
 """docs/extend.md, followed literally: its files and changes in a copy of the project, and its commands run there."""
 
+import json
 import re
 import shlex
 import shutil
@@ -99,7 +100,8 @@ class Extended:
         assert finished.code == 0, finished.stdout + finished.stderr
 
     def small(self) -> tuple[str, ...]:
-        return SMALL if self.extension.title == "A dataset" else (*SMALL, *TEXT)
+        small = SMALL if self.extension.title == "A dataset" else (*SMALL, *TEXT)
+        return small if self.extension.title != "A logger" else tuple(word for word in small if "logger=" not in word)
 
     def command(self) -> list[str]:
         """The words of the page's command after `python train.py`."""
@@ -125,7 +127,7 @@ def extended(title: str, workspace: Workspace, tmp_path: Path) -> Extended:
 
 
 def test_the_page_adds_one_of_each_kind() -> None:
-    kinds = ("A positional encoding", "An optimizer", "A dataset", "An objective", "A callback")
+    kinds = ("A positional encoding", "An optimizer", "A dataset", "An objective", "A callback", "A logger")
     assert tuple(EXTENSIONS) == kinds
 
 
@@ -139,7 +141,7 @@ def test_an_extension_is_two_files_and_an_entry_in_one_of_ours(title: str) -> No
     assert {path for path, _ in extension.changes} <= {
         "src/folio/models/positional.py",
         "src/folio/data/corpora/named_texts.py",
-        *(f"src/folio/options/{name}.py" for name in ("optimizers", "objectives", "callbacks")),
+        *(f"src/folio/config/{name}.py" for name in ("optimizer", "objective", "callbacks", "logger")),
     }
     assert len({path for path, _ in extension.changes}) == 1
 
@@ -172,8 +174,12 @@ def shows(title: str, runs: list[Run]) -> None:
     elif title == "An objective":
         assert run.config["objective"] == {"name": "smoothed_lm", "smoothing": 0.05}
         assert "val/bits_per_byte" in run.metrics
+    elif title == "A logger":
+        lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+        assert {line["step"] for line in lines if "train/loss_nats" in line} == {1, 2, 3, 4}
     else:
         assert run.config["callbacks"]["weight_norms"] == {"every_steps": 50}
+        assert run.checkpoint()["callbacks"].keys() == {"metrics", "weight_norms", "checkpoints", "throughput"}
 
 
 @pytest.mark.parametrize("title", ["A callback"])
