@@ -1,89 +1,59 @@
-"""The corpus that a config names, as `folio.data` knows it."""
+"""The corpus that a config names: what it stands for in `folio.data`, and its preparation."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from folio.config.checks import check_split_lengths
-from folio.config.data import DataSources, HuggingFaceConfig, MixtureConfig, PartConfig, TextFilesConfig
+from folio.config.checks import check_against_data
+from folio.config.data import DataSources, MixtureConfig, PartConfig
 from folio.config.objective import MaskedLMConfig
 from folio.config.run import RunConfig
-from folio.data.corpora.documents import DocumentFormat
-from folio.data.corpora.named_texts import NAMED_TEXTS, TEXT_FILE
-from folio.data.corpora.prepare_documents import PrepareOptions
-from folio.data.corpora.sources import (
-    HubDataset,
-    Mixed,
-    NamedText,
-    PreparedFolder,
-    SingleSource,
-    TextFile,
-    TextFiles,
-    prepare_source,
-)
-from folio.data.prepared import Log, PreparedData, holds_other_than
-from folio.data.tokenizers.registry import TokenizerChoice, line_breaks
+from folio.data.corpora.mixture import CorpusMixture, WeightedSource
+from folio.data.corpora.named_texts import NAMED_TEXTS
+from folio.data.corpora.preparation import DataSource
+from folio.data.prepared import PreparedData, has_token_outside
 from folio.runtime.errors import FolioError
 
 
-def prepared_corpus(config: RunConfig, data_dir: Path, say: Log, verify_all: bool = False) -> PreparedData:
-    """Open the corpus of a config, or prepare it first. Raises: FolioError."""
-    choice = TokenizerChoice(**config.tokenizer.model_dump())
-    return prepare_source(source_of(config.data), choice, data_dir, say, verify_all=verify_all)
+def prepare_data(config: RunConfig, data_dir: Path | None = None, verify_all: bool = False) -> PreparedData:
+    """Open the corpus of a config, or prepare it first. Raises: FolioError.
+
+    `data_dir` replaces the config's own; `verify_all` checks all shards of a corpus that is already prepared.
+    """
+    folder = data_dir or Path(config.paths.data_dir)
+    return build_source(config.data).prepare(config.tokenizer.choice(), folder, print, verify_all)
 
 
-def source_of(data: DataSources) -> SingleSource | Mixed:
-    """What data=... stands for."""
+def build_source(data: DataSources | PartConfig) -> DataSource:
+    """Return the source of a section: its class, made from the keys that the fields of the class name."""
     if isinstance(data, MixtureConfig):
         assert data.parts
-        return Mixed(tuple(_part(name, part) for name, part in data.parts.items()))
-    return _single(data)
+        return CorpusMixture(tuple(_build_part(name, part) for name, part in data.parts.items()))
+    source_class = data.load_code()
+    source: DataSource = source_class(**{field.name: getattr(data, field.name) for field in fields(source_class)})
+    return source
 
 
-def _part(name: str, part: float | PartConfig) -> tuple[str, float, SingleSource]:
-    if isinstance(part, PartConfig):
-        return name, part.weight, _single(part)
-    return name, part, _named(name)
+def _build_part(name: str, part: float | PartConfig) -> WeightedSource:
+    part = part if isinstance(part, PartConfig) else _interpret(name, weight=part)
+    return WeightedSource(name, part.weight, build_source(part))
 
 
-def _named(name: str) -> SingleSource:
-    """What a bare word of data.parts means: the corpus of that name, a prepared folder, one plain text, a pattern."""
+def _interpret(name: str, weight: float) -> PartConfig:
+    """Return what a bare word of data.parts means: a named text, a prepared folder, a text file, or a pattern."""
     path = Path(name)
     if name in NAMED_TEXTS:
-        return NamedText(name)
+        return PartConfig(weight=weight, name=name)
     if (path / "tokenizer.json").is_file():
-        return PreparedFolder(path)
+        return PartConfig(weight=weight, name="prepared", path=name)
     if path.suffix in ("", ".txt", ".md", ".text") and path.is_file():
-        return TextFile(path)
-    return _single(PartConfig(weight=1.0, name="text_files", path=name))
+        return PartConfig(weight=weight, name="text_file", path=name)
+    return PartConfig(weight=weight, name="text_files", path=name)
 
 
-def _single(data: DataSources | PartConfig) -> SingleSource:
-    if data.name in NAMED_TEXTS:
-        return NamedText(data.name)
-    assert data.path is not None
-    if data.name == TEXT_FILE:
-        return TextFile(Path(data.path))
-    if data.name == "prepared":
-        return PreparedFolder(Path(data.path))
-    assert isinstance(data, TextFilesConfig | HuggingFaceConfig | PartConfig)
-    separator = None if isinstance(data, HuggingFaceConfig) else data.document_separator
-    making = PrepareOptions(DocumentFormat(data.text_field, separator), data.val_fraction, data.shard_tokens)
-    if isinstance(data, TextFilesConfig) or (isinstance(data, PartConfig) and data.name == "text_files"):
-        return TextFiles(data.path, making)
-    return HubDataset(data.path, data.subset, data.split, data.revision, making)
-
-
-def prepared_data(config: RunConfig, data_dir: Path | None = None, verify_all: bool = False) -> PreparedData:
-    """The corpus that a config names, from `data_dir` in place of its own where one is given. Raises: FolioError.
-
-    `verify_all` reads every checksum of shards that are there already.
-    """
-    return prepared_corpus(config, data_dir or Path(config.paths.data_dir), say=print, verify_all=verify_all)
-
-
-def data_of(trained: Any, data_dir: Path | None) -> PreparedData:
-    """Return the data that a model was trained on. Raises: FolioError where the tokens would differ."""
-    data = prepared_data(trained.config, data_dir)
+def reopen_data(trained: Any, data_dir: Path | None) -> PreparedData:
+    """Return the data that a model was trained on. Raises: FolioError if the tokens would differ."""
+    data = prepare_data(trained.config, data_dir)
     if data.tokenizer.state() != trained.tokenizer.state():
         raise FolioError(
             f"data.path={trained.config.data.path} gives another tokenizer than the checkpoint's: the text has changed "
@@ -93,15 +63,15 @@ def data_of(trained: Any, data_dir: Path | None) -> PreparedData:
 
 
 def check_data(config: RunConfig, data: PreparedData) -> None:
-    """Whether both splits hold what the objective reads. Raises: FolioError."""
+    """Raises: FolioError unless both splits hold what the objective reads."""
     for part in data.parts:
-        check_split_lengths(config, part.train.info.n_tokens, part.val.info.n_tokens, part.name)
-    check_split_lengths(config, data.train.info.n_tokens, data.val.info.n_tokens)
+        check_against_data(config, part.train.info.n_tokens, part.val.info.n_tokens, part.name)
+    check_against_data(config, data.train.info.n_tokens, data.val.info.n_tokens)
     if isinstance(config.objective, MaskedLMConfig):
-        newlines = line_breaks(data.tokenizer).tolist()
+        line_breaks = data.tokenizer.line_break_ids().tolist()
         for file in data.files:
-            if not holds_other_than(file.tokens, newlines):
+            if not has_token_outside(file.tokens, line_breaks):
                 raise FolioError(
-                    f"the {file.info.split} split of {file.info.n_tokens} tokens holds newlines alone, and "
+                    f"the {file.info.split} split of {file.info.n_tokens} tokens holds only newlines, and "
                     "objective=masked_lm reads the lines between them; use a text with words at its end"
                 )

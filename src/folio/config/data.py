@@ -1,18 +1,18 @@
-"""Which kinds of corpora there are, and their keys. See docs/data.md."""
+"""The kinds of corpora and their keys. See docs/data.md."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 from pydantic import Discriminator, Field, Tag
 
-from folio.config.section import ConfigError, Count, Positive, Section, Text
-from folio.data.corpora.named_texts import NAMED_TEXTS, TEXT_FILE
+from folio.config.section import ConfigError, Count, Option, Positive, Section, Text
+from folio.data.corpora.named_texts import NAMED_TEXTS
 
 if TYPE_CHECKING:
-    OneText = str
-    SingleCorpus = str
+    TextName = str
+    PartName = str
 else:
-    OneText = Literal[(*NAMED_TEXTS, TEXT_FILE)]
-    SingleCorpus = Literal[(*NAMED_TEXTS, TEXT_FILE, "text_files", "huggingface", "prepared")]
+    TextName = Literal[tuple(NAMED_TEXTS)]
+    PartName = Literal[(*NAMED_TEXTS, "text_file", "text_files", "huggingface", "prepared")]
 
 WindowOrder = Literal["random", "shuffled"]
 """random: independent uniform starts; shuffled: each start once an epoch."""
@@ -20,85 +20,108 @@ WindowOrder = Literal["random", "shuffled"]
 ValFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
-PATHS = {
-    TEXT_FILE: ("a file", "data.path=my.txt"),
-    "text_files": ("a pattern of files", "data.path='corpus/**/*.txt'"),
-    "huggingface": ("the name of a dataset", "data.path=roneneldan/TinyStories"),
-    "prepared": ("a folder that scripts/prepare_data.py made", "data.path=data/text_files/..."),
-}
-"""Meaning of data.path, with an example, for the corpora that need one."""
+class PathMeaning(NamedTuple):
+    """What data.path is for a kind of corpus."""
+
+    noun: str
+    example: str
 
 
-class DataConfig(Section):
-    """Base class of the corpora."""
+class DataConfig(Option):
+    """`code` is a class with the methods of `folio.data.corpora.preparation.DataSource`, made from keys of the section.
+
+    The keys are those that its fields name.
+    """
 
     name: str
+    path_meaning: ClassVar[PathMeaning | None] = None
+    """What data.path is; None if there is nothing to give."""
     path: str | None
+    window_order: WindowOrder
 
     def check(self) -> None:
-        """Raises: ConfigError if `path` is missing or has no effect."""
-        if self.name in PATHS and self.path is None:
-            meaning, example = PATHS[self.name]
-            raise ConfigError(f"data.path=null: data={self.name} needs {meaning}; add {example}")
-        if self.name not in PATHS and self.path is not None:
+        """Raises: ConfigError if data.path is missing, or has no effect."""
+        if self.path is None and self.path_meaning is not None:
+            noun, example = self.path_meaning
+            raise ConfigError(f"data.path=null: data={self.name} needs {noun}; add data.path={example}")
+        if self.path is not None and self.path_meaning is None:
             raise ConfigError(f"data.path={self.path} has no effect with data={self.name}; add data=text_file")
 
 
-class TextConfig(DataConfig):
-    """One text, split by place: the last tenth is for validation."""
+class NamedTextConfig(DataConfig):
+    """A text that is the same everywhere, split by position: the last tenth is for validation."""
 
-    name: OneText
-    """A key of `folio.data.corpora.named_texts.NAMED_TEXTS`, or text_file."""
-    path: str | None
-    """The text of data=text_file: UTF-8."""
-    window_order: WindowOrder
+    code: ClassVar[str] = "folio.data.corpora.single_text:NamedText"
+    name: TextName
+    """A key of `folio.data.corpora.named_texts.NAMED_TEXTS`."""
+
+
+class TextFileConfig(DataConfig):
+    """A UTF-8 text, split by position: the last tenth is for validation."""
+
+    code: ClassVar[str] = "folio.data.corpora.single_text:TextFile"
+    path_meaning: ClassVar[PathMeaning] = PathMeaning("a file", "my.txt")
+    name: Literal["text_file"]
 
 
 class TextFilesConfig(DataConfig):
     """Documents in many files, split by document."""
 
+    code: ClassVar[str] = "folio.data.corpora.text_files:TextFiles"
+    path_meaning: ClassVar[PathMeaning] = PathMeaning("a pattern of files", "'corpus/**/*.txt'")
     name: Literal["text_files"]
     path: str | None
-    """A pattern such as corpus/**/*.txt, a file, or a folder of which all that can be read is taken."""
+    """A pattern such as corpus/**/*.txt, a file, or a folder, whose readable files are all taken."""
     text_field: Text
-    """Of a line of JSON, or the column of a Parquet file."""
+    """Field of a JSON line, or column of a Parquet file, that holds the text."""
     document_separator: Text | None
-    """What stands between the documents of a text; null: each file is one."""
+    """Text between the documents of a file; null: each text file is one document."""
     val_fraction: ValFraction
-    """Of the documents; one at least."""
+    """Share of the documents that is for validation; at least one is."""
     shard_tokens: Count
-    """Tokens in each file of the prepared corpus but the last."""
-    window_order: WindowOrder
+    """Number of tokens in each file of the prepared corpus except the last."""
 
 
 class HuggingFaceConfig(DataConfig):
     """A dataset of the Hugging Face Hub, split by document like text_files."""
 
+    code: ClassVar[str] = "folio.data.corpora.hugging_face:HuggingFaceDataset"
+    path_meaning: ClassVar[PathMeaning] = PathMeaning("the name of a dataset", "roneneldan/TinyStories")
     name: Literal["huggingface"]
     path: str | None
-    """The name on the Hub, or a folder."""
+    """Name on the Hub, or a folder."""
     subset: Text | None
     split: Text
     revision: Text | None
     text_field: Text
     val_fraction: ValFraction
     shard_tokens: Count
-    window_order: WindowOrder
 
 
 class PreparedConfig(DataConfig):
-    """A folder that scripts/prepare_data.py made, wherever it is by now."""
+    """A folder that scripts/prepare_data.py made, wherever it is now."""
 
+    code: ClassVar[str] = "folio.data.corpora.prepared_folder:PreparedFolder"
+    path_meaning: ClassVar[PathMeaning] = PathMeaning(
+        "a folder that scripts/prepare_data.py made", "data/text_files/..."
+    )
     name: Literal["prepared"]
-    path: str | None
-    window_order: WindowOrder
+
+
+SingleCorpora = NamedTextConfig | TextFileConfig | TextFilesConfig | HuggingFaceConfig | PreparedConfig
+"""All corpora that can be chosen or be part of a mixture. A new kind is added here, and its name to PartName."""
+
+CORPORA: dict[str, type[DataConfig]] = {
+    name: section for section in get_args(SingleCorpora) for name in get_args(section.model_fields["name"].annotation)
+}
+"""The sections of all corpora by name."""
 
 
 class PartConfig(Section):
-    """One corpus of a mixture, with the keys of its own kind; those left out are as in conf/data."""
+    """One corpus of a mixture, with the keys of its own kind. Keys that are left out are as in conf/data."""
 
     weight: Positive
-    name: SingleCorpus
+    name: PartName
     path: Text | None = None
     text_field: Text = "text"
     document_separator: Text | None = None
@@ -108,11 +131,9 @@ class PartConfig(Section):
     split: Text = "train"
     revision: Text | None = None
 
-    def check(self, key: str) -> None:
-        """Raises: ConfigError if `path` is missing or has no effect. `key` is the part's own key."""
-        if (self.path is None) == (self.name in PATHS):
-            rule = "has no effect" if self.path else f"must be {PATHS[self.name][0]}"
-            raise ConfigError(f"{key}.path={self.path or 'null'} {rule} with name: {self.name}")
+    def load_code(self) -> Any:
+        """Return the class of its kind of corpus."""
+        return CORPORA[self.name].load_code()
 
 
 WeightOrPart = Annotated[
@@ -126,12 +147,12 @@ class MixtureConfig(Section):
 
     name: Literal["mixture"]
     parts: dict[Text, WeightOrPart] | None
-    """tiny_shakespeare, a file, a pattern or a folder -> weight; or any name -> weight, name, path and so on."""
+    """Weights of tiny_shakespeare, a file, a pattern or a folder; or, for any name, the keys of a PartConfig."""
     window_order: WindowOrder
 
     @property
     def path(self) -> None:
-        """None: the parts have paths."""
+        return None
 
     def check(self) -> None:
         """Raises: ConfigError if there are no parts, or the path of one is missing or has no effect."""
@@ -142,8 +163,13 @@ class MixtureConfig(Section):
                 "data.parts='{tiny_shakespeare: 0.7, my.txt: 0.3}'"
             )
         for name, part in self.parts.items():
-            if isinstance(part, PartConfig):
-                part.check(f"data.parts.{name}")
+            if not isinstance(part, PartConfig):
+                continue
+            meaning = CORPORA[part.name].path_meaning
+            if (part.path is None) == (meaning is not None):
+                rule = f"must be {meaning.noun}" if meaning is not None else "has no effect"
+                raise ConfigError(f"data.parts.{name}.path={part.path or 'null'} {rule} with name: {part.name}")
 
 
-DataSources = TextConfig | TextFilesConfig | HuggingFaceConfig | PreparedConfig | MixtureConfig
+DataSources = SingleCorpora | MixtureConfig
+"""Everything that `data=...` can name."""

@@ -1,21 +1,89 @@
 """The tokenizers and their keys."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field
 
-from folio.config.section import Section
+from folio.config.section import Option
+from folio.data.tokenizers.base import Tokenizer
+from folio.data.tokenizers.choice import TokenizerChoice
+from folio.data.tokenizers.state import state_from_json
+from folio.runtime.errors import FolioError
+from folio.runtime.terminal import did_you_mean
 
 
-class TokenizerConfig(Section):
-    """A tokenizer without options."""
+class TokenizerConfig(Option):
+    """`code` is a subclass of `folio.data.tokenizers.base.Tokenizer`."""
 
-    name: Literal["gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "char", "byte"]
+    name: str
+
+    def choice(self) -> TokenizerChoice:
+        """Return what a corpus is prepared with."""
+        return TokenizerChoice(self.load_code(), **self.model_dump())
 
 
-class WordTokenizerConfig(Section):
-    """The words and punctuation of the text."""
+class ByteTokenizerConfig(TokenizerConfig):
+    """The bytes of UTF-8."""
 
+    code: ClassVar[str] = "folio.data.tokenizers.byte:ByteTokenizer"
+    name: Literal["byte"]
+
+
+class CharTokenizerConfig(TokenizerConfig):
+    """The characters of the text."""
+
+    code: ClassVar[str] = "folio.data.tokenizers.char:CharTokenizer"
+    name: Literal["char"]
+
+
+class WordTokenizerConfig(TokenizerConfig):
+    """The words and punctuation marks of the training text."""
+
+    code: ClassVar[str] = "folio.data.tokenizers.word:WordTokenizer"
     name: Literal["word"]
     max_vocab_size: Annotated[int, Field(ge=4, le=2**31 - 1)] | None
-    """Number of ids, including those for unknown words, joins and spaces; one for every word when null."""
+    """Maximum number of ids, including three for unknown words, joins and spaces; null: one for every word."""
+
+
+class TiktokenTokenizerConfig(TokenizerConfig):
+    """OpenAI's byte-pair encodings."""
+
+    code: ClassVar[str] = "folio.data.tokenizers.tiktoken_bpe:TiktokenTokenizer"
+    name: Literal["gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base"]
+
+
+Tokenizers = TiktokenTokenizerConfig | CharTokenizerConfig | ByteTokenizerConfig | WordTokenizerConfig
+"""All tokenizers that can be chosen. A new one is added here."""
+
+TOKENIZERS: dict[str, type[TokenizerConfig]] = {
+    name: section for section in get_args(Tokenizers) for name in get_args(section.model_fields["name"].annotation)
+}
+"""The sections of all tokenizers by name."""
+
+
+def choose_tokenizer(name: str, **options: Any) -> TokenizerChoice:
+    """Return a tokenizer by name, for use from Python. Raises: FolioError for an unknown name."""
+    if name not in TOKENIZERS:
+        raise FolioError(
+            f"tokenizer={name} is unknown; choose one of {', '.join(TOKENIZERS)}{did_you_mean(name, list(TOKENIZERS))}"
+        )
+    return TokenizerChoice(TOKENIZERS[name].load_code(), name, **options)
+
+
+def load_tokenizer(state: Mapping[str, Any]) -> Tokenizer:
+    """Return the tokenizer of a state that a checkpoint holds. Raises: FolioError if it is unknown or damaged."""
+    name = state.get("name")
+    if not isinstance(name, str) or name not in TOKENIZERS:
+        raise FolioError(
+            f"tokenizer state with name={name!r} is not one that this version of Folio writes (tokenizers: "
+            f"{', '.join(TOKENIZERS)}); prepare the data or train again"
+        )
+    tokenizer: Tokenizer = TOKENIZERS[name].load_code().from_state(state)
+    return tokenizer
+
+
+def read_tokenizer_file(path: Path) -> Tokenizer:
+    """Return the tokenizer of a run's tokenizer.json. Raises: OSError; ValueError if it is unknown or damaged."""
+    return load_tokenizer(state_from_json(path.read_bytes()))

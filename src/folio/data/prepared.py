@@ -1,7 +1,6 @@
-"""What training needs of a corpus, whatever it was made from."""
+"""What training needs of a corpus, whatever it was prepared from."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -9,16 +8,12 @@ from typing import Protocol
 import numpy as np
 
 from folio.data.sharded_tokens import Tokens
-from folio.data.token_file import TokenFileError, TokenFileInfo
-from folio.data.tokenizers.registry import Tokenizer
-from folio.runtime.errors import FolioError
-
-Log = Callable[[str], None]
-"""To be told what is done, a line at a time."""
+from folio.data.token_file import TokenFileInfo
+from folio.data.tokenizers.base import Tokenizer
 
 
 class TokenSplit(Protocol):
-    """One of the two splits: a TokenFile, TokenShards, or several of them as one."""
+    """One of the two splits: a TokenFile, TokenShards, or the JoinedSplit of a mixture."""
 
     @property
     def path(self) -> Path: ...
@@ -30,13 +25,17 @@ class TokenSplit(Protocol):
     def tokens(self) -> Tokens: ...
 
     def check_unchanged(self) -> None:
-        """Raises: TokenFileError where something has written to it since it was opened."""
+        """Raises: TokenFileError if the tokens were written to since they were opened."""
         ...
+
+
+MIXTURE_BLOCK = 1 << 16
+"""Number of training sequences in which the shares of a mixture are exact. Each corpus has at least one of them."""
 
 
 @dataclass(frozen=True)
 class MixturePart:
-    """One corpus of a mixture. `share` is that of the sequences in training; all shares together are 1."""
+    """One corpus of a mixture. `share` is its share of the training sequences; all shares add up to 1."""
 
     name: str
     share: float
@@ -46,7 +45,7 @@ class MixturePart:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Two splits and the tokenizer that made them. A mixture has `parts`, whose tokens stand in the splits in order."""
+    """Two splits and the tokenizer that made them. The splits of a mixture are those of its `parts`, concatenated."""
 
     train: TokenSplit
     val: TokenSplit
@@ -56,42 +55,13 @@ class PreparedData:
 
     @property
     def files(self) -> list[TokenSplit]:
-        """The splits, of each part where there are some."""
+        """Both splits; of a mixture, both splits of each part."""
         splits = [split for part in self.parts for split in (part.train, part.val)]
         return splits or [self.train, self.val]
 
 
-class NotReusableError(Exception):
-    """A folder cannot be used as it is; the message says why."""
-
-
-@contextmanager
-def opening(tokenizer_file: Path) -> Iterator[None]:
-    """Around the reading of a prepared folder. Raises: NotReusableError for what is missing or damaged there."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise NotReusableError(f"{error.filename} is missing") from error
-    except TokenFileError as error:
-        raise NotReusableError(error.fault) from error
-    except ValueError as error:
-        raise NotReusableError(f"{tokenizer_file} is damaged") from error
-
-
-@contextmanager
-def using(data_dir: Path) -> Iterator[None]:
-    """Around all that reads and writes there. Raises: FolioError, which names paths.data_dir, where the disk fails."""
-    try:
-        yield
-    except OSError as error:
-        raise FolioError(
-            f"paths.data_dir={data_dir} cannot be used: {error}; free space there, mend its permissions, "
-            "or choose another folder"
-        ) from error
-
-
-def holds_other_than(tokens: Tokens, ids: Iterable[int]) -> bool:
-    """Whether a token is none of these; reads no further than to the first."""
-    unwanted = np.array(list(ids))
-    pieces = (tokens[first : first + 2**16] for first in range(0, len(tokens), 2**16))
-    return any(not np.isin(piece, unwanted).all() for piece in pieces)
+def has_token_outside(tokens: Tokens, ids: Iterable[int]) -> bool:
+    """Return whether any token is none of these ids. Reads no further than the first one."""
+    excluded = np.array(list(ids))
+    chunks = (tokens[first : first + 2**16] for first in range(0, len(tokens), 2**16))
+    return any(not np.isin(chunk, excluded).all() for chunk in chunks)

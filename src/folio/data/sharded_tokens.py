@@ -1,4 +1,4 @@
-"""Token arrays that lie in several files, read as one."""
+"""Token arrays in several files, read as one array."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -11,39 +11,39 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from folio.data.token_file import MappedTokens, TokenFileError, check_whole, map_tokens
 
-MOST_MAPPED = 256
-"""Shards that are mapped at a time: each holds an open file, of which a process may have about a thousand."""
+MAX_MAPPED = 256
+"""Number of shards that are mapped at a time. Each is an open file, and a process can have about a thousand."""
 
 
 @dataclass(frozen=True)
 class ShardFile:
-    """A file of `n_tokens` ids, mapped when one of them is first asked for."""
+    """A file of `n_tokens` ids, mapped when one of them is first needed."""
 
     path: Path
     n_tokens: int
     dtype: str
-    at_random: bool = False
-    """Read in windows that lie anywhere, from a corpus larger than memory: see `map_tokens`."""
+    random_access: bool = False
+    """Whether windows anywhere in a corpus larger than memory are read; see `map_tokens`."""
 
     def __len__(self) -> int:
         return self.n_tokens
 
     def map(self) -> MappedTokens:
-        """Raises: TokenFileError where the file is gone, or is not as long as it was when the corpus was opened."""
+        """Raises: TokenFileError if the file is gone, or its size has changed since the corpus was opened."""
         try:
             n_bytes = self.path.stat().st_size
             if n_bytes == self.n_tokens * np.dtype(self.dtype).itemsize:
-                return map_tokens(self.path, self.dtype, self.at_random)
+                return map_tokens(self.path, self.dtype, self.random_access)
         except FileNotFoundError:
             raise TokenFileError(self.path, "is missing") from None
-        raise TokenFileError(self.path, f"has {n_bytes} bytes where {self.n_tokens} tokens belong")
+        raise TokenFileError(self.path, f"has {n_bytes} bytes, which are not its {self.n_tokens} tokens")
 
 
 class ShardedTokens:
-    """Shards one behind the other as one array of shape (n_tokens,), of which no more is in memory than is read.
+    """Shards as one array of shape (n_tokens,), of which only what is read is in memory.
 
-    What is asked for is what `np.concatenate` of the shards would give, across their borders too. Starting costs the
-    same whatever the size: a shard is mapped at its first use, and MOST_MAPPED of them at most.
+    Results are those of `np.concatenate` of the shards, also across their boundaries. Opening takes the same time for
+    any size, since a shard is mapped at its first use; at most MAX_MAPPED of them are mapped.
     """
 
     def __init__(self, shards: Sequence[np.ndarray | ShardFile]) -> None:
@@ -59,11 +59,11 @@ class ShardedTokens:
         return int(self._ends[-1])
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_mapped": OrderedDict()}  # each process maps for itself
+        return self.__dict__ | {"_mapped": OrderedDict()}  # each process maps the shards itself
 
-    def __getitem__(self, where: slice) -> np.ndarray:
-        """(N,): a copy of the tokens of a slice without a step."""
-        first, end, step = where.indices(len(self))
+    def __getitem__(self, index: slice) -> np.ndarray:
+        """Return a copy of the tokens in a slice without a step: (N,)."""
+        first, end, step = index.indices(len(self))
         assert step == 1
         if end <= first:
             return np.empty(0, self.dtype)
@@ -75,16 +75,16 @@ class ShardedTokens:
         return self.shard(number)[max(first - begin, 0) : end - begin]
 
     def take(self, positions: np.ndarray) -> np.ndarray:
-        """The tokens at `positions`, of any shape."""
+        """Return the tokens at `positions`, an array of any shape."""
         taken = np.empty(positions.shape, self.dtype)
         for number, here in self._by_shard(positions):
             taken[here] = self.shard(number)[positions[here] - self._begins[number]]
         return taken
 
     def windows(self, starts: np.ndarray, width: int) -> np.ndarray:
-        """(B, width): the window at each start. Those that cross a border are put together one by one."""
+        """Return the window at each start: (B, width). Windows across a boundary are assembled one by one."""
         windows = np.empty((len(starts), width), self.dtype)
-        first, last = (np.searchsorted(self._ends, place, side="right") for place in (starts, starts + width - 1))
+        first, last = (np.searchsorted(self._ends, ends, side="right") for ends in (starts, starts + width - 1))
         within = first == last
         for number, here in self._by_shard(np.where(within, starts, -1)):
             local = starts[here] - self._begins[number]
@@ -95,14 +95,14 @@ class ShardedTokens:
         return windows
 
     def _by_shard(self, positions: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Each shard that one of the positions lies in, and which of them do; those below 0 lie in none."""
+        """Yield each shard that holds some of the positions, and which of them; positions below 0 are in none."""
         numbers = np.where(positions < 0, -1, np.searchsorted(self._ends, positions, side="right"))
         for number in np.unique(numbers).tolist():
             if number >= 0:
                 yield number, numbers == number
 
     def shard(self, number: int) -> np.ndarray:
-        """Raises: TokenFileError where its file is gone, or shorter by now."""
+        """Return the tokens of one shard. Raises: TokenFileError if its file is gone or was cut short."""
         shard = self.shards[number]
         if not isinstance(shard, ShardFile):
             check_whole(shard)
@@ -110,19 +110,19 @@ class ShardedTokens:
         tokens = self._mapped.pop(number, None)
         if tokens is None:
             tokens = shard.map()
-            if len(self._mapped) >= MOST_MAPPED:
+            if len(self._mapped) >= MAX_MAPPED:
                 self._mapped.popitem(last=False)
-        self._mapped[number] = tokens  # the one used last is the last to go
+        self._mapped[number] = tokens  # the most recently used is evicted last
         check_whole(tokens)
         return np.asarray(tokens)
 
 
 Tokens = np.ndarray | ShardedTokens
-"""(N,) ids, in one array or in many."""
+"""(N,) ids, in one array or in shards."""
 
 
-def joined(arrays: Sequence[Tokens]) -> ShardedTokens:
-    """One behind the other, without copying a token."""
+def join_tokens(arrays: Sequence[Tokens]) -> ShardedTokens:
+    """Return the arrays as one, without copying a token."""
     shards: list[np.ndarray | ShardFile] = []
     for array in arrays:
         shards += array.shards if isinstance(array, ShardedTokens) else [array]

@@ -1,7 +1,7 @@
-"""Token files: a flat array of token ids (`.bin`) and a sidecar (`.json`) that says what it holds.
+"""Token files: a flat array of token ids (`.bin`) and a sidecar (`.json`) that describes it.
 
-The ids are little-endian, uint16 where the vocabulary allows and uint32 above: 2 or 4 bytes a token, mapped
-into memory, so that a corpus may be larger than RAM.
+The ids are little-endian, uint16 if the vocabulary allows and otherwise uint32. The array is mapped into memory, so a
+corpus can be larger than RAM.
 """
 
 import hashlib
@@ -23,14 +23,17 @@ from folio.runtime.files import atomic_writer, sha256_of, write_atomically
 FORMAT = 2
 LARGEST_UINT16_VOCABULARY = 2**16
 
-# Checking the hash reads the whole file. Up to here that takes a fraction of a second; far above it would
-# delay every start and push other files out of the page cache, so there the size alone is checked, which
-# still notices the common accident, a file cut short.
 LARGEST_HASHED_BYTES = 256 * 2**20
+"""Size of the largest file whose hash is checked.
+
+Hashing reads the whole file. Up to this size that takes a fraction of a second. Far above, it would delay every start
+and push other files out of the page cache, so only the size is checked, which notices the common accident: a file that
+was cut short.
+"""
 
 
 class TokenFileError(FolioError):
-    """A token file that is missing or not what its sidecar says. `fault` is the reason without the remedy."""
+    """A token file is missing or contradicts its sidecar. `fault` is the reason without the remedy."""
 
     def __init__(self, path: Path, fault: str) -> None:
         super().__init__(f"token file {path} {fault}; prepare the data again")
@@ -39,10 +42,10 @@ class TokenFileError(FolioError):
 
 @dataclass(frozen=True)
 class TokenFileInfo:
-    """The sidecar. `n_bytes` counts the UTF-8 bytes of the text that became these tokens.
+    """The content of a sidecar. `n_bytes` is the size of the text in UTF-8.
 
-    `n_unknown` of the tokens hide what they stand for, and `spelling_bits` is what it takes to spell that out;
-    both are 0 unless the tokenizer has a token for the unknown.
+    `n_unknown` tokens stand for text that the vocabulary lacks, and spelling it out takes `spelling_bits` bits. Both
+    are 0 unless the tokenizer has a token for unknown text.
     """
 
     format: int
@@ -63,18 +66,18 @@ class TokenFileInfo:
         return self.n_unknown / self.n_tokens
 
     def bits_per_byte(self, loss_nats: float) -> float:
-        """Bits in which a model with this mean loss per token writes down the split, for each byte of its text.
+        """Return how many bits a model with this mean loss per token needs for each byte of the text.
 
-        This makes tokenizers comparable: a token that spans more text may cost more, and an unknown one costs its
-        spelling besides.
+        This makes tokenizers comparable: a token that spans more text may cost more, and an unknown token costs its
+        spelling in addition.
         """
         return (loss_nats / math.log(2) * self.n_tokens + self.spelling_bits) / self.n_bytes
 
 
 class MappedTokens(np.memmap):
-    """A token array on disk that pickles as its path.
+    """A token array on disk that is pickled as its path.
 
-    numpy pickles a memmap by copying the data: a worker process that is spawned would get the whole corpus.
+    numpy pickles a memmap by copying the data, so a spawned worker process would receive the whole corpus.
     """
 
     def __reduce__(self) -> Any:
@@ -83,19 +86,19 @@ class MappedTokens(np.memmap):
         return np.asarray(self).__reduce__()
 
 
-def map_tokens(path: Path, dtype: str, at_random: bool = False) -> MappedTokens:
-    """The ids of a file. `at_random`: they are one of many shards that are larger together than memory may be."""
+def map_tokens(path: Path, dtype: str, random_access: bool = False) -> MappedTokens:
+    """Map the ids of a file. `random_access`: it is one of many shards that together may be larger than memory."""
     tokens = MappedTokens(path, dtype=dtype, mode="r")
-    # Windows lie anywhere. The system would read megabytes around each, which pays only where the whole file stays.
-    if (at_random or tokens.nbytes > LARGEST_HASHED_BYTES) and hasattr(mmap, "MADV_RANDOM"):
+    # Windows can be anywhere. The kernel would read megabytes around each, which only pays if the whole file stays cached.
+    if (random_access or tokens.nbytes > LARGEST_HASHED_BYTES) and hasattr(mmap, "MADV_RANDOM"):
         cast(mmap.mmap, tokens.base).madvise(mmap.MADV_RANDOM)
     return tokens
 
 
 def check_whole(tokens: np.ndarray) -> None:
-    """Raises: TokenFileError where the file of mapped tokens is shorter by now: reading on would end in SIGBUS.
+    """Raises: TokenFileError if the file of mapped tokens was cut short, since reading it would end in SIGBUS.
 
-    One call of fstat, before each batch.
+    This is one call of fstat, before each batch.
     """
     mapping = cast(object, tokens.base)
     if isinstance(tokens, MappedTokens) and isinstance(mapping, mmap.mmap) and mapping.size() < tokens.nbytes:
@@ -112,9 +115,9 @@ class TokenFile:
     _opened: os.stat_result | None = None
 
     def check_unchanged(self) -> None:
-        """Raises: TokenFileError where something has written to the file since it was opened.
+        """Raises: TokenFileError if the file was written to since it was opened.
 
-        One that was removed, or replaced by another, is still whole in our map.
+        A file that was removed or replaced is still whole in our mapping.
         """
         try:
             now = self.path.stat()
@@ -141,7 +144,7 @@ class TokenFile:
         expected = info.n_tokens * np.dtype(info.dtype).itemsize
         n_bytes = opened.st_size
         if n_bytes != expected:
-            raise TokenFileError(path, f"has {n_bytes} bytes where its sidecar promises {expected}")
+            raise TokenFileError(path, f"has {n_bytes} bytes, but its sidecar says {expected}")
         if n_bytes <= LARGEST_HASHED_BYTES and sha256_of(path) != info.tokens_sha256:
             raise TokenFileError(path, "was altered: its sha256 is not the one in its sidecar")
         tokens = map_tokens(path, info.dtype)
@@ -151,7 +154,7 @@ class TokenFile:
 
 
 def token_dtype(vocab_size: int) -> str:
-    """The smallest of the two types that holds every id."""
+    """Return the smaller of the two types if it holds every id."""
     return "<u2" if vocab_size <= LARGEST_UINT16_VOCABULARY else "<u4"
 
 
@@ -170,16 +173,16 @@ def write_token_file(
     n_bytes: int,
     source_sha256: str,
 ) -> TokenFileInfo:
-    """Write tokens as they come, and then the sidecar, which makes the pair valid.
+    """Write tokens as they arrive, and then the sidecar, which makes the pair valid.
 
-    Of each piece its tokens, shape (N,) integers, and what is unknown in them.
+    Each piece is an array of tokens, (N,) integers, and what is unknown in them.
 
     Raises: FolioError if there are no tokens or an id lies outside the vocabulary; OSError from the disk.
     """
     dtype = token_dtype(vocab_size)
     n_tokens, unknown, digest = 0, UnknownTokens(), hashlib.sha256()
     with atomic_writer(path) as file:
-        for tokens, unknown_here in pieces:
+        for tokens, unknown_in_piece in pieces:
             if tokens.size and (tokens.min() < 0 or tokens.max() >= vocab_size):
                 raise FolioError(
                     f"token ids {tokens.min()} to {tokens.max()} of the {split} split do not fit "
@@ -189,7 +192,7 @@ def write_token_file(
             file.write(data)
             digest.update(data)
             n_tokens += tokens.size
-            unknown += unknown_here
+            unknown += unknown_in_piece
         if n_tokens == 0:
             raise FolioError(f"the {split} split holds no tokens; the text is too short, use a longer one")
     info = TokenFileInfo(

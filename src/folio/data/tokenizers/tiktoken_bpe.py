@@ -1,34 +1,35 @@
-"""tiktoken's byte-pair encodings, made from their rank files without network or cache."""
+"""tiktoken's byte-pair encodings, built from their rank files without network or cache."""
 
 import hashlib
 import os
 import re
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from folio.data.tokenizers.base import LosslessTokenizer, checked_ids, last_end, utf8_of
+from folio.data.assets import fetch
+from folio.data.tokenizers.base import LosslessTokenizer, check_ids, encode_utf8, last_match_end
 from folio.data.tokenizers.rank_files import ENCODINGS
+from folio.data.tokenizers.state import check_state
 from folio.runtime.errors import FolioError
 
 if TYPE_CHECKING:
     import tiktoken
 
-
-CUT = re.compile(r"(?<=\S)(?:(?= )|\n(?=\S))")
+SAFE_CUT = re.compile(r"(?<=\S)(?:(?= )|\n(?=\S))")
 
 
 class TiktokenTokenizer(LosslessTokenizer):
-    """One of tiktoken's encodings, made from the bytes of its rank file.
+    """One of tiktoken's encodings, built from the bytes of its rank file.
 
-    Text that looks like a special token, such as `<|endoftext|>`, is ordinary text: a corpus or a prompt must
-    not be able to say more than its characters.
+    Text that looks like a special token, such as `<|endoftext|>`, is ordinary text: neither a corpus nor a prompt can
+    inject a special token.
 
     Raises: FolioError if `rank_file` is not the file whose sha256 tiktoken names.
     """
@@ -39,10 +40,18 @@ class TiktokenTokenizer(LosslessTokenizer):
         if got != asset.sha256:
             raise FolioError(
                 f"the rank file of tokenizer {name} has sha256 {got}, expected {asset.sha256}; "
-                "it was damaged: prepare the data again, or use another checkpoint"
+                "it is damaged: prepare the data again, or use another checkpoint"
             )
         self.name = name
         self._rank_file = rank_file
+
+    @classmethod
+    def create(cls, name: str, assets_dir: Path) -> Self:
+        return cls(name, fetch(ENCODINGS[name].rank_file, assets_dir).read_bytes())
+
+    @classmethod
+    def known_vocab_size(cls, name: str) -> int:
+        return ENCODINGS[name].vocab_size
 
     @property
     def vocab_size(self) -> int:
@@ -54,13 +63,13 @@ class TiktokenTokenizer(LosslessTokenizer):
 
     @cached_property
     def _encoding(self) -> "tiktoken.Encoding":
-        # Made at first use: a run on prepared data sizes its model and saves this state without encoding.
+        # Built at first use: a run on prepared data sizes its model and saves this state without encoding anything.
         return _load_encoding(self.name, self._rank_file)
 
     def encode(self, text: str) -> np.ndarray:
-        utf8_of(text)  # refuses half of a surrogate pair in the words of every tokenizer
+        encode_utf8(text)  # for the error message that every tokenizer gives for half of a surrogate pair
         try:
-            # Same ids as encode_ordinary, without a Python list, and an exception where that one panics.
+            # The ids of encode_ordinary without a Python list, and an exception where that one panics.
             return self._encoding.encode_to_numpy(text, disallowed_special=())
         except ValueError as error:
             raise FolioError(
@@ -69,33 +78,33 @@ class TiktokenTokenizer(LosslessTokenizer):
             ) from error
 
     def last_cut(self, text: str) -> int:
-        r"""In front of a space that follows something visible, or behind a newline between two visible characters.
+        r"""Cut before a space that follows a visible character, or after a newline between two visible characters.
 
-        tiktoken first splits a text by a pattern from left to right, and then each match by itself; so it is enough
-        that a match ends at the cut, and that those before it are the same when the text ends there.
+        tiktoken first splits a text from left to right by a pattern, and then encodes each match by itself. So a cut
+        is safe if a match ends there, and if the matches before it are the same when the text ends there.
 
-        In front of the space: no alternative of the patterns has a space anywhere but at its beginning or within
-        white space alone, so one ends there. What looks ahead, `\s++$` and `\s+(?!\S)`, looks from white space
-        alone, and that does not reach the cut: before it stands something visible. All else takes as much as it
-        can, and stops at the space as it does at the end.
+        Before the space: in no alternative of the patterns does a space stand anywhere but at the beginning or among
+        white space alone, so a match ends there. The alternatives that look ahead, `\s++$` and `\s+(?!\S)`, look from
+        white space alone, which does not reach the cut: the character before it is visible. All other alternatives
+        are greedy, and stop at the space as they do at the end of the text.
 
-        Behind the newline: it is either the last of a run of signs, as cl100k_base has it, or a match of its own,
-        by `\s` or `\s*[\r\n]` in the whole and by `\s++$` in the part. A longer run of white space would not
-        do: as the end of a text it is one match, and in front of a word it is two.
+        After the newline: it is either the last of a run of punctuation, as in cl100k_base, or a match of its own, by
+        `\s` or `\s*[\r\n]` in the whole text and by `\s++$` in the first part. A longer run of white space is not
+        safe: at the end of a text it is one match, and before a word it is two.
 
-        Python calls everything white space that the patterns do, and a few control characters besides.
+        Python's \s includes all white space of the patterns, and a few control characters besides.
         """
-        return last_end(CUT, text)
+        return last_match_end(SAFE_CUT, text)
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
-        checked: list[int] = checked_ids(ids, self.vocab_size, self.name).tolist()
+        checked: list[int] = check_ids(ids, self.vocab_size, self.name).tolist()
         try:
             return self._encoding.decode_bytes(checked)
         except KeyError:
             return b"".join(map(self._bytes_of, checked))
 
     def _bytes_of(self, token: int) -> bytes:
-        """U+FFFD for an id in a gap of the vocabulary, as cl100k_base has; an untrained model draws them."""
+        """Return U+FFFD for an id in a gap of the vocabulary. cl100k_base has gaps, and an untrained model samples them."""
         try:
             return self._encoding.decode_single_token_bytes(token)
         except KeyError:
@@ -104,15 +113,20 @@ class TiktokenTokenizer(LosslessTokenizer):
     def state(self) -> dict[str, Any]:
         return {"name": self.name, "rank_file": self._rank_file}
 
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        check_state(state, rank_file=bytes)
+        return cls(state["name"], state["rank_file"])
+
 
 _environment_lock = threading.Lock()
 
 
 def _load_encoding(name: str, rank_file: bytes) -> "tiktoken.Encoding":
-    """Let tiktoken build the encoding from a cache folder that holds just this file.
+    """Let tiktoken build the encoding from a cache folder that holds only this file.
 
-    tiktoken looks for the sha1 of the URL as a file name, and verifies what it finds. The folder is ours and
-    temporary, because tiktoken deletes a cached file that it does not like.
+    tiktoken's cache names a file by the sha1 of its URL, and checks the content. The folder is temporary because
+    tiktoken deletes a cached file that fails the check.
     """
     import tiktoken
 
@@ -126,7 +140,7 @@ def _load_encoding(name: str, rank_file: bytes) -> "tiktoken.Encoding":
 
 @contextmanager
 def _tiktoken_cache(folder: str) -> Iterator[None]:
-    """Point tiktoken at a cache folder, and leave the environment as it was."""
+    """Point tiktoken to a cache folder, and restore the environment afterwards."""
     key = "TIKTOKEN_CACHE_DIR"
     with _environment_lock:
         before = os.environ.get(key)

@@ -1,0 +1,130 @@
+"""`corpus.json`: what the shards of a prepared corpus hold."""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from folio.data.token_file import FORMAT as TOKEN_FORMAT
+from folio.data.token_file import TokenFileError, TokenFileInfo, token_dtype
+from folio.runtime.files import write_atomically
+
+FORMAT = 1
+MANIFEST = "corpus.json"
+SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class SplitInfo:
+    """All shards of a split together; the fields mean the same as in TokenFileInfo."""
+
+    n_documents: int
+    n_tokens: int
+    n_bytes: int
+    n_unknown: int
+    spelling_bits: float
+    shard_sha256: list[str]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of corpus.json. Every shard of a split except the last has `shard_tokens` tokens."""
+
+    format: int
+    dtype: str
+    vocab_size: int
+    tokenizer: str
+    tokenizer_fingerprint: str
+    plan: str
+    """Digest of the files, the options and the tokenizer that the shards were made from."""
+    content_sha256: str
+    """Digest of all documents in order, whatever files they were in."""
+    n_duplicates: int
+    shard_tokens: int
+    train: SplitInfo
+    val: SplitInfo
+
+    def split(self, name: str) -> SplitInfo:
+        return {"train": self.train, "val": self.val}[name]
+
+    def shard_sizes(self, split: str) -> list[int]:
+        """Return the number of tokens in each shard."""
+        n_full, rest = divmod(self.split(split).n_tokens, self.shard_tokens)
+        return [self.shard_tokens] * n_full + [rest] * (rest > 0)
+
+    def shard_paths(self, folder: Path) -> list[Path]:
+        """Return the files of both splits."""
+        return [shard_path(folder, split, number) for split in SPLITS for number in range(len(self.shard_sizes(split)))]
+
+    def token_file_info(self, split: str) -> TokenFileInfo:
+        """Describe the split as the sidecar of a single token file would."""
+        info = self.split(split)
+        return TokenFileInfo(
+            format=TOKEN_FORMAT,
+            dtype=self.dtype,
+            vocab_size=self.vocab_size,
+            tokenizer=self.tokenizer,
+            tokenizer_fingerprint=self.tokenizer_fingerprint,
+            split=split,
+            n_tokens=info.n_tokens,
+            n_unknown=info.n_unknown,
+            n_bytes=info.n_bytes,
+            spelling_bits=info.spelling_bits,
+            source_sha256=self.content_sha256,
+            tokens_sha256=hashlib.sha256("".join(info.shard_sha256).encode()).hexdigest(),
+        )
+
+
+def shard_path(folder: Path, split: str, number: int) -> Path:
+    return folder / f"{split}-{number:05}.bin"
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write corpus.json, which makes the folder valid."""
+    write_atomically(folder / MANIFEST, (json.dumps(asdict(manifest), indent=1) + "\n").encode())
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Raises: TokenFileError if it is missing or damaged."""
+    path = folder / MANIFEST
+    try:
+        fields = json.loads(path.read_bytes())
+        splits = {split: _checked(SplitInfo, fields[split]) for split in SPLITS}
+        manifest: Manifest = _checked(Manifest, fields | splits)
+    except FileNotFoundError:
+        raise TokenFileError(path, "is missing") from None
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        raise TokenFileError(path, f"is not a manifest of format {FORMAT}") from None
+    if not _is_consistent(manifest):
+        raise TokenFileError(path, f"is not a manifest of format {FORMAT}")
+    return manifest
+
+
+def _checked(kind: Any, fields: Any) -> Any:
+    """Return the dataclass with these fields. Raises: TypeError if one is missing, unknown, or of another type."""
+    types: dict[str, Any] = kind.__annotations__
+    is_right = fields.keys() == types.keys() and all(
+        type(fields[key]) is (list if expected == list[str] else expected) for key, expected in types.items()
+    )
+    if not is_right:
+        raise TypeError
+    return kind(**fields)
+
+
+def _is_consistent(manifest: Manifest) -> bool:
+    """Check the numbers before a list of shards is made of them, so that wrong ones cannot exhaust memory."""
+    return (
+        manifest.format == FORMAT
+        and manifest.dtype == token_dtype(manifest.vocab_size)
+        and manifest.shard_tokens > 0
+        and all(
+            split.n_tokens > 0
+            and split.n_bytes > 0
+            and 0 <= split.n_unknown <= split.n_tokens
+            and 0.0 <= split.spelling_bits < math.inf
+            and len(split.shard_sha256) == -(-split.n_tokens // manifest.shard_tokens)
+            for split in (manifest.train, manifest.val)
+        )
+    )

@@ -1,0 +1,218 @@
+"""A single text, made into two token files and a tokenizer once, and opened afterwards.
+
+The folder holds `train.bin`, `val.bin`, their sidecars, and `tokenizer.json`. It is reused if all of these are whole
+and were made from the same text with the same tokenizer.
+"""
+
+import hashlib
+import json
+import os
+import time
+from abc import ABC, abstractmethod
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from folio.data.assets import fetch
+from folio.data.corpora.named_texts import NAMED_TEXTS
+from folio.data.corpora.preparation import (
+    TOKENIZER,
+    NotReusableError,
+    explain_disk_errors,
+    log_summary,
+    opening,
+    prepare_locked,
+    read_tokenizer,
+    write_tokenizer,
+)
+from folio.data.corpora.progress import Log, progress
+from folio.data.corpora.text import TextSplit, check_text_file, cut_into_pieces, last_white_space, split_text
+from folio.data.corpora.workers import encode_pieces
+from folio.data.prepared import PreparedData
+from folio.data.token_file import LARGEST_HASHED_BYTES, TokenFile, write_token_file
+from folio.data.tokenizers.base import LearnedTokenizer
+from folio.data.tokenizers.choice import TokenizerChoice
+from folio.runtime.errors import FolioError
+from folio.runtime.files import remove_unfinished, sha256_of, write_atomically
+
+SOURCE_RECORD = "text.json"
+
+
+class SingleText(ABC):
+    """A UTF-8 text that is split by position: its first 90 % are for training."""
+
+    @abstractmethod
+    def folder(self, data_dir: Path) -> Path:
+        """Return the folder of this text, which has a subfolder for each tokenizer."""
+
+    @abstractmethod
+    def file(self, data_dir: Path) -> Path:
+        """Return the file, downloaded first if need be."""
+
+    @abstractmethod
+    def identity(self, data_dir: Path) -> str:
+        """Return the sha256 of the text. Raises: FolioError if the text cannot be used."""
+
+    def prepare(
+        self, tokenizer: TokenizerChoice, data_dir: Path, log: Log, verify_all: bool = False
+    ) -> PreparedData:
+        """See `DataSource`. The text is read in pieces, which as many threads encode as there are processors."""
+        folder = self.folder(data_dir) / tokenizer.folder_name
+        with explain_disk_errors(data_dir):
+            identity = self.identity(data_dir)
+
+            def open_prepared() -> PreparedData:
+                return _open(folder, tokenizer, identity)
+
+            # Without the lock at first, so that a read-only data folder works as well.
+            with suppress(NotReusableError):
+                return open_prepared()
+            return prepare_locked(folder, open_prepared, lambda: self._prepare(folder, data_dir, tokenizer, log), log)
+
+    def count_units(self, kind: type[LearnedTokenizer], data_dir: Path, log: Log) -> Counter[str]:
+        """See `DataSource`."""
+        splits, _ = split_text(self.file(data_dir))
+        return _count_units(kind, splits, log)
+
+    def _prepare(self, folder: Path, data_dir: Path, tokenizer: TokenizerChoice, log: Log) -> PreparedData:
+        remove_unfinished(folder)
+        text = self.file(data_dir)
+        started_s = time.perf_counter()
+        splits, source_sha256 = split_text(text)
+        _write(splits, source_sha256, tokenizer, folder, data_dir / "assets", log)
+        if sha256_of(text) != source_sha256:
+            raise FolioError(
+                f"data.path={text} was changed while it was being prepared; run the command again when it is complete"
+            )
+        self._remember(folder, source_sha256)
+        data = open_text_folder(folder, tokenizer)
+        log_summary(data, data.train.info.n_bytes + data.val.info.n_bytes, started_s, log)
+        return data
+
+    def _remember(self, folder: Path, source_sha256: str) -> None:
+        """Keep the sha256 of a text that takes long to read."""
+
+
+@dataclass(frozen=True)
+class NamedText(SingleText):
+    """One of NAMED_TEXTS, the same everywhere. Raises: FolioError for any other name."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if self.name not in NAMED_TEXTS:
+            raise FolioError(f"data={self.name} is unknown; choose one of {', '.join(NAMED_TEXTS)}, text_file")
+
+    def folder(self, data_dir: Path) -> Path:
+        return data_dir / self.name
+
+    def file(self, data_dir: Path) -> Path:
+        return fetch(NAMED_TEXTS[self.name], data_dir / "assets")
+
+    def identity(self, data_dir: Path) -> str:
+        return NAMED_TEXTS[self.name].sha256
+
+
+@dataclass(frozen=True)
+class TextFile(SingleText):
+    """A text file of the user."""
+
+    path: str | Path
+
+    def folder(self, data_dir: Path) -> Path:
+        # The digest keeps two files of one name apart; the stem is for people, cut because names have a limit.
+        digest = hashlib.sha256(os.path.abspath(self.path).encode("utf-8", "surrogateescape")).hexdigest()
+        return data_dir / "text_file" / f"{Path(self.path).stem[:40]}-{digest[:8]}"
+
+    def file(self, data_dir: Path) -> Path:
+        return Path(self.path)
+
+    def identity(self, data_dir: Path) -> str:
+        path = Path(self.path)
+        for record in self.folder(data_dir).glob(f"*/{SOURCE_RECORD}"):
+            if (sha256 := _recorded_sha256(record, path)) is not None:
+                return sha256
+        return check_text_file(path)
+
+    def _remember(self, folder: Path, source_sha256: str) -> None:
+        status = Path(self.path).stat()
+        if status.st_size > LARGEST_HASHED_BYTES:
+            fields = {"n_bytes": status.st_size, "modified_ns": status.st_mtime_ns, "sha256": source_sha256}
+            write_atomically(folder / SOURCE_RECORD, json.dumps(fields).encode())
+
+
+def _recorded_sha256(record: Path, path: Path) -> str | None:
+    """Return the sha256 of a large text whose size and time are those on record; None for any other text.
+
+    Reading the text again would make each start as long as the text.
+    """
+    try:
+        status = path.stat()
+        fields = json.loads(record.read_bytes())
+        is_same = (fields["n_bytes"], fields["modified_ns"]) == (status.st_size, status.st_mtime_ns)
+        return str(fields["sha256"]) if is_same and status.st_size > LARGEST_HASHED_BYTES else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def open_text_folder(folder: Path, tokenizer: TokenizerChoice) -> PreparedData:
+    """Open a prepared folder, whatever became of its text.
+
+    Raises: NotReusableError unless all files are whole, and of one tokenizer and text.
+    """
+    loaded, fingerprint = read_tokenizer(folder, tokenizer)
+    with opening(folder):
+        train, val = TokenFile.open(folder / "train.bin"), TokenFile.open(folder / "val.bin")
+    for file, split in ((train, "train"), (val, "val")):
+        if (file.info.tokenizer_fingerprint, file.info.split) != (fingerprint, split):
+            raise NotReusableError(f"{file.path} was made with another tokenizer or for another split")
+        if file.info.vocab_size != loaded.vocab_size:
+            raise NotReusableError(f"{file.path} has another vocabulary than its tokenizer")
+    if train.info.source_sha256 != val.info.source_sha256:
+        raise NotReusableError("the text has changed since")
+    return PreparedData(train, val, loaded, folder)
+
+
+def _open(folder: Path, tokenizer: TokenizerChoice, source_sha256: str) -> PreparedData:
+    """Raises: NotReusableError unless the folder is whole, and of this text and tokenizer."""
+    data = open_text_folder(folder, tokenizer)
+    if data.train.info.source_sha256 != source_sha256:
+        raise NotReusableError("the text has changed since")
+    if not tokenizer.allows(data.tokenizer):
+        raise NotReusableError(f"{folder} was made with another tokenizer")
+    return data
+
+
+def _write(
+    splits: dict[str, TextSplit],
+    source_sha256: str,
+    choice: TokenizerChoice,
+    folder: Path,
+    assets_dir: Path,
+    log: Log,
+) -> None:
+    """Encode both splits and write them. Memory does not grow with the text."""
+    kind = choice.learned_kind
+    tokenizer = choice.build(assets_dir, _count_units(kind, splits, log) if kind is not None else None)
+    fingerprint = write_tokenizer(folder / TOKENIZER, tokenizer)
+    with progress("Encoding", sum(split.n_bytes for split in splits.values()), log) as advance:
+        for name, split in splits.items():
+            write_token_file(
+                folder / f"{name}.bin",
+                encode_pieces(tokenizer, cut_into_pieces(split.read(advance), tokenizer.last_cut)),
+                vocab_size=tokenizer.vocab_size,
+                tokenizer=tokenizer.name,
+                tokenizer_fingerprint=fingerprint,
+                split=name,
+                n_bytes=split.n_bytes,
+                source_sha256=source_sha256,
+            )
+
+
+def _count_units(kind: type[LearnedTokenizer], splits: dict[str, TextSplit], log: Log) -> Counter[str]:
+    learned = [split for name, split in splits.items() if name == "train" or kind.learns_from_validation]
+    with progress("Learning", sum(split.n_bytes for split in learned), log) as advance:
+        pieces = chain.from_iterable(cut_into_pieces(split.read(advance), last_white_space) for split in learned)
+        return Counter(chain.from_iterable(map(kind.find_units, pieces)))

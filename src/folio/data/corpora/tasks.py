@@ -1,0 +1,134 @@
+"""What a worker does with blocks of documents: encode them, or count the units of a vocabulary."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from folio.data.corpora.documents import BLOCK_BYTES, DocumentBlock, DocumentFormat, parse_documents
+from folio.data.tokenizers.base import LearnedTokenizer, Tokenizer
+from folio.data.tokenizers.choice import TokenizerChoice
+
+DOCUMENT = np.dtype(
+    [
+        ("high", "<u8"),  # the two halves of its hash
+        ("low", "<u8"),
+        ("n_tokens", "<u4"),  # including the separator
+        ("n_bytes", "<u4"),
+        ("n_unknown", "<u4"),
+        ("spelling_bits", "<f8"),
+    ]
+)
+"""A row for each document."""
+
+SEPARATOR = "\n\n"
+"""Text after each document, for a tokenizer without an end-of-text id."""
+
+
+@dataclass(frozen=True)
+class ReadPosition:
+    """Where reading resumes: the number of a file, and `end` and `next` of the last DocumentBlock in it."""
+
+    file: int = 0
+    end: int = 0
+    next: int = 1
+
+
+PositionedBlock = tuple[ReadPosition, DocumentBlock]
+"""A block, and the position after it."""
+
+Task = tuple[ReadPosition, list[DocumentBlock]]
+"""Blocks that one worker processes at a time, and the position after them."""
+
+
+def group_blocks(blocks: Iterable[PositionedBlock]) -> Iterator[Task]:
+    """Yield the blocks of small files together, so that each task is worth its overhead."""
+    together: list[DocumentBlock] = []
+    size = 0
+    position = ReadPosition()
+    for position, block in blocks:
+        together.append(block)
+        size += block.n_bytes
+        if size >= BLOCK_BYTES // 2:
+            yield position, together
+            together, size = [], 0
+    if together:
+        yield position, together
+
+
+def hash_document(document: bytes) -> tuple[int, int]:
+    """Return 128 bits that decide the split of a document, and whether it is a duplicate."""
+    digest = hashlib.blake2b(document, digest_size=16).digest()
+    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
+
+
+@dataclass(frozen=True)
+class EncodedDocuments:
+    """Documents as raw ids and raw rows of DOCUMENT, and the number of bytes of their text."""
+
+    tokens: bytes
+    documents: bytes
+    n_bytes: int
+
+
+def encode_blocks(
+    blocks: list[DocumentBlock], document_format: DocumentFormat, tokenizer: Tokenizer, dtype: str
+) -> EncodedDocuments:
+    """Encode the documents of the blocks, with a separator after each."""
+    end_of_text = tokenizer.end_of_text
+    separator = tokenizer.encode(SEPARATOR) if end_of_text is None else np.array([end_of_text])
+    ids: list[np.ndarray] = []
+    rows: list[tuple[int, int, int, int, int, float]] = []
+    for block in blocks:
+        for text, data in parse_documents(block, document_format):
+            tokens, unknown = tokenizer.encode(text), tokenizer.unknown(text)
+            ids += [tokens, separator]
+            n_tokens = len(tokens) + len(separator)
+            rows.append((*hash_document(data), n_tokens, len(data), unknown.n_tokens, unknown.spelling_bits))
+    documents = np.array(rows, dtype=DOCUMENT)
+    whole = np.concatenate(ids).astype(dtype) if ids else np.empty(0, dtype)
+    return EncodedDocuments(whole.tobytes(), documents.tobytes(), int(documents["n_bytes"].sum()))
+
+
+_loaded: dict[str, Tokenizer] = {}
+
+
+def encode_in_worker(
+    blocks: list[DocumentBlock],
+    document_format: DocumentFormat,
+    choice: TokenizerChoice,
+    tokenizer_file: Path,
+    fingerprint: str,
+    dtype: str,
+) -> EncodedDocuments:
+    """`encode_blocks` with the tokenizer of a file, which each process loads once."""
+    if fingerprint not in _loaded:
+        _loaded.clear()
+        _loaded[fingerprint] = choice.load(tokenizer_file.read_bytes())
+    return encode_blocks(blocks, document_format, _loaded[fingerprint], dtype)
+
+
+@dataclass(frozen=True)
+class VocabularyCounts:
+    """The units of some documents, and the lowest upper half of their hashes."""
+
+    units: Counter[str]
+    lowest_hash: int
+
+
+def count_units(
+    blocks: list[DocumentBlock], document_format: DocumentFormat, kind: type[LearnedTokenizer], val_bound: int
+) -> VocabularyCounts:
+    """Count the units of the blocks' documents. Those with a hash below `val_bound` are for validation."""
+    units: Counter[str] = Counter()
+    lowest_hash = 2**64
+    for block in blocks:
+        for text, data in parse_documents(block, document_format):
+            high, _ = hash_document(data)
+            lowest_hash = min(lowest_hash, high)
+            if high >= val_bound or kind.learns_from_validation:
+                units.update(kind.find_units(text + SEPARATOR))
+    return VocabularyCounts(units, lowest_hash)

@@ -1,0 +1,50 @@
+"""How a tokenizer is stored: its state as JSON, and the fingerprint of that file."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from folio.data.tokenizers.base import Tokenizer
+from folio.runtime.errors import FolioError
+
+
+def state_to_json(state: Mapping[str, Any]) -> bytes:
+    """Return the state as JSON, always the same bytes for the same state. Bytes values become base64."""
+    plain = {
+        key: {"base64": base64.b64encode(value).decode("ascii")} if isinstance(value, bytes) else value
+        for key, value in state.items()
+    }
+    return json.dumps(plain, sort_keys=True).encode("ascii")
+
+
+def state_from_json(data: bytes) -> dict[str, Any]:
+    """Return the state that `state_to_json` wrote. Raises: ValueError if `data` is not such a JSON object."""
+    try:
+        return {
+            key: base64.b64decode(value["base64"], validate=True) if isinstance(value, dict) else value
+            for key, value in json.loads(data).items()
+        }
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"not a tokenizer state: {error}") from error
+
+
+def fingerprint(state_json: bytes) -> str:
+    """Return the sha256 of a tokenizer's file."""
+    return hashlib.sha256(state_json).hexdigest()
+
+
+def fingerprint_of(tokenizer: Tokenizer) -> str:
+    """Return the fingerprint of the file that the tokenizer's state makes."""
+    return fingerprint(state_to_json(tokenizer.state()))
+
+
+def check_state(state: Mapping[str, Any], **fields: type) -> None:
+    """Raises: FolioError unless the state has a name and exactly these fields, with values of these types."""
+    wanted = {"name": str, **fields}
+    if state.keys() != wanted.keys() or not all(isinstance(state[key], kind) for key, kind in wanted.items()):
+        raise FolioError(
+            f"tokenizer state with name={state.get('name')!r} and keys {sorted(map(str, state))} is not one that this "
+            "version of Folio writes; prepare the data or train again"
+        )
