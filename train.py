@@ -14,7 +14,7 @@ import hydra
 from omegaconf import DictConfig
 
 from folio.cli.compose import job_folder, load_config, task_overrides
-from folio.cli.corpus import check_data, prepared_data
+from folio.cli.corpus import check_data, prepare_data
 from folio.cli.errors import one_line_errors
 from folio.cli.resume import check_same_experiment, check_same_text, load_requeued_config, load_resumed_config
 from folio.config.run import RunConfig
@@ -70,7 +70,7 @@ def main(cfg: DictConfig) -> float | None:
         more_jobs_follow=job is not None,
     )
     context = build_context(config, data, device, folder, resumed is not None, origin, distributed.world_size)
-    loss_nats = run(context, data, partial(prepared_data, config), distributed)
+    loss_nats = run(context, data, partial(prepare_data, config), distributed)
     distributed.destroy()
     return loss_nats
 
@@ -93,7 +93,7 @@ def choose_run(command: RunConfig, job: Path | None) -> tuple[RunConfig, Path | 
 
 def prepare(config: RunConfig, resumed: Path | None, job: Path | None) -> tuple[RunConfig, PreparedData]:
     """Return the config with the vocabulary size of the tokenizer, and the data, prepared and checked."""
-    data = prepared_data(config)
+    data = prepare_data(config)
     if resumed:
         check_same_text(resumed, data.train.info.source_sha256)
     config = with_vocab_size(config, data.tokenizer.vocab_size)

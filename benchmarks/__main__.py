@@ -19,7 +19,7 @@ from benchmarks.parts.quality import COMPARISONS
 from benchmarks.report.results import BenchmarkReport
 from benchmarks.workloads import SAME_FUNCTION, WORKLOADS, Workload
 from folio.cli.compose import validate
-from folio.cli.corpus import prepared_data
+from folio.cli.corpus import prepare_data
 from folio.cli.scripts import run_script
 from folio.config.checks import check_config, check_split_lengths
 from folio.config.run import RunConfig
@@ -193,7 +193,7 @@ def measure(
 def compose(overrides: Sequence[str]) -> RunConfig:
     """Return the config that train.py would use, with its data prepared."""
     config = compose_checked(overrides)
-    data = prepared_data(config)
+    data = prepare_data(config)
     config = with_vocab_size(config, data.tokenizer.vocab_size)
     check_split_lengths(config, data.train.info.n_tokens, data.val.info.n_tokens)
     return config

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from folio.cli.corpus import check_data, data_of
+from folio.cli.corpus import check_data, reopen_data
 from folio.cli.scripts import run_script
 from folio.config.updates import with_context_length
 from folio.runs.folders import find_checkpoint
@@ -73,7 +73,7 @@ def main(
             check_int8(trained.model)
         except ValueError as error:
             raise FolioError(f"--quantize={quantize}: {error}") from None
-    data = data_of(trained, data_dir)
+    data = reopen_data(trained, data_dir)
     check_data(config, data)
     tokens = data.train if split is Split.TRAIN else data.val
     objective = build_objective(config, data)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from folio.cli.corpus import check_data, data_of
+from folio.cli.corpus import check_data, reopen_data
 from folio.cli.scripts import run_script
 from folio.config.updates import with_context_length
 from folio.generation.prompts import last_position
@@ -89,7 +89,7 @@ def measure_run(
 
     trained = load_checkpoint(path, "cpu")
     device = resolve_device(trained.config.trainer)
-    data = data_of(trained, data_dir)
+    data = reopen_data(trained, data_dir)
     model = trained.model.to(device.torch_device)
     trained_with, longest = trained.config.model.context_length, last_position(trained.model.config)
     for length in lengths or [trained_with, 2 * trained_with, 4 * trained_with]:

@@ -16,7 +16,7 @@ from folio.cli.compose import validate
 from folio.cli.scripts import run_script
 from folio.config.migrations import migrate_config
 from folio.config.run import RunConfig
-from folio.data.tokenizers.registry import load_tokenizer, state_from_json
+from folio.config.tokenizer import read_tokenizer_file
 from folio.figures.attention import attention_figure
 from folio.figures.curves import read_curves
 from folio.figures.labelled_prompt import LabelledPrompt, label_prompt
@@ -147,7 +147,7 @@ def label(
     """
     file = folder / "tokenizer.json"
     try:
-        tokenizer = load_tokenizer(state_from_json(file.read_bytes()))
+        tokenizer = read_tokenizer_file(file)
     except (OSError, ValueError):  # of which FolioError is one
         raise FolioError(f"{file} is missing or damaged; give another run, or bring the file back") from None
     begin, is_given = config.callbacks.samples.prompt, (prompt, prefix) != (None, None)

@@ -18,7 +18,8 @@ import typer
 from folio.cli.scripts import run_script
 from folio.config.migrations import migrate_config
 from folio.config.run import RunConfig
-from folio.data.tokenizers.registry import Tokenizer, load_tokenizer, state_from_json
+from folio.config.tokenizer import read_tokenizer_file
+from folio.data.tokenizers.base import Tokenizer
 from folio.generation.prompts import check_request, default_prompt, last_position
 from folio.generation.sampling import Sampling
 from folio.models import TransformerConfig
@@ -205,7 +206,7 @@ def tokenizer_beside(checkpoint: Path) -> Tokenizer | None:
     if not file.is_file():
         return None
     try:
-        return load_tokenizer(state_from_json(file.read_bytes()))
+        return read_tokenizer_file(file)
     except ValueError:  # of which FolioError is one
         raise FolioError(f"{file} is no tokenizer of this version; move it away: the checkpoint has its own") from None
 

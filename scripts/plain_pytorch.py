@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 import typer
 
-from folio.data.corpora.prepare_text import prepare
-from folio.data.tokenizers.registry import TokenizerChoice
+from folio.config.tokenizer import choose_tokenizer
+from folio.data.corpora.single_text import NamedText
 from folio.generation.generate import generate_text
 from folio.generation.sampling import Sampling
 from folio.models import GPT, GPTConfig
@@ -28,7 +28,7 @@ def main(
     A thousand steps end at 1.90 nats, after a minute of one CPU core.
     """
     torch.manual_seed(1337)
-    data = prepare("tiny_shakespeare", None, TokenizerChoice("char"), data_dir, say=print)
+    data = NamedText("tiny_shakespeare").prepare(choose_tokenizer("char"), data_dir, log=print)
 
     def batch(tokens: torch.Tensor, starts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         windows = tokens[starts[:, None] + torch.arange(CONTEXT_LENGTH + 1)]  # (B, T + 1)

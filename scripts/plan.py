@@ -15,7 +15,6 @@ from folio.cli.compose import validate
 from folio.cli.errors import one_line_errors
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
-from folio.data.tokenizers.rank_files import ENCODINGS
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -131,10 +130,9 @@ def vocab_size(config: RunConfig) -> int:
     name = config.tokenizer.name
     if config.model.vocab_size is not None:
         return config.model.vocab_size
-    if name == "byte":
-        return 256
-    if name in ENCODINGS:
-        return ENCODINGS[name].vocab_size
+    known = config.tokenizer.load_code().known_vocab_size(name)
+    if known is not None:
+        return int(known)
     raise ConfigError(f"tokenizer={name}: its vocabulary depends on the text; add model.vocab_size, for example 65")
 
 

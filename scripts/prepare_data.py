@@ -9,7 +9,7 @@ import hydra
 from omegaconf import DictConfig
 
 from folio.cli.compose import load_config
-from folio.cli.corpus import prepared_data
+from folio.cli.corpus import prepare_data
 from folio.cli.errors import one_line_errors
 
 
@@ -17,7 +17,7 @@ from folio.cli.errors import one_line_errors
 @one_line_errors
 def main(cfg: DictConfig) -> None:
     """Takes the words of train.py; `data`, `tokenizer` and `paths` matter here. Shards that are there are verified."""
-    data = prepared_data(load_config(cfg), verify_all=True)
+    data = prepare_data(load_config(cfg), verify_all=True)
     for file in data.files:
         info = file.info
         unknown = f", {100 * info.share_unknown:.1f} % of them unknown" if info.n_unknown else ""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.contenders.protocol import Channel, WorkerSpec
-from folio.cli.corpus import prepared_corpus
+from folio.cli.corpus import prepare_data
 from folio.config.run import RunConfig
 from folio.data.prepared import PreparedData
 from folio.data.token_file import TokenFile
@@ -73,5 +73,5 @@ class StepTimer:
 
 def open_data(spec: WorkerSpec, config: RunConfig) -> PreparedData:
     """Open the corpus as train.py does, with the token file of the spec as training split if there is one."""
-    data = prepared_corpus(config, Path(config.paths.data_dir), say=print)
+    data = prepare_data(config)
     return data if spec.tokens is None else replace(data, train=TokenFile.open(Path(spec.tokens)))

@@ -12,13 +12,12 @@ from pathlib import Path
 from benchmarks.options import Options
 from benchmarks.report.results import BenchmarkReport, Series
 from benchmarks.report.statistics import ratios
+from folio.config.tokenizer import choose_tokenizer
 from folio.data.assets import fetch
-from folio.data.corpora.documents import DocumentFormat
-from folio.data.corpora.named_texts import TEXT_FILE
-from folio.data.corpora.prepare_documents import FilesSource, PrepareOptions, prepare_corpus
-from folio.data.corpora.prepare_text import prepare
+from folio.data.corpora.single_text import TextFile
+from folio.data.corpora.text_files import TextFiles
 from folio.data.corpora.tiny_shakespeare import ASSET
-from folio.data.tokenizers.registry import Tokenizer, TokenizerChoice, build_tokenizer
+from folio.data.tokenizers.base import Tokenizer
 from folio.runtime.cpus import available_cpus
 
 TOKENIZER = "gpt2"
@@ -37,29 +36,27 @@ def measure_preparation(options: Options, report: BenchmarkReport) -> None:
     """
     n_processors = available_cpus()
     assets_dir = options.data_dir() / "assets"
-    choice = TokenizerChoice(TOKENIZER)
-    tokenizer = build_tokenizer(choice, (), (), assets_dir)
+    choice = choose_tokenizer(TOKENIZER)
+    tokenizer = choice.build(assets_dir)
     tokenizer.encode("")
     documents = list(split_documents(fetch(ASSET, assets_dir).read_text(encoding="utf-8").splitlines()))
     few = documents[:N_SINGLE_THREAD_DOCUMENTS]
     n_bytes, n_few_bytes = count_bytes(documents), count_bytes(few)
-    document_format = DocumentFormat()
-    prepare_options = PrepareOptions(document_format, val_fraction=0.01, shard_tokens=10_000_000)
     text_files, text_file, all_threads, one_thread = (list[float]() for _ in range(4))
     with tempfile.TemporaryDirectory(prefix="folio-benchmark-") as folder:
         corpus, text = Path(folder, "corpus.jsonl"), Path(folder, "text.txt")
         corpus.write_text("".join(json.dumps({"text": document}) + "\n" for document in documents), encoding="utf-8")
         text.write_text("\n".join(documents), encoding="utf-8")
-        source = FilesSource(str(corpus), document_format)
+        many_documents = TextFiles(path=str(corpus), val_fraction=0.01, shard_tokens=10_000_000)
         for number in range(options.rounds):
             options.say(f"prepare: round {number + 1} of {options.rounds}")
             out = Path(folder, str(number))
             out.mkdir()
             (out / "assets").symlink_to(assets_dir.resolve())
             with record_rate(n_bytes, text_files):
-                prepare_corpus(source, prepare_options, choice, out / "corpus", assets_dir, lambda line: None)
+                many_documents.prepare(choice, out, lambda line: None)
             with record_rate(n_bytes, text_file):
-                prepare(TEXT_FILE, text, choice, out, lambda line: None)
+                TextFile(text).prepare(choice, out, lambda line: None)
             with record_rate(n_bytes, all_threads):
                 encode(tokenizer, documents, n_processors)
             with record_rate(n_few_bytes, one_thread):

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from workspace import TINY, TINY_TEXT, Finished, Run, Workspace
 
-from folio.cli.corpus import prepared_data
+from folio.cli.corpus import prepare_data
 from folio.config.run import RunConfig
 from folio.objectives.objective import build_objective
 from folio.runs.checkpoints import load_checkpoint
@@ -62,7 +62,7 @@ def test_the_first_step_has_the_loss_of_hugging_face(begun: Workspace, tuned: Ru
     config = RunConfig.model_validate(
         tuned.config | {"data": tuned.config["data"] | {"path": str(begun.folder / "tiny.txt")}}
     )
-    objective = build_objective(config, prepared_data(config, begun.folder / "data"))
+    objective = build_objective(config, prepare_data(config, begun.folder / "data"))
     batch = next(iter(objective.training_loader(first_step=0)))
     model = hugging_face(transformers, begun.folder / "gpt2_folder")
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""One's own text: prepared once, and again when it has changed."""
+"""A text of the user: prepared once, and again when it has changed."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def test_a_text_is_prepared_once_and_again_when_it_changes(workspace: Workspace)
     assert "Prepar" not in workspace.must(*PREPARE)
 
 
-def test_a_run_on_a_text_that_has_changed_does_not_go_on(workspace: Workspace) -> None:
+def test_a_run_on_a_text_that_has_changed_is_not_resumed(workspace: Workspace) -> None:
     run = workspace.train(*TINY)
     before = run.weights()
     (workspace.folder / "tiny.txt").write_text(TINY_TEXT.replace("ROMEO", "Zounds"))
@@ -93,9 +93,9 @@ def test_what_is_no_text_is_one_line_and_leaves_nothing(kind: str, workspace: Wo
     assert not [path for path in workspace.files() if path.suffix in (".bin", ".json", ".tmp")]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_text_that_may_not_be_read_is_one_line(workspace: Workspace) -> None:
-    """Root may read everything, so somebody else tries."""
+    """Root may read everything, so another user tries."""
     path = workspace.folder / "mine.txt"
     path.write_text(TINY_TEXT)
     path.chmod(0)
@@ -105,7 +105,7 @@ def test_a_text_that_may_not_be_read_is_one_line(workspace: Workspace) -> None:
         "check_text_file(Path(f'/proc/self/fd/{file}'))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "cannot be read: Permission denied; mend its permissions" in done.stderr
+    assert "cannot be read: Permission denied; fix its permissions" in done.stderr
 
 
 def test_a_text_of_windows_is_prepared_as_it_is(workspace: Workspace) -> None:

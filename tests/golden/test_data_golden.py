@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from folio.config.tokenizer import choose_tokenizer, load_tokenizer
 from folio.data.assets import fetch
 from folio.data.corpora import tiny_shakespeare
-from folio.data.corpora.prepare_text import prepare
+from folio.data.corpora.single_text import NamedText
 from folio.data.tokenizers.rank_files import ENCODINGS
-from folio.data.tokenizers.registry import TokenizerChoice, build_tokenizer, load_tokenizer
 
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 
@@ -39,7 +39,7 @@ def test_the_wheel_gives_the_published_corpus(assets_dir: Path, tmp_path: Path) 
     ],
 )
 def test_token_counts(tokenizer: str, vocab_size: int, n_train: int, n_val: int, dtype: str, data_dir: Path) -> None:
-    data = prepare("tiny_shakespeare", None, TokenizerChoice(tokenizer), data_dir, print)
+    data = NamedText("tiny_shakespeare").prepare(choose_tokenizer(tokenizer), data_dir, print)
     assert (data.train.info.n_tokens, data.val.info.n_tokens) == (n_train, n_val)
     assert (data.train.info.n_bytes, data.val.info.n_bytes) == (1_003_854, 111_540)
     assert data.train.info.dtype == data.val.info.dtype == dtype
@@ -51,7 +51,7 @@ def test_token_counts(tokenizer: str, vocab_size: int, n_train: int, n_val: int,
 @pytest.mark.parametrize(("split", "n_tokens", "n_unknown"), [("train", 264_141, 5_284), ("val", 30_587, 1_761)])
 def test_words_of_tiny_shakespeare(split: str, n_tokens: int, n_unknown: int, data_dir: Path) -> None:
     """Counted again by other patterns, which name the characters that this text has."""
-    data = prepare("tiny_shakespeare", None, TokenizerChoice("word", 8192), data_dir, print)
+    data = NamedText("tiny_shakespeare").prepare(choose_tokenizer("word", max_vocab_size=8192), data_dir, print)
     assert data.tokenizer.vocab_size == 8192
     text = fetch(tiny_shakespeare.ASSET, data_dir / "assets").read_text(encoding="utf-8")
     cut = int(0.9 * len(text))
@@ -79,13 +79,13 @@ def test_known_ids(assets_dir: Path) -> None:
         "p50k_edit": [31373, 995],
         "cl100k_base": [15339, 1917],
     }
-    built = {name: build_tokenizer(TokenizerChoice(name), [], [], assets_dir) for name in ENCODINGS}
+    built = {name: choose_tokenizer(name).build(assets_dir) for name in ENCODINGS}
     got = {name: tokenizer.encode("hello world").tolist() for name, tokenizer in built.items()}
     assert got == expected
 
 
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_vocabulary_sizes_are_tiktokens(name: str, assets_dir: Path) -> None:
-    tokenizer = build_tokenizer(TokenizerChoice(name), [], [], assets_dir)
+    tokenizer = choose_tokenizer(name).build(assets_dir)
     assert tokenizer._encoding.n_vocab == tokenizer.vocab_size
     assert load_tokenizer(tokenizer.state()).vocab_size == tokenizer.vocab_size

@@ -13,7 +13,7 @@ from folio.config.callbacks import SamplesConfig
 from folio.config.logger import NoLoggerConfig
 from folio.config.run import RunConfig
 from folio.config.training import TrainingConfig
-from folio.data.tokenizers.registry import CharTokenizer
+from folio.data.tokenizers.char import CharTokenizer
 from folio.models import build_model
 from folio.runs.checkpoints import CheckpointMetadata
 from folio.training.callbacks.samples import SampleWriter

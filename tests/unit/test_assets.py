@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from folio.data import assets
-from folio.data.assets import Asset, Wheel, fetch, member, obtain_wheel
+from folio.data.assets import Asset, Wheel, extract_member, fetch, obtain_wheel
 from folio.runtime import files
 from folio.runtime.errors import FolioError
 
@@ -103,7 +103,7 @@ def make_wheel(folder: Path, content: bytes = CONTENT) -> Path:
 
 
 def text_wheel(sha256: str | None = None) -> Wheel:
-    return Wheel("folio-test-book", "1.0", sha256, member("book/text.txt"))
+    return Wheel("folio-test-book", "1.0", sha256, extract_member("book/text.txt"))
 
 
 def text_asset(url: str | None = None, wheel: Wheel | None = None) -> Asset:
@@ -323,7 +323,7 @@ def test_a_wheel_that_holds_other_text_is_refused(tmp_path: Path, index: Path) -
 
 def test_a_wheel_without_the_file_is_refused_and_not_kept(tmp_path: Path, index: Path) -> None:
     make_wheel(index)
-    wheel = Wheel("folio-test-book", "1.0", None, member("book/no_such_file.txt"))
+    wheel = Wheel("folio-test-book", "1.0", None, extract_member("book/no_such_file.txt"))
     with pytest.raises(FolioError, match=r"no_such_file\.txt"):
         fetch(text_asset(wheel=wheel), tmp_path / "assets")
     assert left_in(tmp_path / "assets" / "wheels") == []

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from folio.cli.scripts import run_script
 from folio.config.run import RunConfig
 from folio.data.tokenizers.char import CharTokenizer
-from folio.data.tokenizers.registry import state_to_json
+from folio.data.tokenizers.state import state_to_json
 from folio.models import build_model
 from folio.runs.checkpoints import CheckpointMetadata, save_checkpoint
 from folio.training.rank_state import get_rng_state

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from folio.config.run import RunConfig
-from folio.data.tokenizers.registry import CharTokenizer
+from folio.data.tokenizers.char import CharTokenizer
 from folio.models import GPT, build_model
 from folio.runs.checkpoints import (
     CALLBACK_KEYS_BEFORE_4,

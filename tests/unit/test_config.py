@@ -16,8 +16,8 @@ from folio.config.objective import PrefixLMConfig
 from folio.config.run import RunConfig
 from folio.config.schedule import CosineScheduleConfig
 from folio.config.section import ConfigError
+from folio.config.tokenizer import TOKENIZERS
 from folio.config.updates import with_vocab_size
-from folio.data.tokenizers.registry import TOKENIZERS, VOCAB_SIZES
 from folio.models import build_model
 from folio.optim.optimizers import build_optimizer
 from folio.optim.schedules import learning_rates
@@ -154,7 +154,7 @@ def test_every_shipped_option_composes_passes_the_checks_and_builds(option: Path
     typed = [] if option is None else ["=".join(option.parts), *ALSO_NEEDED.get(option, [])]
     config = compose(*typed)
     check_config(config)
-    tokenizer_vocab_size = VOCAB_SIZES.get(config.tokenizer.name, 65)
+    tokenizer_vocab_size = config.tokenizer.load_code().known_vocab_size(config.tokenizer.name) or 65
     config = with_vocab_size(config, tokenizer_vocab_size)
     assert config.model.vocab_size is not None
     with torch.device("meta"):  # shapes without memory: gpt2_xl takes no longer than nano

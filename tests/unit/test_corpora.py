@@ -1,4 +1,4 @@
-"""Many files become shards: whatever they are packed in, however often that is interrupted, in bounded memory."""
+"""Many files become shards: in any format, however often the preparation is interrupted, in bounded memory."""
 
 import gzip
 import json
@@ -18,17 +18,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from folio.data.corpora import documents as reading_module
-from folio.data.corpora import shards as shards_module
-from folio.data.corpora import staging as staging_module
-from folio.data.corpora.documents import DocumentBlock, DocumentFormat, documents_of, read_blocks
+from folio.config.tokenizer import choose_tokenizer
+from folio.data.corpora import documents as documents_module
+from folio.data.corpora import split_documents, workers
+from folio.data.corpora.document_corpus import UNFINISHED
+from folio.data.corpora.documents import DocumentBlock, DocumentFormat, parse_documents, read_blocks
 from folio.data.corpora.files import find_files
-from folio.data.corpora.hugging_face import HubSource
-from folio.data.corpora.prepare_documents import UNFINISHED, FilesSource, PrepareOptions, prepare_corpus
-from folio.data.corpora.shards import MANIFEST, read_manifest
-from folio.data.corpora.staging import hash_of
+from folio.data.corpora.hugging_face import HuggingFaceDataset
+from folio.data.corpora.manifest import MANIFEST, read_manifest
+from folio.data.corpora.single_text import TextFile
+from folio.data.corpora.tasks import DOCUMENT, ReadPosition, hash_document
+from folio.data.corpora.text_files import TextFiles
 from folio.data.prepared import PreparedData
-from folio.data.tokenizers.registry import TokenizerChoice
 from folio.runtime.errors import FolioError
 
 zstd: Any = pytest.importorskip("backports.zstd" if sys.version_info < (3, 14) else "compression.zstd")
@@ -39,7 +40,7 @@ DOCUMENTS = [f"Document {number}.\nIt has né {'many ' * (number % 7)}words.\n" 
 
 
 def write(path: Path, documents: list[str], field: str = "text", separator: str = "") -> Path:
-    """The documents in a file of the kind that its name says."""
+    """Write the documents to a file in the format of its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         parquet.write_table(pyarrow.table({field: documents, "number": range(len(documents))}), path, row_group_size=7)
@@ -52,26 +53,21 @@ def write(path: Path, documents: list[str], field: str = "text", separator: str 
 
 
 class Corpus:
-    """Prepares a pattern with one tokenizer in one folder, and keeps what was said."""
+    """Prepares a pattern with one tokenizer in one data folder, and keeps what was logged last."""
 
-    def __init__(self, pattern: Path, folder: Path, tokenizer: str = "byte", **changes: Any) -> None:
-        reading = DocumentFormat(changes.pop("text_field", "text"), changes.pop("document_separator", None))
-        self.making = PrepareOptions(reading, **({"val_fraction": 0.1, "shard_tokens": 500} | changes))
-        self.source = FilesSource(str(pattern), reading)
-        self.choice = TokenizerChoice(tokenizer)
-        self.folder = folder / tokenizer
-        self.said: list[str] = []
+    def __init__(self, pattern: Path, data_dir: Path, tokenizer: str = "byte", **options: Any) -> None:
+        self.options = {"path": str(pattern), "val_fraction": 0.1, "shard_tokens": 500} | options
+        self.choice, self.data_dir = choose_tokenizer(tokenizer), data_dir
+        self.folder = TextFiles(**self.options).folder(data_dir) / tokenizer
+        self.logged: list[str] = []
 
     def __call__(self, verify_all: bool = False) -> PreparedData:
-        self.said = []
-        source = FilesSource(self.source.pattern, self.source.reading)  # looks at the files anew
-        folder = self.folder.parent
-        assets = folder.parent / "data" / "assets"
-        return prepare_corpus(source, self.making, self.choice, folder, assets, self.said.append, verify_all)
+        self.logged = []
+        return TextFiles(**self.options).prepare(self.choice, self.data_dir, self.logged.append, verify_all)
 
 
 def texts(data: PreparedData, separator: str = "\n\n") -> tuple[list[str], list[str]]:
-    """The documents of both splits, as the tokens have them."""
+    """Decode the documents of both splits."""
     splits = (data.tokenizer.decode(split.tokens[:].tolist()) for split in (data.train, data.val))
     train, val = (split.removesuffix(separator).split(separator) for split in splits)
     return train, val
@@ -95,17 +91,17 @@ def test_the_documents_are_the_same_whatever_they_are_packed_in(kind: str, tmp_p
     assert info.n_bytes == sum(len(text.encode()) + (not kind.startswith("txt")) for text in train)
     assert len(data.train.tokens) == info.n_tokens == info.n_bytes + 2 * len(train)
     manifest = read_manifest(corpus.folder)
-    assert manifest.sizes("train")[:-1] == [500] * (len(manifest.sizes("train")) - 1)
-    assert sum(manifest.sizes("train")) == info.n_tokens > 1000
+    assert manifest.shard_sizes("train")[:-1] == [500] * (len(manifest.shard_sizes("train")) - 1)
+    assert sum(manifest.shard_sizes("train")) == info.n_tokens > 1000
     assert not (corpus.folder / UNFINISHED).exists()
     corpus()
-    assert corpus.said == []
+    assert corpus.logged == []
 
 
 def test_each_text_file_is_a_document_with_an_end_of_text_behind_it(tmp_path: Path, data_dir: Path) -> None:
     for number, text in enumerate(DOCUMENTS):
         write(tmp_path / "in" / f"{number % 3}" / f"{number}.txt", [text])
-    data = Corpus(tmp_path / "in" / "**" / "*.txt", data_dir.parent / "out", "gpt2")()
+    data = Corpus(tmp_path / "in" / "**" / "*.txt", data_dir, "gpt2")()
     tokens = data.train.tokens[:]
     ends = np.flatnonzero(tokens == 50_256)
     assert ends[-1] == len(tokens) - 1
@@ -144,48 +140,48 @@ def test_validation_has_one_document_at_least(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", DOCUMENTS[:3])
     train, val = texts(Corpus(tmp_path / "a.jsonl", tmp_path / "out", val_fraction=1e-9)(), "\n\n\n")
     assert (len(train), len(val)) == (2, 1)
-    lowest = min(DOCUMENTS[:3], key=lambda text: hash_of(text.encode())[0])
+    lowest = min(DOCUMENTS[:3], key=lambda text: hash_document(text.encode())[0])
     assert val == [lowest.removesuffix("\n")]
 
 
 @given(st.lists(st.integers(0, 5), max_size=40), st.lists(st.integers(0, 5), max_size=40), st.integers(1, 7))
-def test_of_equal_hashes_the_first_is_kept(first: list[int], second: list[int], n_at_once: int) -> None:
-    table = np.zeros(len(first) + len(second), staging_module.DOCUMENT)
+def test_of_equal_hashes_the_first_is_kept(first: list[int], second: list[int], n_per_chunk: int) -> None:
+    table = np.zeros(len(first) + len(second), DOCUMENT)
     table["high"] = np.array(first + second, dtype=np.uint64) << np.uint64(60)
     table["low"] = [value % 2 for value in first + second]
     roles = np.ones(len(table), np.uint8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards_module, "DOCUMENTS_AT_ONCE", n_at_once)
-        patch.setattr(shards_module, "DISTINCT_AT_ONCE", 5)
-        n_dropped = shards_module._drop_repeated(table, roles)
+        patch.setattr(split_documents, "DOCUMENTS_PER_CHUNK", n_per_chunk)
+        patch.setattr(split_documents, "DOCUMENTS_PER_HASH_RANGE", 5)
+        n_duplicates = split_documents._mark_duplicates(table, roles)
     values = first + second
     kept = [value not in values[:place] for place, value in enumerate(values)]
     assert roles.astype(bool).tolist() == kept
-    assert n_dropped == len(values) - sum(kept)
+    assert n_duplicates == len(values) - sum(kept)
 
 
-def documents(blocks: list[DocumentBlock], reading: DocumentFormat) -> list[str]:
-    return [text for block in blocks for text, _ in documents_of(block, reading)]
+def documents(blocks: list[DocumentBlock], document_format: DocumentFormat) -> list[str]:
+    return [text for block in blocks for text, _ in parse_documents(block, document_format)]
 
 
 @given(st.binary(max_size=400), st.booleans(), st.integers(0, 20))
-def test_reading_goes_on_after_any_block_as_if_it_had_not_stopped(
+def test_reading_resumes_after_any_block_as_if_it_had_not_stopped(
     tmp_path_factory: pytest.TempPathFactory, noise: bytes, has_separator: bool, n_read_bytes: int
 ) -> None:
     text = "".join("ab#\n é"[byte % 6] for byte in noise).encode()
     path = tmp_path_factory.mktemp("blocks") / "a.txt.gz"
     path.write_bytes(gzip.compress(text))
     (file,) = find_files(str(path))
-    reading = DocumentFormat(document_separator="##" if has_separator else None)
+    document_format = DocumentFormat(document_separator="##" if has_separator else None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading_module, "DOCUMENT_BYTES", 30)
-        patch.setattr(reading_module, "LOOK_FOR_NEWLINE", 8)
-        patch.setattr(reading_module, "READ_BYTES", 5 + n_read_bytes)
-        blocks = list(read_blocks(file, reading))
-        whole = documents(blocks, reading)
+        patch.setattr(documents_module, "MAX_DOCUMENT_BYTES", 30)
+        patch.setattr(documents_module, "NEWLINE_SEARCH_BYTES", 8)
+        patch.setattr(documents_module, "READ_BYTES", 5 + n_read_bytes)
+        blocks = list(read_blocks(file, document_format))
+        whole = documents(blocks, document_format)
         for number, block in enumerate(blocks):
-            rest = list(read_blocks(file, reading, block.end, block.next))
-            assert documents(blocks[: number + 1], reading) + documents(rest, reading) == whole
+            rest = list(read_blocks(file, document_format, block.end, block.next))
+            assert documents(blocks[: number + 1], document_format) + documents(rest, document_format) == whole
         if not has_separator:
             assert "".join(part for block in blocks for part in map(bytes.decode, block.documents)) == text.decode()
         assert all(len(part.encode()) < 38 for part in whole)
@@ -194,15 +190,14 @@ def test_reading_goes_on_after_any_block_as_if_it_had_not_stopped(
 PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from folio.data.corpora import staging
-from folio.data.corpora import prepare_documents as corpus
-from folio.data.corpora import documents as reading
-from folio.data.tokenizers.registry import TokenizerChoice
-reading.BLOCK_BYTES, reading.READ_BYTES, staging.BLOCK_BYTES = 2000, 1000, 2000
+from folio.config.tokenizer import choose_tokenizer
+from folio.data.corpora import documents, staging, tasks, workers
+from folio.data.corpora.text_files import TextFiles
+documents.BLOCK_BYTES, documents.READ_BYTES, tasks.BLOCK_BYTES = 2000, 1000, 2000
 staging.JOURNAL_EVERY_S = 0
 pattern, out, mode, tokenizer, kill_at = sys.argv[1:]
 if mode == "pool":
-    staging.SMALL_BYTES = 0
+    workers.SMALL_BYTES = 0
 n_events = 0
 def kill(event, arguments):
     global n_events
@@ -211,17 +206,16 @@ def kill(event, arguments):
         if n_events == int(kill_at):
             os.kill(os.getpid(), signal.SIGKILL)
 if __name__ == "__main__":
-    how = reading.DocumentFormat()
-    making = corpus.PrepareOptions(how, 0.1, 3000)
+    corpus = TextFiles(path=pattern, val_fraction=0.1, shard_tokens=3000)
+    choice = choose_tokenizer(tokenizer)
     sys.addaudithook(kill)
-    source = corpus.FilesSource(pattern, how)
-    corpus.prepare_corpus(source, making, TokenizerChoice(tokenizer), Path(out), Path("."), print)
+    corpus.prepare(choice, Path(out), print)
     print(n_events)
 """
 
 
 def prepare_in_process(tmp_path: Path, out: str, mode: str, tokenizer: str, kill_at: int = 0) -> tuple[int, str]:
-    """The exit code and the output of a process that is killed at its n-th operation on a file; 0: never."""
+    """Return the exit code and the output of a process that is killed at its n-th file operation; 0: never."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     arguments = [str(tmp_path / "in"), str(tmp_path / out), mode, tokenizer, str(kill_at)]
@@ -246,21 +240,21 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(("mode", "tokenizer"), [("alone", "byte"), ("alone", "word"), ("pool", "byte")])
 def test_a_preparation_killed_at_random_moments_ends_in_the_same_bytes(mode: str, tokenizer: str, large: Path) -> None:
-    code, said = prepare_in_process(large, "whole", "alone", tokenizer)
+    code, output = prepare_in_process(large, "whole", "alone", tokenizer)
     assert code == 0
-    assert "duplicates left out" in said
-    n_operations = int(said.split()[-1])
-    moments, went_on = random.Random(7), ""
-    # First late in the work, so that there is something to go on with; then anywhere.
+    assert "duplicates left out" in output
+    n_operations = int(output.split()[-1])
+    moments, outputs = random.Random(7), ""
+    # First late in the work, so that there is something to resume; then anywhere.
     for kill_at in (n_operations * 2 // 3, *(moments.randint(1, n_operations // 3) for _ in range(5))):
-        code, said = prepare_in_process(large, "killed", mode, tokenizer, kill_at)
-        went_on += said
+        code, output = prepare_in_process(large, "killed", mode, tokenizer, kill_at)
+        outputs += output
         if code == 0:
             break
         assert code == -signal.SIGKILL
-    code, said = prepare_in_process(large, "killed", mode, tokenizer)
+    code, output = prepare_in_process(large, "killed", mode, tokenizer)
     assert code == 0
-    assert "Going on where it was" in went_on + said
+    assert "Resuming after" in outputs + output
     assert contents(large / "killed") == contents(large / "whole")
 
 
@@ -270,15 +264,15 @@ def test_all_processors_make_the_bytes_of_one(large: Path) -> None:
     assert contents(large / "alone") == contents(large / "pool")
 
 
-def prepare_with_help(folder: Path) -> int:
-    """Whatever the size of the corpus; returns how many tokens there are to train on."""
-    staging_module.SMALL_BYTES = 0
+def prepare_with_helpers(folder: Path) -> int:
+    """Prepare a corpus with helper processes, whatever its size. Returns the number of training tokens."""
+    workers.SMALL_BYTES = 0
     return Corpus(folder / "in", folder / "out")().train.info.n_tokens
 
 
-def test_a_job_that_runs_beside_others_of_a_sweep_has_help_too(large: Path) -> None:
+def test_a_job_of_a_parallel_sweep_has_helpers_too(large: Path) -> None:
     joblib: Any = pytest.importorskip("joblib")
-    found = joblib.Parallel(n_jobs=2)(joblib.delayed(prepare_with_help)(large) for _ in range(2))
+    found = joblib.Parallel(n_jobs=2)(joblib.delayed(prepare_with_helpers)(large) for _ in range(2))
     assert found == [Corpus(large / "in", large / "alone")().train.info.n_tokens] * 2
 
 
@@ -287,12 +281,12 @@ def test_files_that_came_or_changed_are_noticed_without_reading_them(tmp_path: P
     corpus = Corpus(tmp_path / "in", tmp_path / "out")
     before = corpus().train.info.source_sha256
     os.utime(tmp_path / "in" / "a.jsonl")
-    assert corpus().train.info.source_sha256 == before, "the same content is the same text to a run that goes on"
-    assert "again: the files have changed since" in corpus.said[0]
+    assert corpus().train.info.source_sha256 == before, "the same content is the same text to a resumed run"
+    assert "again: the files have changed since" in corpus.logged[0]
     write(tmp_path / "in" / "b.txt", ["Another."])
     assert corpus().train.info.source_sha256 != before
     corpus()
-    assert corpus.said == []
+    assert corpus.logged == []
 
 
 def cut_shard(folder: Path) -> None:
@@ -310,12 +304,12 @@ def flip(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (cut_shard, "bytes where corpus.json promises"),
+        (cut_shard, "bytes, but corpus.json says"),
         (flip, "its sha256 is not the one in corpus.json"),
         (lambda folder: (folder / "val-00000.bin").unlink(), "val-00000.bin is missing"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "tokenizer.json is damaged"),
-        (lambda folder: (folder / MANIFEST).write_text("{}"), "is no manifest of format 1"),
-        (lambda folder: (folder / MANIFEST).write_text("[" * 10_000), "is no manifest of format 1"),
+        (lambda folder: (folder / MANIFEST).write_text("{}"), "is not a manifest of format 1"),
+        (lambda folder: (folder / MANIFEST).write_text("[" * 10_000), "is not a manifest of format 1"),
     ],
 )
 def test_what_is_damaged_is_said_and_prepared_again(
@@ -327,7 +321,7 @@ def test_what_is_damaged_is_said_and_prepared_again(
     before = contents(corpus.folder)
     damage(corpus.folder)
     corpus()
-    assert reason in corpus.said[0]
+    assert reason in corpus.logged[0]
     assert contents(corpus.folder) == before
 
 
@@ -339,7 +333,7 @@ def test_a_manifest_that_lies_is_refused_before_anything_is_made_of_it(change: d
     path = corpus.folder / MANIFEST
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     corpus()
-    assert "no manifest" in corpus.said[0]
+    assert "is not a manifest" in corpus.logged[0]
 
 
 def test_a_shard_that_is_altered_while_it_is_read_stops_the_next_checkpoint(tmp_path: Path) -> None:
@@ -397,11 +391,11 @@ def bad(kind: str, folder: Path) -> Path:
 REFUSALS = {
     "no field": "a.jsonl, line 2 has no field data.text_field=text; it has body",
     "no JSON": "a.jsonl, line 3 is not JSON",
-    "no object": "a.jsonl, line 1 is no JSON object",
-    "no text": "a.jsonl, line 1: the field text holds no text but int",
+    "no object": "a.jsonl, line 1 is not a JSON object",
+    "no text": "a.jsonl, line 1: the field text holds not a string but int",
     "half a pair": "a.jsonl, line 1: the field text holds half of a surrogate pair",
     "deep": "a.jsonl, line 1 is not JSON",
-    "unknown suffix": "a.csv, which cannot be read: what can is .txt",
+    "unknown suffix": "a.csv, which cannot be read; readable are .txt",
     "packed parquet": "a.parquet.gz, which cannot be read",
     "no parquet": "a.parquet is damaged",
     "cut parquet": "a.parquet is damaged",
@@ -410,8 +404,8 @@ REFUSALS = {
     "cut gzip": "a.txt.gz is damaged",
     "no zstd": "a.txt.zst is damaged",
     "cut zstd": "a.txt.zst is damaged",
-    "white space": "no document in what it matches but white space",
-    "one document": "there is one document in what it matches",
+    "white space": "the files that it matches hold only white space",
+    "one document": "the files that it matches hold one document",
     "a NUL": "a.txt, document 1 holds a NUL byte",
     "wrong bytes": "a.txt, document 1 is not valid UTF-8",
 }
@@ -437,8 +431,8 @@ def test_a_pattern_without_a_match_is_named_with_the_folder(tmp_path: Path) -> N
 def test_a_later_line_is_numbered_from_the_beginning_of_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading_module, "BLOCK_BYTES", 50)
-    monkeypatch.setattr(reading_module, "READ_BYTES", 30)
+    monkeypatch.setattr(documents_module, "BLOCK_BYTES", 50)
+    monkeypatch.setattr(documents_module, "READ_BYTES", 30)
     lines = [json.dumps({"text": text}) for text in DOCUMENTS]
     (tmp_path / "a.jsonl").write_text("\n".join([*lines, "", '{"tex": 1}']))
     with pytest.raises(FolioError, match=r"a\.jsonl, line 42 has no field"):
@@ -464,26 +458,12 @@ def test_datasets_are_read_from_a_folder(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     write(tmp_path / "in" / "train.jsonl", DOCUMENTS)
-    reading = DocumentFormat()
-    source = HubSource(str(tmp_path / "in"), None, "train", None, reading)
-    data = prepare_corpus(
-        source,
-        PrepareOptions(reading, 0.1, 500),
-        TokenizerChoice("byte"),
-        tmp_path / "out",
-        tmp_path,
-        lambda line: None,
-    )
+    options: dict[str, Any] = {"path": str(tmp_path / "in"), "val_fraction": 0.1, "shard_tokens": 500}
+    data = HuggingFaceDataset(**options).prepare(choose_tokenizer("byte"), tmp_path, lambda line: None)
     train, val = texts(data, "\n\n\n")
     assert sorted(train + val) == sorted(text.removesuffix("\n") for text in DOCUMENTS)
     with pytest.raises(FolioError, match=r"data\.path=.*has no column data\.text_field=body; it has text, n"):
-        next(
-            iter(
-                HubSource(str(tmp_path / "in"), None, "train", None, DocumentFormat("body")).blocks(
-                    staging_module.ReadPosition()
-                )
-            )
-        )
+        next(HuggingFaceDataset(**options, text_field="body").blocks(ReadPosition()))
 
 
 def test_without_the_extra_the_command_to_install_it_is_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -494,7 +474,7 @@ def test_without_the_extra_the_command_to_install_it_is_given(monkeypatch: pytes
     with pytest.raises(
         FolioError, match=r"data=huggingface needs the package datasets; pip install '\.\[huggingface\]'"
     ):
-        _ = HubSource("a/b", None, "train", None, DocumentFormat()).n_bytes
+        _ = HuggingFaceDataset(path="a/b", val_fraction=0.1, shard_tokens=500).n_bytes
     for name, package in (("a.parquet", "pyarrow"), ("a.txt.zst", r"backports\.zstd")):
         (tmp_path / name).write_bytes(b"x")
         with pytest.raises(FolioError, match=rf"needs the package {package}; pip install '\.\[corpora\]'"):
@@ -510,5 +490,26 @@ def test_what_a_process_killed_at_the_very_end_left_is_removed(tmp_path: Path) -
     (corpus.folder / UNFINISHED / "tokens").write_bytes(b"many")
     (corpus.folder / "train-00099.bin").write_bytes(b"of an earlier corpus")
     corpus()
-    assert corpus.said == []
+    assert corpus.logged == []
     assert contents(corpus.folder) == before
+
+
+def test_folders_and_digests_of_earlier_versions_stay_valid(tmp_path: Path) -> None:
+    """The numbers are those of the first version with shards: a change of them would orphan what users have."""
+    files = TextFiles(path="/corpus/**/*.txt", val_fraction=0.01, shard_tokens=100_000_000)
+    assert files.folder(Path("data")) == Path("data/text_files/corpus------txt-ff84b6e3")
+    options: dict[str, Any] = {"text_field": "body", "val_fraction": 0.2, "shard_tokens": 500}
+    dataset = HuggingFaceDataset(path="a/b", subset="s", val_fraction=0.01, shard_tokens=100_000_000)
+    assert dataset.identity(tmp_path) == "13f4c9c531d4a5574a5ac5154af8aa265accee1d153ec80b0ce5eae5553287ed"
+    stories = HuggingFaceDataset(path="roneneldan/TinyStories", subset="main", **options)
+    assert stories.folder(Path("data")).parent == Path("data/huggingface")
+    assert TextFile("/corpus/my.txt").folder(Path("data")) == Path("data/text_file/my-21d09634")
+
+    class Known(TextFiles):
+        def look_up_identity(self) -> str:
+            return "abc"
+
+    plain = Known(path="x", val_fraction=0.01, shard_tokens=100_000_000)
+    assert plain.plan("f" * 64) == "e38ed9db897dfc7c9258df96d3b7c3887404867e3f9a1a62b3e7538105ffbb1c"
+    separated = Known(path="x", document_separator="<|end|>", **options)
+    assert separated.plan("word-8192") == "2a44cb9b80304b059b7ed65a51349137ded8f38591ffa97d3541bdb9ea17ba2b"

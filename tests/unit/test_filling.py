@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import build
 
+from folio.data.tokenizers.base import Tokenizer
 from folio.data.tokenizers.byte import ByteTokenizer
 from folio.data.tokenizers.char import CharTokenizer
-from folio.data.tokenizers.registry import Tokenizer
 from folio.data.tokenizers.word import WordTokenizer
 from folio.generation.filling import fill_tokens
 from folio.generation.generate import generate, generate_text

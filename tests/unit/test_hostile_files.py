@@ -23,12 +23,13 @@ from folio.cli.compose import validate
 from folio.cli.resume import check_same_text
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
+from folio.config.tokenizer import load_tokenizer
 from folio.data import assets
-from folio.data.assets import Asset, Wheel, fetch, member
+from folio.data.assets import Asset, Wheel, extract_member, fetch
 from folio.data.token_file import TokenFile, TokenFileError, sidecar_path, write_token_file
 from folio.data.tokenizers.base import UnknownTokens
 from folio.data.tokenizers.char import CharTokenizer
-from folio.data.tokenizers.registry import load_tokenizer, state_from_json
+from folio.data.tokenizers.state import state_from_json
 from folio.models import GPT
 from folio.models.gpt2_folder import check_gpt2_folder
 from folio.models.gpt2_format import GPT2FormatError
@@ -330,7 +331,7 @@ def test_a_wheel_with_too_large_a_member_is_not_read(tmp_path: Path, monkeypatch
     (tmp_path / "wheels").mkdir()
     with zipfile.ZipFile(tmp_path / "wheels" / "bomb-1-py3-none-any.whl", "w", zipfile.ZIP_DEFLATED) as bomb:
         bomb.writestr("text", b"\0" * 2**20)
-    asset = Asset("text", "0" * 64, None, Wheel("bomb", "1", None, member("text")))
+    asset = Asset("text", "0" * 64, None, Wheel("bomb", "1", None, extract_member("text")))
     with pytest.raises(FolioError, match="a file of 1048576 bytes"):
         fetch(asset, tmp_path)
     assert not (tmp_path / "text").exists()

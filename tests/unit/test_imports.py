@@ -182,9 +182,10 @@ def test_generation_starts_without_what_only_training_needs() -> None:
 
 
 def test_training_opens_prepared_data_without_what_preparing_needs() -> None:
-    assert loaded_after("import folio.cli.corpus", "folio.data.corpora.prepare_text", "rich", "tiktoken") == [
-        "folio.data.corpora.prepare_text"
-    ]
+    code = "import folio.cli.corpus\nfrom folio.config.data import CORPORA\n"
+    code += "for section in CORPORA.values(): section.load_code()"
+    unneeded = ("rich", "tiktoken", "pyarrow", "datasets", "torch")
+    assert loaded_after(code, "folio.data.corpora.single_text", *unneeded) == ["folio.data.corpora.single_text"]
 
 
 def test_a_report_needs_no_torch_and_loads_matplotlib_only_to_draw() -> None:

@@ -89,5 +89,5 @@ def test_bytes_that_are_part_of_a_character_are_labelled_by_their_number() -> No
 
 
 def test_words_are_labelled_without_the_spaces_that_they_imply() -> None:
-    tokenizer = WordTokenizer.of_text("To be, or not to be", None)
+    tokenizer = WordTokenizer.from_text("To be, or not to be", None)
     assert token_labels(tokenizer, tokenizer.encode("be, not To").tolist()) == ["be", ",", "not", "To"]

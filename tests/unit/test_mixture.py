@@ -1,4 +1,4 @@
-"""Mixtures draw each corpus by its share, and every batch follows from the seed and the step alone."""
+"""Mixtures draw each corpus by its share, and every batch is a function of the seed and the step."""
 
 from collections import Counter
 from pathlib import Path
@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from folio.data.batches import mixture as module
-from folio.data.batches.mixture import BLOCK_DRAWS, Mixture, mixed, places_of
+from folio.config.tokenizer import choose_tokenizer
+from folio.data.batches.mixture import MIXTURE_BLOCK, Mixture, draws_per_block
 from folio.data.batches.windows import TrainingBatches
-from folio.data.corpora.prepare_text import prepare
-from folio.data.tokenizers.registry import TokenizerChoice
+from folio.data.corpora.mixture import CorpusMixture, WeightedSource, join_corpora
+from folio.data.corpora.single_text import TextFile
 from folio.runtime.errors import FolioError
 
 SHARES = st.lists(st.floats(0.01, 10.0), min_size=1, max_size=5).map(tuple)
@@ -24,10 +24,10 @@ def mixture_of(shares: tuple[float, ...], sizes: tuple[int, ...]) -> Mixture:
 
 @given(SHARES)
 def test_every_corpus_has_its_share_of_a_block(shares: tuple[float, ...]) -> None:
-    places = places_of(shares)
-    assert places.sum() == BLOCK_DRAWS
+    places = draws_per_block(shares)
+    assert places.sum() == MIXTURE_BLOCK
     assert places.min() >= 1
-    exact = np.array(shares) / sum(shares) * BLOCK_DRAWS
+    exact = np.array(shares) / sum(shares) * MIXTURE_BLOCK
     assert np.abs(places - exact).max() <= len(shares)
 
 
@@ -41,8 +41,8 @@ def test_a_batch_is_a_function_of_seed_and_step_however_it_is_cut(
     assert batch.tolist() == mixture_of(shares, mixture.sizes).indices(order, seed, step, 12).tolist()
     assert batch.min() >= 0
     assert batch.max() < sum(mixture.sizes)
-    corpora, numbers = mixture.places(seed, np.arange(step * 12, step * 12 + 12))
-    one_by_one = [mixture.places(seed, np.array([draw])) for draw in range(step * 12, step * 12 + 12)]
+    corpora, numbers = mixture.locate(seed, np.arange(step * 12, step * 12 + 12))
+    one_by_one = [mixture.locate(seed, np.array([draw])) for draw in range(step * 12, step * 12 + 12)]
     assert corpora.tolist() == [int(corpus[0]) for corpus, _ in one_by_one]
     assert numbers.tolist() == [int(number[0]) for _, number in one_by_one]
     assert np.searchsorted(np.cumsum(mixture.sizes), batch, side="right").tolist() == corpora.tolist()
@@ -51,18 +51,18 @@ def test_a_batch_is_a_function_of_seed_and_step_however_it_is_cut(
 def test_in_a_block_the_shares_are_exact_and_each_number_comes_once() -> None:
     mixture = mixture_of((0.7, 0.2, 0.1), (1000, 1000, 1000))
     for block in (0, 3):
-        corpora, numbers = mixture.places(5, np.arange(block * BLOCK_DRAWS, (block + 1) * BLOCK_DRAWS))
+        corpora, numbers = mixture.locate(5, np.arange(block * MIXTURE_BLOCK, (block + 1) * MIXTURE_BLOCK))
         counts = Counter(corpora.tolist())
-        assert [round(counts[corpus] / BLOCK_DRAWS, 4) for corpus in range(3)] == [0.7, 0.2, 0.1]
+        assert [round(counts[corpus] / MIXTURE_BLOCK, 4) for corpus in range(3)] == [0.7, 0.2, 0.1]
         for corpus, count in counts.items():
             expected = range(block * count, (block + 1) * count)
             assert sorted(numbers[corpora == corpus].tolist()) == list(expected)
 
 
 def test_shuffled_goes_through_each_corpus_by_itself_once_an_epoch() -> None:
-    sizes = BLOCK_DRAWS // 4, BLOCK_DRAWS // 4
+    sizes = MIXTURE_BLOCK // 4, MIXTURE_BLOCK // 4
     mixture = mixture_of((0.5, 0.5), sizes)
-    indices = np.concatenate([mixture.indices("shuffled", 3, step, 4096) for step in range(BLOCK_DRAWS // 4096)])
+    indices = np.concatenate([mixture.indices("shuffled", 3, step, 4096) for step in range(MIXTURE_BLOCK // 4096)])
     assert np.bincount(indices).tolist() == [2] * sum(sizes), "each start twice in two epochs"
 
 
@@ -102,12 +102,12 @@ def text(folder: Path, name: str, words: str) -> Path:
 
 
 def test_prepared_corpora_are_joined_with_their_shares(tmp_path: Path) -> None:
-    choice = TokenizerChoice("byte")
+    choice = choose_tokenizer("byte")
     a, b = (
-        prepare("text_file", text(tmp_path, name, words), choice, tmp_path / "data", print)
+        TextFile(text(tmp_path, name, words)).prepare(choice, tmp_path / "data", print)
         for name, words in (("a.txt", "one two "), ("b.txt", "three "))
     )
-    both = mixed([("a", 3.0, a), ("b", 1.0, b)])
+    both = join_corpora([("a", 3.0, a), ("b", 1.0, b)])
     assert [(part.name, part.share) for part in both.parts] == [("a", 0.75), ("b", 0.25)]
     assert both.tokenizer.decode(both.train.tokens[:]) == a.tokenizer.decode([*a.train.tokens, *b.train.tokens])
     assert both.val.info.n_bytes == a.val.info.n_bytes + b.val.info.n_bytes
@@ -115,8 +115,28 @@ def test_prepared_corpora_are_joined_with_their_shares(tmp_path: Path) -> None:
     assert len({both.train.info.source_sha256, a.train.info.source_sha256, b.train.info.source_sha256}) == 3
     assert both.files == [a.train, a.val, b.train, b.val]
     with pytest.raises(FolioError, match="b has 1e-06 of 1"):
-        mixed([("a", 1.0, a), ("b", 1e-6, b)])
+        join_corpora([("a", 1.0, a), ("b", 1e-6, b)])
 
 
 def test_the_block_is_no_smaller_than_promised() -> None:
-    assert module.BLOCK_DRAWS == 65_536
+    assert MIXTURE_BLOCK == 65_536
+
+
+def test_a_vocabulary_of_several_corpora_is_learned_once(tmp_path: Path) -> None:
+    sources = [TextFile(text(tmp_path, name, words)) for name, words in (("a.txt", "one two "), ("b.txt", "three "))]
+    mixture = CorpusMixture(tuple(WeightedSource(source.path.name, 1.0, source) for source in sources))
+    logged: list[str] = []
+    data = mixture.prepare(choose_tokenizer("word"), tmp_path / "data", logged.append)
+    assert data.tokenizer.state()["units"] == ["one", "three", "two", "\n"]
+    assert logged[0] == "Learning the vocabulary of 2 corpora together"
+    # A folder as an earlier version named it is found by what the vocabulary was learned from.
+    (folder,) = (tmp_path / "data" / "mixture").iterdir()
+    folder.rename(folder.with_name("older"))
+    logged.clear()
+    again = mixture.prepare(choose_tokenizer("word"), tmp_path / "data", logged.append)
+    assert (again.folder, logged) == (data.folder, [])
+    sources[0].path.write_text("other words " * 40)
+    assert (
+        "other"
+        in mixture.prepare(choose_tokenizer("word"), tmp_path / "data", logged.append).tokenizer.state()["units"]
+    )

@@ -1,4 +1,4 @@
-"""A corpus is prepared once, noticed when it changes, and never left half-written."""
+"""A text is prepared once, prepared again when it changes, and never left half-written."""
 
 import json
 import os
@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from folio.data.corpora import prepare_text as module
+from folio.config.tokenizer import TOKENIZERS, choose_tokenizer
+from folio.data.corpora import preparation
 from folio.data.corpora import text as texts
-from folio.data.corpora.prepare_text import prepare
+from folio.data.corpora.single_text import NamedText, TextFile
 from folio.data.prepared import PreparedData
+from folio.data.tokenizers.base import Tokenizer
 from folio.data.tokenizers.char import CharTokenizer
-from folio.data.tokenizers.registry import TOKENIZERS, Tokenizer, TokenizerChoice
+from folio.data.tokenizers.choice import TokenizerChoice
 from folio.runtime import files
 from folio.runtime.errors import FolioError
 
@@ -32,16 +34,16 @@ def text_file(tmp_path: Path) -> Path:
 
 
 class Preparation:
-    """Prepares one text with one tokenizer in one folder, and keeps what was said last."""
+    """Prepares one text with one tokenizer in one folder, and keeps what was logged last."""
 
-    def __init__(self, path: Path | None, tokenizer: str, data_dir: Path, max_vocab_size: int | None = None) -> None:
-        choice = TokenizerChoice(tokenizer, max_vocab_size)
-        self.arguments = ("text_file" if path else "tiny_shakespeare", path, choice, data_dir)
-        self.said: list[str] = []
+    def __init__(self, path: Path, tokenizer: str, data_dir: Path, max_vocab_size: int | None = None) -> None:
+        self.choice = choose_tokenizer(tokenizer, max_vocab_size=max_vocab_size)
+        self.path, self.data_dir = path, data_dir
+        self.logged: list[str] = []
 
     def __call__(self) -> PreparedData:
-        self.said = []
-        return prepare(*self.arguments, self.said.append)
+        self.logged = []
+        return TextFile(self.path).prepare(self.choice, self.data_dir, self.logged.append)
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def test_words_are_learned_from_the_training_split_alone(tmp_path: Path) -> None
     assert (data.train.info.n_unknown, data.train.info.spelling_bits) == (0, 0.0)
     assert data.val.info.n_unknown == 2
     assert data.val.info.spelling_bits == data.tokenizer.unknown("c d ").spelling_bits > 0
-    assert words.said[2] == "word: 5 symbols; unknown are 0.0 % of the training and 66.7 % of the validation tokens"
+    assert words.logged[2] == "word: 5 symbols; unknown are 0.0 % of the training and 66.7 % of the validation tokens"
 
 
 def test_tokenizers_that_know_everything_say_nothing_of_the_unknown(text_file: Path, tmp_path: Path) -> None:
@@ -74,7 +76,7 @@ def test_tokenizers_that_know_everything_say_nothing_of_the_unknown(text_file: P
         preparation = Preparation(text_file, tokenizer, tmp_path / "data")
         info = preparation().val.info
         assert (info.n_unknown, info.spelling_bits) == (0, 0.0)
-        assert len(preparation.said) == 2
+        assert len(preparation.logged) == 2
 
 
 def test_vocabularies_of_two_sizes_lie_side_by_side(text_file: Path, tmp_path: Path) -> None:
@@ -88,7 +90,7 @@ def test_a_vocabulary_larger_than_told_is_not_used_again(text_file: Path, tmp_pa
     folder = nine().folder
     folder.rename(folder.with_name("word-8"))
     assert eight().tokenizer.vocab_size == 8
-    assert "another tokenizer" in eight.said[0]
+    assert "another tokenizer" in eight.logged[0]
 
 
 def make_older(folder: Path) -> None:
@@ -113,11 +115,11 @@ def test_prepared_data_is_used_again_without_a_word_or_a_write(
     mercy: Preparation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = mercy()
-    assert len(mercy.said) == 2
-    monkeypatch.setattr(module, "exclusive_lock", None)
-    monkeypatch.setattr(module, "build_tokenizer", None)
+    assert len(mercy.logged) == 2
+    monkeypatch.setattr(preparation, "exclusive_lock", None)
+    monkeypatch.setattr(TokenizerChoice, "build", None)
     second = mercy()
-    assert mercy.said == []
+    assert mercy.logged == []
     assert second.train.info == first.train.info
     assert second.tokenizer.state() == first.tokenizer.state()
 
@@ -154,12 +156,12 @@ def test_what_changed_is_said_and_prepared_again(
 ) -> None:
     damage(mercy().folder)
     repaired = mercy()
-    assert reason in mercy.said[0]
-    assert "\n" not in mercy.said[0]
+    assert reason in mercy.logged[0]
+    assert "\n" not in mercy.logged[0]
     whole = repaired.tokenizer.decode([*repaired.train.tokens.tolist(), *repaired.val.tokens.tolist()])
-    assert whole.encode() == mercy.arguments[1].read_bytes()
+    assert whole.encode() == mercy.path.read_bytes()
     mercy()
-    assert mercy.said == []
+    assert mercy.logged == []
 
 
 @pytest.mark.parametrize("n_written", range(5))
@@ -182,17 +184,17 @@ def test_a_crash_between_any_two_files_is_noticed(
         with pytest.raises(KeyboardInterrupt):
             mercy()
     data = mercy()
-    assert "again" in mercy.said[0]
+    assert "again" in mercy.logged[0]
     assert data.tokenizer.decode(data.val.tokens.tolist()) == TEXT.upper()[int(0.9 * len(TEXT)) :]
 
 
 def test_two_processes_prepare_once(text_file: Path, tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"
-        "from folio.data.corpora.prepare_text import prepare\n"
-        "from folio.data.tokenizers.registry import TokenizerChoice\n"
+        "from folio.config.tokenizer import choose_tokenizer\n"
+        "from folio.data.corpora.single_text import TextFile\n"
         "sys.stdin.read()\n"
-        "data = prepare('text_file', Path(sys.argv[1]), TokenizerChoice('char'), Path(sys.argv[2]), print)\n"
+        "data = TextFile(sys.argv[1]).prepare(choose_tokenizer('char'), Path(sys.argv[2]), print)\n"
         "print(data.train.info.tokens_sha256)"
     )
     command = [sys.executable, "-c", program, str(text_file), str(tmp_path / "data")]
@@ -240,9 +242,9 @@ def test_a_text_too_short_for_two_splits_is_refused(text: str, split: str, tmp_p
         Preparation(tmp_path / "short.txt", "char", tmp_path / "data")()
 
 
-def test_an_unknown_source_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FolioError, match="choose one of tiny_shakespeare, text_file"):
-        prepare("wikipedia", None, TokenizerChoice("char"), tmp_path, print)
+def test_an_unknown_name_of_a_text_is_refused() -> None:
+    with pytest.raises(FolioError, match="data=wikipedia is unknown; choose one of tiny_shakespeare, text_file"):
+        NamedText("wikipedia")
 
 
 def test_a_data_folder_that_cannot_be_made_is_named_with_its_key(text_file: Path, tmp_path: Path) -> None:
@@ -252,7 +254,7 @@ def test_a_data_folder_that_cannot_be_made_is_named_with_its_key(text_file: Path
 
 
 def test_importing_the_preparation_leaves_torch_out() -> None:
-    program = "import sys, folio.data.corpora.prepare_text; sys.exit('torch' in sys.modules)"
+    program = "import sys, folio.data.corpora.single_text; sys.exit('torch' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 0
 
@@ -276,7 +278,7 @@ def test_a_text_in_pieces_becomes_the_tokens_of_the_whole(
 
 def test_the_speed_is_said_at_the_end(mercy: Preparation) -> None:
     mercy()
-    assert re.search(r": 0\.0 MB in [0-9.]+ s, [0-9.]+ MB/s$", mercy.said[-1])
+    assert re.search(r": 0\.0 MB in [0-9.]+ s, [0-9.]+ MB/s$", mercy.logged[-1])
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError, MemoryError])
@@ -294,7 +296,7 @@ def test_what_stops_in_the_middle_of_a_text_leaves_no_half_file(
         patch.setattr(CharTokenizer, "encode", stopping)
         with pytest.raises(FolioError if stop is OSError else stop):
             mercy()
-    (folder,) = mercy.arguments[3].glob("text_file/*/char")
+    (folder,) = mercy.data_dir.glob("text_file/*/char")
     assert {path.name for path in folder.iterdir()} == {".prepared.lock", "tokenizer.json"}
     data = mercy()
     assert data.tokenizer.decode(data.train.tokens.tolist()) == TEXT[: int(0.9 * len(TEXT))]
@@ -309,15 +311,13 @@ def test_what_a_killed_process_left_is_removed(mercy: Preparation) -> None:
 
 
 def test_a_text_that_changes_while_it_is_prepared_is_refused(
-    mercy: Preparation, text_file: Path, monkeypatch: pytest.MonkeyPatch
+    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def changing(choice: TokenizerChoice, *others: Any) -> Tokenizer:
-        tokenizer = build_tokenizer(choice, *others)
+    def build_and_change_text(choice: TokenizerChoice, *arguments: Any) -> Tokenizer:
         text_file.write_bytes(TEXT.upper().encode())
-        return tokenizer
+        return build(choice, *arguments)
 
-    build_tokenizer = module.build_tokenizer
-    monkeypatch.setattr(module, "build_tokenizer", changing)
-    monkeypatch.setattr(mercy, "arguments", ("text_file", text_file, TokenizerChoice("byte"), mercy.arguments[3]))
-    with pytest.raises(FolioError, match="changed while it was prepared"):
-        mercy()
+    build = TokenizerChoice.build
+    monkeypatch.setattr(TokenizerChoice, "build", build_and_change_text)
+    with pytest.raises(FolioError, match="changed while it was being prepared"):
+        Preparation(text_file, "byte", tmp_path / "data")()

@@ -1,4 +1,4 @@
-"""Who waits for a long text sees how far it is."""
+"""The preparation of a long text reports its progress."""
 
 import pytest
 

@@ -3,9 +3,9 @@
 import pytest
 from tiny_models import build
 
+from folio.data.tokenizers.base import Tokenizer
 from folio.data.tokenizers.byte import ByteTokenizer
 from folio.data.tokenizers.char import CharTokenizer
-from folio.data.tokenizers.registry import Tokenizer
 from folio.data.tokenizers.word import WordTokenizer
 from folio.generation.generate import generate_text
 from folio.generation.sampling import Sampling

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from folio.data import sharded_tokens as module
 from folio.data.batches.lines import LineFiles, Lines
 from folio.data.batches.windows import MicroBatch, TrainingWindows, gather_spans, gather_windows, random_starts
-from folio.data.prepared import holds_other_than
-from folio.data.sharded_tokens import ShardedTokens, ShardFile, Tokens, joined
+from folio.data.prepared import has_token_outside
+from folio.data.sharded_tokens import ShardedTokens, ShardFile, Tokens, join_tokens
 from folio.data.token_file import TokenFileError, map_tokens
 from folio.models import GPT, GPTConfig
 from folio.objectives.losses import batch_loss
@@ -62,7 +62,7 @@ def test_slices_windows_runs_and_positions_are_those_of_the_concatenation(
 @given(SIZES, SIZES)
 def test_corpora_are_joined_one_behind_the_other(first: list[int], second: list[int]) -> None:
     (whole, shards), (other_whole, other) = cut(first), cut(second)
-    assert joined([shards, other_whole, other])[:].tolist() == [*whole, *other_whole, *other_whole]
+    assert join_tokens([shards, other_whole, other])[:].tolist() == [*whole, *other_whole, *other_whole]
 
 
 @given(SIZES, st.integers(1, 5), st.lists(st.integers(0, 30), max_size=3))
@@ -109,7 +109,7 @@ def test_lines_that_were_cut_short_are_found_again(tmp_path: Path, monkeypatch: 
 
 
 def test_no_more_files_are_mapped_than_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_MAPPED", 2)
+    monkeypatch.setattr(module, "MAX_MAPPED", 2)
     whole, shards = files(tmp_path, [3, 4, 5, 6])
     assert not shards._mapped, "nothing is mapped before it is asked for"
     for _ in range(3):
@@ -145,8 +145,8 @@ def test_a_shard_that_is_gone_is_named(tmp_path: Path) -> None:
 
 def test_other_tokens_than_newlines_are_found_in_any_shard() -> None:
     shards = ShardedTokens([np.array([7, 7], "<u2"), np.array([7, 1], "<u2")])
-    assert holds_other_than(shards, [7])
-    assert not holds_other_than(shards, [7, 1])
+    assert has_token_outside(shards, [7])
+    assert not has_token_outside(shards, [7, 1])
 
 
 def sparse(path: Path, n_bytes: int) -> Path:
@@ -189,7 +189,7 @@ def test_a_step_on_20_gb_takes_the_time_of_one_on_a_megabyte(kind: str, tmp_path
     if kind == "shards":
         few = ShardedTokens([ShardFile(sparse(tmp_path / f"few-{n}.bin", 10**5), 50_000, "<u2") for n in range(10)])
         paths = [sparse(tmp_path / f"many-{n}.bin", 2 * 10**8) for n in range(100)]
-        many = ShardedTokens([ShardFile(path, 10**8, "<u2", at_random=True) for path in paths])
+        many = ShardedTokens([ShardFile(path, 10**8, "<u2", random_access=True) for path in paths])
     on_few, on_many = Steps(few), Steps(many)
     turns = [(on_few.seconds(3), on_many.seconds(3)) for _ in range(22)][2:]
     ratio = statistics.median(many_s / few_s for few_s, many_s in turns)

@@ -12,18 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from folio.data.corpora import text as module
-from folio.data.corpora.text import before_white_space, check_text_file, pieces, split_text
+from folio.data.corpora.text import check_text_file, cut_into_pieces, last_white_space, split_text
 from folio.runtime.errors import FolioError
 
 
 def test_a_text_in_order_passes_the_check(tmp_path: Path) -> None:
-    (tmp_path / "mercy.txt").write_text("The quality of mercy is not strain'd.")
-    check_text_file(tmp_path / "mercy.txt")
-
-
-def test_a_path_that_is_not_given_is_asked_for() -> None:
-    with pytest.raises(FolioError, match=r"data\.path is not set"):
-        check_text_file(None)
+    text = b"The quality of mercy is not strain'd."
+    (tmp_path / "mercy.txt").write_bytes(text)
+    assert check_text_file(tmp_path / "mercy.txt") == hashlib.sha256(text).hexdigest()
 
 
 def test_what_is_not_a_readable_file_is_refused(tmp_path: Path) -> None:
@@ -75,7 +71,7 @@ def test_the_place_is_the_one_that_python_names(
 
 
 def ignore(n_bytes: int) -> None:
-    """For `read`, where nobody watches."""
+    """An `advance` that reports nothing."""
 
 
 @given(text=st.text(st.characters(codec="utf-8"), min_size=2), chunk_bytes=st.integers(1, 9))
@@ -115,7 +111,7 @@ def test_a_text_that_became_shorter_is_refused(tmp_path: Path) -> None:
 
 @given(st.lists(st.text("ab \n")))
 def test_pieces_are_the_text_and_cut_no_word(chunks: list[str]) -> None:
-    cut = list(pieces(chunks, before_white_space))
+    cut = list(cut_into_pieces(chunks, last_white_space))
     assert "".join(cut) == "".join(chunks)
     assert all(piece[0].isspace() for piece in cut[1:])
 
@@ -125,19 +121,19 @@ def test_a_piece_is_given_as_soon_as_it_can_be_cut() -> None:
         yield from ("To be", " or", " not")
         pytest.fail("a piece was held back")
 
-    assert list(islice(pieces(chunks(), before_white_space), 2)) == ["To", " be"]
+    assert list(islice(cut_into_pieces(chunks(), last_white_space), 2)) == ["To", " be"]
 
 
 @pytest.mark.parametrize("length", [0, 1, 1023, 1024, 1025, 10_000])
 def test_a_cut_is_found_however_far_from_the_end(length: int) -> None:
-    assert before_white_space("a b" + "x" * length) == 1
-    assert before_white_space("ab" + "x" * length) == 0
+    assert last_white_space("a b" + "x" * length) == 1
+    assert last_white_space("ab" + "x" * length) == 0
 
 
 def test_memory_has_an_end_where_a_text_has_no_place_to_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LONGEST_PIECE", 10)
+    monkeypatch.setattr(module, "MAX_PIECE_CHARACTERS", 10)
     chunks = ["之乎者也"] * 50
-    cut = list(pieces(chunks, before_white_space))
+    cut = list(cut_into_pieces(chunks, last_white_space))
     assert "".join(cut) == "".join(chunks)
     assert max(map(len, cut)) < 10 + len(chunks[0])
 

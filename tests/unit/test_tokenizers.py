@@ -1,4 +1,4 @@
-"""Text survives the way to ids and back, and a tokenizer survives the way through a checkpoint."""
+"""Text is the same after encoding and decoding, and a tokenizer is the same after a checkpoint."""
 
 import base64
 import io
@@ -12,36 +12,38 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from folio.config.tokenizer import TOKENIZERS, choose_tokenizer, load_tokenizer
 from folio.data.assets import fetch
-from folio.data.tokenizers import registry as tokenizers
-from folio.data.tokenizers.base import UnknownTokens
+from folio.data.tokenizers import tiktoken_bpe
+from folio.data.tokenizers.base import LearnedTokenizer, Tokenizer, UnknownTokens
 from folio.data.tokenizers.byte import ByteTokenizer
 from folio.data.tokenizers.char import CharTokenizer
+from folio.data.tokenizers.choice import TokenizerChoice
 from folio.data.tokenizers.rank_files import ENCODINGS
-from folio.data.tokenizers.registry import (
-    TOKENIZERS,
-    VOCAB_SIZES,
-    Tokenizer,
-    TokenizerChoice,
-    build_tokenizer,
-    load_tokenizer,
-    state_from_json,
-    state_to_json,
-)
+from folio.data.tokenizers.state import state_from_json, state_to_json
 from folio.data.tokenizers.word import WordTokenizer
 from folio.runtime.errors import FolioError
+
+FIXED = ["byte", *ENCODINGS]
+"""Tokenizers that do not learn."""
 
 TEXT = "O Romeo, Romeo!\r\n\tWherefore art thou 15 \N{ROSE} naïve?   <|endoftext|>"
 
 
+def build(name: str, assets_dir: Path) -> Tokenizer:
+    """Return a tokenizer by name; one that is learned has learned from TEXT."""
+    kind = TOKENIZERS[name].load_code()
+    return kind.from_text(TEXT) if issubclass(kind, LearnedTokenizer) else kind.create(name, assets_dir)
+
+
 @pytest.fixture(scope="session", params=TOKENIZERS)
 def tokenizer(request: pytest.FixtureRequest, assets_dir: Path) -> Tokenizer:
-    return build_tokenizer(TokenizerChoice(request.param), [TEXT], [], assets_dir)
+    return build(request.param, assets_dir)
 
 
 @pytest.fixture(scope="session")
 def cl100k(assets_dir: Path) -> Tokenizer:
-    return build_tokenizer(TokenizerChoice("cl100k_base"), [], [], assets_dir)
+    return build("cl100k_base", assets_dir)
 
 
 def test_text_comes_back_from_its_ids(tokenizer: Tokenizer) -> None:
@@ -64,12 +66,12 @@ TROUBLE = (
 
 
 def test_ids_of_the_parts_are_ids_of_the_whole_wherever_a_text_may_be_cut(assets_dir: Path) -> None:
-    fixed = [build_tokenizer(TokenizerChoice(name), [], [], assets_dir) for name in VOCAB_SIZES]
+    fixed = [build(name, assets_dir) for name in FIXED]
 
     @settings(max_examples=400)
     @given(text=st.text(st.sampled_from(TROUBLE), max_size=24), max_vocab_size=st.none() | st.integers(4, 20))
     def parts_are_the_whole(text: str, max_vocab_size: int | None) -> None:
-        word = WordTokenizer.of_text(text[: len(text) // 2], max_vocab_size)
+        word = WordTokenizer.from_text(text[: len(text) // 2], max_vocab_size)
         for tokenizer in (*fixed, CharTokenizer("".join(sorted({*text, "a"}))), word):
             whole, unknown = tokenizer.encode(text).tolist(), tokenizer.unknown(text)
             for end in range(len(text) + 1):
@@ -110,9 +112,9 @@ def test_nothing_is_no_ids_and_no_text(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode([]) == ""
 
 
-@pytest.mark.parametrize("name", VOCAB_SIZES)
+@pytest.mark.parametrize("name", FIXED)
 def test_any_unicode_comes_back_from_an_encoding_of_bytes(name: str, assets_dir: Path) -> None:
-    tokenizer = build_tokenizer(TokenizerChoice(name), [], [], assets_dir)
+    tokenizer = build(name, assets_dir)
 
     @given(st.text())
     def round_trip(text: str) -> None:
@@ -128,21 +130,17 @@ def test_any_unicode_comes_back_from_its_own_characters(text: str) -> None:
     assert load_tokenizer(tokenizer.state()).encode(text).tolist() == tokenizer.encode(text).tolist()
 
 
-def test_characters_are_numbered_in_the_order_of_their_code_points(assets_dir: Path) -> None:
-    tokenizer = build_tokenizer(TokenizerChoice("char"), ["cabbage"], [], assets_dir)
+def test_characters_are_numbered_in_the_order_of_their_code_points() -> None:
+    tokenizer = CharTokenizer.from_text("cabbage")
     assert tokenizer.vocab_size == 5
     assert tokenizer.encode("abceg").tolist() == [0, 1, 2, 3, 4]
 
 
-def test_characters_without_an_id_are_named_with_their_first_place(assets_dir: Path) -> None:
-    tokenizer = build_tokenizer(TokenizerChoice("char"), ["abc"], [], assets_dir)
+def test_characters_without_an_id_are_named_with_their_first_position() -> None:
+    tokenizer = CharTokenizer.from_text("abc")
     with pytest.raises(FolioError, match=r"'é' \(U\+00E9\) at position 2, '\\n' \(U\+000A\) at position 4") as caught:
         tokenizer.encode("abéé\nc")
     assert "\n" not in str(caught.value)
-
-
-def test_characters_are_those_of_both_splits(assets_dir: Path) -> None:
-    assert build_tokenizer(TokenizerChoice("char"), ["ca"], ["ba"], assets_dir).state()["characters"] == "abc"
 
 
 def test_bytes_are_their_own_ids() -> None:
@@ -181,10 +179,7 @@ def test_ids_that_hold_a_line_feed_are_listed(tokenizer: Tokenizer) -> None:
 
 
 def test_bytes_characters_and_words_have_one_line_feed_and_byte_pairs_many(assets_dir: Path) -> None:
-    counts = {
-        name: len(build_tokenizer(TokenizerChoice(name), [TEXT], [], assets_dir).newline_ids())
-        for name in ("byte", "char", "word", "gpt2")
-    }
+    counts = {name: len(build(name, assets_dir).newline_ids()) for name in ("byte", "char", "word", "gpt2")}
     assert counts == {"byte": 1, "char": 1, "word": 1, "gpt2": sum(b"\n" in token for token in gpt2_tokens(assets_dir))}
     assert CharTokenizer("ab").newline_ids().shape == (0,)
 
@@ -197,12 +192,12 @@ def gpt2_tokens(assets_dir: Path) -> list[bytes]:
 
 def test_streamed_text_is_what_decoding_at_once_gives(tokenizer: Tokenizer) -> None:
     @given(prompt=st.integers(0, len(TEXT)), ids=st.lists(st.integers(0, tokenizer.vocab_size - 1)))
-    def goes_on(prompt: int, ids: list[int]) -> None:
+    def continues(prompt: int, ids: list[int]) -> None:
         after = tokenizer.encode(TEXT[:prompt]).tolist()
         whole = tokenizer.decode(after + ids)
         assert "".join(tokenizer.decode_stream(iter(ids), after)) == whole[len(tokenizer.decode(after)) :]
 
-    goes_on()
+    continues()
 
 
 def test_a_character_waits_for_the_last_of_its_bytes() -> None:
@@ -231,7 +226,7 @@ def test_an_id_outside_the_vocabulary_is_refused(tokenizer: Tokenizer, wrong: in
 
 
 def test_text_that_tiktoken_cannot_split_is_an_error_and_no_panic(assets_dir: Path) -> None:
-    tokenizer = build_tokenizer(TokenizerChoice("gpt2"), [], [], assets_dir)
+    tokenizer = build("gpt2", assets_dir)
     with pytest.raises(FolioError, match="run of hundreds of thousands of spaces"):
         tokenizer.encode(" " * 1_000_000 + "a")
 
@@ -243,7 +238,7 @@ def test_a_checkpoint_holds_all_that_is_needed(
     torch.save({"tokenizer": tokenizer.state()}, file)
     file.seek(0)
     state = torch.load(file, weights_only=True)["tokenizer"]
-    monkeypatch.setattr(tokenizers, "fetch", None)
+    monkeypatch.setattr(tiktoken_bpe, "fetch", None)
     monkeypatch.setattr("tiktoken.registry.ENCODINGS", {})
     monkeypatch.setattr("tiktoken.load.read_file", None)
     loaded = load_tokenizer(state)
@@ -263,7 +258,7 @@ def test_the_environment_is_left_as_it_was(
     monkeypatch.delenv("TIKTOKEN_CACHE_DIR", raising=False)
     if before is not None:
         monkeypatch.setenv("TIKTOKEN_CACHE_DIR", before)
-    build_tokenizer(TokenizerChoice("gpt2"), [], [], assets_dir).encode("a")
+    build("gpt2", assets_dir).encode("a")
     assert os.environ.get("TIKTOKEN_CACHE_DIR") == before
 
 
@@ -311,11 +306,27 @@ def test_damaged_json_is_a_value_error(data: bytes) -> None:
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(FolioError, match="did you mean gpt2"):
-        TokenizerChoice("gtp2")
+        choose_tokenizer("gtp2")
     with pytest.raises(FolioError, match="choose one of gpt2"):
-        TokenizerChoice("xyz")
+        choose_tokenizer("xyz")
 
 
-def test_characters_of_an_empty_text_are_refused(assets_dir: Path) -> None:
+def test_characters_of_an_empty_text_are_refused() -> None:
     with pytest.raises(FolioError, match="at least one"):
-        build_tokenizer(TokenizerChoice("char"), [], [], assets_dir)
+        CharTokenizer.from_text("")
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_sizes_known_without_a_text_are_right(name: str, assets_dir: Path) -> None:
+    tokenizer = build(name, assets_dir)
+    assert type(tokenizer).known_vocab_size(name) in (None, tokenizer.vocab_size)
+    assert (type(tokenizer).known_vocab_size(name) is None) == isinstance(tokenizer, LearnedTokenizer)
+
+
+def test_a_shared_vocabulary_has_a_folder_of_its_own() -> None:
+    first, second = CharTokenizer("ab"), CharTokenizer("abc")
+    choice = TokenizerChoice(CharTokenizer, "char", shared=first)
+    assert choice.folder_name.startswith("char-")
+    assert choice.folder_name != TokenizerChoice(CharTokenizer, "char", shared=second).folder_name
+    assert choice.allows(CharTokenizer("ab"))
+    assert not choice.allows(second)

@@ -24,7 +24,7 @@ def pieces(tokenizer: WordTokenizer, text: str) -> list[str]:
 
 
 def knowing(text: str) -> WordTokenizer:
-    return WordTokenizer.of_text(text, None)
+    return WordTokenizer.from_text(text, None)
 
 
 @pytest.mark.parametrize(
@@ -73,13 +73,13 @@ def test_any_ids_are_a_text(ids: list[int]) -> None:
 
 
 def test_the_commonest_units_have_the_lowest_ids_and_equals_stand_in_alphabetical_order() -> None:
-    units = WordTokenizer.of_text("c b a b , , , ,d\nd", None).state()["units"]
+    units = WordTokenizer.from_text("c b a b , , , ,d\nd", None).state()["units"]
     assert units == [",", "b", "d", "\n", "a", "c"]
 
 
 @given(texts, st.integers(4, 12))
 def test_a_vocabulary_is_as_large_as_told_at_most(text: str, size: int) -> None:
-    whole, cut = WordTokenizer.of_text(text, None), WordTokenizer.of_text(text, size)
+    whole, cut = WordTokenizer.from_text(text, None), WordTokenizer.from_text(text, size)
     assert cut.vocab_size == min(size, whole.vocab_size)
     assert cut.state()["units"] == whole.state()["units"][: size - 3]
 
@@ -130,7 +130,7 @@ def test_spelling_costs_what_a_code_by_hand_does() -> None:
 
 @given(texts)
 def test_a_smaller_vocabulary_never_hides_less(text: str) -> None:
-    hidden = [WordTokenizer.of_text(text, size).unknown(text).n_tokens for size in (4, 6, 9, None)]
+    hidden = [WordTokenizer.from_text(text, size).unknown(text).n_tokens for size in (4, 6, 9, None)]
     assert hidden == sorted(hidden, reverse=True)
     assert hidden[-1] == 0
 

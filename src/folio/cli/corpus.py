@@ -4,7 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from folio.config.checks import check_against_data
+from folio.config.checks import check_split_lengths
 from folio.config.data import DataSources, MixtureConfig, PartConfig
 from folio.config.objective import MaskedLMConfig
 from folio.config.run import RunConfig
@@ -65,8 +65,8 @@ def reopen_data(trained: Any, data_dir: Path | None) -> PreparedData:
 def check_data(config: RunConfig, data: PreparedData) -> None:
     """Raises: FolioError unless both splits hold what the objective reads."""
     for part in data.parts:
-        check_against_data(config, part.train.info.n_tokens, part.val.info.n_tokens, part.name)
-    check_against_data(config, data.train.info.n_tokens, data.val.info.n_tokens)
+        check_split_lengths(config, part.train.info.n_tokens, part.val.info.n_tokens, part.name)
+    check_split_lengths(config, data.train.info.n_tokens, data.val.info.n_tokens)
     if isinstance(config.objective, MaskedLMConfig):
         line_breaks = data.tokenizer.line_break_ids().tolist()
         for file in data.files:

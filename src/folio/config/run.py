@@ -18,7 +18,7 @@ from folio.config.objective import Objectives
 from folio.config.optimizer import Optimizers
 from folio.config.schedule import Schedules
 from folio.config.section import ConfigError, Name, Section, Text
-from folio.config.tokenizer import TokenizerConfig, WordTokenizerConfig
+from folio.config.tokenizer import Tokenizers
 from folio.config.trainer import TrainerConfig
 from folio.config.training import TrainingConfig
 from folio.models import TransformerConfig
@@ -59,7 +59,7 @@ class RunConfig(Section):
 
     # The data
     data: Annotated[DataSources, Field(discriminator="name")]
-    tokenizer: Annotated[TokenizerConfig | WordTokenizerConfig, Field(discriminator="name")]
+    tokenizer: Annotated[Tokenizers, Field(discriminator="name")]
 
     # The model
     model: ModelConfig

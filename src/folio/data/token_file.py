@@ -89,7 +89,7 @@ class MappedTokens(np.memmap):
 def map_tokens(path: Path, dtype: str, random_access: bool = False) -> MappedTokens:
     """Map the ids of a file. `random_access`: it is one of many shards that together may be larger than memory."""
     tokens = MappedTokens(path, dtype=dtype, mode="r")
-    # Windows can be anywhere. The kernel would read megabytes around each, which only pays if the whole file stays cached.
+    # Windows can be anywhere. The kernel would read megabytes around each, which only helps if the whole file stays.
     if (random_access or tokens.nbytes > LARGEST_HASHED_BYTES) and hasattr(mmap, "MADV_RANDOM"):
         cast(mmap.mmap, tokens.base).madvise(mmap.MADV_RANDOM)
     return tokens

@@ -6,8 +6,7 @@ Imports no torch, so that a mistake is answered at once.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from folio.data.tokenizers.base import LosslessTokenizer
-from folio.data.tokenizers.registry import Tokenizer
+from folio.data.tokenizers.base import LosslessTokenizer, Tokenizer
 from folio.generation.prompts import MASK, check_request, encode_masked
 from folio.models import TransformerConfig
 from folio.runtime.errors import FolioError

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from folio.data.tokenizers.registry import Tokenizer
+from folio.data.tokenizers.base import Tokenizer
 from folio.generation.prompts import encode_masked
 from folio.generation.sampling import Sampling
 from folio.generation.token_choice import Chooser

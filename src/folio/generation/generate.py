@@ -6,7 +6,7 @@ from itertools import chain, tee
 import torch
 from torch import Tensor
 
-from folio.data.tokenizers.registry import Tokenizer
+from folio.data.tokenizers.base import Tokenizer
 from folio.generation.filling import fill_masks
 from folio.generation.prompts import check_request
 from folio.generation.sampling import Sampling

@@ -6,8 +6,8 @@ Imports no torch, so that a mistake is answered at once.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from folio.data.tokenizers.base import Tokenizer
 from folio.data.tokenizers.rank_files import ENCODINGS
-from folio.data.tokenizers.registry import Tokenizer
 from folio.data.tokenizers.word import WORD
 from folio.models import TransformerConfig
 from folio.models.transformer_config import Family

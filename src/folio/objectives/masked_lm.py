@@ -9,7 +9,6 @@ from folio.data.batches.lines import LineFiles, Lines
 from folio.data.batches.masking import MaskedTrainingLines, MaskedValidationLines, Masking, unigram_baseline
 from folio.data.prepared import TokenSplit
 from folio.data.token_file import TokenFileInfo
-from folio.data.tokenizers.registry import line_breaks
 from folio.objectives.metrics import Metrics
 from folio.objectives.objective import Objective, TrainingDataset
 
@@ -31,7 +30,7 @@ class MaskedLM(Objective):
 
     def baseline(self, datasets: Sequence[MaskedValidationLines]) -> Metrics:
         """Return the loss and the accuracy of a unigram model, which reads nothing."""
-        return unigram_baseline(self.data.train.tokens, line_breaks(self.data.tokenizer), datasets)
+        return unigram_baseline(self.data.train.tokens, self.data.tokenizer.line_break_ids(), datasets)
 
     def corpus_ranges(self, dataset: TrainingDataset) -> tuple[np.ndarray, np.ndarray]:
         assert isinstance(dataset, MaskedTrainingLines)
@@ -44,7 +43,7 @@ class MaskedLM(Objective):
         borders = self.corpus_offsets()[1:-1].tolist() if split is self.data.train else []
         identity = split.info.source_sha256[:16] or split.info.tokens_sha256[:16]
         files = LineFiles(split.path.parent / f"lines-{name}-{context_length}-{identity}")
-        return Lines(split.tokens, line_breaks(self.data.tokenizer), context_length, borders, files)
+        return Lines(split.tokens, self.data.tokenizer.line_break_ids(), context_length, borders, files)
 
     def _masking(self) -> Masking:
         """Return how tokens are masked. The id of the mask follows the tokenizer's ids."""

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 import folio
 from folio.config.migrations import migrate_config
 from folio.config.run import RunConfig
-from folio.data.tokenizers.registry import Tokenizer, load_tokenizer
+from folio.config.tokenizer import load_tokenizer
+from folio.data.tokenizers.base import Tokenizer
 from folio.models import Model, TransformerConfig, build_model
 from folio.models.torch_files import check_archive, check_substance
 from folio.runtime.errors import FolioError

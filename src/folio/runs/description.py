@@ -6,7 +6,8 @@ from typing import Any
 import yaml
 
 from folio.config.run import RunConfig
-from folio.data.tokenizers.registry import Tokenizer, state_to_json
+from folio.data.tokenizers.base import Tokenizer
+from folio.data.tokenizers.state import state_to_json
 from folio.runtime.files import write_atomically, write_json
 
 

@@ -1,8 +1,8 @@
 """Sequences drawn from several corpora by their shares; each batch is still a pure function of (seed, step).
 
 The sequences of a run are numbered: draw 0, 1, 2 and so on. In each block of MIXTURE_BLOCK draws every corpus has a
-fixed number of draws, as its share requires, and a permutation decides which ones. So which corpus a draw reads, and how
-many draws read that corpus before, can be computed without looking at the other draws.
+fixed number of draws, as its share requires, and a permutation decides which ones. So the corpus that a draw reads, and
+the number of earlier draws from that corpus, can be computed without looking at the other draws.
 """
 
 from dataclasses import dataclass

@@ -49,7 +49,6 @@ from folio.data.prepared import PreparedData
 from folio.data.token_file import TokenFileError, token_dtype
 from folio.data.tokenizers.base import LearnedTokenizer, Tokenizer
 from folio.data.tokenizers.choice import TokenizerChoice
-from folio.data.tokenizers.state import fingerprint_of
 from folio.runtime.errors import FolioError
 from folio.runtime.files import exclusive_lock, remove_unfinished
 
@@ -127,9 +126,7 @@ class DocumentCorpus(ABC):
         parts = [FORMAT, MAX_DOCUMENT_BYTES, self._identity, self._options, tokenizer]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
-    def prepare(
-        self, tokenizer: TokenizerChoice, data_dir: Path, log: Log, verify_all: bool = False
-    ) -> PreparedData:
+    def prepare(self, tokenizer: TokenizerChoice, data_dir: Path, log: Log, verify_all: bool = False) -> PreparedData:
         """See `DataSource`. An interrupted preparation is resumed."""
         folder = self.folder(data_dir) / tokenizer.folder_name
 
@@ -137,17 +134,16 @@ class DocumentCorpus(ABC):
             return self._open(folder, tokenizer)
 
         with explain_disk_errors(data_dir):
-            try:
+            # Without the lock at first, so that a read-only data folder works as well.
+            with suppress(NotReusableError):
                 prepared = open_prepared()
-            except NotReusableError:
-                preparation = _Preparation(self, tokenizer, folder, data_dir / "assets", log)
-                resumes = (folder / UNFINISHED).exists()
-                return prepare_locked(folder, open_prepared, preparation.run, log, resumes)
-            if (folder / UNFINISHED).exists():
-                _finish_cleanup(folder)
-            if verify_all:
-                _verify(folder, log)
-            return prepared
+                if (folder / UNFINISHED).exists():
+                    _finish_cleanup(folder)
+                if verify_all:
+                    _verify(folder, log)
+                return prepared
+            preparation = _Preparation(self, tokenizer, folder, data_dir / "assets", log)
+            return prepare_locked(folder, open_prepared, preparation.run, log, resumes=(folder / UNFINISHED).exists())
 
     def _open(self, folder: Path, choice: TokenizerChoice) -> PreparedData:
         """Raises: NotReusableError unless the folder was made from these documents, options and tokenizer."""

@@ -34,9 +34,7 @@ class DataSource(Protocol):
     The constructor takes the keys of that section that its parameters name.
     """
 
-    def prepare(
-        self, tokenizer: TokenizerChoice, data_dir: Path, log: Log, verify_all: bool = False
-    ) -> PreparedData:
+    def prepare(self, tokenizer: TokenizerChoice, data_dir: Path, log: Log, verify_all: bool = False) -> PreparedData:
         """Open the prepared corpus, or prepare it first.
 
         What is done, and why, goes to `log`; nothing is logged if the corpus is merely opened. `verify_all` checks all

@@ -22,7 +22,7 @@ class PreparedFolder:
     path: str | Path
 
     def prepare(self, tokenizer: TokenizerChoice, data_dir: Path, log: Log, verify_all: bool = False) -> PreparedData:
-        """See `DataSource`. Nothing is prepared here. Raises: FolioError if it is not whole, or of another tokenizer."""
+        """Open the folder. Raises: FolioError if it is not whole, or of another tokenizer."""
         folder = Path(self.path)
         try:
             with explain_disk_errors(data_dir):

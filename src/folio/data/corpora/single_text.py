@@ -55,9 +55,7 @@ class SingleText(ABC):
     def identity(self, data_dir: Path) -> str:
         """Return the sha256 of the text. Raises: FolioError if the text cannot be used."""
 
-    def prepare(
-        self, tokenizer: TokenizerChoice, data_dir: Path, log: Log, verify_all: bool = False
-    ) -> PreparedData:
+    def prepare(self, tokenizer: TokenizerChoice, data_dir: Path, log: Log, verify_all: bool = False) -> PreparedData:
         """See `DataSource`. The text is read in pieces, which as many threads encode as there are processors."""
         folder = self.folder(data_dir) / tokenizer.folder_name
         with explain_disk_errors(data_dir):
@@ -86,13 +84,9 @@ class SingleText(ABC):
             raise FolioError(
                 f"data.path={text} was changed while it was being prepared; run the command again when it is complete"
             )
-        self._remember(folder, source_sha256)
         data = open_text_folder(folder, tokenizer)
         log_summary(data, data.train.info.n_bytes + data.val.info.n_bytes, started_s, log)
         return data
-
-    def _remember(self, folder: Path, source_sha256: str) -> None:
-        """Keep the sha256 of a text that takes long to read."""
 
 
 @dataclass(frozen=True)
@@ -136,11 +130,17 @@ class TextFile(SingleText):
                 return sha256
         return check_text_file(path)
 
-    def _remember(self, folder: Path, source_sha256: str) -> None:
+    def _prepare(self, folder: Path, data_dir: Path, tokenizer: TokenizerChoice, log: Log) -> PreparedData:
         status = Path(self.path).stat()
+        data = super()._prepare(folder, data_dir, tokenizer, log)
         if status.st_size > LARGEST_HASHED_BYTES:
-            fields = {"n_bytes": status.st_size, "modified_ns": status.st_mtime_ns, "sha256": source_sha256}
+            fields = {
+                "n_bytes": status.st_size,
+                "modified_ns": status.st_mtime_ns,
+                "sha256": data.train.info.source_sha256,
+            }
             write_atomically(folder / SOURCE_RECORD, json.dumps(fields).encode())
+        return data
 
 
 def _recorded_sha256(record: Path, path: Path) -> str | None:

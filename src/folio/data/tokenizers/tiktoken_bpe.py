@@ -104,7 +104,7 @@ class TiktokenTokenizer(LosslessTokenizer):
             return b"".join(map(self._bytes_of, checked))
 
     def _bytes_of(self, token: int) -> bytes:
-        """Return U+FFFD for an id in a gap of the vocabulary. cl100k_base has gaps, and an untrained model samples them."""
+        """Return U+FFFD for an id in a gap of the vocabulary, as cl100k_base has; an untrained model samples them."""
         try:
             return self._encoding.decode_single_token_bytes(token)
         except KeyError:

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from folio.config.callbacks import SamplesConfig
 from folio.config.run import RunConfig
 from folio.data.prepared import PreparedData
-from folio.data.tokenizers.registry import Tokenizer
+from folio.data.tokenizers.base import Tokenizer
 from folio.generation.generate import generate_text
 from folio.generation.prompts import MASK
 from folio.generation.sampling import Sampling
