@@ -8,8 +8,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +38,12 @@ class SoakError(Exception):
     """A promise was broken."""
 
 
+def training_tokens(workspace: Workspace) -> Path:
+    """Return the token file of the training split."""
+    (file,) = (workspace.folder / "data" / "text_file").rglob("train.bin")
+    return file
+
+
 @dataclass
 class Training:
     """A training process, and what it prints."""
@@ -64,9 +70,7 @@ class Training:
 
     @property
     def tokens(self) -> Path:
-        """The token file of the training split."""
-        (file,) = (self.workspace.folder / "data" / "text_file").rglob("train.bin")
-        return file
+        return training_tokens(self.workspace)
 
     @property
     def has_ended(self) -> bool:
@@ -136,16 +140,36 @@ def limit_file_size(training: Training) -> None:
     training.wait_for_end()
 
 
-def fill_disk(training: Training) -> None:
-    training.wait_randomly()
-    filler = training.workspace.folder / "outputs" / "filler"
+@contextmanager
+def small_disk(folder: Path, n_bytes: int) -> Iterator[bool]:
+    """Mount a small file system at `folder`, which can be filled. Yields False if this user may not mount one."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={n_bytes}", "tmpfs", str(folder)]
+    is_mounted = os.geteuid() == 0 and subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    try:
+        yield is_mounted
+    finally:
+        if is_mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@contextmanager
+def full_disk(folder: Path) -> Iterator[None]:
+    """Take all space that is left on the file system of `folder`, and free it at the end."""
+    filler = folder / "filler"
     try:
         with suppress(OSError), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(512))
-        training.wait_for_end()
+        yield
     finally:
         filler.unlink()
+
+
+def fill_disk(training: Training) -> None:
+    training.wait_randomly()
+    with full_disk(training.workspace.folder / "outputs"):
+        training.wait_for_end()
 
 
 def replace_checkpoint_folder(training: Training) -> None:

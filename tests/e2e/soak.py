@@ -6,22 +6,20 @@ undisturbed run. Prints a table, and writes it as JSON.
 
 import json
 import math
-import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from faults import FAULTS, FREQUENT_CHECKPOINTS, SoakError, Training, assert_same
+from faults import FAULTS, FREQUENT_CHECKPOINTS, SoakError, Training, assert_same, small_disk
 from workspace import FAMILIES, TINY_TEXT, Run, Workspace, clean_environment
 
 COMMON = (*FREQUENT_CHECKPOINTS, "training.max_steps=300")
@@ -32,7 +30,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "encoder-decoder, hidden cache, Muon": (*FAMILIES["hidden_cache"], "optimizer=muon", "logger=csv"),
     "encoder-decoder, cross-attention, SGD": (*FAMILIES["cross_attention"], "optimizer=sgd", "logger=csv"),
 }
-SMALL_DISK_BYTES = 32 << 20
+DISK_BYTES = 32 << 20
 
 
 @dataclass
@@ -63,19 +61,6 @@ class SoakReport:
             f"{self.minutes:.1f} minutes, seed {self.seed}"
         )
         return "\n".join(rows + self.failures)
-
-
-@contextmanager
-def small_disk(folder: Path) -> Iterator[bool]:
-    """Mount a small file system at `folder`, which can be filled. Yields False if this user may not mount one."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK_BYTES}", "tmpfs", str(folder)]
-    is_mounted = os.geteuid() == 0 and subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    try:
-        yield is_mounted
-    finally:
-        if is_mounted:
-            subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def new_workspace(folder: Path) -> Workspace:
@@ -205,7 +190,7 @@ def soak(folder: Path, minutes: float, seed: int, report_file: Path | None = Non
                 undisturbed[name] = own.train(*COMMON, *recipe)
             workspace = new_workspace(folder / f"run-{report.runs_compared + len(report.failures)}")
             with ExitStack() as stack:
-                if not stack.enter_context(small_disk(workspace.folder / "outputs")):
+                if not stack.enter_context(small_disk(workspace.folder / "outputs", DISK_BYTES)):
                     FAULTS.pop("disk full", None)
                 n_failures = len(report.failures)
                 train_through_faults(name, workspace, undisturbed[name], deadline, rng, report)

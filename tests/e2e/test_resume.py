@@ -1,4 +1,4 @@
-"""A run that was stopped, by whatever, goes on as if it had not been."""
+"""A run that was stopped in any way resumes as if it had not been."""
 
 import re
 import shlex
@@ -17,7 +17,7 @@ from folio.runs.folders import list_checkpoints
 
 LONG = (
     *TINY,
-    "model.dropout=0.1",  # so that a generator that goes on from elsewhere is noticed
+    "model.dropout=0.1",  # so that a wrong random state is noticed
     "training.max_steps=400",
     "training.micro_batch_size=6",
     "training.validate_every_steps=40",
@@ -28,94 +28,87 @@ CURVES = ("train/loss_nats", "train/accuracy", "train/gradient_norm", "train/lea
 
 
 @pytest.fixture(scope="module")
-def straight(make_workspace: Callable[[], Workspace]) -> Run:
-    """The run that nobody stopped."""
+def undisturbed(make_workspace: Callable[[], Workspace]) -> Run:
+    """A run that was not stopped."""
     return make_workspace().train(*LONG)
 
 
 def train_until_signal(workspace: Workspace, number: signal.Signals, *args: str) -> tuple[int, str, Run]:
-    """Send a training a signal when it has told its first validation. Returns its exit code, its words, its run."""
-    process = workspace.start("train.py", *args)
-    assert process.stdout is not None
-    said = ""
-    for line in process.stdout:
-        said += line
-        if "val loss" in line:
-            process.send_signal(number)
-            break
-    said += process.stdout.read()
-    process.stdout.close()
-    code = process.wait()
+    """Send a training a signal after its first validation. Returns its exit code, its output and its run."""
+    process = workspace.start_until("val loss", "train.py", *args)
+    process.send_signal(number)
+    output, _ = process.communicate()
     (folder,) = workspace.runs()
-    return code, said, Run(folder)
+    return process.returncode, output, Run(folder)
 
 
-def assert_same_end(resumed: Run, straight: Run, logger: str = "tensorboard") -> None:
-    assert resumed.results == straight.results
-    assert resumed.equals(straight)
-    assert resumed.config == straight.config
+def assert_same_end(resumed: Run, undisturbed: Run, logger: str = "tensorboard") -> None:
+    assert resumed.results == undisturbed.results
+    assert resumed.equals(undisturbed)
+    assert resumed.config == undisturbed.config
     for tag in CURVES:  # no point twice, none missing
-        assert resumed.curve(tag, logger) == straight.curve(tag, logger), tag
-    assert resumed.samples == straight.samples
+        assert resumed.curve(tag, logger) == undisturbed.curve(tag, logger), tag
+    assert resumed.samples == undisturbed.samples
 
 
-def assert_stopped_in_order(ended: int, code: int, said: str, run: Run, workspace: Workspace) -> None:
-    """Saved after its last step, with the status and the command to go on."""
-    assert ended == code, said
-    assert "Traceback" not in said
-    assert f"train.py resume={run.folder.relative_to(workspace.folder)}\n" in said
+def assert_stopped(output: str, run: Run, workspace: Workspace) -> None:
+    """The run saved its last step, with its status, and printed the command to resume."""
+    assert "Traceback" not in output
+    assert f"train.py resume={run.folder.relative_to(workspace.folder)}\n" in output
     assert run.metrics["status"] == "interrupted"
     stopped_at = run.metrics["step"]
     assert 40 <= stopped_at < 400
     saved = run.checkpoint()
     assert saved["global_step"] == stopped_at
-    assert bool(saved["folio"]["val"]) == (stopped_at % 40 == 0), "a validation loss of other weights"
+    assert bool(saved["folio"]["val"]) == (stopped_at % 40 == 0), "the validation loss must be of these weights"
 
 
-def test_a_run_stopped_by_sigterm_saves_its_step_and_tells_how_to_go_on(workspace: Workspace) -> None:
-    ended, said, run = train_until_signal(workspace, signal.SIGTERM, *LONG)
-    assert_stopped_in_order(ended, 143, said, run, workspace)
+def test_a_run_stopped_by_sigterm_saves_its_step_and_says_how_to_resume(workspace: Workspace) -> None:
+    code, output, run = train_until_signal(workspace, signal.SIGTERM, *LONG)
+    assert code == 143, output
+    assert_stopped(output, run, workspace)
 
 
-def test_what_a_run_stopped_by_ctrl_c_tells_ends_in_the_bits_of_one_that_was_not_stopped(
-    straight: Run, workspace: Workspace
+def test_the_command_printed_at_ctrl_c_resumes_to_the_bits_of_an_undisturbed_run(
+    undisturbed: Run, workspace: Workspace
 ) -> None:
-    ended, said, run = train_until_signal(workspace, signal.SIGINT, *LONG)
-    assert_stopped_in_order(ended, 130, said, run, workspace)
-    told = re.search(r"train\.py (resume=.*)", said)
-    assert told is not None, said
+    code, output, run = train_until_signal(workspace, signal.SIGINT, *LONG)
+    assert code == 130, output
+    assert_stopped(output, run, workspace)
+    command = re.search(r"train\.py (resume=.*)", output)
+    assert command is not None, output
     first_part = run.metrics
-    workspace.must("train.py", *shlex.split(told[1]))
-    assert_same_end(run, straight)
+    workspace.must("train.py", *shlex.split(command[1]))
+    assert_same_end(run, undisturbed)
     assert run.metrics["elapsed_s"] > first_part["elapsed_s"] > 0, "the time of both parts"
     assert run.metrics["n_tokens_seen"] > first_part["n_tokens_seen"] > 0
     assert workspace.runs() == [run.folder]
 
 
-def test_a_killed_run_ends_in_the_bits_of_one_that_was_not(straight: Run, workspace: Workspace) -> None:
-    ended, said, run = train_until_signal(workspace, signal.SIGKILL, *LONG)
-    assert ended == -signal.SIGKILL, said
+def test_a_killed_run_ends_with_the_bits_of_an_undisturbed_run(undisturbed: Run, workspace: Workspace) -> None:
+    code, output, run = train_until_signal(workspace, signal.SIGKILL, *LONG)
+    assert code == -signal.SIGKILL, output
     assert not (run.folder / "metrics.json").exists()
     workspace.must("train.py", "resume=latest")
-    assert_same_end(run, straight)
+    assert_same_end(run, undisturbed)
     assert not list(run.folder.rglob("*.tmp"))
 
 
 @pytest.mark.parametrize("family", ["masked_lm", "hidden_cache"])
-def test_a_killed_run_of_another_family_ends_in_the_bits_of_one_that_was_not(
+def test_a_killed_run_of_another_family_ends_with_the_bits_of_an_undisturbed_run(
     family: str, make_workspace: Callable[[], Workspace]
 ) -> None:
-    """Its lines, masks and prefixes are drawn on from where it stopped, and counted on."""
+    """Its lines, masks and prefixes continue where it stopped."""
     workspace, elsewhere = make_workspace(), make_workspace()
     recipe = (*LONG, *FAMILIES[family], "model.context_length=48", "logger=csv")
-    ended, said, run = train_until_signal(workspace, signal.SIGKILL, *recipe)
-    assert ended == -signal.SIGKILL, said
+    code, output, run = train_until_signal(workspace, signal.SIGKILL, *recipe)
+    assert code == -signal.SIGKILL, output
     workspace.must("train.py", "resume=latest")
     assert_same_end(run, elsewhere.train(*recipe), "csv")
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_finished_run_can_be_made_longer_and_keeps_its_curves_in_csv(optimizer: str, workspace: Workspace) -> None:
+def test_a_finished_run_can_be_extended_and_keeps_its_curves_in_csv(optimizer: str, workspace: Workspace) -> None:
     kept = "callbacks.checkpoint.keep_every_steps=15"
     recipe = (*TINY, "logger=csv", "model.dropout=0.1", "schedule=constant", f"optimizer={optimizer}", kept)
     run = workspace.train(*recipe, "training.max_steps=20")
@@ -140,8 +133,8 @@ def test_resuming_a_finished_run_changes_no_number(workspace: Workspace) -> None
     assert all(value.equal(weights[key]) for key, value in run.weights().items())
 
 
-def as_an_older_folio_left_it(run: Run) -> None:
-    """Take out of a run folder what formats after 2 brought."""
+def downgrade_to_format_2(run: Run) -> None:
+    """Remove from a run folder everything that later formats added."""
     for file in (run.folder / "checkpoints").glob("*.ckpt"):
         state = torch.load(file, weights_only=True)
         folio = state["folio"]
@@ -162,22 +155,22 @@ def without_later_keys(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def test_a_run_that_an_older_folio_began_goes_on_and_is_measured(make_workspace: Callable[[], Workspace]) -> None:
+def test_a_run_of_an_older_folio_can_be_resumed_and_evaluated(make_workspace: Callable[[], Workspace]) -> None:
     workspace, elsewhere = make_workspace(), make_workspace()
     recipe = (*TINY, "optimizer=muon", "schedule=constant", "logger=csv")
     run = workspace.train(*recipe, "training.max_steps=20")
-    as_an_older_folio_left_it(run)
+    downgrade_to_format_2(run)
     measured = workspace.must("scripts/evaluate.py", "latest")
     assert "the same" in measured
-    said = workspace.must("train.py", "resume=latest", "training.max_steps=40")
-    told = "is from an older Folio; newer keys take their old defaults: training.on_nan, training.max_nan_steps, "
-    assert f"{told}optimizer.adamw_learning_rate, model.attention_dropout\n" in said
-    straight = elsewhere.train(*recipe, "training.max_steps=40")
-    assert run.equals(straight)
-    assert run.config == straight.config
+    output = workspace.must("train.py", "resume=latest", "training.max_steps=40")
+    message = "is from an older Folio; newer keys take their old defaults: training.on_nan, training.max_nan_steps, "
+    assert f"{message}optimizer.adamw_learning_rate, model.attention_dropout\n" in output
+    undisturbed = elsewhere.train(*recipe, "training.max_steps=40")
+    assert run.equals(undisturbed)
+    assert run.config == undisturbed.config
 
 
-def test_a_run_of_a_later_format_says_which_folio_wrote_it(workspace: Workspace) -> None:
+def test_a_run_of_a_later_format_is_refused_with_the_folio_that_wrote_it(workspace: Workspace) -> None:
     run = workspace.train(*TINY, "logger=none")
     file = run.folder / "checkpoints" / "last.ckpt"
     state = torch.load(file, weights_only=True)

@@ -1,4 +1,4 @@
-"""What `python train.py` leaves behind, and that it leaves the same behind again."""
+"""The run folder and output of `python train.py`, and that a run can be repeated exactly."""
 
 import ast
 import json
@@ -41,7 +41,7 @@ METRICS = {
 CHOICES = ("optimizer", "schedule", "logger")
 
 UNIFORM_NATS = math.log(len(set(TINY_TEXT)))
-"""Of a model that knows nothing."""
+"""Loss of a model that has learned nothing."""
 
 FOLDER = {
     "config.yaml",
@@ -57,14 +57,14 @@ FOLDER = {
 
 
 def sweep(workspace: Workspace, *args: str) -> list[Run]:
-    """One process for many short runs: the imports are what takes the time."""
+    """Do many short runs in one process, because most of their time is imports."""
     workspace.must("train.py", "-m", *TINY, *args)
     return [Run(folder) for folder in workspace.runs()]
 
 
 @pytest.fixture(scope="module")
 def swept(make_workspace: Callable[[], Workspace]) -> dict[tuple[int, str, bool, int | None], Run]:
-    """Runs by seed, positional encoding, determinism and micro batch."""
+    """Runs by seed, positional encoding, determinism and micro-batch size."""
     runs = sweep(
         make_workspace(),
         "logger=none",
@@ -84,7 +84,7 @@ def swept(make_workspace: Callable[[], Workspace]) -> dict[tuple[int, str, bool,
     }
 
 
-def test_a_run_leaves_everything_that_belongs_to_it(finished_run: Run) -> None:
+def test_a_run_folder_is_complete(finished_run: Run) -> None:
     assert {path.name for path in finished_run.folder.iterdir()} == FOLDER
     assert {path.name for path in (finished_run.folder / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
     assert "ROMEO:" in (finished_run.folder / "samples.md").read_text()
@@ -92,7 +92,7 @@ def test_a_run_leaves_everything_that_belongs_to_it(finished_run: Run) -> None:
     assert f"val loss {finished_run.metrics['val/loss_nats']:.4f}" in log
 
 
-def test_metrics_are_whole_finite_and_fit_together(finished_run: Run) -> None:
+def test_metrics_are_complete_finite_and_consistent(finished_run: Run) -> None:
     metrics = finished_run.metrics
     assert metrics.keys() >= METRICS
     numbers = {key: value for key, value in metrics.items() if isinstance(value, float)}
@@ -237,14 +237,14 @@ def test_a_terminal_gets_a_bar_with_loss_and_speed(workspace: Workspace) -> None
 
 
 def read_terminal(controller: int) -> str:
-    """What comes next; empty at the end, which Linux tells as an error."""
+    """Read the next piece of output; empty at the end, which Linux reports as an error."""
     try:
         return os.read(controller, 4096).decode(errors="replace")
     except OSError:
         return ""
 
 
-def test_the_end_tells_what_was_reached_and_what_to_do_next(finished_output: str, finished_run: Run) -> None:
+def test_the_output_ends_with_the_results_and_the_next_commands(finished_output: str, finished_run: Run) -> None:
     metrics = finished_run.metrics
     for words in (
         f"validation loss  {metrics['val/loss_nats']:.6f} nats",
