@@ -1,4 +1,4 @@
-"""Create run folders, and find the one that the user means. Imports no torch."""
+"""Create run folders, find the one that the user means, and print how to resume it. Imports no torch."""
 
 import os
 import re
@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from folio.runtime.commands import command, override
 from folio.runtime.errors import FolioError
 
 
@@ -143,3 +144,13 @@ def find_started_run(run: str, output_dir: Path) -> Path:
         raise FolioError(f"latest: no run below {output_dir}/; start one, or give its folder")
     newest = max(files, key=lambda path: path.stat().st_mtime_ns)
     return newest.parent if newest.name == "config.yaml" else newest.parent.parent
+
+
+def resume_command(folder: Path) -> str:
+    """Return the command that resumes a run."""
+    return command("train.py", override("resume", folder))
+
+
+def resume_hint(step: int, folder: Path) -> str:
+    """Return the end of a sentence that says from which step a run can be resumed, and with which command."""
+    return f"; last.ckpt has step {step}: resume with {resume_command(folder)}"

@@ -1,13 +1,12 @@
 """The results of a run: the values of metrics.json, and the last lines on the terminal."""
 
-import shlex
 from typing import Any
 
 from folio.distributed.devices import peak_memory_bytes
 from folio.objectives.metrics import format_rows
-from folio.runs.commands import resume_command
+from folio.runs.folders import resume_command
 from folio.runs.provenance import git_commit, versions
-from folio.runtime.commands import python_command
+from folio.runtime.commands import command, quote_for_shell
 from folio.runtime.console import log
 from folio.training.assembly import TrainingParts
 from folio.training.callbacks.throughput import format_duration
@@ -42,6 +41,7 @@ def final_metrics(status: str, step: int, parts: TrainingParts) -> dict[str, Any
 def print_results(metrics: dict[str, Any], parts: TrainingParts) -> None:
     """Print what a finished run reached, its last sample, and the commands to continue with."""
     context, samples = parts.context, parts.samples
+    max_steps = context.config.training.max_steps
     best = f"{metrics['best/val/loss_nats']:.4f} nats at step {metrics['best/step']}"
     rows = [
         *format_rows(metrics, "val/"),
@@ -52,13 +52,13 @@ def print_results(metrics: dict[str, Any], parts: TrainingParts) -> None:
     log.info("\n" + "\n".join(f"{name:<16} {value}" for name, value in rows))
     if samples.latest:
         log.info(f"\n{samples.latest}")
-    folder, python = shlex.quote(str(context.folder)), python_command()
+    folder, prompt = quote_for_shell(str(context.folder)), quote_for_shell(samples.config.prompt)
     option = "--prefix" if context.config.model.family == "encoder_decoder" else "--prompt"
     log.info(
         f"""
 run folder       {folder}
 look at it       make tensorboard
-generate         {python} scripts/generate.py {folder} {option} {shlex.quote(samples.config.prompt)}
-measure again    {python} scripts/evaluate.py {folder}
-resume           {resume_command(context.folder)} training.max_steps={2 * context.config.training.max_steps}"""
+generate         {command("scripts/generate.py", folder, option, prompt)}
+measure again    {command("scripts/evaluate.py", folder)}
+resume           {resume_command(context.folder)} training.max_steps={2 * max_steps}"""
     )

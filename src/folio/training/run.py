@@ -11,7 +11,7 @@ from folio.data.prepared import PreparedData
 from folio.distributed.context import DistributedContext
 from folio.distributed.launcher import LaunchSpec, RankDied, StopRequested, train_in_processes
 from folio.runs.checkpoints import checkpoint_step
-from folio.runs.commands import resume_hint
+from folio.runs.folders import resume_hint
 from folio.runtime.console import console, log, silence_log, start_log
 from folio.runtime.errors import FolioError
 from folio.runtime.files import lock_folder, write_json
