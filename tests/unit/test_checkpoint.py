@@ -1,4 +1,4 @@
-"""A checkpoint is whole or absent, plain data, and enough to use the model alone."""
+"""A checkpoint is complete or absent, plain data, and enough to use the model without the run folder."""
 
 import errno
 import os
@@ -40,7 +40,7 @@ def model(config: RunConfig) -> GPT:
 
 @pytest.fixture
 def state(config: RunConfig, model: GPT) -> dict[str, Any]:
-    """What Lightning would hand over, as far as it matters here."""
+    """The relevant part of what Lightning would save."""
     metadata = CheckpointMetadata(config, model.config, TOKENIZER)
     return {
         "state_dict": {f"model.{name}": tensor for name, tensor in model.state_dict().items()},
@@ -56,7 +56,7 @@ def saved(state: dict[str, Any], tmp_path: Path) -> Path:
     return path
 
 
-def test_a_checkpoint_alone_gives_back_model_tokenizer_and_config(saved: Path, model: GPT, config: RunConfig) -> None:
+def test_a_checkpoint_alone_restores_model_tokenizer_and_config(saved: Path, model: GPT, config: RunConfig) -> None:
     trained = load_checkpoint(saved, "cpu")
     tokens = torch.from_numpy(TOKENIZER.encode("gabcdef")).long()[None]
     assert torch.equal(trained.model(tokens), model(tokens))
@@ -85,7 +85,7 @@ def test_a_checkpoint_alone_gives_back_model_tokenizer_and_config(saved: Path, m
     ],
     ids=" ".join,
 )
-def test_a_checkpoint_alone_gives_back_a_model_of_any_kind(
+def test_a_checkpoint_alone_restores_a_model_of_any_kind(
     overrides: tuple[str, ...], compose: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
     config = compose("tokenizer=char", "model.d_model=8", "model.n_heads=2", "model.n_layers=2", *overrides)
@@ -144,7 +144,7 @@ def test_a_save_replaces_the_old_file_and_leaves_nothing_else(saved: Path, state
 
 @pytest.mark.parametrize("mmap", [False, True])
 @pytest.mark.parametrize("kind", ["absent", "empty", "garbage", "truncated", "a folder", "a bare pickle"])
-def test_what_cannot_be_read_is_one_line_naming_the_file(kind: str, mmap: bool, saved: Path) -> None:
+def test_a_file_that_cannot_be_read_is_named_in_one_line(kind: str, mmap: bool, saved: Path) -> None:
     whole = saved.read_bytes()
     saved.unlink()
     if kind == "a folder":
@@ -168,7 +168,7 @@ def test_a_checkpoint_of_another_program_is_refused(foreign: object, tmp_path: P
         read_checkpoint(tmp_path / "other.ckpt")
 
 
-def test_a_checkpoint_of_a_later_format_says_which_version_wrote_it(state: dict[str, Any], tmp_path: Path) -> None:
+def test_a_checkpoint_of_a_later_format_names_the_version_that_wrote_it(state: dict[str, Any], tmp_path: Path) -> None:
     state["folio"] |= {"format": FORMAT + 1, "version": "0.9.0"}
     save_checkpoint(state, tmp_path / "newer.ckpt")
     with pytest.raises(
@@ -178,7 +178,7 @@ def test_a_checkpoint_of_a_later_format_says_which_version_wrote_it(state: dict[
 
 
 class Gadget:
-    """Makes a file when it is unpickled, as malware would do worse."""
+    """Creates a file when it is unpickled; malware would do worse."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -188,14 +188,14 @@ class Gadget:
 
 
 @pytest.mark.parametrize("mmap", [False, True])
-def test_loading_runs_nothing_that_is_in_the_file(mmap: bool, tmp_path: Path) -> None:
+def test_loading_executes_nothing_in_the_file(mmap: bool, tmp_path: Path) -> None:
     file, trace = tmp_path / "evil.ckpt", tmp_path / "trace"
     torch.save({"folio": Gadget(trace)}, file)
     with pytest.raises(FolioError, match=r"evil\.ckpt is not a checkpoint that can be read"):
         read_checkpoint(file, mmap=mmap)
     assert not trace.exists()
     torch.load(file, weights_only=False)
-    assert trace.exists()  # the gadget does work where it is let
+    assert trace.exists()  # the gadget works if it is allowed to
 
 
 def test_a_checkpoint_of_format_3_is_read_with_todays_keys() -> None:

@@ -1,4 +1,4 @@
-"""Numbers that are none stop a run, or a step, before they spoil what is saved."""
+"""NaN and infinite gradients or weights stop a run, or skip a step, before they are saved."""
 
 import math
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def test_the_first_gradients_that_are_not_finite_stop_a_run(
         norms(watch(), 1.0, 1e30, value)
 
 
-def test_so_many_in_a_row_stop_a_run_that_skips_them(watch: Callable[..., GradientMonitor]) -> None:
+def test_too_many_in_a_row_stop_a_run_that_skips_them(watch: Callable[..., GradientMonitor]) -> None:
     seen = watch("training.on_nan=skip", "training.max_nan_steps=3")
     assert norms(seen, NAN, 1.0, INF, NAN, 1.0, NAN, NAN) == [False, True, False, False, True, False, False]
     assert seen.n_skipped == 5
@@ -42,7 +42,7 @@ def test_so_many_in_a_row_stop_a_run_that_skips_them(watch: Callable[..., Gradie
         seen.should_step(8, 0.01, torch.tensor(NAN))
 
 
-def test_a_run_that_goes_on_counts_on(watch: Callable[..., GradientMonitor]) -> None:
+def test_a_resumed_run_continues_to_count(watch: Callable[..., GradientMonitor]) -> None:
     first, second = (watch("training.on_nan=skip", "training.max_nan_steps=3") for _ in range(2))
     norms(first, NAN, NAN)
     second.load_state_dict(first.state_dict())
@@ -52,7 +52,7 @@ def test_a_run_that_goes_on_counts_on(watch: Callable[..., GradientMonitor]) -> 
 
 
 class OnAnotherDevice:
-    """A norm that nobody may look at before the check; torch's meta device has no values to stack."""
+    """A norm that must not be read before the check; torch's meta device has no values to stack."""
 
     device = torch.device("meta")
 
@@ -73,10 +73,10 @@ def test_on_a_gpu_nothing_is_read_before_the_check(
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "muon"])
 @pytest.mark.parametrize("fused", [False, True])
-def test_an_optimizer_passes_over_a_step_without_gradients(
+def test_an_optimizer_step_without_gradients_changes_nothing(
     optimizer: str, fused: bool, compose: Callable[..., RunConfig]
 ) -> None:
-    """What `training.on_nan=skip` relies on: neither weights nor state change, nor does the count of steps."""
+    """`training.on_nan=skip` relies on it: neither weights nor state nor the count of steps change."""
     config = compose("model=debug", f"optimizer={optimizer}").optimizer
     torch.manual_seed(0)
     model = nn.Module()
@@ -109,7 +109,7 @@ def test_one_weight_that_is_not_finite_is_found(value: float) -> None:
     assert not all_finite(model)
 
 
-def test_a_step_that_was_not_taken_is_not_in_the_means() -> None:
+def test_a_skipped_step_is_not_in_the_means() -> None:
     means = RunningMeans()
     for losses, taken in (((1.0, 3.0), True), ((NAN, 5.0), False), ((2.0, 6.0), True), ((NAN, NAN), False)):
         for loss in losses:
@@ -130,7 +130,7 @@ def test_a_spike_is_a_loss_a_nat_above_the_median_before() -> None:
     assert watch.update(3.0) is None
 
 
-def test_the_first_losses_are_no_spikes_whatever_they_are() -> None:
+def test_the_first_losses_are_never_spikes() -> None:
     watch = SpikeDetector()
     assert [watch.update(loss) for loss in (1.0, 1.0, 9.0, 1.0, 9.0)] == [None] * 5
     assert watch.update(9.0) == 1.0

@@ -1,4 +1,4 @@
-"""What TensorBoard's HParams tab gets to know, and whether it is what a person wants to compare."""
+"""TensorBoard's HParams tab gets the values and columns that users want to compare."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +17,8 @@ Compose = Callable[..., RunConfig]
 VALUES = {"seed": 1, "model": {"name": "debug", "bias": False, "d_ff": None}, "optimizer": {"betas": [0.9, 0.95]}}
 
 
-def told(folder: Path) -> dict[str, HParamsPluginData]:
-    """What TensorBoard reads in the folder, by the last part of its tag."""
+def hparams_in(folder: Path) -> dict[str, HParamsPluginData]:
+    """Return what TensorBoard reads in the folder, keyed by the last part of its tag."""
     events = EventAccumulator(str(folder)).Reload()
     tags = events.PluginTagToContent("hparams")
     return {tag.rpartition("/")[2]: HParamsPluginData.FromString(content) for tag, content in tags.items()}
@@ -28,7 +28,7 @@ def first_columns(experiment: Any) -> list[str]:
     return [info.name for info in experiment.hparam_infos if info.differs]
 
 
-def test_values_keep_their_kinds_and_null_has_no_value() -> None:
+def test_values_keep_their_types_and_null_is_left_out() -> None:
     assert flatten(VALUES) == {
         "seed": 1,
         "model.name": "debug",
@@ -37,11 +37,11 @@ def test_values_keep_their_kinds_and_null_has_no_value() -> None:
     }
 
 
-def test_what_people_vary_are_keys_of_the_config(compose: Compose) -> None:
+def test_the_usual_keys_are_keys_of_the_config(compose: Compose) -> None:
     assert set(USUAL_KEYS) <= flatten(compose().model_dump()).keys()
 
 
-def test_columns_are_what_people_vary_with_what_is_compared_in_front(compose: Compose) -> None:
+def test_columns_are_the_usual_keys_after_the_compared_ones(compose: Compose) -> None:
     values = flatten(compose("model=debug", "optimizer.eps=1e-6").model_dump())
     experiment = columns(values, ["positional_encoding", "optimizer.eps", "seed", "experiment", "data_dir"])
     assert first_columns(experiment) == ["positional_encoding.name", "optimizer.eps", "seed"]  # name is null here
@@ -57,37 +57,37 @@ def test_a_recipe_is_compared_by_its_name(compose: Compose) -> None:
     assert first_columns(columns(values, ["experiment"])) == ["name"]
 
 
-def test_a_run_is_shown_from_its_beginning_and_its_end_is_told_once(tmp_path: Path) -> None:
+def test_a_run_is_shown_from_its_start_and_its_end_is_added_once(tmp_path: Path) -> None:
     log_start(tmp_path, VALUES, ["seed"])
-    begun = told(tmp_path)
+    begun = hparams_in(tmp_path)
     assert begun.keys() == {"experiment", "session_start_info"}
     hparams = begun["session_start_info"].session_start_info.hparams
     assert (hparams["seed"].number_value, hparams["model.name"].string_value) == (1, "debug")
     assert hparams["model.bias"].HasField("bool_value")
     assert begun["session_start_info"].session_start_info.group_name == "", "equal runs are not averaged"
     log_end(tmp_path, succeeded=True)
-    ended = told(tmp_path)
+    ended = hparams_in(tmp_path)
     assert ended["session_end_info"].session_end_info.status == api_pb2.STATUS_SUCCESS
     assert ended["session_start_info"] == begun["session_start_info"]
 
 
-def test_a_run_that_goes_on_takes_back_its_failure_and_keeps_its_columns(tmp_path: Path) -> None:
+def test_a_resumed_run_withdraws_its_failure_and_keeps_its_columns(tmp_path: Path) -> None:
     log_start(tmp_path, VALUES, ["seed"])
     log_end(tmp_path, succeeded=False)
-    assert told(tmp_path)["session_end_info"].session_end_info.status == api_pb2.STATUS_FAILURE
+    assert hparams_in(tmp_path)["session_end_info"].session_end_info.status == api_pb2.STATUS_FAILURE
     log_start(tmp_path, {**VALUES, "seed": 2}, ["resume"], resumed=True)
-    now = told(tmp_path)
+    now = hparams_in(tmp_path)
     assert "session_end_info" not in now
     assert now["session_start_info"].session_start_info.hparams["seed"].number_value == 2
     assert first_columns(now["experiment"].experiment) == ["seed"]
 
 
-def test_a_run_that_begins_anew_says_everything_anew(tmp_path: Path) -> None:
+def test_a_run_that_starts_again_replaces_everything(tmp_path: Path) -> None:
     log_start(tmp_path, VALUES, ["seed"])
     log_end(tmp_path, succeeded=False)
     log_start(tmp_path, VALUES, ["model"])
-    assert first_columns(told(tmp_path)["experiment"].experiment) == ["model.name"]
-    assert "session_end_info" not in told(tmp_path)
+    assert first_columns(hparams_in(tmp_path)["experiment"].experiment) == ["model.name"]
+    assert "session_end_info" not in hparams_in(tmp_path)
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])

@@ -1,4 +1,4 @@
-"""What one step of training does besides the model's own computation."""
+"""The LightningModule clips, schedules, accumulates and validates."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -38,14 +38,14 @@ def prefixed_batch(n_rows: int, seed: int = 0) -> Batch:
 
 
 def masked_batch(n_rows: int) -> Batch:
-    """The first row is asked for all of its tokens, the others for one each."""
+    """Return a batch whose first row has a target at every token, the others at one."""
     batch = random_batch(n_rows)
     batch.targets[1:, 1:] = IGNORE_INDEX
     return batch._replace(lengths=torch.full((n_rows,), 6))
 
 
 def validate(module: LanguageModel, *loaders: list[Batch]) -> dict[str, float]:
-    """The hooks of a validation in Lightning's order. Returns what is logged for other callbacks."""
+    """Call the hooks of a validation in Lightning's order. Returns what is logged for other callbacks."""
     logged: dict[str, float] = {}
     module.trainer = SimpleNamespace(global_step=3)
     module.log = lambda name, value, logger: logged.update({name: value})  # type: ignore[method-assign, misc]
@@ -53,14 +53,14 @@ def validate(module: LanguageModel, *loaders: list[Batch]) -> dict[str, float]:
     module.on_validation_epoch_start()
     for index, loader in enumerate(loaders):
         for batch_index, batch in enumerate(loader):
-            more = (index,) if len(loaders) > 1 else ()  # Lightning numbers loaders only where there are several
+            more = (index,) if len(loaders) > 1 else ()  # Lightning numbers loaders only if there are several
             module.validation_step(batch, batch_index, *more)
     module.on_validation_epoch_end()
     return logged
 
 
 def gradient_norm_after_clipping(module: LanguageModel) -> float:
-    """Of gradients whose norm was 5."""
+    """Clip gradients of norm 5, and return their norm afterwards."""
     parameters = list(module.model.parameters())
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
@@ -69,21 +69,21 @@ def gradient_norm_after_clipping(module: LanguageModel) -> float:
     return torch.stack([parameter.grad.norm() for parameter in parameters]).norm().item()
 
 
-def test_gradients_are_clipped_to_the_norm_and_the_norm_before_is_kept(build: BuildModule) -> None:
+def test_gradients_are_clipped_and_their_norm_before_is_kept(build: BuildModule) -> None:
     module = build("training.gradient_clip_norm=0.5")
     assert gradient_norm_after_clipping(module) == pytest.approx(0.5, rel=1e-4)
     assert module.gradient_norm == 5.0
 
 
 @pytest.mark.parametrize("norm", ["null", "6.0"])
-def test_gradients_below_the_norm_stay_as_they_are(norm: str, build: BuildModule) -> None:
+def test_gradients_below_the_norm_are_unchanged(norm: str, build: BuildModule) -> None:
     module = build(f"training.gradient_clip_norm={norm}")
     assert gradient_norm_after_clipping(module) == 5.0
     assert module.gradient_norm == 5.0
 
 
 @pytest.mark.parametrize(("step", "rate"), [(0, 1e-3 / 3), (2, 1e-3)])
-def test_all_groups_step_at_the_rate_of_the_schedule(step: int, rate: float, build: BuildModule) -> None:
+def test_all_parameter_groups_get_the_learning_rate_of_the_schedule(step: int, rate: float, build: BuildModule) -> None:
     module = build("optimizer.learning_rate=1e-3", "schedule.warmup_steps=2")
     module.trainer = SimpleNamespace(global_step=step)
     optimizer = module.configure_optimizers()
@@ -91,7 +91,7 @@ def test_all_groups_step_at_the_rate_of_the_schedule(step: int, rate: float, bui
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate, rate])
 
 
-def test_noam_sets_the_rate_from_the_width_of_the_model(build: BuildModule) -> None:
+def test_noam_sets_the_learning_rate_from_the_width_of_the_model(build: BuildModule) -> None:
     module = build("schedule=noam", "schedule.warmup_steps=4", "optimizer.learning_rate=7", "optimizer=muon")
     module.trainer = SimpleNamespace(global_step=15)
     optimizer = module.configure_optimizers()
@@ -106,10 +106,10 @@ def test_a_validation_is_the_mean_over_all_targets_of_all_its_batches(build: Bui
     assert module.val_metrics == metrics_from_sums(sum(token_sums(module.model, batch) for batch in batches), None)
     assert logged == {f"val/{name}": value for name, value in module.val_metrics.items()}
     again = validate(module, batches)
-    assert again == logged, "a second validation counts nothing of the first"
+    assert again == logged, "a second validation must not count the first"
 
 
-def test_the_second_loader_is_the_one_with_the_prefixes_of_others(build: BuildModule) -> None:
+def test_the_second_loader_has_the_shuffled_prefixes(build: BuildModule) -> None:
     module, own, others = build(*ENCODER_DECODER), prefixed_batch(4), prefixed_batch(4)
     others = others._replace(prefix=others.prefix.roll(1, dims=0))
     validate(module, [own], [others])
@@ -129,7 +129,7 @@ def test_a_baseline_is_logged_with_each_validation(build: BuildModule) -> None:
 def test_micro_batches_with_their_weights_take_the_step_of_the_whole_batch(
     build: BuildModule,
 ) -> None:
-    """Of 8 targets 6 lie in the first row: without weights the others would count for thrice as much."""
+    """6 of 8 targets are in the first row: without weights the others would count three times as much."""
     module, whole = build(*ENCODER), masked_batch(3)
 
     def part(rows: slice, n_targets: int) -> Batch:
@@ -141,13 +141,13 @@ def test_micro_batches_with_their_weights_take_the_step_of_the_whole_batch(
     means = module.train_means.compute_and_reset()
     module.zero_grad()
     for batch in (part(slice(0, 1), 6), part(slice(1, 3), 2)):
-        (module.training_step(batch) / 2).backward()  # Lightning divides by the number of micro batches
+        (module.training_step(batch) / 2).backward()  # Lightning divides by the number of micro-batches
     torch.testing.assert_close([parameter.grad for parameter in module.model.parameters()], gradients)
     assert module.train_means.compute_and_reset() == pytest.approx(means)
     assert means == pytest.approx([value.item() for value in batch_loss(module.model, whole)])
 
 
-def test_running_means_are_over_what_came_since_the_last_look() -> None:
+def test_running_means_are_over_the_steps_since_the_last_call() -> None:
     means = RunningMeans()
     for loss, accuracy in [(3.0, 0.25), (5.0, 0.75)]:
         means.update(torch.tensor(loss, requires_grad=True), torch.tensor(accuracy))
@@ -156,7 +156,7 @@ def test_running_means_are_over_what_came_since_the_last_look() -> None:
     assert means.compute_and_reset() == (1.0, 0.0)
 
 
-def test_running_means_go_on_where_a_checkpoint_left_them() -> None:
+def test_running_means_continue_from_a_checkpoint() -> None:
     before, after = RunningMeans(), RunningMeans()
     before.update(torch.tensor(3.0), torch.tensor(0.5))
     after.load_state_dict(before.state_dict())
@@ -164,8 +164,8 @@ def test_running_means_go_on_where_a_checkpoint_left_them() -> None:
     assert after.compute_and_reset() == (2.0, 0.25)
 
 
-def test_running_means_go_on_on_the_device_of_the_losses() -> None:
-    """A checkpoint comes back on the CPU. The meta device stands for a GPU: it refuses to mix as well."""
+def test_running_means_continue_on_the_device_of_the_losses() -> None:
+    """A checkpoint is loaded on the CPU. The meta device, like a GPU, refuses to mix with it."""
     before, after = RunningMeans(), RunningMeans()
     before.update(torch.zeros(()), torch.zeros(()))
     after.load_state_dict(before.state_dict())

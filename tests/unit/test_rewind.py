@@ -1,4 +1,4 @@
-"""What a killed run wrote after its last checkpoint goes before it is written again."""
+"""What a killed run wrote after its last checkpoint is removed before the run resumes."""
 
 from pathlib import Path
 
@@ -18,12 +18,12 @@ def test_rows_are_kept_up_to_the_step(step: int, n_rows: int) -> None:
 
 
 @pytest.mark.parametrize("torn", ["1", "15", "15,train/lo", "15,train/loss_nats,1.5", "x,y,1\n", "9" * 5000 + ",y,1\n"])
-def test_a_row_that_was_not_written_to_its_end_goes(torn: str) -> None:
+def test_an_incomplete_row_is_removed(torn: str) -> None:
     assert truncate_rows(ROWS + torn, 99) == ROWS
 
 
 @pytest.mark.parametrize(("step", "kept"), [(0, 0), (10, 1), (19, 1), (20, 2), (99, 2)])
-def test_samples_are_kept_up_to_the_step_whatever_they_say(step: int, kept: int) -> None:
+def test_samples_are_kept_up_to_the_step_whatever_text_they_hold(step: int, kept: int) -> None:
     first = SAMPLES.index("## Step 20")
     assert truncate_samples(SAMPLES, step) == SAMPLES[: [0, first, None][kept]]
 
@@ -33,11 +33,11 @@ def test_a_heading_with_a_number_that_cannot_be_read_ends_the_samples() -> None:
 
 
 @pytest.mark.parametrize("torn", ["#", "## Step 3", "## Step 30"])
-def test_a_heading_that_was_not_written_to_its_end_goes(torn: str) -> None:
+def test_an_incomplete_heading_is_removed(torn: str) -> None:
     assert truncate_samples(SAMPLES + torn, 99) == SAMPLES
 
 
-def test_a_folder_is_left_with_what_belongs_to_its_checkpoint(tmp_path: Path) -> None:
+def test_a_folder_keeps_what_belongs_to_its_checkpoint(tmp_path: Path) -> None:
     for place in ("csv", "checkpoints"):
         (tmp_path / place).mkdir()
     (tmp_path / "csv" / "metrics.csv").write_text(ROWS)
@@ -50,6 +50,6 @@ def test_a_folder_is_left_with_what_belongs_to_its_checkpoint(tmp_path: Path) ->
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
 
 
-def test_a_folder_without_curves_or_samples_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_without_curves_or_samples_is_not_changed(tmp_path: Path) -> None:
     rewind(tmp_path, 10)
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Every run has a folder of its own, and a person's word for a run finds it."""
+"""Every run has its own folder, and RUN finds it."""
 
 import os
 from datetime import datetime
@@ -19,7 +19,7 @@ NOON = datetime(2025, 3, 1, 12, 0, 5)
 
 
 def make_run(folder: Path, *names: str, saved_at: int = 0) -> Path:
-    """A run folder with these files, saved at a time in seconds."""
+    """Create a run folder with these files, saved at a time in seconds."""
     for name in names:
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def test_runs_of_one_second_have_different_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["a file", "a link to nowhere"])
-def test_an_output_dir_that_is_no_folder_is_one_line(kind: str, tmp_path: Path) -> None:
+def test_an_output_dir_that_is_not_a_folder_is_one_line(kind: str, tmp_path: Path) -> None:
     output_dir = tmp_path / "outputs"
     if kind == "a file":
         output_dir.touch()
@@ -57,7 +57,7 @@ def test_latest_is_the_run_with_the_newest_checkpoint(tmp_path: Path) -> None:
     assert find_checkpoint("latest", tmp_path) == resumed / "checkpoints" / "last.ckpt"
 
 
-def test_latest_looks_into_sweeps(tmp_path: Path) -> None:
+def test_latest_includes_the_jobs_of_sweeps(tmp_path: Path) -> None:
     job = make_run(tmp_path / "multirun" / "2025-03-01" / "12-00-05" / "seed=2", "checkpoints/last.ckpt")
     assert find_checkpoint("latest", tmp_path) == job / "checkpoints" / "last.ckpt"
 
@@ -79,14 +79,14 @@ def test_a_kept_checkpoint_is_found_by_its_step(tmp_path: Path) -> None:
     assert find_checkpoint("latest", tmp_path, "step=100") == run / "checkpoints" / "step=100.ckpt"
 
 
-def test_checkpoints_are_listed_in_the_order_of_their_steps_and_strangers_are_not(tmp_path: Path) -> None:
+def test_only_checkpoints_are_listed_and_in_the_order_of_their_steps(tmp_path: Path) -> None:
     names = ("step=1000", "last", "step=200", "best", "mine", "step=007", ".step=5.ckpt.123.tmp")
     run = make_run(tmp_path / "run", *(f"checkpoints/{name}.ckpt" for name in names))
     assert list_checkpoints(run) == ["best", "last", "step=200", "step=1000"]
 
 
 @pytest.mark.parametrize("which", ["step=300", "step=0100", "step=", "newest", "last.ckpt", "../checkpoints/last", ""])
-def test_a_checkpoint_that_is_not_there_is_one_line_with_those_that_are(which: str, tmp_path: Path) -> None:
+def test_a_missing_checkpoint_is_one_line_with_the_existing_ones(which: str, tmp_path: Path) -> None:
     names = ("best", "last", "step=100", "step=200")
     run = make_run(tmp_path / "run", *(f"checkpoints/{name}.ckpt" for name in names))
     with pytest.raises(FolioError) as caught:
@@ -95,7 +95,7 @@ def test_a_checkpoint_that_is_not_there_is_one_line_with_those_that_are(which: s
     assert str(caught.value) == told
 
 
-def test_nothing_but_a_missing_best_is_replaced_by_the_last(tmp_path: Path) -> None:
+def test_only_a_missing_best_is_replaced_by_the_last(tmp_path: Path) -> None:
     with pytest.raises(FolioError, match=r"it has last$"):
         find_checkpoint(str(make_run(tmp_path / "begun", "checkpoints/last.ckpt")), tmp_path, "step=10")
     with pytest.raises(FolioError, match=r"it has best$"):
@@ -115,7 +115,7 @@ def test_a_checkpoint_file_means_itself(tmp_path: Path) -> None:
     assert find_checkpoint(str(file), tmp_path) == file
 
 
-def test_what_is_no_run_is_one_line_that_says_why(tmp_path: Path) -> None:
+def test_anything_but_a_run_is_one_line_with_the_reason(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(FolioError, match="empty has no checkpoint; give a run folder, a checkpoint file, or 'latest'"):
@@ -126,21 +126,21 @@ def test_what_is_no_run_is_one_line_that_says_why(tmp_path: Path) -> None:
         find_checkpoint("latest", tmp_path)
 
 
-def test_a_run_that_can_go_on_has_its_config_and_last_checkpoint(tmp_path: Path) -> None:
+def test_a_run_with_config_and_last_checkpoint_can_be_resumed(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "config.yaml", "checkpoints/last.ckpt")
     assert find_resumable_run(str(run), tmp_path) == run
     assert find_resumable_run("latest", tmp_path) == run
 
 
 @pytest.mark.parametrize("missing", ["config.yaml", "checkpoints/last.ckpt"])
-def test_a_run_that_cannot_go_on_is_one_line_naming_what_it_lacks(missing: str, tmp_path: Path) -> None:
+def test_a_run_that_cannot_be_resumed_is_one_line_with_the_missing_file(missing: str, tmp_path: Path) -> None:
     files = {"config.yaml", "checkpoints/last.ckpt"} - {missing}
     run = make_run(tmp_path / "run", *files)
     with pytest.raises(FolioError, match=f"^resume=.*{missing} does not exist; give a run folder or 'latest'"):
         find_resumable_run(str(run), tmp_path)
 
 
-def test_a_run_has_started_with_its_config_and_the_latest_was_touched_last(tmp_path: Path) -> None:
+def test_a_run_with_a_config_has_started_and_the_latest_changed_last(tmp_path: Path) -> None:
     dry = make_run(tmp_path / "dry", "config.yaml")
     trained = make_run(tmp_path / "trained", "config.yaml", "checkpoints/last.ckpt")
     assert find_started_run(str(dry), tmp_path) == dry
@@ -152,7 +152,7 @@ def test_a_run_has_started_with_its_config_and_the_latest_was_touched_last(tmp_p
     assert find_started_run("latest", tmp_path) == trained
 
 
-def test_a_run_that_has_not_started_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_without_a_config_is_no_started_run(tmp_path: Path) -> None:
     with pytest.raises(FolioError, match=r"^RUN=nowhere: nowhere/config.yaml does not exist; give a run folder"):
         find_started_run("nowhere", tmp_path)
     with pytest.raises(FolioError, match=r"^latest: no run below .*; start one, or give its folder$"):
@@ -160,7 +160,7 @@ def test_a_run_that_has_not_started_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["../elsewhere", "/etc/hostname", "../../nowhere"])
-def test_a_run_with_a_link_out_of_it_does_not_go_on(target: str, tmp_path: Path) -> None:
+def test_a_run_with_a_link_out_of_its_folder_cannot_be_resumed(target: str, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", "config.yaml", "checkpoints/last.ckpt")
     (run / "best").symlink_to("checkpoints")  # leads nowhere else
     assert find_resumable_run(str(run), tmp_path) == run

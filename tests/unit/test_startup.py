@@ -1,4 +1,4 @@
-"""A start is quick because the garbage collector does not watch the imports, and does not stay off; the end is ours."""
+"""The garbage collector pauses during the imports only; a signal at exit changes nothing."""
 
 import ast
 import signal
@@ -18,14 +18,14 @@ from folio.runtime.startup import fast_imports
 
 
 def output_of(code: str) -> list[str]:
-    """In a fresh Python: this one has imported torch long ago."""
+    """Run code in a fresh Python, because this one has already imported torch."""
     result = subprocess.run([sys.executable, "-c", PROGRAM + code], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout.split()
 
 
 @pytest.mark.parametrize("ending", ["pass", "raise ValueError"])
-def test_collection_rests_during_the_imports_and_goes_on_after_them(ending: str) -> None:
+def test_the_collector_pauses_during_the_imports_and_runs_after_them(ending: str) -> None:
     code = f"""
 try:
     with fast_imports():
@@ -39,7 +39,7 @@ print(gc.isenabled(), gc.get_freeze_count() > 0)
     assert output_of(code) == ["False", *raised, "True", "True"]
 
 
-def test_a_later_job_of_a_sweep_keeps_what_is_to_be_collected() -> None:
+def test_a_later_job_of_a_sweep_freezes_nothing() -> None:
     code = """
 sys.modules["torch"] = ModuleType("torch")
 with fast_imports():
@@ -61,7 +61,7 @@ WITH_TORCH = {
 }
 
 
-def test_training_imports_torch_and_lightning_in_this_way_alone() -> None:
+def test_training_imports_torch_and_lightning_only_inside_fast_imports() -> None:
     tree = ast.parse((ROOT / "train.py").read_text())
     (block,) = (node for node in ast.walk(tree) if isinstance(node, ast.With))
     assert ast.unparse(block.items[0]) == "fast_imports()"
@@ -74,7 +74,7 @@ def test_training_imports_torch_and_lightning_in_this_way_alone() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("code", [0, 130])
-def test_a_signal_in_the_last_moments_changes_no_exit_code(number: signal.Signals, code: int) -> None:
+def test_a_signal_at_exit_does_not_change_the_exit_code(number: signal.Signals, code: int) -> None:
     program = f"""
 import atexit, os, signal, sys
 from folio.runtime.signals import exit_on_signals, ignore_signals_at_exit
