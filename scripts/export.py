@@ -1,4 +1,4 @@
-"""Give a trained model to others: python scripts/export.py latest my_gpt2 writes what transformers loads as GPT-2."""
+"""Export a trained model to Hugging Face's format: python scripts/export.py latest my_gpt2"""
 
 from folio.runtime.signals import exit_on_signals
 
@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from folio.cli.scripts import run_script
-from folio.models.gpt2_format import END_OF_TEXT, GPT2FormatError, check_target, gpt2_config_json
+from folio.models.gpt2_format import END_OF_TEXT, GPT2FormatError, check_export_folder, gpt2_config_json
 from folio.runs.folders import find_checkpoint
 from folio.runtime.errors import FolioError
 
@@ -19,14 +19,14 @@ from folio.runtime.errors import FolioError
 def main(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a checkpoint file, or 'latest'.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder for config.json and model.safetensors.")],
-    checkpoint: Annotated[str, typer.Option(help="Which one of a run folder: best, last or step=N.")] = "best",
-    force: Annotated[bool, typer.Option("--force", help="Replace both files where DIR has them.")] = False,
-    output_dir: Annotated[Path, typer.Option(help="Where 'latest' looks.")] = Path("outputs"),
+    checkpoint: Annotated[str, typer.Option(help="Which checkpoint of a run folder: best, last or step=N.")] = "best",
+    force: Annotated[bool, typer.Option("--force", help="Replace both files if DIR has them.")] = False,
+    output_dir: Annotated[Path, typer.Option(help="The folder in which 'latest' looks for runs.")] = Path("outputs"),
 ) -> None:
-    """Write a trained model in Hugging Face's format of GPT-2, with equal logits."""
+    """Write a trained model in Hugging Face's GPT-2 format. transformers computes equal logits with it."""
     path = find_checkpoint(run, output_dir, checkpoint)
     try:
-        check_target(folder, force)
+        check_export_folder(folder, force)
     except GPT2FormatError as error:
         raise FolioError(f"DIR={folder}: {error}") from None
 
@@ -43,12 +43,12 @@ def main(
     except GPT2FormatError as error:
         raise FolioError(f"{path}: {error}") from None
     except OSError as error:
-        raise FolioError(f"DIR={folder}: cannot write there ({error.strerror}); name another place") from None
+        raise FolioError(f"DIR={folder}: cannot write there ({error.strerror}); name another folder") from None
     print(
         f"""\
 checkpoint       {path}, step {trained.step}
 written          {folder}/config.json, {folder}/model.safetensors: {trained.model.n_parameters:,} parameters
-tokenizer        {tokenizer_in_words(trained.tokenizer.name, path)}
+tokenizer        {describe_tokenizer(trained.tokenizer.name)}
 load it with
 
     from transformers import GPT2LMHeadModel
@@ -56,13 +56,13 @@ load it with
     )
 
 
-def tokenizer_in_words(name: str, checkpoint: Path) -> str:
-    """How others get the one that the model was trained with: it is not written."""
+def describe_tokenizer(name: str) -> str:
+    """Say how to get the tokenizer that the model was trained with, since it is not exported."""
     if name in ("gpt2", "r50k_base"):
-        return f"GPT-2's, not written: GPT2Tokenizer.from_pretrained('gpt2'); a text ends with {END_OF_TEXT}"
+        return f"GPT-2's, not written: GPT2Tokenizer.from_pretrained('gpt2'); a text ends with id {END_OF_TEXT}"
     if name in ("p50k_base", "p50k_edit", "cl100k_base"):
         return f"{name}, not written: tiktoken.get_encoding({name!r})"
-    return f"{name}, not written: tokenizer.json of the run folder has its symbols"
+    return f"{name}, not written: its symbols are in tokenizer.json of the run folder"
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import typer
 from folio.cli.corpus import check_data, reopen_data
 from folio.cli.scripts import run_script
 from folio.config.updates import with_context_length
-from folio.generation.prompts import last_position
 from folio.report import Report, make_report, output_console
 from folio.report.extrapolation import CSV_HEADINGS, Measurement, csv_rows, extrapolation_table
 from folio.report.grouping import Group
@@ -91,7 +90,7 @@ def measure_run(
     device = resolve_device(trained.config.trainer)
     data = reopen_data(trained, data_dir)
     model = trained.model.to(device.torch_device)
-    trained_with, longest = trained.config.model.context_length, last_position(trained.model.config)
+    trained_with, longest = trained.config.model.context_length, trained.model.config.max_positions
     for length in lengths or [trained_with, 2 * trained_with, 4 * trained_with]:
         metrics = {}
         if longest is None or length <= longest:

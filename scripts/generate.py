@@ -20,20 +20,19 @@ from folio.config.migrations import migrate_config
 from folio.config.run import RunConfig
 from folio.config.tokenizer import read_tokenizer_file
 from folio.data.tokenizers.base import Tokenizer
-from folio.generation.prompts import check_request, default_prompt, last_position
-from folio.generation.sampling import Sampling
+from folio.generation.prompts import check_request, default_prompt
+from folio.generation.sampling import SamplingParams
 from folio.models import TransformerConfig
 from folio.models.transformer_config import Family
 from folio.runs.folders import find_checkpoint, read_config
 from folio.runtime.errors import FolioError
 from folio.runtime.terminal import printable
 
-TEXTS_AT_ONCE = 32
-"""So that any number of samples fits into memory."""
+BATCH_SIZE = 32
+"""Number of texts that are generated together, so that any number of samples fits into memory."""
 
-
-MOST_TOKENS, MOST_SAMPLES = 10_000_000, 1_000_000
-"""What memory holds a place for before the first token is written."""
+MAX_NEW_TOKENS, MAX_SAMPLES = 10_000_000, 1_000_000
+"""Limits, since memory for all of them is allocated before the first token is generated."""
 
 
 class Quantization(StrEnum):
@@ -51,45 +50,50 @@ def main(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a checkpoint file, or 'latest'.")],
     prompt: Annotated[
         list[str] | None,
-        typer.Option(help="The text to continue, or with an encoder to fill at each [MASK]; may be given again."),
+        typer.Option(help="The text to continue; for an encoder, the text to fill at each [MASK]. Can be repeated."),
     ] = None,
     prefix: Annotated[
-        list[str] | None, typer.Option(help="What an encoder-decoder reads and continues; may be given again.")
+        list[str] | None, typer.Option(help="What an encoder-decoder reads and continues. Can be repeated.")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="How many tokens to add; an encoder adds none.")] = 200,
-    temperature: Annotated[float, typer.Option(help="Below 1 bolder in the likely, 0 greedy.")] = 0.8,
-    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens only.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest tokens of this mass only.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Number of tokens to add; an encoder adds none.")] = 200,
+    temperature: Annotated[float, typer.Option(help="Below 1 likely tokens become likelier; 0 is greedy.")] = 0.8,
+    top_k: Annotated[int | None, typer.Option(help="Draw only from the k likeliest tokens.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw only from the likeliest tokens that together reach this probability.")
+    ] = None,
     min_p: Annotated[
-        float | None, typer.Option(help="Draw from tokens at least this many times as likely as the likeliest only.")
+        float | None, typer.Option(help="Draw only from tokens at least this many times as likely as the likeliest.")
     ] = None,
     repetition_penalty: Annotated[
-        float, typer.Option(help="Above 1 tokens that were there already become less likely.")
+        float, typer.Option(help="Above 1 tokens that the text already contains become less likely.")
     ] = 1.0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
-    seed: Annotated[int | None, typer.Option(help="The same seed writes the same text; random if not given.")] = None,
-    num_samples: Annotated[int, typer.Option(help="How many texts of each prompt; their seeds count up.")] = 1,
-    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given again.")] = None,
+    seed: Annotated[int | None, typer.Option(help="A seed always gives the same text; random if not given.")] = None,
+    num_samples: Annotated[int, typer.Option(help="Number of texts for each prompt, with consecutive seeds.")] = 1,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text. Can be repeated.")] = None,
     window: Annotated[
         int | None,
         typer.Option(
-            help="How many tokens to remember, the model's context_length if not given; each one past them costs a "
-            "reading of them all. With any positional encoding but learned it may be longer than the context."
+            help="Number of tokens that the model sees, its context_length if not given. Past it, each new token costs "
+            "a pass over all of them. It may be longer than the context, except with learned positions."
         ),
     ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Read all anew for each token: slower.")] = False,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Read the whole text again for each token: slower.")
+    ] = False,
     quantize: Annotated[
-        Quantization | None, typer.Option(help="Round the weights: a quarter of the memory, and faster on a CPU.")
+        Quantization | None,
+        typer.Option(help="Round the weights to 8 bits: a quarter of the memory, and faster on a CPU."),
     ] = None,
-    checkpoint: Annotated[str, typer.Option(help="Which one of a run folder: best, last or step=N.")] = "best",
-    output_dir: Annotated[Path, typer.Option(help="Where 'latest' looks.")] = Path("outputs"),
-    device: Annotated[Accelerator, typer.Option(help="Where it is written.")] = Accelerator.AUTO,
+    checkpoint: Annotated[str, typer.Option(help="Which checkpoint of a run folder: best, last or step=N.")] = "best",
+    output_dir: Annotated[Path, typer.Option(help="The folder in which 'latest' looks for runs.")] = Path("outputs"),
+    device: Annotated[Accelerator, typer.Option(help="The device to run on.")] = Accelerator.AUTO,
 ) -> None:
-    """Continue a prompt, or a prefix, or fill the blanks of a text, as the family of the trained model has it.
+    """Continue a prompt or a prefix, or fill the blanks of a text, depending on the family of the trained model.
 
-    Needs nothing but the run folder or checkpoint. A single text is printed as it is made, several are made together.
+    Only the run folder or the checkpoint is needed. A single text is printed while it is generated.
     """
-    sampling = Sampling(
+    sampling = SamplingParams(
         repetition_penalty=repetition_penalty,
         temperature=0.0 if greedy else temperature,
         top_k=top_k,
@@ -98,98 +102,98 @@ def main(
     )
     check_counts(max_new_tokens, num_samples, seed, stop or [])
     path = find_checkpoint(run, output_dir, checkpoint)
-    beside, config = tokenizer_beside(path), config_beside(path)
-    if beside is not None and config is not None:  # else all is checked once the checkpoint is read
-        for start in starts(config.family, prompt, prefix):
-            check_request(config, beside, *start, stop=stop or [], window=window, longest=last_position(config))
+    tokenizer, config = stored_tokenizer(path), stored_config(path)
+    if tokenizer is not None and config is not None:  # otherwise `generate` checks, once the checkpoint is loaded
+        for request in requests(config.family, prompt, prefix):
+            check_request(config, tokenizer, *request, stop=stop or [], window=window)
 
     with fast_imports():  # only now torch, whose import takes seconds
         from folio.distributed.devices import device_from_name
         from folio.generation.generate import generate
-        from folio.models.cpu_linear import lay_out_by_input
+        from folio.models.cpu_linear import store_column_major
         from folio.models.quantization import quantize_int8
         from folio.runs.checkpoints import load_checkpoint
 
     trained = load_checkpoint(path, device_from_name(device))
-    if beside is not None and beside.state() != trained.tokenizer.state():
+    if tokenizer is not None and tokenizer.state() != trained.tokenizer.state():
         raise FolioError(
             f"{tokenizer_file(path)} is not the tokenizer that {path} was trained with; move it away: the checkpoint "
             "has its own"
         )
     if quantize is None:
-        lay_out_by_input(trained.model)
+        store_column_major(trained.model)
     else:
         try:
             quantize_int8(trained.model)
         except ValueError as error:
             raise FolioError(f"--quantize={quantize}: {error}") from None
     first_seed = secrets.randbelow(2**31) if seed is None else seed
-    tasks = plan(starts(trained.model.config.family, prompt, prefix), num_samples, first_seed)
-    on_terminal = sys.stdout.isatty()  # which obeys what a file or a pipe only holds
-    for first in range(0, len(tasks), TEXTS_AT_ONCE):
-        together = tasks[first : first + TEXTS_AT_ONCE]
+    samples = plan_samples(requests(trained.model.config.family, prompt, prefix), num_samples, first_seed)
+    on_terminal = sys.stdout.isatty()  # a terminal would obey control characters
+    for first in range(0, len(samples), BATCH_SIZE):
+        batch = samples[first : first + BATCH_SIZE]
         texts = generate(
             trained.model,
             trained.tokenizer,
-            [task.start.prompt for task in together],
-            prefixes=[task.start.prefix for task in together],
+            [sample.request.prompt for sample in batch],
+            prefixes=[sample.request.prefix for sample in batch],
             max_new_tokens=max_new_tokens,
             sampling=sampling,
-            seeds=[task.seed for task in together],
+            seeds=[sample.seed for sample in batch],
             stop=stop or [],
             window=window,
             use_cache=not no_cache,
         )
-        for task, pieces in zip(together, texts, strict=True):
-            if task.heading:
-                print(task.heading)
+        for sample, pieces in zip(batch, texts, strict=True):
+            if sample.heading:
+                print(sample.heading)
             for piece in pieces:
                 print(printable(piece) if on_terminal else piece, end="", flush=True)
             print()
 
 
-class Start(NamedTuple):
-    """What a text begins with."""
+class Request(NamedTuple):
+    """What a text starts with."""
 
     prompt: str
     prefix: str | None
 
 
-class Task(NamedTuple):
-    """One text to be written."""
+class Sample(NamedTuple):
+    """One text to be generated."""
 
-    start: Start
+    request: Request
     seed: int
     heading: str
-    """Empty where it is the only one."""
+    """Empty if there is only one sample."""
 
 
-def starts(family: Family, prompts: Sequence[str] | None, prefixes: Sequence[str] | None) -> list[Start]:
-    """Each prefix with each prompt."""
-    read: Sequence[str | None] = prefixes or [None]
-    return [Start(prompt, prefix) for prefix in read for prompt in prompts or [default_prompt(family)]]
+def requests(family: Family, prompts: Sequence[str] | None, prefixes: Sequence[str] | None) -> list[Request]:
+    """Combine each prefix with each prompt."""
+    all_prefixes: Sequence[str | None] = prefixes or [None]
+    return [Request(prompt, prefix) for prefix in all_prefixes for prompt in prompts or [default_prompt(family)]]
 
 
-def plan(starts: Sequence[Start], n_samples: int, first_seed: int) -> list[Task]:
-    """Each start as often as there are samples, with the same seeds as alone."""
-    tasks = []
-    for number, start in enumerate(starts, 1):
-        for sample in range(n_samples):
-            words = [f"prompt {number} of {len(starts)}"] if len(starts) > 1 else []
-            words += [f"sample {sample + 1} of {n_samples}"] if n_samples > 1 else []
-            heading = f"--- {', '.join(words)}, seed {first_seed + sample}" if words else ""
-            tasks.append(Task(start, first_seed + sample, heading))
-    return tasks
+def plan_samples(requests: Sequence[Request], n_samples: int, first_seed: int) -> list[Sample]:
+    """Return n_samples for each request; each request gets the same seeds as it would alone."""
+    samples = []
+    for number, request in enumerate(requests, 1):
+        for index in range(n_samples):
+            parts = [f"prompt {number} of {len(requests)}"] if len(requests) > 1 else []
+            parts += [f"sample {index + 1} of {n_samples}"] if n_samples > 1 else []
+            heading = f"--- {', '.join(parts)}, seed {first_seed + index}" if parts else ""
+            samples.append(Sample(request, first_seed + index, heading))
+    return samples
 
 
 def check_counts(max_new_tokens: int, num_samples: int, seed: int | None, stop: list[str]) -> None:
-    """Raises: FolioError."""
-    for option, value, most in (
-        ("--max-new-tokens", max_new_tokens, MOST_TOKENS),
-        ("--num-samples", num_samples, MOST_SAMPLES),
+    """Raises: FolioError if a number is out of range, or a stop string is empty."""
+    for option, value, largest in (
+        ("--max-new-tokens", max_new_tokens, MAX_NEW_TOKENS),
+        ("--num-samples", num_samples, MAX_SAMPLES),
     ):
-        if not 1 <= value <= most:
-            raise FolioError(f"{option}={value} must be at least 1 and at most {most}")
+        if not 1 <= value <= largest:
+            raise FolioError(f"{option}={value} must be at least 1 and at most {largest}")
     if seed is not None and not 0 <= seed < 2**32:
         raise FolioError(f"--seed={seed} must be at least 0 and below 2**32")
     if "" in stop:
@@ -200,23 +204,23 @@ def tokenizer_file(checkpoint: Path) -> Path:
     return checkpoint.parent.parent / "tokenizer.json"
 
 
-def tokenizer_beside(checkpoint: Path) -> Tokenizer | None:
-    """That of the run folder, to be had without torch. Raises: FolioError where it is damaged."""
+def stored_tokenizer(checkpoint: Path) -> Tokenizer | None:
+    """Read the tokenizer of the run folder, without torch; None if it has none. Raises: FolioError."""
     file = tokenizer_file(checkpoint)
     if not file.is_file():
         return None
     try:
         return read_tokenizer_file(file)
-    except ValueError:  # of which FolioError is one
+    except ValueError:  # FolioError is one
         raise FolioError(f"{file} is no tokenizer of this version; move it away: the checkpoint has its own") from None
 
 
-def config_beside(checkpoint: Path) -> TransformerConfig | None:
-    """The shape of the run's model, to be had without torch; None where no file tells it."""
+def stored_config(checkpoint: Path) -> TransformerConfig | None:
+    """Read the model's config from the run folder, without torch; None if no file holds it."""
     try:
         config = RunConfig.model_validate(migrate_config(read_config(checkpoint.parent.parent)))
         return config.transformer_config(config.model.vocab_size or 0)
-    except ValueError:  # the checkpoint has its own, which counts
+    except ValueError:  # the checkpoint has its own, which decides
         return None
 
 

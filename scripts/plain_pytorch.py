@@ -1,4 +1,4 @@
-"""The model without Hydra or Lightning: build it, train it in a plain loop, let it write.
+"""The model without Hydra or Lightning: build it, train it in a plain loop, generate text.
 
 python scripts/plain_pytorch.py --steps 1000
 """
@@ -13,7 +13,7 @@ import typer
 from folio.config.tokenizer import choose_tokenizer
 from folio.data.corpora.single_text import NamedText
 from folio.generation.generate import generate_text
-from folio.generation.sampling import Sampling
+from folio.generation.sampling import SamplingParams
 from folio.models import GPT, GPTConfig
 
 CONTEXT_LENGTH, BATCH_SIZE = 64, 12
@@ -21,11 +21,11 @@ CONTEXT_LENGTH, BATCH_SIZE = 64, 12
 
 def main(
     steps: Annotated[int, typer.Option(min=1)] = 1000,
-    data_dir: Annotated[Path, typer.Option(help="Where prepared texts lie.")] = Path("data"),
+    data_dir: Annotated[Path, typer.Option(help="The folder of prepared data.")] = Path("data"),
 ) -> None:
     """Train a GPT of 0.8 million parameters on the characters of Tiny Shakespeare.
 
-    A thousand steps end at 1.90 nats, after a minute of one CPU core.
+    A thousand steps reach 1.90 nats in a minute on one CPU core.
     """
     torch.manual_seed(1337)
     data = NamedText("tiny_shakespeare").prepare(choose_tokenizer("char"), data_dir, log=print)
@@ -62,14 +62,14 @@ def main(
 
     model.eval()
     starts = torch.arange(0, len(val) - CONTEXT_LENGTH, CONTEXT_LENGTH)
-    with torch.no_grad():  # the whole validation split, but for a rest shorter than a window
+    with torch.no_grad():  # the whole validation split, except a rest shorter than a window
         parts = [batch(val, part) for part in starts.split(256)]
         nats = sum(
             F.cross_entropy(model(tokens).flatten(end_dim=1), targets.flatten(), reduction="sum").item()
             for tokens, targets in parts
         )
     print(f"validation loss {nats / (len(starts) * CONTEXT_LENGTH):.3f} nats\n")
-    sampling = Sampling(temperature=0.8, top_k=40)
+    sampling = SamplingParams(temperature=0.8, top_k=40)
     for piece in generate_text(model, data.tokenizer, "ROMEO:", max_new_tokens=300, sampling=sampling, seed=1):
         print(piece, end="", flush=True)
     print()

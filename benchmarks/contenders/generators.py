@@ -12,9 +12,9 @@ from benchmarks.contenders.protocol import Channel, WorkerSpec
 from benchmarks.contenders.training_loops import model_config_of
 from folio.config.run import RunConfig
 from folio.generation.generate import generate_tokens
-from folio.generation.sampling import Sampling
+from folio.generation.sampling import SamplingParams
 from folio.models import GPT
-from folio.models.cpu_linear import lay_out_by_input
+from folio.models.cpu_linear import store_column_major
 from folio.models.transformer_config import TransformerConfig
 from folio.runtime.memory import peak_bytes, resident_bytes
 
@@ -50,14 +50,14 @@ class FolioGenerator(TextGenerator):
             self.gpt.load_state_dict(torch.load(spec.weights, weights_only=True, mmap=True))
         self.model = self.gpt
         if spec.contender != "folio_int8":
-            lay_out_by_input(self.gpt)  # as scripts/generate.py does
+            store_column_major(self.gpt)  # as scripts/generate.py does
 
     def generate(self, prompts: Tensor, n_new: int) -> Tensor:
         steps = generate_tokens(
             self.gpt,
             prompts.tolist(),
             max_new_tokens=n_new,
-            sampling=Sampling(temperature=0.0),
+            sampling=SamplingParams(temperature=0.0),
             seeds=range(len(prompts)),
             n_symbols=self.gpt.config.vocab_size,
         )

@@ -21,7 +21,7 @@ from benchmarks.contenders.training_loops import TrainingLoop
 from folio.config.optimizer import AdamConfig
 from folio.config.run import RunConfig
 from folio.data.prepared import PreparedData
-from folio.models.gpt2_format import PREFIX, gpt2_config_json, weights_of
+from folio.models.gpt2_format import PREFIX, gpt2_config_json, gpt2_weights
 from folio.models.transformer_config import TransformerConfig
 from folio.optim.optimizers import param_groups
 from folio.runtime.errors import FolioError
@@ -86,7 +86,7 @@ def read_as_gpt2(weights: str, model_config: TransformerConfig, *, transposed: b
     """
     state = torch.load(weights, weights_only=True, mmap=True)
     renamed = {}
-    for weight in weights_of(model_config):
+    for weight in gpt2_weights(model_config):
         if weight.parameter not in state:  # a bias that the model does not have
             continue
         tensor = state[weight.parameter]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from folio.models.gpt2_format import GPT2_KIND, GPT2FormatError, gpt2_config_json
+from folio.models.gpt2_format import GPT2_ARCHITECTURE, GPT2FormatError, gpt2_config_json
 from folio.models.transformer_config import TransformerConfig
 from folio.runtime.errors import FolioError
 
@@ -80,7 +80,11 @@ def _reason_against(name: str, model_config: TransformerConfig) -> str | None:
 
 
 def _difference_from_nanogpt(model_config: TransformerConfig) -> str | None:
-    required = GPT2_KIND | {"activation": "gelu", "tie_weights": True, "feed_forward_width": 4 * model_config.d_model}
+    required = GPT2_ARCHITECTURE | {
+        "activation": "gelu",
+        "tie_weights": True,
+        "feed_forward_width": 4 * model_config.d_model,
+    }
     for field, value in required.items():
         if (actual := getattr(model_config, field)) != value:
             return f"its model supports only {field}={value}, not {actual}"

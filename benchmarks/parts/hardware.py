@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.options import Options
 from benchmarks.report.results import BenchmarkReport, Series
-from folio.models.cpu_linear import onednn_products
+from folio.models.cpu_linear import onednn_matmul
 
 CPU_SIZES = (512, 1024, 2048)
 GPU_SIZES = (4096, 8192)
@@ -23,7 +23,7 @@ GPU_SIZES = (4096, 8192)
 KERNELS: dict[str, list[tuple[str, torch.dtype, Callable[[], AbstractContextManager[object]]]]] = {
     "cpu": [
         ("fp32", torch.float32, nullcontext),
-        ("fp32 by oneDNN", torch.float32, onednn_products),
+        ("fp32 by oneDNN", torch.float32, onednn_matmul),
         ("bf16", torch.bfloat16, nullcontext),
     ],
     "cuda": [("fp32", torch.float32, nullcontext), ("bf16", torch.bfloat16, nullcontext)],

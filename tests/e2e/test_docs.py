@@ -58,7 +58,7 @@ def test_a_page_loads_nothing_from_the_network(site: Path) -> None:
         ("models", ["GPT", "Encoder", "EncoderDecoder", "TransformerConfig", "build_model", "context_length"]),
         ("data", ["Batch", "TrainingWindows", "TokenFile"]),
         ("tokenizers", ["Tokenizer", "CharTokenizer", "WordTokenizer"]),
-        ("generation", ["Sampling", "generate_text"]),
+        ("generation", ["SamplingParams", "generate_text"]),
         ("runs", ["find_resumable_run", "find_checkpoint"]),
     ],
 )

@@ -6,13 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from tiny_models import CONDITIONINGS, OTHER_CHOICES, TINY, build, lively, random_tokens
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-
-from folio.models import GPT, Encoder, EncoderDecoder, attention
 from folio.models.attention import (
     AttentionMap,
     CrossAttention,
@@ -24,6 +17,13 @@ from folio.models.attention import (
     causal_view,
     two_sided_view,
 )
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_models import CONDITIONINGS, OTHER_CHOICES, TINY, build, lively, random_tokens
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from folio.models import GPT, Encoder, EncoderDecoder, attention
 from folio.models.masks import causal_mask, combine_masks, padding_mask
 from folio.models.positional import POSITIONAL_ENCODINGS, build_positional_encoding
 

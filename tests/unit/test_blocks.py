@@ -7,13 +7,13 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from folio.models.attention import CrossAttention, SelfAttention, Source, View
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import OTHER_CHOICES, TINY, build, lively, random_tokens
 from torch import Tensor, nn
 
 from folio.models import GPT, EncoderDecoder
-from folio.models.attention import CrossAttention, SelfAttention, Source, View
 from folio.models.blocks import ACTIVATIONS, Block, FeedForward, build_norm
 from folio.models.transformer_config import Activation
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from folio.models.attention import View
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import CONDITIONINGS, OTHER_CHOICES, TINY, build, differs, random_tokens, with_another_token
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from torch_reference import TorchStack, symbols_of
 
 from folio.models import EncoderDecoder
-from folio.models.attention import View
 from folio.models.masks import padding_mask
 from folio.models.positional import POSITIONAL_ENCODINGS
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
-from folio.figures.attention import MOST_MAPS, attention_figure, printable
+from folio.figures.attention import MAX_MAPS, attention_figure, visible
 from folio.figures.curves import Curve
 from folio.figures.plots import loss_figure, pixels, positional_figure, schedule_figure, spread
 from folio.runtime.errors import FolioError
@@ -193,7 +193,7 @@ def test_layers_and_heads_can_be_chosen() -> None:
 
 def test_of_a_large_model_as_many_are_drawn_as_are_legible_from_its_first_layer_to_its_last() -> None:
     *maps, _ = attention_figure(causal_weights(48, 1, 1), ["a"], ["a"], "a run").axes
-    assert len(maps) == MOST_MAPS
+    assert len(maps) == MAX_MAPS
     assert (maps[0].get_title(), maps[-1].get_title()) == ("layer 0, head 0", "layer 47, head 0")
 
 
@@ -217,7 +217,7 @@ def test_a_line_parts_the_prefix_from_the_text() -> None:
     ],
 )
 def test_labels_show_what_cannot_be_seen(label: str, shown: str) -> None:
-    assert printable(label) == shown
+    assert visible(label) == shown
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from folio.data.tokenizers.word import WordTokenizer
 from folio.generation.filling import fill_tokens
 from folio.generation.generate import generate, generate_text
 from folio.generation.prompts import MASK, encode_masked
-from folio.generation.sampling import Sampling
+from folio.generation.sampling import SamplingParams
 from folio.models import Encoder
 from folio.runtime.errors import FolioError
 
@@ -23,7 +23,7 @@ TOKENIZER = CharTokenizer("".join(map(chr, range(ord("0"), ord("0") + 60))))
 """All symbols of the model but the mask."""
 
 WORDS = WordTokenizer(["to", "be", "or", "not", ",", "\n", "("])
-GREEDY = Sampling(temperature=0.0)
+GREEDY = SamplingParams(temperature=0.0)
 
 
 def encoder(tokenizer: Tokenizer = TOKENIZER, **changes: Any) -> Encoder:
@@ -46,8 +46,10 @@ def test_blanks_are_filled_from_left_to_right_each_read_by_the_next() -> None:
     assert filled(f"3{MASK}5{MASK}{MASK}") == TOKENIZER.decode(tokens[0].tolist())
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, Sampling(), Sampling(top_p=0.99), Sampling(min_p=1e-6)], ids=str)
-def test_the_mask_itself_is_never_chosen(sampling: Sampling) -> None:
+@pytest.mark.parametrize(
+    "sampling", [GREEDY, SamplingParams(), SamplingParams(top_p=0.99), SamplingParams(min_p=1e-6)], ids=str
+)
+def test_the_mask_itself_is_never_chosen(sampling: SamplingParams) -> None:
     model = encoder(vocab_size=64, tie_weights=False)
     with torch.no_grad():
         model.output.weight[60:] *= 20  # the likeliest of all, wherever one of the four logits is positive
@@ -58,20 +60,20 @@ def test_the_mask_itself_is_never_chosen(sampling: Sampling) -> None:
 
 def test_a_seed_repeats_the_filling_and_another_fills_otherwise() -> None:
     prompt = f"A{MASK * 8}"
-    first = filled(prompt, sampling=Sampling(), seed=1)
-    assert filled(prompt, sampling=Sampling(), seed=1) == first
-    assert filled(prompt, sampling=Sampling(), seed=2) != first
+    first = filled(prompt, sampling=SamplingParams(), seed=1)
+    assert filled(prompt, sampling=SamplingParams(), seed=1) == first
+    assert filled(prompt, sampling=SamplingParams(), seed=2) != first
 
 
 def test_a_repetition_penalty_counts_what_stands_around_and_what_was_filled() -> None:
-    text = filled(f"AB{MASK * 14}", sampling=Sampling(temperature=0.0, repetition_penalty=1e6))
+    text = filled(f"AB{MASK * 14}", sampling=SamplingParams(temperature=0.0, repetition_penalty=1e6))
     assert len(set(text)) == 16
 
 
 def test_a_batch_is_filled_as_each_alone() -> None:
     prompts = [f"A{MASK}", f"{MASK}BCD{MASK}", "E" + MASK * 5]
-    texts = generate(encoder(), TOKENIZER, prompts, max_new_tokens=1, sampling=Sampling(), seeds=[4, 5, 6])
-    alone = [filled(prompt, sampling=Sampling(), seed=seed) for seed, prompt in enumerate(prompts, 4)]
+    texts = generate(encoder(), TOKENIZER, prompts, max_new_tokens=1, sampling=SamplingParams(), seeds=[4, 5, 6])
+    alone = [filled(prompt, sampling=SamplingParams(), seed=seed) for seed, prompt in enumerate(prompts, 4)]
     assert ["".join(pieces) for pieces in texts] == alone
 
 

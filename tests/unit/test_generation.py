@@ -16,7 +16,7 @@ from folio.data.tokenizers.byte import ByteTokenizer
 from folio.data.tokenizers.char import CharTokenizer
 from folio.data.tokenizers.word import WordTokenizer
 from folio.generation.generate import Reader, generate, generate_text, generate_tokens, read_prefixes, until_stop
-from folio.generation.sampling import Sampling
+from folio.generation.sampling import SamplingParams
 from folio.models import GPT, EncoderDecoder
 from folio.models.positional import POSITIONAL_ENCODINGS
 from folio.runtime.errors import FolioError
@@ -26,10 +26,12 @@ N_SYMBOLS = 57
 TOKENIZER = CharTokenizer("".join(map(chr, range(ord("0"), ord("0") + N_SYMBOLS))))
 """The models have rows for four ids more."""
 
-GREEDY = Sampling(temperature=0.0)
+GREEDY = SamplingParams(temperature=0.0)
 SAMPLINGS = {
-    "greedy": Sampling(temperature=0.0, repetition_penalty=2.0),  # or some models would say one thing again and again
-    "sampled": Sampling(temperature=0.8, repetition_penalty=1.2, top_k=40, top_p=0.95, min_p=0.01),
+    "greedy": SamplingParams(
+        temperature=0.0, repetition_penalty=2.0
+    ),  # or some models would say one thing again and again
+    "sampled": SamplingParams(temperature=0.8, repetition_penalty=1.2, top_k=40, top_p=0.95, min_p=0.01),
 }
 FAMILIES = ("decoder", *CONDITIONINGS)
 WITHOUT_END = sorted(POSITIONAL_ENCODINGS.keys() - {"learned"})
@@ -59,7 +61,7 @@ def texts_of(model: GPT | EncoderDecoder, **options: Any) -> list[str]:
     return ["".join(pieces) for pieces in generate(model, TOKENIZER, **(defaults | options))]
 
 
-def text_of(model: GPT | EncoderDecoder, sampling: Sampling = GREEDY, seed: int = 0, **options: Any) -> str:
+def text_of(model: GPT | EncoderDecoder, sampling: SamplingParams = GREEDY, seed: int = 0, **options: Any) -> str:
     """What the model writes after ABBA."""
     (text,) = texts_of(model, prompts=["ABBA"], sampling=sampling, seeds=[seed], **options)
     return text.removeprefix("ABBA")
@@ -124,7 +126,7 @@ def test_within_the_window_tokens_keys_and_values_stay_where_they_are() -> None:
 @each_encoding
 @each_family
 def test_a_cache_changes_no_text_and_a_batch_none_of_its_texts(
-    family: str, encoding: str, norm_position: str, sampling: Sampling
+    family: str, encoding: str, norm_position: str, sampling: SamplingParams
 ) -> None:
     """Nor where prompts are shorter than the context, as long and longer."""
     model = model_of(family, encoding, norm_position)
@@ -207,7 +209,7 @@ def test_within_the_window_a_cached_token_is_all_that_is_read(family: str) -> No
 
 
 def test_the_same_seed_writes_the_same_text_and_another_another() -> None:
-    model, sampling = model_of("decoder"), Sampling(temperature=0.8)
+    model, sampling = model_of("decoder"), SamplingParams(temperature=0.8)
     first = text_of(model, sampling, seed=1)
     assert len(first) == 2 * CONTEXT
     assert text_of(model, sampling, seed=1) == first
@@ -216,7 +218,7 @@ def test_the_same_seed_writes_the_same_text_and_another_another() -> None:
 
 def test_generation_leaves_the_global_generator_as_it_was() -> None:
     before = torch.get_rng_state()
-    text_of(model_of("decoder"), Sampling())
+    text_of(model_of("decoder"), SamplingParams())
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -240,7 +242,13 @@ def test_ids_of_a_padded_vocabulary_are_never_drawn() -> None:
     with torch.no_grad():
         model.output.weight[N_SYMBOLS:] *= 20  # the likeliest of all, wherever one of the four logits is positive
     assert max(tokens_of(model, [[1]], max_new_tokens=40, n_symbols=TINY.vocab_size)) >= [N_SYMBOLS]
-    for sampling in (GREEDY, Sampling(), Sampling(top_k=60), Sampling(top_p=0.99), Sampling(min_p=1e-6)):
+    for sampling in (
+        GREEDY,
+        SamplingParams(),
+        SamplingParams(top_k=60),
+        SamplingParams(top_p=0.99),
+        SamplingParams(min_p=1e-6),
+    ):
         assert max(tokens_of(model, [[1]], max_new_tokens=40, sampling=sampling)) < [N_SYMBOLS]
 
 
@@ -249,7 +257,7 @@ def test_a_batch_of_none_is_no_texts() -> None:
 
 
 def test_top_k_of_one_is_greedy() -> None:
-    assert text_of(model_of("decoder"), Sampling(top_k=1)) == text_of(model_of("decoder"), GREEDY)
+    assert text_of(model_of("decoder"), SamplingParams(top_k=1)) == text_of(model_of("decoder"), GREEDY)
 
 
 def test_draws_follow_the_probabilities() -> None:
@@ -257,7 +265,7 @@ def test_draws_follow_the_probabilities() -> None:
     model = build(GPT, tie_weights=False)
     with torch.no_grad():
         model.output.weight *= 0.2  # so that more than one token is likely
-    options = {"max_new_tokens": 1, "sampling": Sampling(temperature=0.7), "seeds": range(n_draws)}
+    options = {"max_new_tokens": 1, "sampling": SamplingParams(temperature=0.7), "seeds": range(n_draws)}
     ((*drawn,),) = tokens_of(model, [[1, 2]] * n_draws, **options)
     expected = (logits_by_definition(model, [1, 2], [], CONTEXT)[:N_SYMBOLS] / 0.7).softmax(dim=0)
     observed = torch.tensor(drawn).bincount(minlength=N_SYMBOLS) / n_draws
@@ -272,41 +280,41 @@ def test_a_text_goes_on_from_the_last_word_of_what_was_given() -> None:
     prompt = tokenizer.encode("a, b").tolist()
     for family, start in (("decoder", {"prompt": "a, b"}), ("hidden_cache", {"prompt": "", "prefix": "a, b"})):
         model = model_of(family)
-        pieces = generate_text(model, tokenizer, **start, max_new_tokens=30, sampling=Sampling(), seed=0)
+        pieces = generate_text(model, tokenizer, **start, max_new_tokens=30, sampling=SamplingParams(), seed=0)
         prompts = {"prompts": [prompt]} if family == "decoder" else {"prompts": [[]], "prefixes": [prompt]}
-        tokens = tokens_of(model, **prompts, max_new_tokens=30, sampling=Sampling(), n_symbols=n_symbols)
+        tokens = tokens_of(model, **prompts, max_new_tokens=30, sampling=SamplingParams(), n_symbols=n_symbols)
         assert "".join(pieces) == tokenizer.decode(prompt + [token for (token,) in tokens])
 
 
 def test_characters_of_several_tokens_come_out_whole_from_each_row() -> None:
     model = build(GPT, vocab_size=256)
     pieces = generate(
-        model, ByteTokenizer(), ["é", "€€"], max_new_tokens=40, sampling=Sampling(temperature=3.0), seeds=[1, 2]
+        model, ByteTokenizer(), ["é", "€€"], max_new_tokens=40, sampling=SamplingParams(temperature=3.0), seeds=[1, 2]
     )
     for row, text in enumerate(pieces):
         prompt = [*"é€€".encode()][2 * row : 2 + 6 * row]
         tokens = tokens_of(
-            model, [prompt], max_new_tokens=40, sampling=Sampling(temperature=3.0), seeds=[row + 1], n_symbols=256
+            model, [prompt], max_new_tokens=40, sampling=SamplingParams(temperature=3.0), seeds=[row + 1], n_symbols=256
         )
         assert "".join(text) == bytes([*prompt, *(token for (token,) in tokens)]).decode(errors="replace")
 
 
 def test_generation_ends_before_a_stop_string() -> None:
-    text = text_of(model_of("decoder"), Sampling(), seed=3)
+    text = text_of(model_of("decoder"), SamplingParams(), seed=3)
     stop = text[10:13]
-    assert text_of(model_of("decoder"), Sampling(), seed=3, stop=[stop]) == text[: text.index(stop)]
+    assert text_of(model_of("decoder"), SamplingParams(), seed=3, stop=[stop]) == text[: text.index(stop)]
 
 
 @each_family
 def test_each_row_ends_by_its_own_stop_string(family: str) -> None:
     model, all_given = model_of(family), given_to(family, "ABBA", "CD", "E")
-    whole = texts_of(model, **all_given, sampling=Sampling())
+    whole = texts_of(model, **all_given, sampling=SamplingParams())
     prefixes = all_given.get("prefixes", ["", "", ""])
     starts = [prefix + prompt for prefix, prompt in zip(prefixes, all_given["prompts"], strict=True)]
     new = [text.removeprefix(start) for text, start in zip(whole, starts, strict=True)]
     stop = [new[0][3:6], new[1][20:23]]
     expected = [start + "".join(until_stop([text], stop)) for text, start in zip(new, starts, strict=True)]
-    assert texts_of(model, **all_given, sampling=Sampling(), stop=stop) == expected
+    assert texts_of(model, **all_given, sampling=SamplingParams(), stop=stop) == expected
     assert len({len(text) for text in expected}) == 3
 
 
@@ -318,7 +326,13 @@ def test_a_batch_is_written_no_further_than_its_longest_text() -> None:
     model, n_steps = build(GPT), []
     model.final_norm.register_forward_hook(lambda *_: n_steps.append(1))
     first, second = generate(
-        model, TOKENIZER, ["A", "B"], max_new_tokens=1000, sampling=Sampling(), seeds=[1, 2], stop=list("aeiouAEIOU")
+        model,
+        TOKENIZER,
+        ["A", "B"],
+        max_new_tokens=1000,
+        sampling=SamplingParams(),
+        seeds=[1, 2],
+        stop=list("aeiouAEIOU"),
     )
     n_chosen = [len("".join(pieces)) for pieces in (first, second)]  # the prompt's character stands for the stop
     assert len(n_steps) == max(n_chosen) < 1000

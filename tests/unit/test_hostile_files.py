@@ -31,8 +31,7 @@ from folio.data.tokenizers.base import UnknownTokens
 from folio.data.tokenizers.char import CharTokenizer
 from folio.data.tokenizers.state import state_from_json
 from folio.models import GPT
-from folio.models.gpt2_folder import check_gpt2_folder
-from folio.models.gpt2_format import GPT2FormatError
+from folio.models.gpt2_format import GPT2FormatError, check_gpt2_folder
 from folio.models.pretrained import load_gpt2, save_gpt2
 from folio.runs.checkpoints import CheckpointMetadata, load_checkpoint, read_checkpoint, save_checkpoint
 from folio.runs.folders import find_checkpoint, read_config
@@ -127,7 +126,7 @@ def test_a_compressed_checkpoint_is_not_decompressed(state: dict[str, Any], tmp_
             bomb.writestr(name, good.read(name), zipfile.ZIP_DEFLATED)
         bomb.writestr("archive/data/bomb", b"\0" * 2**26, zipfile.ZIP_DEFLATED)
     assert (tmp_path / "bomb.ckpt").stat().st_size < 2**18
-    assert "packed members" in refused(tmp_path / "bomb.ckpt")
+    assert "compressed members" in refused(tmp_path / "bomb.ckpt")
 
 
 @pytest.mark.parametrize(
@@ -161,7 +160,7 @@ def test_a_tensor_larger_than_its_file_is_refused(state: dict[str, Any], tmp_pat
         state["state_dict"][key] = torch.zeros(1, 1).expand(2**20, 8)
     torch.save(state, tmp_path / "lie.ckpt")
     assert (tmp_path / "lie.ckpt").stat().st_size < 2**18
-    assert "the file has not as many values" in refused(tmp_path / "lie.ckpt")
+    assert "the file does not hold that many values" in refused(tmp_path / "lie.ckpt")
 
 
 @pytest.mark.parametrize("key", ["state_dict", "config", "model", "tokenizer"])
@@ -267,7 +266,7 @@ def test_a_gpt2_config_of_absurd_size_is_refused(change: dict[str, int], gpt2: P
 def test_weights_larger_than_their_file_are_refused(gpt2: Path) -> None:
     (gpt2 / "model.safetensors").unlink()
     torch.save({"wte.weight": torch.zeros(1, 1).expand(2**24, 2**10)}, gpt2 / "pytorch_model.bin")
-    with pytest.raises(GPT2FormatError, match="the file has not as many values"):
+    with pytest.raises(GPT2FormatError, match="the file does not hold that many values"):
         load_gpt2(gpt2)
 
 

@@ -152,7 +152,7 @@ def test_only_training_and_its_processes_import_lightning() -> None:
 def test_nothing_imports_transformers_and_only_the_gpt2_format_imports_safetensors() -> None:
     assert not importers_of("transformers", "huggingface_hub", "tokenizers")
     models = FOLIO / "models"
-    assert importers_of("safetensors") == {models / "pretrained.py", models / "gpt2_folder.py"}
+    assert importers_of("safetensors") == {models / "pretrained.py", models / "gpt2_format.py"}
 
 
 def loaded_after(code: str, *packages: str) -> list[str]:

@@ -7,16 +7,16 @@ import pytest
 import torch
 from tiny_models import CONDITIONINGS, TINY, build
 
-from folio.figures.inspection import attention_weights, is_trained, positional_tables
-from folio.figures.labelled_prompt import LabelledPrompt
+from folio.figures.inspection import attention_weights, has_trained_positions, positional_tables
+from folio.figures.labeled_prompt import LabeledPrompt
 from folio.models import GPT, Encoder, EncoderDecoder, Model
 
 
-def prompt_of(tokens: list[int], prefix: list[int] | None = None) -> LabelledPrompt:
-    return LabelledPrompt(tokens, prefix or [], [], [], 0, "")
+def prompt_of(tokens: list[int], prefix: list[int] | None = None) -> LabeledPrompt:
+    return LabeledPrompt(tokens, prefix or [], [], [], 0, "")
 
 
-def every_family() -> list[tuple[Model, LabelledPrompt, int]]:
+def every_family() -> list[tuple[Model, LabeledPrompt, int]]:
     """Each with a prompt of four tokens, and how many columns these attend to."""
     return [
         (build(GPT), prompt_of([1, 2, 3, 4]), 4),
@@ -28,7 +28,7 @@ def every_family() -> list[tuple[Model, LabelledPrompt, int]]:
 
 @pytest.mark.parametrize(("model", "prompt", "n_columns"), every_family())
 def test_attention_is_a_share_of_every_column_for_each_layer_head_and_row(
-    model: Model, prompt: LabelledPrompt, n_columns: int
+    model: Model, prompt: LabeledPrompt, n_columns: int
 ) -> None:
     weights = attention_weights(model, prompt)
     assert weights.shape == (TINY.n_layers, TINY.n_heads, 4, n_columns)
@@ -42,7 +42,7 @@ def test_a_decoder_gives_no_weight_to_what_comes_later() -> None:
 
 @pytest.mark.parametrize(("model", "prompt", "n_columns"), every_family())
 def test_looking_draws_nothing_from_the_generator_of_training(
-    model: Model, prompt: LabelledPrompt, n_columns: int
+    model: Model, prompt: LabeledPrompt, n_columns: int
 ) -> None:
     before = torch.get_rng_state()
     attention_weights(model, prompt)
@@ -58,7 +58,7 @@ def test_each_encoding_has_a_table_of_all_positions(name: str, n_columns: int, t
     model = build(GPT, positional_encoding=name)
     tables = positional_tables(model)
     assert {part: table.shape for part, table in tables.items()} == {"": (TINY.context_length, n_columns)}
-    assert is_trained(model) is trained
+    assert has_trained_positions(model) is trained
 
 
 def test_without_positions_there_is_nothing_to_look_at() -> None:

@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from folio.models.attention import SelfAttention, View
+from folio.models.positional_base import PositionalEncoding, rotate
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from folio.models import GPT, GPTConfig
-from folio.models.attention import SelfAttention, View
 from folio.models.positional import (
     POSITIONAL_ENCODINGS,
     ALiBiPositions,
@@ -21,7 +22,6 @@ from folio.models.positional import (
     build_positional_encoding,
     sinusoids,
 )
-from folio.models.positional_base import PositionalEncoding, rotate
 
 SHAPE = GPTConfig(vocab_size=11, context_length=8, n_layers=1, n_heads=2, d_model=4)
 POSITIONS = torch.arange(4)

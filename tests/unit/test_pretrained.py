@@ -16,8 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from folio.models import GPT, GPTConfig
-from folio.models.gpt2_folder import check_gpt2_folder
-from folio.models.gpt2_format import GPT2FormatError, read_gpt2_config
+from folio.models.gpt2_format import GPT2FormatError, check_gpt2_folder, read_gpt2_config
 from folio.models.pretrained import load_gpt2, save_gpt2
 
 CONFIG = GPTConfig(vocab_size=11, context_length=6, n_layers=2, n_heads=2, d_model=8)

@@ -8,7 +8,7 @@ from folio.data.tokenizers.byte import ByteTokenizer
 from folio.data.tokenizers.char import CharTokenizer
 from folio.data.tokenizers.word import WordTokenizer
 from folio.generation.generate import generate_text
-from folio.generation.sampling import Sampling
+from folio.generation.sampling import SamplingParams
 from folio.models import GPT
 from folio.runtime.errors import FolioError
 
@@ -22,7 +22,7 @@ TOKENIZERS: dict[str, Tokenizer] = {
 def written(tokenizer: Tokenizer, prompt: str) -> str:
     model = build(GPT, vocab_size=tokenizer.vocab_size)
     return "".join(
-        generate_text(model, tokenizer, prompt, max_new_tokens=3, sampling=Sampling(temperature=0.0), seed=1)
+        generate_text(model, tokenizer, prompt, max_new_tokens=3, sampling=SamplingParams(temperature=0.0), seed=1)
     )
 
 

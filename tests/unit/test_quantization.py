@@ -6,7 +6,7 @@ from tiny_models import CONDITIONINGS, build, random_tokens
 from torch import Tensor, nn
 
 from folio.generation.generate import generate_tokens
-from folio.generation.sampling import Sampling
+from folio.generation.sampling import SamplingParams
 from folio.models import GPT, Encoder, EncoderDecoder, Model
 from folio.models.quantization import Int8Linear, Int8Weight, quantize_int8, quantize_rows
 
@@ -14,7 +14,7 @@ FAMILIES = ("decoder", "encoder", *CONDITIONINGS)
 LARGEST_ERROR = 0.05
 """Of logits, root mean square, in standard deviations of the model's; weights and activations each have 8 bits."""
 
-SAMPLING = Sampling(temperature=0.0, repetition_penalty=2.0)
+SAMPLING = SamplingParams(temperature=0.0, repetition_penalty=2.0)
 """Or some models would say one thing again and again."""
 
 each_family = pytest.mark.parametrize("family", FAMILIES)

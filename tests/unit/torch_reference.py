@@ -5,9 +5,8 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from folio.models.transformer import Transformer
+from torch import Tensor, nn
 
 NAMES = (
     ("cross_attention_norm", "norm2"),

@@ -16,8 +16,7 @@ from folio.config.model import ModelConfig
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
 from folio.models import TransformerConfig
-from folio.models.gpt2_folder import check_gpt2_folder
-from folio.models.gpt2_format import GPT2_KIND, GPT2FormatError
+from folio.models.gpt2_format import GPT2_ARCHITECTURE, GPT2FormatError, check_gpt2_folder
 
 FOLDER_KEYS = ("vocab_size", "n_layers", "n_heads", "d_model", "d_ff", "bias", "tie_weights", "activation")
 """Keys of the model section that the folder decides."""
@@ -61,8 +60,8 @@ def apply_init_from(config: RunConfig, explicit: dict[str, str], log: Callable[[
 
 def _check_kind(config: RunConfig) -> None:
     """Raises: ConfigError for an architecture that GPT-2 does not have. Folio's defaults are GPT-2's."""
-    kind = {f"model.{key}": value for key, value in GPT2_KIND.items() if key in ModelConfig.model_fields}
-    kind |= {"model.init": "gpt2", "positional_encoding.name": GPT2_KIND["positional_encoding"]}
+    kind = {f"model.{key}": value for key, value in GPT2_ARCHITECTURE.items() if key in ModelConfig.model_fields}
+    kind |= {"model.init": "gpt2", "positional_encoding.name": GPT2_ARCHITECTURE["positional_encoding"]}
     for key, gpt2_value in kind.items():
         section, _, field = key.partition(".")
         value = getattr(getattr(config, section), field)

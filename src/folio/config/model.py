@@ -1,30 +1,18 @@
-"""TODO folio.config.model."""
+"""The `model` and `positional_encoding` sections of the config."""
 
 from folio.config.section import Name, Section
-from folio.models.transformer_config import Activation, Family, Init, Norm, NormPosition
+from folio.models.transformer_config import ModelOptions
 
 
-class ModelConfig(Section):
-    """What `TransformerConfig` explains and checks; here only the types."""
+class ModelConfig(Section, ModelOptions):  # type: ignore[misc]  # mypy does not see that a Section is frozen too
+    """The options of `ModelOptions`, whose types and defaults pydantic reads from there, and two more.
+
+    `RunConfig.transformer_config` checks that the values fit together.
+    """
 
     name: Name
-    family: Family
     vocab_size: int | None
-    """Left out, it is the tokenizer's; it may be padded up to the next multiple of 128."""
-    context_length: int
-    n_layers: int
-    n_heads: int
-    d_model: int
-    d_ff: int | None
-    dropout: float
-    attention_dropout: float | None
-    bias: bool
-    tie_weights: bool
-    norm_position: NormPosition
-    norm: Norm
-    activation: Activation
-    qk_norm: bool
-    init: Init
+    """The tokenizer's when null; it may be padded up to the next multiple of 128."""
 
 
 class PositionalEncodingConfig(Section):

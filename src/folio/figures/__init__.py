@@ -1,1 +1,1 @@
-"""Pictures of a run and of a model. `plots` and `attention` draw numbers; `inspection` gets them out of a model."""
+"""Figures of a run and of a model. `plots` and `attention` draw arrays; `inspection` reads them from a model."""

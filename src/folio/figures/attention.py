@@ -1,6 +1,6 @@
-"""How a model attends, as a grid of heat maps: a row of them for each layer, a column for each head.
+"""Draw attention weights as a grid of heat maps: one row of maps per layer, one column per head.
 
-Imports no torch. Everything is placed in inches, from the size of the labels: asking matplotlib's layout engine would
+Imports no torch. Everything is placed in inches, computed from the size of the labels: matplotlib's layout engine would
 take minutes for the maps of a large model.
 """
 
@@ -18,26 +18,26 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from folio.figures.plots import spread, title_lines
 
-MOST_MAPS = 12
-"""Layers, and heads, that are drawn where nobody chooses: what is still legible."""
+MAX_MAPS = 12
+"""Number of layers, and of heads, that are drawn by default: what is still legible."""
 
-LONGEST_LABEL = 14
+MAX_LABEL_CHARACTERS = 14
 LABEL_POINTS = 7.0
 TITLE_POINTS = 8.0
 HEADLINE_POINTS = 11.0
 POINTS_PER_INCH = 72
 
-SMALLEST_CELL, LARGEST_CELL = 0.125, 0.34
-"""Side in inches of the square of one weight; the smallest has room for the label of its row."""
+MIN_CELL_INCHES, MAX_CELL_INCHES = 0.125, 0.34
+"""Side of the square of one weight; the smallest has room for the label of its row."""
 
-USUAL_WIDTH = 7.0
-"""Of all maps together, in inches, where the cells can be chosen for it."""
+MAPS_INCHES = 7.0
+"""Width of all maps together, if the limits of a cell allow it."""
 
-NARROWEST_MAP = 1.15
-"""In inches: room for its title."""
+MIN_MAP_INCHES = 1.15
+"""Width that a map needs for its title."""
 
-MOST_PIXELS = 4000
-"""Of a side; a larger picture gets fewer to the inch."""
+MAX_PIXELS = 4000
+"""Limit for each side of the image; a larger figure gets fewer pixels per inch."""
 
 VISIBLE = {"\n": "↵", " ": "␣", "\t": "⇥", "": "∅"}
 
@@ -52,55 +52,57 @@ def attention_figure(
     heads: Sequence[int] | None = None,
     divider: int = 0,
 ) -> Figure:
-    """One map for each layer and head, which share the colours and the labels, the texts of tokens, at the edges.
+    """Draw one map for each layer and head. They share the colors, and the labels at the edges, the texts of tokens.
 
-    layers and heads choose; where they are None, as many as are legible are spread over the model. What a token does
-    not see is left white. A line in front of column `divider` parts the prefix from the text.
+    layers and heads select maps; if they are None, as many as are legible are drawn, spread over the model. Masked
+    weights are white. A line before column `divider` separates the prefix from the text.
 
     Shapes: weights (L, H, T, S); T row labels and S column labels.
     """
     n_layers, n_heads, n_rows, n_columns = weights.shape
     assert (len(row_labels), len(column_labels)) == (n_rows, n_columns)
-    layers = spread(n_layers, MOST_MAPS) if layers is None else layers
-    heads = spread(n_heads, MOST_MAPS) if heads is None else heads
-    rows, columns = [printable(label) for label in row_labels], [printable(label) for label in column_labels]
-    grid = Grid.of(len(layers), len(heads), rows, columns, title)
-    seen = np.ma.masked_equal(weights, 0.0)
-    figure = Figure(figsize=(grid.width, grid.height), dpi=min(150, MOST_PIXELS / max(grid.width, grid.height)))
+    layers = spread(n_layers, MAX_MAPS) if layers is None else layers
+    heads = spread(n_heads, MAX_MAPS) if heads is None else heads
+    rows, columns = [visible(label) for label in row_labels], [visible(label) for label in column_labels]
+    grid = GridLayout.fit(len(layers), len(heads), rows, columns, title)
+    unmasked = np.ma.masked_equal(weights, 0.0)
+    figure = Figure(figsize=(grid.width, grid.height), dpi=min(150, MAX_PIXELS / max(grid.width, grid.height)))
     for down, layer in enumerate(layers):
         for across, head in enumerate(heads):
-            axes = figure.add_axes(grid.place_of(down, across))
-            axes.imshow(seen[layer, head], vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest")
+            axes = figure.add_axes(grid.map_box(down, across))
+            axes.imshow(unmasked[layer, head], vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest")
             axes.set_title(f"layer {layer}, head {head}", fontsize=TITLE_POINTS, pad=3)
-            _label(axes, rows if across == 0 else [], columns if down == len(layers) - 1 else [])
+            _add_labels(axes, rows if across == 0 else [], columns if down == len(layers) - 1 else [])
             if divider:
                 axes.axvline(divider - 0.5, color="tab:red", linewidth=1)
-    _surround(figure, grid)
+    _add_frame(figure, grid)
     return figure
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Where everything stands, in inches from the left and from the top."""
+class GridLayout:
+    """Positions and sizes in inches, from the left and from the top."""
 
     n_down: int
     n_across: int
     map_width: float
     map_height: float
     left: float
-    """Room for the labels of rows and what they are."""
+    """Room for the row labels and their name."""
     bottom: float
     headline: str
     column_gap: float
     row_gap: float = 0.28
     right: float = 0.85
-    """Room for the colour bar."""
+    """Room for the color bar."""
 
     @classmethod
-    def of(cls, n_down: int, n_across: int, rows: Sequence[str], columns: Sequence[str], title: str) -> "Grid":
-        cell = float(np.clip(USUAL_WIDTH / (n_across * max(len(rows), len(columns))), SMALLEST_CELL, LARGEST_CELL))
+    def fit(cls, n_down: int, n_across: int, rows: Sequence[str], columns: Sequence[str], title: str) -> "GridLayout":
+        """Choose a layout that has room for all labels and the title."""
+        cell = MAPS_INCHES / (n_across * max(len(rows), len(columns)))
+        cell = float(np.clip(cell, MIN_CELL_INCHES, MAX_CELL_INCHES))
         map_width = cell * len(columns)
-        gap = max(0.12, NARROWEST_MAP - map_width)
+        gap = max(0.12, MIN_MAP_INCHES - map_width)
         left = 0.42 + max(text_inches(label) for label in rows)
         width = left + n_across * (map_width + gap) + cls.right
         return cls(
@@ -126,28 +128,28 @@ class Grid:
     def height(self) -> float:
         return self.top + self.n_down * (self.row_gap + self.map_height) + self.bottom
 
-    def place_of(self, down: int, across: int) -> tuple[float, float, float, float]:
-        """Left, bottom, width and height of a map as fractions of the figure."""
+    def map_box(self, down: int, across: int) -> tuple[float, float, float, float]:
+        """Return left, bottom, width and height of a map as fractions of the figure."""
         x = self.left + across * (self.map_width + self.column_gap)
         y = self.top + (down + 1) * (self.row_gap + self.map_height)
         return self.fractions(x, y, self.map_width, self.map_height)
 
     def fractions(self, x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
-        """Of a box whose lower left corner is x from the left and y from the top, all in inches."""
+        """Convert a box in inches whose lower left corner is x from the left and y from the top."""
         return x / self.width, 1.0 - y / self.height, width / self.width, height / self.height
 
 
-def printable(label: str) -> str:
-    """A token's text with its white space made visible, and what the font lacks as a number."""
-    label = label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"
+def visible(label: str) -> str:
+    """Return a token's text with visible white space, and with numbers for characters that the font lacks."""
+    label = label if len(label) <= MAX_LABEL_CHARACTERS else f"{label[: MAX_LABEL_CHARACTERS - 1]}…"
     shown = VISIBLE.get(label) or "".join(VISIBLE.get(character) or _in_font(character) for character in label)
-    return shown.replace("$", r"\$")  # begins no formula
+    return shown.replace("$", r"\$")  # else it would start a formula
 
 
 def _in_font(character: str) -> str:
-    """The character, or U+4E2D where the labels' font has no picture of it."""
-    has_picture = character.isprintable() and get_font(_font_file()).get_char_index(ord(character))
-    return character if has_picture else f"U+{ord(character):04X}"
+    """Return the character, or its number, as U+4E2D, if the labels' font lacks it."""
+    has_glyph = character.isprintable() and get_font(_font_file()).get_char_index(ord(character))
+    return character if has_glyph else f"U+{ord(character):04X}"
 
 
 @cache
@@ -156,14 +158,14 @@ def _font_file() -> str:
 
 
 def text_inches(label: str) -> float:
-    """How long a label is, as it will be drawn."""
+    """Return the width of a label as it will be drawn."""
     renderer = FigureCanvasAgg(Figure(dpi=POINTS_PER_INCH)).get_renderer()
     width, _, _ = renderer.get_text_width_height_descent(label, FontProperties(size=LABEL_POINTS), ismath=False)
     return float(width) / POINTS_PER_INCH
 
 
-def _label(axes: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
-    """Labels at the sides of a map that has some there."""
+def _add_labels(axes: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
+    """Add labels at the left and at the bottom of a map; inner maps have none."""
     axes.set_yticks(range(len(rows)), rows, fontsize=LABEL_POINTS)
     axes.set_xticks(range(len(columns)), columns, fontsize=LABEL_POINTS, rotation=90)
     axes.tick_params(length=0, pad=2)
@@ -171,8 +173,8 @@ def _label(axes: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
         spine.set_visible(False)
 
 
-def _surround(figure: Figure, grid: Grid) -> None:
-    """The headline, what rows and columns are, and the colour bar."""
+def _add_frame(figure: Figure, grid: GridLayout) -> None:
+    """Add the headline, the names of rows and columns, and the color bar."""
     figure.text(0.5, 1 - 0.1 / grid.height, grid.headline, ha="center", va="top", fontsize=HEADLINE_POINTS)
     bottom_of_maps = grid.height - grid.bottom
     middle_x = (grid.left + (grid.width - grid.right)) / 2 / grid.width
@@ -180,7 +182,7 @@ def _surround(figure: Figure, grid: Grid) -> None:
     figure.text(middle_x, 0.08 / grid.height, "is attended to", ha="center", va="bottom", fontsize=TITLE_POINTS)
     figure.text(0.08 / grid.width, middle_y, "attends", ha="left", va="center", rotation=90, fontsize=TITLE_POINTS)
     length = min(grid.n_down * (grid.row_gap + grid.map_height) - grid.row_gap, 4.0)
-    beside = figure.add_axes(grid.fractions(grid.width - 0.7, bottom_of_maps, 0.12, length))
-    bar = figure.colorbar(ScalarMappable(Normalize(0.0, 1.0)), cax=beside, label="weight")
+    bar_axes = figure.add_axes(grid.fractions(grid.width - 0.7, bottom_of_maps, 0.12, length))
+    bar = figure.colorbar(ScalarMappable(Normalize(0.0, 1.0)), cax=bar_axes, label="weight")
     bar.ax.tick_params(labelsize=LABEL_POINTS)
     bar.ax.yaxis.label.set_fontsize(TITLE_POINTS)

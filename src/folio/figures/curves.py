@@ -1,4 +1,4 @@
-"""The scalars that a run has logged, read back from TensorBoard's files or from the CSV file. Imports no torch."""
+"""Read the scalars that a run has logged, from TensorBoard's files or the CSV file. Imports no torch."""
 
 import csv
 from collections.abc import Iterable
@@ -12,21 +12,21 @@ from folio.runtime.errors import FolioError
 
 @dataclass(frozen=True)
 class Curve:
-    """One scalar over the steps of a run; `steps` ascend, and `values` has as many."""
+    """One scalar over the steps of a run, which ascend; one value per step."""
 
     steps: list[int]
     values: list[float]
 
     @classmethod
     def of_points(cls, points: Iterable[tuple[int, float]]) -> "Curve":
-        """Of (step, value) as they were logged. A run that went on may have logged a step twice: the later counts."""
+        """Build a curve from (step, value) as logged. A resumed run may log a step twice: the later one counts."""
         by_step = dict(points)
         steps = sorted(by_step)
         return cls(steps, [by_step[step] for step in steps])
 
 
 def read_curves(run: Path) -> dict[str, Curve]:
-    """All scalars of a run folder by their tag. Raises: FolioError where it has logged none."""
+    """Read all scalars of a run folder by their tag. Raises: FolioError if there are none."""
     curves = _from_events(run / "tensorboard") or _from_csv(run / "csv" / "metrics.csv")
     if not curves:
         raise FolioError(f"{run} has logged no curves; they need a run with logger=tensorboard or logger=csv")
@@ -36,7 +36,7 @@ def read_curves(run: Path) -> dict[str, Curve]:
 def _from_events(folder: Path) -> dict[str, Curve]:
     if not folder.is_dir():
         return {}
-    # Of the other kinds none is kept: images would fill the memory.
+    # 0 keeps all; 1 keeps the last, since images would fill the memory.
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1, "tensors": 1})
     events.Reload()
     return {

@@ -1,6 +1,6 @@
-"""Pictures of a run: loss curves, learning-rate schedule, positional encoding. Imports no torch.
+"""Draw the loss curves, the learning-rate schedule and the positional encoding of a run. Imports no torch.
 
-Figures are made without pyplot, which would keep them all in memory. `folio.figures.attention` has those of attention.
+Figures are made without pyplot, which would keep them all in memory. `folio.figures.attention` draws attention.
 """
 
 import textwrap
@@ -18,24 +18,24 @@ from folio.runtime.errors import FolioError
 DPI = 150
 WIDTH_INCHES = 8.0
 N_CURVES = 6
-"""Single dimensions that are drawn as curves: as many as one can tell apart."""
+"""Number of dimensions that are drawn as curves: as many as one can tell apart."""
 
 TITLE_CHARACTERS = 75
-"""What fits into a line of a title; longer ones, as of the folders of sweeps, go on in the next."""
+"""Length of a line of a title; longer titles, such as a sweep's folder names, are wrapped."""
 
-# Of each encoding: what its columns, rows and values are.
-WORDS = {
+AXIS_LABELS = {
     "learned": ("dimension", "position", "value"),
     "sinusoidal": ("dimension", "position", "value"),
     "rotary": ("pair of dimensions", "position", "cosine of the angle"),
     "alibi": ("head", "distance", "added to the score"),
 }
+"""Names of the columns, rows and values of each encoding's table."""
 
 
 def loss_figure(curves: Mapping[str, Curve], title: str) -> Figure:
-    """Training and validation loss, and the learning rate below them, over the optimizer steps.
+    """Draw training and validation loss, and the learning rate below them, over the optimizer steps.
 
-    Of a run that was stopped early, what there is. Raises: FolioError where there is nothing yet.
+    A run that was stopped early may lack some of them. Raises: FolioError if there is no loss yet.
     """
     train, val = curves.get("train/loss_nats"), curves.get("val/loss_nats")
     if train is None and val is None:
@@ -47,43 +47,43 @@ def loss_figure(curves: Mapping[str, Curve], title: str) -> Figure:
         loss_axes.plot(train.steps, train.values, color="tab:blue", linewidth=1, label=label)
     if val is not None:
         loss_axes.plot(val.steps, val.values, color="tab:red", marker="o", label="validation, whole split")
-        _point(loss_axes, val.steps[-1], val.values[-1], f"{val.values[-1]:.3f}", is_end=True)
+        _mark_point(loss_axes, val.steps[-1], val.values[-1], f"{val.values[-1]:.3f}", is_end=True)
     loss_axes.set(ylabel="loss (nats per token)", title=title_lines(title))
     loss_axes.legend(frameon=False)
     if (rate := curves.get("train/learning_rate")) is not None:
         rate_axes.plot(rate.steps, rate.values, color="tab:gray", linewidth=1)
     rate_axes.set(xlabel="optimizer step", ylabel="learning rate")
     for axes in (loss_axes, rate_axes):
-        _plain(axes)
+        _style_axes(axes)
     figure.align_ylabels()
     return figure
 
 
 def schedule_figure(rates: Sequence[float], title: str) -> Figure:
-    """The learning rate of every optimizer step, the first being number 1, with its peak and its end in numbers."""
+    """Draw the learning rate of every optimizer step, counted from 1, and mark its peak and its end."""
     figure = _figure(height_inches=3.6)
     axes = figure.subplots()
     n_steps, peak = len(rates), int(np.argmax(rates))
     axes.plot(range(1, n_steps + 1), rates, color="tab:blue", linewidth=1.5)
-    _point(axes, peak + 1, rates[peak], f"{rates[peak]:.3g} at step {peak + 1:,}", is_end=False)
+    _mark_point(axes, peak + 1, rates[peak], f"{rates[peak]:.3g} at step {peak + 1:,}", is_end=False)
     if rates[-1] < rates[peak]:
-        _point(axes, n_steps, rates[-1], f"{rates[-1]:.3g}\nat step {n_steps:,}", is_end=True)
+        _mark_point(axes, n_steps, rates[-1], f"{rates[-1]:.3g}\nat step {n_steps:,}", is_end=True)
     axes.set(xlabel="optimizer step", ylabel="learning rate", title=title_lines(title), ylim=(0, rates[peak] * 1.18))
-    _plain(axes)
+    _style_axes(axes)
     return figure
 
 
 def positional_figure(table: np.ndarray, encoding: str, title: str) -> Figure:
-    """What stands for each position: a heat map of the whole table, and single columns of it as curves.
+    """Draw a positional encoding: a heat map of the whole table, and some of its columns as curves.
 
-    Shapes: table (positions, columns), as `PositionalEncoding.table` gives it.
+    Shapes: table (positions, columns), as returned by `PositionalEncoding.table`.
     """
-    column, row, value = WORDS.get(encoding, ("column", "position", "value"))
+    column, row, value = AXIS_LABELS.get(encoding, ("column", "position", "value"))
     n_columns = table.shape[1]
     figure = _figure(height_inches=6.4)
     map_axes, curve_axes = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     image = map_axes.imshow(table.T, aspect="auto", origin="lower", interpolation="nearest")
-    if table.max() > 0.0:  # of both signs: zero is white
+    if table.max() > 0.0:  # both signs occur: make zero white
         largest = float(np.abs(table).max())
         image.set(cmap="RdBu_r", clim=(-largest, largest))
     figure.colorbar(image, ax=map_axes, label=value, pad=0.01, aspect=30)
@@ -94,25 +94,25 @@ def positional_figure(table: np.ndarray, encoding: str, title: str) -> Figure:
         curve_axes.plot(table[:, index], linewidth=1.2, label=str(index))
     curve_axes.set(xlabel=row, ylabel=value)
     figure.legend(title=column, frameon=False, loc="outside lower center", ncols=N_CURVES)
-    _plain(curve_axes)
+    _style_axes(curve_axes)
     figure.align_ylabels([map_axes, curve_axes])
     return figure
 
 
 def spread(n: int, at_most: int) -> list[int]:
-    """Of 0 .. n - 1 at most so many, evenly spread, the first and the last among them."""
-    return sorted({round(place) for place in np.linspace(0, n - 1, min(n, at_most)).tolist()})
+    """Return at most so many of 0 .. n - 1, evenly spread, including the first and the last."""
+    return sorted({round(value) for value in np.linspace(0, n - 1, min(n, at_most)).tolist()})
 
 
 def pixels(figure: Figure) -> np.ndarray:
-    """The figure as an image: (height, width, 3) uint8."""
+    """Render a figure as an image: (height, width, 3) uint8."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
 def title_lines(title: str, width: int = TITLE_CHARACTERS) -> str:
-    """Broken where it would run out of the picture; a dollar sign is one, and begins no formula."""
+    """Wrap a title, and escape dollar signs, which would start a formula."""
     return "\n".join(textwrap.wrap(title, width)).replace("$", r"\$")
 
 
@@ -121,8 +121,8 @@ def _figure(height_inches: float) -> Figure:
     return Figure(figsize=(WIDTH_INCHES, height_inches), dpi=DPI, layout=layout)
 
 
-def _point(axes: Axes, x: float, y: float, text: str, *, is_end: bool) -> None:
-    """A dot with a text: beside the end of a curve, where nothing follows, and above any other point."""
+def _mark_point(axes: Axes, x: float, y: float, text: str, *, is_end: bool) -> None:
+    """Mark a point with a text: to the right of the end of a curve, where there is room, else above the point."""
     _, last = axes.dataLim.intervalx
     axes.plot(x, y, color=axes.lines[-1].get_color(), marker="o")
     axes.annotate(
@@ -136,6 +136,6 @@ def _point(axes: Axes, x: float, y: float, text: str, *, is_end: bool) -> None:
     )
 
 
-def _plain(axes: Axes) -> None:
+def _style_axes(axes: Axes) -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

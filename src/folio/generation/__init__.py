@@ -1,1 +1,1 @@
-"""Text from a trained model. `generate` is the way in; `sampling` and `prompts` need no torch."""
+"""Generate text with a trained model. Start at `generate`; `sampling` and `prompts` need no torch."""

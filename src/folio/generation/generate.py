@@ -1,4 +1,4 @@
-"""Text from a model of any family, a token at a time. Imports no lightning."""
+"""Generate text with a model of any family, one token at a time. Imports no lightning."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, tee
@@ -9,10 +9,10 @@ from torch import Tensor
 from folio.data.tokenizers.base import Tokenizer
 from folio.generation.filling import fill_masks
 from folio.generation.prompts import check_request
-from folio.generation.sampling import Sampling
-from folio.generation.token_choice import Chooser
+from folio.generation.sampling import SamplingParams
+from folio.generation.token_sampler import TokenSampler
 from folio.models import GPT, Encoder, EncoderDecoder, Model
-from folio.models.attention import Source
+from folio.models.blocks import EncoderOutput
 from folio.models.cache import KeyValueCache
 
 
@@ -23,33 +23,32 @@ def generate(
     *,
     prefixes: Sequence[str | None] | None = None,
     max_new_tokens: int,
-    sampling: Sampling,
+    sampling: SamplingParams,
     seeds: Sequence[int],
     stop: Sequence[str] = (),
     window: int | None = None,
     use_cache: bool = True,
 ) -> list[Iterator[str]]:
-    """A text for each prompt and seed, in pieces as it is made: what was given, then what the model writes.
+    """Return an iterator for each prompt and seed, over the pieces of its text as they are generated.
 
         decoder            continues the prompt
-        encoder-decoder    reads the prefix with its encoder and continues it, after the prompt where there is one
+        encoder-decoder    reads the prefix with its encoder and continues it, after the prompt if there is one
         encoder            fills the blanks of the prompt, each written [MASK], and adds no text
 
-    A text ends before its first stop string, or after max_new_tokens. Past `window` tokens, the model's
-    context_length where none is given, the oldest are forgotten; see `generate_tokens` for what that costs.
+    The first piece is the given text. A text ends before its first stop string, or after max_new_tokens. Past `window`
+    tokens (by default the model's context_length) the oldest are dropped; see `generate_tokens` for the cost.
 
-    Each is the text that its prompt and seed give alone, though they may differ in length and are written together:
-    to ask for a piece of one is to write the others as far. (A model in float32 rounds a batch otherwise than a row, so
-    where two tokens are all but equally likely it may choose the other.) The draws come from generators of their own:
-    the same seed gives the same text, and training that asks for a sample goes on as if it had not.
+    The texts may differ in length and are generated together, so that asking for a piece of one advances the others
+    too; yet each is what its prompt and seed give alone. (In float32 a batch rounds differently from a single row, so
+    if two tokens are almost equally likely, the choice may differ.) Random numbers come from separate generators: a
+    seed always gives the same text, and sampling during training does not affect it.
 
-    Raises: FolioError for what this model cannot write from.
+    Raises: FolioError if this model cannot write from such a prompt.
     """
     prefixes = [None] * len(prompts) if prefixes is None else prefixes
     assert len(prompts) == len(prefixes) == len(seeds)
-    longest = longest_sequence(model)
     for prompt, prefix in zip(prompts, prefixes, strict=True):
-        check_request(model.config, tokenizer, prompt, prefix, stop=stop, window=window, longest=longest)
+        check_request(model.config, tokenizer, prompt, prefix, stop=stop, window=window)
     if isinstance(model, Encoder):
         return [
             fill_masks(model, tokenizer, prompt, sampling=sampling, seed=seed)
@@ -82,13 +81,13 @@ def generate_text(
     *,
     prefix: str | None = None,
     max_new_tokens: int,
-    sampling: Sampling,
+    sampling: SamplingParams,
     seed: int,
     stop: Sequence[str] = (),
     window: int | None = None,
     use_cache: bool = True,
 ) -> Iterator[str]:
-    """`generate` for one text."""
+    """Yield the pieces of one text; see `generate`."""
     (pieces,) = generate(
         model,
         tokenizer,
@@ -108,12 +107,6 @@ def _column(steps: Iterable[Sequence[int]], row: int) -> Iterator[int]:
     return (step[row] for step in steps)
 
 
-def longest_sequence(model: Model) -> int | None:
-    """How many positions the model knows; None where its positional encoding has no end."""
-    stack = model.decoder if isinstance(model, EncoderDecoder) else model
-    return stack.positional_encoding.longest
-
-
 @torch.inference_mode()
 def generate_tokens(
     model: GPT | EncoderDecoder,
@@ -121,37 +114,37 @@ def generate_tokens(
     *,
     prefixes: Sequence[Sequence[int]] | None = None,
     max_new_tokens: int,
-    sampling: Sampling,
+    sampling: SamplingParams,
     seeds: Sequence[int],
     n_symbols: int,
     window: int | None = None,
     use_cache: bool = True,
 ) -> Iterator[list[int]]:
-    """Yield one new id for each prompt at a time. An encoder-decoder goes on from prefixes, and may do without prompts.
+    """Yield one new id per prompt at each step. An encoder-decoder continues prefixes; its prompts may be empty.
 
-    While the longest text fits into the window, keys and values of what was read are kept, and a new token costs the
-    reading of one. Past that the window slides: each row is read anew, from the token after the one it began with, so
-    that a token costs the reading of a whole window. Kept keys would not do: every position has become another, and
-    above the first layer all keys know of the token that is gone. Where the positional encoding has no end (all but
-    learned) a window longer than the model's context_length puts that off; how well the model writes there is another
-    question. use_cache=False reads anew for every token: slower, and the same but for rounding.
+    As long as the longest text fits into the window, the keys and values of earlier tokens are cached, and a step costs
+    a forward pass over one token per row. Past that the window slides: every position changes, and above the first
+    layer all cached keys depend on the dropped token, so each step costs a forward pass over the whole window. If the
+    positional encoding has no end (all but learned), a window longer than the model's context_length postpones that,
+    though the model may write worse there. use_cache=False reads everything again for every token: slower, and the same
+    up to rounding.
     """
     prefixes = [()] * len(prompts) if prefixes is None else prefixes
     given = [[*prefix, *prompt] for prefix, prompt in zip(prefixes, prompts, strict=True)]
-    chooser = Chooser(given, sampling=sampling, seeds=seeds, n_symbols=n_symbols)
-    # The decoder of an encoder-decoder begins with the last token of the prefix.
+    sampler = TokenSampler(given, sampling=sampling, seeds=seeds, n_symbols=n_symbols)
+    # The decoder of an encoder-decoder starts with the last token of the prefix.
     texts = [[*prefix[-1:], *prompt] for prefix, prompt in zip(prefixes, prompts, strict=True)]
-    source = read_prefixes(model, prefixes) if isinstance(model, EncoderDecoder) else None
+    encoder_output = encode_prefixes(model, prefixes) if isinstance(model, EncoderDecoder) else None
     window = window or model.config.context_length
-    reader = Reader(model, texts, source, window, n_new=max_new_tokens, use_cache=use_cache)
+    batch = DecodingBatch(model, texts, encoder_output, window, n_new=max_new_tokens, use_cache=use_cache)
     for _ in range(max_new_tokens):
-        tokens = chooser.choose(reader.logits())
+        tokens = sampler.sample(batch.next_logits())
         yield tokens
-        reader.append(tokens)
+        batch.append(tokens)
 
 
-def read_prefixes(model: EncoderDecoder, prefixes: Sequence[Sequence[int]]) -> Source:
-    """The encoder's states (B, S, D) of prefixes, which are padded at the end."""
+def encode_prefixes(model: EncoderDecoder, prefixes: Sequence[Sequence[int]]) -> EncoderOutput:
+    """Run the encoder over prefixes, padded at the end to one length: states (B, S, D)."""
     device = next(model.parameters()).device
     longest = max(map(len, prefixes))
     padded = torch.tensor([[*prefix, *[0] * (longest - len(prefix))] for prefix in prefixes], device=device)
@@ -159,18 +152,18 @@ def read_prefixes(model: EncoderDecoder, prefixes: Sequence[Sequence[int]]) -> S
     return model.encode(padded, None if (lengths == longest).all() else lengths)
 
 
-class Reader:
-    """Texts that grow together by n_new tokens, at most `window` tokens of each, and what a model says comes next.
+class DecodingBatch:
+    """Texts that grow together by n_new tokens and keep at most `window` tokens each.
 
-    The shorter ones are padded in front, so that all end in the same column. Memory for the tokens, and for the keys
-    and values of a cache, is taken once.
+    Shorter texts are padded at the start, so that all end in the same column. Memory for the tokens, and for a cache's
+    keys and values, is allocated once.
     """
 
     def __init__(
         self,
         model: GPT | EncoderDecoder,
         texts: Sequence[Sequence[int]],
-        source: Source | None,
+        encoder_output: EncoderOutput | None,
         window: int,
         *,
         n_new: int,
@@ -181,65 +174,66 @@ class Reader:
         padding = torch.tensor([longest - len(text) for text in texts], device=device)
         padded = torch.tensor([[0] * (longest - len(text)) + [*text] for text in texts], device=device)  # (B, T)
         self._model = model
-        self._source = source
+        self._encoder_output = encoder_output
         self._n_tokens = min(longest, window)
         self._tokens = padded.new_zeros(len(texts), min(window, longest + n_new))
-        """(B, capacity), of which the first n_tokens columns are written."""
+        """(B, capacity), of which the first n_tokens columns are used."""
         self._tokens[:, : self._n_tokens] = padded[:, longest - self._n_tokens :]
         padding = (padding - (longest - self._n_tokens)).clamp(min=0)
         self._n_padding = padding if padding.any() else None
         self._cache: KeyValueCache | None = None
-        self._n_read = 0
-        """How many columns the cache holds."""
+        self._n_cached = 0
+        """Number of columns in the cache."""
         if use_cache and longest <= window:
-            in_front = model.config.conditioning == "hidden_cache" and source is not None
-            n_states = source.states.size(1) if source is not None and in_front else 0
-            self._cache = KeyValueCache(model.config.n_layers, n_states + self._tokens.size(1))
+            capacity = self._tokens.size(1)
+            if encoder_output is not None and model.config.conditioning == "hidden_cache":
+                capacity += encoder_output.states.size(1)
+            self._cache = KeyValueCache(model.config.n_layers, capacity)
 
-    def logits(self) -> Tensor:
-        """Of the token that follows each text, (B, V)."""
-        hidden = self._hidden(self._tokens[:, self._n_read : self._n_tokens])[:, -1]  # (B, D): only the last
+    def next_logits(self) -> Tensor:
+        """Return the logits of the token after each text, (B, V)."""
+        hidden = self._hidden(self._tokens[:, self._n_cached : self._n_tokens])[:, -1]  # (B, D): only the last
         if self._cache is not None:
-            self._n_read = self._n_tokens
+            self._n_cached = self._n_tokens
         return self._model.output(hidden)
 
     def append(self, tokens: Sequence[int]) -> None:
-        """Let each text go on with its token; one that outgrows the window loses its oldest."""
+        """Append one token to each text; a text longer than the window loses its oldest token."""
         if self._n_tokens == self._tokens.size(1):
             self._slide()
         self._tokens[:, self._n_tokens] = torch.tensor(tokens, device=self._tokens.device)
         self._n_tokens += 1
 
     def _slide(self) -> None:
-        """Forget the oldest column, and all that is cached: every position has become another."""
+        """Drop the oldest column, and the cache with it: every position changes."""
         self._tokens[:, :-1] = self._tokens[:, 1:].clone()
         self._n_tokens -= 1
-        self._cache, self._n_read = None, 0
+        self._cache, self._n_cached = None, 0
         if self._n_padding is not None:
             self._n_padding = (self._n_padding - 1).clamp(min=0)
 
     def _hidden(self, tokens: Tensor) -> Tensor:
         if isinstance(self._model, EncoderDecoder):
-            assert self._source is not None
-            return self._model.decode(tokens, self._source, cache=self._cache, n_padding=self._n_padding)
+            assert self._encoder_output is not None
+            return self._model.decode(tokens, self._encoder_output, cache=self._cache, n_padding=self._n_padding)
         return self._model.hidden(tokens, cache=self._cache, n_padding=self._n_padding)
 
 
 def until_stop(pieces: Iterable[str], stop: Sequence[str]) -> Iterator[str]:
-    """Pass text on until a stop string is complete, which may begin in one piece and end in a later one.
+    """Yield text until a stop string is complete; it may start in one piece and end in a later one.
 
-    The first to be complete counts, so how the text is cut into pieces makes no difference.
+    The stop string that is complete first counts, so the result does not depend on how the text is cut into pieces.
     """
     held = ""
     for piece in pieces:
         held += piece
-        found = [(at + len(string), at) for string in stop if (at := held.find(string)) >= 0]
+        found = [(start + len(string), start) for string in stop if (start := held.find(string)) >= 0]
         if found:
             _, start = min(found)
             if start:
                 yield held[:start]
             return
-        n_safe = len(held) - _possible_start(held, stop)
+        n_safe = len(held) - _n_possible_stop(held, stop)
         if n_safe:
             yield held[:n_safe]
         held = held[n_safe:]
@@ -247,7 +241,7 @@ def until_stop(pieces: Iterable[str], stop: Sequence[str]) -> Iterator[str]:
         yield held
 
 
-def _possible_start(text: str, stop: Sequence[str]) -> int:
-    """How many of the last characters of `text` could be the beginning of a stop string."""
+def _n_possible_stop(text: str, stop: Sequence[str]) -> int:
+    """Return how many characters at the end of `text` could be the start of a stop string."""
     lengths = (n for string in stop for n in range(1, len(string)) if text.endswith(string[:n]))
     return max(lengths, default=0)

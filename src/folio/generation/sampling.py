@@ -1,4 +1,4 @@
-"""How the next token is chosen. Imports no torch, so that a bad choice is answered at once."""
+"""The options for drawing the next token. Imports no torch, so that a bad value is reported at once."""
 
 from dataclasses import dataclass
 
@@ -6,28 +6,32 @@ from folio.runtime.errors import FolioError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """Options of `token_choice`, in the order in which they act: repetition penalty, temperature, top-k, top-p, min-p.
-
-    Temperature 0 is greedy: always the likeliest token, once the penalty is taken.
+class SamplingParams:
+    """Options of `TokenSampler`, in the order in which they act.
 
     Raises: FolioError naming the option, its value and the rule.
     """
 
     repetition_penalty: float = 1.0
-    """Logits of tokens that the text holds already, what it was given included, are divided by it where they are
-    positive and multiplied where they are negative: above 1 the text repeats itself less (Keskar et al. 2019, CTRL,
-    section 4.1, who only divide, which makes a negative logit likelier)."""
+    """For tokens that the text already contains, positive logits are divided by it and negative ones multiplied.
+
+    Above 1 the text repeats itself less (Keskar et al. 2019, CTRL, section 4.1; they always divide, which makes a
+    token with a negative logit likelier).
+    """
     temperature: float = 1.0
-    """Logits are divided by it: below 1 the likely becomes likelier."""
+    """Divisor of the logits: below 1 likely tokens become likelier. 0 is greedy: always the likeliest token."""
     top_k: int | None = None
-    """Only the k likeliest tokens can be drawn (Fan et al. 2018)."""
+    """Draw only from the k likeliest tokens (Fan et al. 2018)."""
     top_p: float | None = None
-    """Only the likeliest tokens that together reach this probability (Holtzman et al. 2020, section 3.1), of what
-    temperature and top-k have left, scaled to 1."""
+    """Draw only from the likeliest tokens that together reach this probability (Holtzman et al. 2020, section 3.1).
+
+    The probabilities are those after temperature and top-k, scaled to a sum of 1.
+    """
     min_p: float | None = None
-    """Only tokens at least this many times as likely as the likeliest (Nguyen et al. 2024, section 3), at this
-    temperature; top-k and top-p make no difference to it."""
+    """Draw only from tokens at least this many times as likely as the likeliest (Nguyen et al. 2024, section 3).
+
+    The probabilities are those after temperature; top-k and top-p do not affect this choice.
+    """
 
     def __post_init__(self) -> None:
         if not 0.0 < self.repetition_penalty < float("inf"):

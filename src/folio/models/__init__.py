@@ -3,13 +3,13 @@
     from folio.models import GPT, GPTConfig
     logits = GPT(GPTConfig(vocab_size=65, context_length=64, n_layers=4, n_heads=4, d_model=128))(tokens)
 
-`GPT` is the decoder, `Encoder` sees both sides, `EncoderDecoder` reads a prefix with one and continues it with the
-other; all are made of the same blocks and the same attention.
+`GPT` is the decoder, `Encoder` is bidirectional, and `EncoderDecoder` reads a prefix with one and continues it with
+the other. All are made of the same blocks. To read the decoder, read `gpt.py`, then `blocks.py`.
 
-Legend of the shapes in comments and docstrings, here and everywhere in Folio:
+Shapes in comments and docstrings, here and everywhere in Folio:
 
-    B batch    T time (tokens)    S source length: what is attended to    D d_model    H heads    K d_head = D / H
-    F d_ff    V vocabulary
+    B batch    T time (tokens)    S source length: the keys that are attended to    D d_model    H heads
+    K d_head = D / H    F d_ff    V vocabulary
 """
 
 from importlib import import_module
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from folio.models.gpt import GPT
 
 GPTConfig = TransformerConfig
-"""The name that GPT's users look for; its defaults are GPT-2's choices."""
+"""The name that users of GPT look for; the defaults are GPT-2's choices."""
 
 __all__ = ["GPT", "Encoder", "EncoderDecoder", "GPTConfig", "Model", "TransformerConfig", "build_model"]
 
@@ -38,9 +38,9 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a model, and with it torch, when it is first asked for.
+    """Import a model, and with it torch, when it is first used.
 
-    A config is checked by `TransformerConfig` alone, so that a mistake is answered before torch's import of seconds.
+    Checking a config needs only `TransformerConfig`, so a mistake is reported before the seconds of importing torch.
     """
     if name in _MODULES:
         return getattr(import_module(f"folio.models.{_MODULES[name]}"), name)

@@ -1,20 +1,130 @@
-"""The transformer block, its feed-forward layer and its norms."""
+"""The transformer block: attention, feed-forward layer, norms, and how they write into the residual stream."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from folio.models.attention import NORM_EPS, AttentionMap, CrossAttention, SelfAttention, Source, View
 from folio.models.cache import LayerCache
 from folio.models.cpu_linear import Linear, activated_linear
+from folio.models.masks import AttentionMask
+from folio.models.positional import Rotation, rotate
 from folio.models.transformer_config import TransformerConfig
+
+NORM_EPS = 1e-5
+"""Added to the variance in every norm, as in GPT-2."""
+
+
+class EncoderOutput(NamedTuple):
+    """The states of an encoder, which a decoder reads."""
+
+    states: Tensor
+    """(B, S, D)."""
+    mask: Tensor | None
+    """(B, S) bool, False for padding; None if there is no padding."""
+
+
+class DotProductAttention(nn.Module):
+    """softmax(q k^T / sqrt(K) + mask) v, without ever holding the weights; `attention_maps` computes those.
+
+    Source: Vaswani et al. 2017, section 3.2.1.
+
+    Shapes: q (B, H, T, K), k and v (B, H, S, K) -> (B, H, T, K).
+    """
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
+        attn_mask = mask.tensor
+        if attn_mask is not None and attn_mask.is_floating_point():
+            attn_mask = attn_mask.to(q.dtype)
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p=dropout, is_causal=mask.is_causal)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of a sequence to itself; the mask says which positions a position attends to.
+
+    Source: Vaswani et al. 2017, section 3.2; fused QKV projection as in GPT-2. qk_norm: Henry et al. 2020, with an
+    RMS norm over each head as in Dehghani et al. 2023, section 2.
+
+    Shapes: hidden (B, T, D) -> (B, T, D).
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.n_heads = config.n_heads
+        self.qkv_projection = Linear(config.d_model, 3 * config.d_model, bias=config.bias)
+        self.q_norm = nn.RMSNorm(config.d_head, eps=NORM_EPS) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(config.d_head, eps=NORM_EPS) if config.qk_norm else nn.Identity()
+        self.attend = DotProductAttention(config.attention_dropout_rate)
+        self.out_projection = Linear(config.d_model, config.d_model, bias=config.bias)
+
+    def forward(
+        self, hidden: Tensor, mask: AttentionMask, rotation: Rotation | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        """(B, T, D) -> (B, T, D); with a cache, each position attends to the cached ones as well."""
+        q, k, v = (split_heads(part, self.n_heads) for part in self.qkv_projection(hidden).chunk(3, dim=-1))
+        q, k = self.q_norm(q), self.k_norm(k)  # (B, H, T, K)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        if cache is not None:
+            k, v = cache.append(k, v)  # (B, H, S, K)
+        return self.out_projection(merge_heads(self.attend(q, k, v, mask)))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of a decoder's positions to all states of an encoder.
+
+    Source: Vaswani et al. 2017, section 3.2.3. No position enters here: the encoder has put it into the states.
+
+    Shapes: hidden (B, T, D), encoder_output.states (B, S, D) -> (B, T, D).
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.n_heads = config.n_heads
+        self.q_projection = Linear(config.d_model, config.d_model, bias=config.bias)
+        self.kv_projection = Linear(config.d_model, 2 * config.d_model, bias=config.bias)
+        self.q_norm = nn.RMSNorm(config.d_head, eps=NORM_EPS) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(config.d_head, eps=NORM_EPS) if config.qk_norm else nn.Identity()
+        self.attend = DotProductAttention(config.attention_dropout_rate)
+        self.out_projection = Linear(config.d_model, config.d_model, bias=config.bias)
+
+    def forward(self, hidden: Tensor, encoder_output: EncoderOutput, cache: LayerCache | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D); with a cache, the encoder's states are projected only once."""
+        q = self.q_norm(split_heads(self.q_projection(hidden), self.n_heads))  # (B, H, T, K)
+        k, v = self._keys_values(encoder_output.states, cache)  # (B, H, S, K)
+        mixed = self.attend(q, k, v, AttentionMask.bidirectional(encoder_output.mask))
+        return self.out_projection(merge_heads(mixed))
+
+    def _keys_values(self, states: Tensor, cache: LayerCache | None) -> tuple[Tensor, Tensor]:
+        if cache is not None and cache.encoder_keys_values is not None:
+            return cache.encoder_keys_values
+        k, v = (split_heads(part, self.n_heads) for part in self.kv_projection(states).chunk(2, dim=-1))
+        k = self.k_norm(k)
+        if cache is not None:
+            cache.encoder_keys_values = k, v
+        return k, v
+
+
+def split_heads(hidden: Tensor, n_heads: int) -> Tensor:
+    """(B, T, D) -> (B, H, T, K)."""
+    return hidden.unflatten(-1, (n_heads, -1)).transpose(1, 2)
+
+
+def merge_heads(mixed: Tensor) -> Tensor:
+    """(B, H, T, K) -> (B, T, D)."""
+    return mixed.transpose(1, 2).flatten(start_dim=2)
 
 
 def gelu_tanh(hidden: Tensor) -> Tensor:
-    """GELU by its tanh form (Hendrycks and Gimpel 2016, section 2), as GPT-2 computes it."""
+    """GELU by its tanh approximation (Hendrycks and Gimpel 2016, section 2), as GPT-2 computes it."""
     return F.gelu(hidden, approximate="tanh")
 
 
@@ -39,9 +149,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with an activation between them, applied to each position alone.
+    """Two linear layers with an activation between them, applied to each position separately.
 
-    Source: Vaswani et al. 2017, section 3.3. With swiglu, which takes two inputs for each output, the first layer is
+    Source: Vaswani et al. 2017, section 3.3. swiglu takes two inputs for each output, so the first layer is then
     twice as wide.
 
     Shapes: hidden (B, T, D) -> (B, T, D), through (B, T, F).
@@ -56,67 +166,95 @@ class FeedForward(nn.Module):
         self.out_projection = Linear(width, config.d_model, bias=config.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
+        # out_projection(activation(in_projection(hidden))), with less memory on a CPU
         return activated_linear(self.in_projection(hidden), self.activation, self.out_projection)
 
 
 class Block(nn.Module):
-    """Attention, then attention to a source where there is one, then feed-forward, each added to the residual stream.
+    """Attention, then feed-forward, each reading a norm of the residual stream and adding to the stream itself.
 
-    Source: the norm before a sublayer as in GPT-2 (Radford et al. 2019, section 2.3; Xiong et al. 2020 say why it
-    trains well), or after the sum as in the original Transformer (Vaswani et al. 2017, section 3.1). After it, dropout
-    acts on what the sublayer reads; the paper drops what it gives, which without dropout is the same.
+    In a decoder that reads an encoder by cross-attention, that attention comes between the two.
+
+    Source: GPT-2 (Radford et al. 2019, section 2.3). Xiong et al. 2020 explain why this trains well.
 
     Shapes: hidden (B, T, D) -> (B, T, D).
     """
 
     def __init__(self, config: TransformerConfig, *, cross_attention: bool = False) -> None:
         super().__init__()
-        self.norm_position = config.norm_position
         self.attention_norm = build_norm(config)
         self.attention = SelfAttention(config)
-        self.cross_attention_norm = build_norm(config) if cross_attention else None
+        if cross_attention:
+            self.cross_attention_norm = build_norm(config)
         self.cross_attention = CrossAttention(config) if cross_attention else None
         self.feed_forward_norm = build_norm(config)
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
         self.activation_checkpointing = False
-        """Keep nothing for the backward pass but what the block reads, and compute it once more there."""
+        """Whether to keep only the block's input for the backward pass, and to run the block again there."""
 
     def forward(
-        self, hidden: Tensor, view: View, *, cache: LayerCache | None = None, source: Source | None = None
+        self,
+        hidden: Tensor,
+        mask: AttentionMask,
+        rotation: Rotation | None = None,
+        *,
+        cache: LayerCache | None = None,
+        encoder_output: EncoderOutput | None = None,
     ) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
+        inputs = (hidden, mask, rotation, cache, encoder_output)
         if self.activation_checkpointing and torch.is_grad_enabled():
-            return checkpoint(self._forward, hidden, view, cache, source, use_reentrant=False)
-        return self._forward(hidden, view, cache, source)
+            return checkpoint(self.run_sublayers, *inputs, use_reentrant=False)
+        return self.run_sublayers(*inputs)
 
-    def _forward(self, hidden: Tensor, view: View, cache: LayerCache | None, source: Source | None) -> Tensor:
-        hidden = self._add(hidden, self.attention_norm, lambda x: self.attention(x, view, cache))
+    def run_sublayers(
+        self,
+        hidden: Tensor,
+        mask: AttentionMask,
+        rotation: Rotation | None,
+        cache: LayerCache | None,
+        encoder_output: EncoderOutput | None,
+    ) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), mask, rotation, cache))
         if self.cross_attention is not None:
-            cross = self.cross_attention
-            hidden = self._add(hidden, self.cross_attention_norm, lambda x: cross(x, source, cache))
-        return self._add(hidden, self.feed_forward_norm, self.feed_forward)
+            normed = self.cross_attention_norm(hidden)
+            hidden = hidden + self.dropout(self.cross_attention(normed, encoder_output, cache))
+        return hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))
 
-    def _add(self, hidden: Tensor, norm: nn.Module | None, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        assert norm is not None
-        if self.norm_position == "pre":
-            return hidden + self.dropout(sublayer(norm(hidden)))
-        return norm(hidden + sublayer(self.dropout(hidden)))
 
-    def look(self, hidden: Tensor, view: View, source: Source | None = None) -> AttentionMap:
-        """How this block attends: to its own sequence, or to the source where it attends to one."""
-        is_pre = self.norm_position == "pre"
-        attends_to = self.attention.look(self.attention_norm(hidden) if is_pre else hidden, view)
-        if self.cross_attention is None or self.cross_attention_norm is None:
-            return attends_to
-        assert source is not None
-        hidden = self._add(hidden, self.attention_norm, lambda x: self.attention(x, view))
-        return self.cross_attention.look(self.cross_attention_norm(hidden) if is_pre else hidden, source)
+class PostNormBlock(Block):
+    """A block that normalizes after each sum, as in the original Transformer.
+
+    Source: Vaswani et al. 2017, section 3.1. Here dropout acts on a sublayer's input; the paper drops its output,
+    which without dropout is the same.
+    """
+
+    def run_sublayers(
+        self,
+        hidden: Tensor,
+        mask: AttentionMask,
+        rotation: Rotation | None,
+        cache: LayerCache | None,
+        encoder_output: EncoderOutput | None,
+    ) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        hidden = self.attention_norm(hidden + self.attention(self.dropout(hidden), mask, rotation, cache))
+        if self.cross_attention is not None:
+            attended = self.cross_attention(self.dropout(hidden), encoder_output, cache)
+            hidden = self.cross_attention_norm(hidden + attended)
+        return self.feed_forward_norm(hidden + self.feed_forward(self.dropout(hidden)))
+
+
+def build_block(config: TransformerConfig, *, cross_attention: bool = False) -> Block:
+    """Build the block that config.norm_position names."""
+    block_class = Block if config.norm_position == "pre" else PostNormBlock
+    return block_class(config, cross_attention=cross_attention)
 
 
 def build_norm(config: TransformerConfig) -> nn.Module:
-    """A layer norm (Ba et al. 2016), or an RMS norm, which keeps the mean (Zhang and Sennrich 2019)."""
+    """Build a layer norm (Ba et al. 2016), or an RMS norm, which keeps the mean (Zhang and Sennrich 2019)."""
     if config.norm == "rms_norm":
         return nn.RMSNorm(config.d_model, eps=NORM_EPS)
     return nn.LayerNorm(config.d_model, eps=NORM_EPS, bias=config.bias)

@@ -1,21 +1,21 @@
-"""Keys and values of the tokens that a model has read, so that each is computed once."""
+"""The keys and values of tokens that a model has read, so that each is computed once."""
 
 from torch import Tensor
 
 
 class LayerCache:
-    """Of one layer: keys and values (B, H, S, K), in memory for `capacity` positions that is taken at first use."""
+    """Keys and values of one layer, (B, H, S, K) each, in memory that the first use allocates for all positions."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.n_keys = 0
-        self.source: tuple[Tensor, Tensor] | None = None
+        self.encoder_keys_values: tuple[Tensor, Tensor] | None = None
         """Keys and values of an encoder's states, for cross-attention: they never change."""
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add those of new positions, (B, H, T, K) each; returns all so far, (B, H, S, K)."""
+        """Add the keys and values of new positions, (B, H, T, K) each; return all so far, (B, H, S, K)."""
         if self._keys is None or self._values is None:
             batch, n_heads, _, d_head = keys.shape
             self._keys = keys.new_empty(batch, n_heads, self.capacity, d_head)
@@ -29,7 +29,7 @@ class LayerCache:
 
 
 class KeyValueCache:
-    """Of all layers, for a batch whose sequences grow together. `capacity` counts positions, padding included."""
+    """One cache per layer, for a batch whose sequences grow together. `capacity` counts positions, padding included."""
 
     def __init__(self, n_layers: int, capacity: int) -> None:
         self.capacity = capacity
@@ -37,5 +37,5 @@ class KeyValueCache:
 
     @property
     def n_keys(self) -> int:
-        """How many positions it holds."""
+        """Number of positions in the cache."""
         return self.layers[0].n_keys

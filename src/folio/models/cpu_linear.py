@@ -1,9 +1,9 @@
-"""Matrix products on a CPU: the same functions as torch's, by faster kernels and with less kept for the backward pass.
+"""Linear layers for the CPU: torch's functions with faster kernels, and less memory kept for the backward pass.
 
-On an AMD Zen 5, torch's own float32 products take MKL's kernels, which leave half of the CPU unused: 180 GFLOP/s on two
-cores, where oneDNN's, which torch has as well, reach 350 to 400. Of attention's many small products the opposite is
-true, so each call chooses. As text is written, by products of few rows, what limits is how fast the weights can be
-read: 15 GB/s for one row and 8 for eight in torch's own way, 23 and 15 by both parts of this file.
+On an AMD Zen 5, torch's own float32 products use MKL's kernels, which leave half of the CPU idle: 180 GFLOP/s on two
+cores, where oneDNN's kernels, which torch also contains, reach 350 to 400. For the many small products of attention
+the opposite is true, so each call chooses. When text is generated, products have few rows, and the speed at which the
+weights can be read is the limit: torch's own way reads 15 GB/s for one row and 8 for eight, this file's 23 and 15.
 """
 
 from collections.abc import Callable
@@ -15,33 +15,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch's own types have it not
+_matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # missing in torch's own types
 
 
 class Linear(nn.Linear):
-    """nn.Linear, with the same parameters and names, and the same results up to rounding; faster on a CPU.
+    """nn.Linear with the same parameters and names, and the same results up to rounding; faster on a CPU.
 
     Shapes: (..., in_features) -> (..., out_features).
     """
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(..., in_features) -> (..., out_features)."""
-        if not _is_for_onednn(hidden, self.weight):
+        if not _should_use_onednn(hidden, self.weight):
             return super().forward(hidden)
         if torch.is_grad_enabled():
             return _ActivatedLinear.apply(hidden, None, self.weight, self.bias)
-        with onednn_products():
+        with onednn_matmul():
             return super().forward(hidden)
 
 
 def activated_linear(hidden: Tensor, activation: Callable[[Tensor], Tensor], layer: nn.Module) -> Tensor:
-    """layer(activation(hidden)). For the backward pass a CPU keeps `hidden` alone and activates it again.
+    """Return layer(activation(hidden)). On a CPU, only `hidden` is kept for the backward pass, and activated again.
 
-    That is cheap beside the product, where an activation keeps up to three times what it reads.
+    That is cheap compared with the product, and an activation keeps up to three times the memory of its input.
 
     Shapes: hidden (..., I) -> (..., O); the activation may halve I (swiglu).
     """
-    if isinstance(layer, Linear) and torch.is_grad_enabled() and _is_for_onednn(hidden, layer.weight):
+    if isinstance(layer, Linear) and torch.is_grad_enabled() and _should_use_onednn(hidden, layer.weight):
         return _ActivatedLinear.apply(hidden, activation, layer.weight, layer.bias)
     return layer(activation(hidden))
 
@@ -55,7 +54,7 @@ class _ActivatedLinear(torch.autograd.Function):
     ) -> Tensor:
         ctx.activation = activation
         ctx.save_for_backward(hidden, weight)
-        with onednn_products():
+        with onednn_matmul():
             return F.linear(activation(hidden) if activation else hidden, weight, bias)
 
     @staticmethod
@@ -71,7 +70,7 @@ class _ActivatedLinear(torch.autograd.Function):
         needs_input, _, needs_weight, needs_bias = ctx.needs_input_grad
         rows = gradient.flatten(end_dim=-2)  # (N, O)
         input_gradient = weight_gradient = None
-        with onednn_products():
+        with onednn_matmul():
             if needs_weight:
                 weight_gradient = rows.T @ inputs.detach().flatten(end_dim=-2)
             if needs_input:
@@ -82,8 +81,8 @@ class _ActivatedLinear(torch.autograd.Function):
         return input_gradient, None, weight_gradient, bias_gradient
 
 
-def _is_for_onednn(hidden: Tensor, weight: Tensor) -> bool:
-    """Whether a product is of float32 on a CPU, and nobody else has a say in how it is done."""
+def _should_use_onednn(hidden: Tensor, weight: Tensor) -> bool:
+    """Return whether a product is in float32 on a CPU, and neither autocast nor a compiler decides how it is done."""
     return (
         hidden.device.type == "cpu"
         and hidden.dtype == weight.dtype == torch.float32
@@ -92,23 +91,23 @@ def _is_for_onednn(hidden: Tensor, weight: Tensor) -> bool:
     )
 
 
-def lay_out_by_input(model: nn.Module) -> None:
-    """Let the weights of linear layers lie input by input in memory: names, shapes and values stay as they are.
+def store_column_major(model: nn.Module) -> None:
+    """Store the weights of linear layers column by column in memory; names, shapes and values stay the same.
 
-    A row times a weight is then a sum of vectors as long as the output, not many short inner products. For a model
-    that is only read: an optimizer would find its state laid out otherwise.
+    A row times a weight is then a sum of vectors as long as the output, instead of many short inner products. Use this
+    only for inference: an optimizer would find its state in the other layout.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear) and module.weight.device.type == "cpu":
             module.weight.data = module.weight.data.t().contiguous().t()
 
 
-class onednn_products:  # noqa: N801  # a context manager, named as a function is
-    """Inside, float32 products on a CPU are oneDNN's and not MKL's, if that costs no digits.
+class onednn_matmul:  # noqa: N801  # a context manager, named like a function
+    """Inside this context, float32 products on a CPU use oneDNN instead of MKL, if that loses no digits.
 
-    oneDNN may then use bfloat16. It does so on CPUs with matrix units for bfloat16 (AMX), where this changes nothing;
-    on others it takes float32, with every instruction that the CPU has, of which MKL leaves out the widest on those
-    that are not Intel's.
+    The switch allows oneDNN to use bfloat16. It does so on CPUs with matrix units for bfloat16 (AMX), and there this
+    context changes nothing. On other CPUs oneDNN uses float32 with all of the CPU's instructions, while MKL avoids the
+    widest ones on CPUs that are not Intel's.
     """
 
     def __enter__(self) -> None:
@@ -122,10 +121,10 @@ class onednn_products:  # noqa: N801  # a context manager, named as a function i
 
 @cache
 def _onednn_keeps_float32() -> bool:
-    """Whether a product that is allowed bfloat16 comes out as in float32, to the last bit."""
+    """Return whether a product that may use bfloat16 equals the float32 one to the last bit."""
     if not torch.backends.mkldnn.is_available():
         return False
-    # In bfloat16 1 + 2^-12 is 1; in float32 every sum of 256 of them is exact, in whatever order.
+    # In bfloat16 1 + 2^-12 is 1. In float32 every sum of 256 of them is exact, in any order.
     rows, weight = torch.full((16, 256), 1 + 2**-12), torch.ones(256, 256)
     before, _matmul.fp32_precision = _matmul.fp32_precision, "bf16"
     try:

@@ -3,44 +3,28 @@
 import torch
 from torch import Tensor
 
-from folio.models.attention import AttentionMap, View, two_sided_view
+from folio.models.attention_maps import AttentionMap, record_attention
+from folio.models.blocks import EncoderOutput
+from folio.models.gpt import Transformer, build_output
 from folio.models.initialization import initialize
-from folio.models.masks import padding_mask
-from folio.models.transformer import Transformer, output_layer
+from folio.models.masks import AttentionMask, padding_mask
 from folio.models.transformer_config import TransformerConfig
 
 
-def prepare_two_sided(
-    stack: Transformer, tokens: Tensor, lengths: Tensor | None, positions: Tensor | None = None
-) -> tuple[Tensor, View, Tensor | None]:
-    """Embeddings (B, S, D), the view in which all tokens see each other, and the mask (B, S) of those.
-
-    Positions (S,) or (B, S) count from 0 where none are given.
-    """
-    stack.check_length(tokens.size(1))
-    if positions is None:
-        positions = torch.arange(tokens.size(1), device=tokens.device)
-    mask = None if lengths is None else padding_mask(lengths, tokens.size(1))
-    encoding = stack.positional_encoding
-    view = two_sided_view(mask, rotation=encoding.rotation(positions), bias=encoding.bias(positions, positions))
-    return stack.embed(tokens, positions), view, mask
-
-
 class Encoder(Transformer):
-    """A masked language model: tokens (B, T) -> logits (B, T, V); logits[:, t] say what stands at t itself.
+    """A masked language model: tokens (B, T) -> logits (B, T, V); logits[:, t] predict the token at t itself.
 
-    Source: Devlin et al. 2019 (BERT), section 3, in GPT-2's dress: norms first, and no layer of its own before the
-    output, no segment embeddings, no next-sentence objective (Liu et al. 2019 do without it as well).
+    Source: Devlin et al. 2019 (BERT), section 3, with GPT-2's blocks: the norm comes first, no extra layer precedes
+    the output, and there are no segment embeddings and no next-sentence objective (Liu et al. 2019 drop it as well).
 
-    Shapes: tokens (B, T) of int64, lengths (B,) or None where no row is padded -> (B, T, V). Outputs at padding mean
-    nothing.
-    Raises: ValueError where a sequence is longer than context_length and the positional encoding ends there, or a
-    length is below 1 or above T.
+    Shapes: tokens (B, T) of int64, lengths (B,) or None if no row is padded -> (B, T, V). Outputs at padding are
+    meaningless.
+    Raises: ValueError if a sequence is longer than the positional encoding allows, or a length is below 1 or above T.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
-        self.output = output_layer(config, self.token_embedding)
+        self.output = build_output(config, self.token_embedding)
         initialize(self, config)
 
     def forward(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -48,11 +32,28 @@ class Encoder(Transformer):
         return self.output(self.hidden(tokens, lengths))
 
     def hidden(self, tokens: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """(B, T) -> (B, T, D): what the output layer reads."""
-        hidden, view, _ = prepare_two_sided(self, tokens, lengths)
-        return self.run_blocks(hidden, view)
+        """Return the output layer's input: (B, T) -> (B, T, D)."""
+        return encode(self, tokens, lengths).states
 
     def attention_maps(self, tokens: Tensor) -> list[AttentionMap]:
-        """What each layer mixes with: (B, T) -> n_layers of (B, H, T, T)."""
-        hidden, view, _ = prepare_two_sided(self, tokens, None)
-        return self.look_into_blocks(hidden, view)
+        """Return what each layer attends to: (B, T) -> n_layers maps of (B, H, T, T)."""
+        with record_attention(self.blocks) as maps:
+            self.hidden(tokens)
+        return maps
+
+
+def encode(
+    stack: Transformer, tokens: Tensor, lengths: Tensor | None, positions: Tensor | None = None
+) -> EncoderOutput:
+    """Run a stack over tokens (B, S) that all attend to each other, except to padding.
+
+    Positions (S,) or (B, S) count from 0 if they are not given.
+    """
+    stack.check_length(tokens.size(1))
+    if positions is None:
+        positions = torch.arange(tokens.size(1), device=tokens.device)
+    key_mask = None if lengths is None else padding_mask(lengths, tokens.size(1))
+    encoding = stack.positional_encoding
+    mask = AttentionMask.bidirectional(key_mask, encoding.bias(positions, positions))
+    states = stack.run_blocks(stack.embed(tokens, positions), mask, encoding.rotation(positions))
+    return EncoderOutput(states, key_mask)

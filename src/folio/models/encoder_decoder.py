@@ -3,31 +3,32 @@
 import torch
 from torch import Tensor
 
-from folio.models.attention import AttentionMap, Source, View, causal_view
+from folio.models.attention_maps import AttentionMap, record_attention
+from folio.models.blocks import EncoderOutput
 from folio.models.cache import KeyValueCache
-from folio.models.encoder import prepare_two_sided
+from folio.models.encoder import encode
+from folio.models.gpt import Transformer, build_output, decode
 from folio.models.initialization import initialize
-from folio.models.transformer import CountsParameters, Transformer, output_layer, places_after
+from folio.models.masks import AttentionMask, positions_after
+from folio.models.parameter_count import CountsParameters
 from folio.models.transformer_config import TransformerConfig
 
 
 class EncoderDecoder(CountsParameters):
     """tokens (B, T) that continue a prefix (B, S) -> logits (B, T, V); logits[:, t] predict tokens[:, t + 1].
 
-    The decoder's first token is the last of the prefix, so that nothing but text is needed to begin with.
-    config.conditioning says how the decoder reads what the encoder has made of the prefix:
+    The decoder's first token is the last token of the prefix, so that no special token is needed to begin with.
+    config.conditioning says how the decoder reads the encoder's states of the prefix:
 
-        cross_attention   in each block, a second attention to the states (Vaswani et al. 2017, section 3.2.3)
-        hidden_cache      the states stand in front of the decoder's own embeddings, seen by every position of the
-                          decoder: its self-attention finds them where it finds the text before (a prefix LM, Raffel et
-                          al. 2020, section 3.2.1, whose prefix has been through an encoder)
+        cross_attention   each block has a second attention, to the states (Vaswani et al. 2017, section 3.2.3)
+        hidden_cache      the states precede the decoder's own embeddings, and every position of the decoder attends
+                          to them: a prefix LM (Raffel et al. 2020, section 3.2.1) whose prefix an encoder has read
 
-    Encoder and decoder share the token embedding. Positions of the decoder count from 0, and its attention finds the
-    states before it, at -lengths[b] .. -1; those of the encoder end at context_length - 1, whatever the length.
+    Encoder and decoder share the token embedding. The decoder's positions count from 0, and to its attention the
+    states stand before them, at -lengths[b] .. -1. The encoder's positions end at context_length - 1 for any length.
 
-    Shapes: tokens (B, T), prefix (B, S) padded at the end, lengths (B,) or None where no prefix is padded.
-    Raises: ValueError where a sequence is longer than context_length and the positional encoding ends there, or a
-    length is below 1 or above S.
+    Shapes: tokens (B, T), prefix (B, S) padded at the end, lengths (B,) or None if no prefix is padded.
+    Raises: ValueError if a sequence is longer than the positional encoding allows, or a length is below 1 or above S.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -36,7 +37,7 @@ class EncoderDecoder(CountsParameters):
         self.encoder = Transformer(config)
         self.decoder = Transformer(config, cross_attention=config.conditioning == "cross_attention")
         self.encoder.token_embedding = self.decoder.token_embedding
-        self.output = output_layer(config, self.decoder.token_embedding)
+        self.output = build_output(config, self.decoder.token_embedding)
         initialize(self, config)
 
     def forward(self, tokens: Tensor, prefix: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -44,92 +45,91 @@ class EncoderDecoder(CountsParameters):
         return self.output(self.hidden(tokens, prefix, lengths))
 
     def hidden(self, tokens: Tensor, prefix: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """(B, T) and (B, S) -> (B, T, D): what the output layer reads."""
+        """Return the output layer's input: (B, T) and (B, S) -> (B, T, D)."""
         return self.decode(tokens, self.encode(prefix, lengths))
 
-    def encode(self, prefix: Tensor, lengths: Tensor | None = None) -> Source:
-        """(B, S) -> states (B, S, D) and their mask, which `decode` reads as often as it likes."""
-        # Every prefix ends at the same position, however long it is: what matters is how far before the continuation
-        # a token stands, and learned positions could not tell if they counted from where the prefix happens to begin.
+    def encode(self, prefix: Tensor, lengths: Tensor | None = None) -> EncoderOutput:
+        """(B, S) -> states (B, S, D) and their mask, which `decode` can read any number of times."""
+        # Every prefix ends at the same position, however long it is. What matters is how far a token stands before
+        # the continuation, and learned positions could not tell that if they counted from the start of the prefix.
         n_tokens, last = prefix.size(1), self.config.context_length - 1
         positions = torch.arange(n_tokens, device=prefix.device) + last + 1
         positions = positions - (n_tokens if lengths is None else lengths[:, None])
-        hidden, view, mask = prepare_two_sided(self.encoder, prefix, lengths, positions.clamp(max=last))
-        return Source(self.encoder.run_blocks(hidden, view), mask)
+        return encode(self.encoder, prefix, lengths, positions.clamp(max=last))
 
     def decode(
         self,
         tokens: Tensor,
-        source: Source,
+        encoder_output: EncoderOutput,
         *,
         cache: KeyValueCache | None = None,
         n_padding: Tensor | None = None,
     ) -> Tensor:
         """(B, T) -> (B, T, D), continuing what the cache holds; n_padding (B,) as in `GPT.hidden`."""
-        hidden, view = self._prepare(tokens, source, cache, n_padding)
-        return self.decoder.run_blocks(hidden, view, cache=cache, source=self._crossed(source))[:, -tokens.size(1) :]
+        if self.config.conditioning == "cross_attention":
+            return decode(self.decoder, tokens, cache=cache, n_padding=n_padding, encoder_output=encoder_output)
+        return self._decode_after_states(tokens, encoder_output, cache, n_padding)
 
     def attention_maps(self, tokens: Tensor, prefix: Tensor) -> list[AttentionMap]:
-        """How each layer of the decoder attends to the prefix: n_layers of (B, H, T, S) with cross_attention, and of
-        (B, H, T, S + T), prefix and text, with hidden_cache."""
-        source = self.encode(prefix)
-        hidden, view = self._prepare(tokens, source, None, None)
-        maps = self.decoder.look_into_blocks(hidden, view, self._crossed(source))
-        return [
-            AttentionMap(scores[:, :, -tokens.size(1) :], weights[:, :, -tokens.size(1) :]) for scores, weights in maps
-        ]
+        """Return what each layer of the decoder attends to, n_layers maps.
 
-    def _crossed(self, source: Source) -> Source | None:
-        return source if self.config.conditioning == "cross_attention" else None
+        With cross_attention they are (B, H, T, S), over the prefix; with hidden_cache (B, H, T, S + T), over prefix
+        and text.
+        """
+        with record_attention(self.decoder.blocks) as maps:
+            self.hidden(tokens, prefix)
+        n_tokens = tokens.size(1)
+        return [AttentionMap(scores[:, :, -n_tokens:], weights[:, :, -n_tokens:]) for scores, weights in maps]
 
-    def _prepare(
-        self, tokens: Tensor, source: Source, cache: KeyValueCache | None, n_padding: Tensor | None
-    ) -> tuple[Tensor, View]:
-        """What the decoder's blocks read, (B, T, D) or (B, S + T, D), and who sees whom."""
-        device, n_new = tokens.device, tokens.size(1)
-        n_states = 0 if self.config.conditioning == "cross_attention" else source.states.size(1)
-        is_continued = cache is not None and cache.n_keys > 0
-        n_before = cache.n_keys - n_states if cache is not None and is_continued else 0
-        n_tokens = n_before + n_new
-        self.decoder.check_length(n_tokens)
-        positions, key_positions, key_mask = places_after(n_before, n_new, n_padding, device)
-        hidden = self.decoder.embed(tokens, positions)
-        if n_states:
-            key_positions, key_mask = self._behind_states(source, key_positions, key_mask, tokens.size(0))
-            if not is_continued:
-                hidden, positions = torch.cat((source.states, hidden), dim=1), key_positions
+    def _decode_after_states(
+        self,
+        tokens: Tensor,
+        encoder_output: EncoderOutput,
+        cache: KeyValueCache | None,
+        n_padding: Tensor | None,
+    ) -> Tensor:
+        n_new, n_states = tokens.size(1), encoder_output.states.size(1)
+        is_first = cache is None or cache.n_keys == 0
+        n_before = 0 if cache is None or is_first else cache.n_keys - n_states
+        self.decoder.check_length(n_before + n_new)
+        new, all_positions, key_mask = positions_after(n_before, n_new, n_padding, tokens.device)
+        hidden = self.decoder.embed(tokens, new)
+        all_positions, key_mask = _prepend_states(encoder_output, all_positions, key_mask)
+        if is_first:  # afterwards the cache holds the states
+            hidden, new = torch.cat((encoder_output.states, hidden), dim=1), all_positions
         encoding = self.decoder.positional_encoding
-        view = causal_view(
+        mask = AttentionMask.causal(
             hidden.size(1),
-            n_states + n_tokens,
-            device,
+            n_states + n_before + n_new,
+            tokens.device,
             n_prefix=n_states,
             key_mask=key_mask,
-            rotation=encoding.rotation(positions),
-            bias=encoding.bias(positions, key_positions),
+            bias=encoding.bias(new, all_positions),
         )
-        return hidden, view
-
-    def _behind_states(
-        self, source: Source, key_positions: Tensor, key_mask: Tensor | None, batch_size: int
-    ) -> tuple[Tensor, Tensor | None]:
-        """Positions (S + T,) or (B, S + T) and mask (B, S + T) of the states followed by the decoder's tokens."""
-        device, n_states = key_positions.device, source.states.size(1)
-        state_positions = torch.arange(n_states, device=device)
-        if source.mask is None:
-            state_positions = state_positions - n_states
-        else:
-            state_positions = state_positions - source.mask.sum(dim=1, keepdim=True)  # (B, S)
-        if state_positions.ndim != key_positions.ndim:
-            state_positions = state_positions.expand(batch_size, -1)
-            key_positions = key_positions.expand(batch_size, -1)
-        if source.mask is None and key_mask is None:
-            return torch.cat((state_positions, key_positions), dim=-1), None
-        n_tokens = key_positions.size(-1)
-        state_mask = source.mask if source.mask is not None else _all_true(batch_size, n_states, device)
-        key_mask = key_mask if key_mask is not None else _all_true(batch_size, n_tokens, device)
-        return torch.cat((state_positions, key_positions), dim=-1), torch.cat((state_mask, key_mask), dim=-1)
+        return self.decoder.run_blocks(hidden, mask, encoding.rotation(new), cache=cache)[:, -n_new:]
 
 
-def _all_true(n_rows: int, n_columns: int, device: torch.device) -> Tensor:
-    return torch.ones(n_rows, n_columns, dtype=torch.bool, device=device)
+def _prepend_states(
+    encoder_output: EncoderOutput, key_positions: Tensor, key_mask: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Return positions (S + T,) or (B, S + T) and mask (B, S + T) of the states followed by the decoder's tokens."""
+    batch_size, n_states = encoder_output.states.shape[:2]
+    state_positions = torch.arange(n_states, device=key_positions.device)
+    if encoder_output.mask is None:
+        state_positions = state_positions - n_states
+    else:
+        state_positions = state_positions - encoder_output.mask.sum(dim=1, keepdim=True)  # (B, S)
+    if state_positions.ndim != key_positions.ndim:
+        state_positions = state_positions.expand(batch_size, -1)
+        key_positions = key_positions.expand(batch_size, -1)
+    positions = torch.cat((state_positions, key_positions), dim=-1)
+    if encoder_output.mask is None and key_mask is None:
+        return positions, None
+    state_mask = _mask_or_ones(encoder_output.mask, state_positions, batch_size)
+    return positions, torch.cat((state_mask, _mask_or_ones(key_mask, key_positions, batch_size)), dim=-1)
+
+
+def _mask_or_ones(mask: Tensor | None, positions: Tensor, batch_size: int) -> Tensor:
+    if mask is not None:
+        return mask
+    return torch.ones(batch_size, positions.size(-1), dtype=torch.bool, device=positions.device)

@@ -1,4 +1,4 @@
-"""Which class a config means."""
+"""The three families of models, and how to build one from a config."""
 
 from folio.models.encoder import Encoder
 from folio.models.encoder_decoder import EncoderDecoder
@@ -6,11 +6,11 @@ from folio.models.gpt import GPT
 from folio.models.transformer_config import Family, TransformerConfig
 
 Model = GPT | Encoder | EncoderDecoder
-"""All have `hidden`, which the output layer reads, `output`, `config` and the counts of their parameters."""
+"""Any of them: each has `hidden`, `output`, `config`, `attention_maps` and the counts of its parameters."""
 
 FAMILIES: dict[Family, type[Model]] = {"decoder": GPT, "encoder": Encoder, "encoder_decoder": EncoderDecoder}
 
 
 def build_model(config: TransformerConfig) -> Model:
-    """The model of config.family, with new weights."""
+    """Build the model of config.family, with new weights."""
     return FAMILIES[config.family](config)

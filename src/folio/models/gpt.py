@@ -1,12 +1,64 @@
-"""GPT-2's decoder, readable from top to bottom: this file, transformer.py, blocks.py, attention.py."""
+"""GPT-2's decoder, from tokens to logits. This file and `blocks.py` are the whole model; the rest is detail."""
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from folio.models.attention import AttentionMap, View, causal_view
+from folio.models.attention_maps import AttentionMap, record_attention
+from folio.models.blocks import EncoderOutput, build_block, build_norm
 from folio.models.cache import KeyValueCache
+from folio.models.cpu_linear import Linear
 from folio.models.initialization import initialize
-from folio.models.transformer import Transformer, output_layer, places_after
+from folio.models.masks import AttentionMask, positions_after
+from folio.models.parameter_count import CountsParameters
+from folio.models.positional import Rotation, build_positional_encoding
 from folio.models.transformer_config import TransformerConfig
+
+
+class Transformer(CountsParameters):
+    """Embeddings and a stack of blocks. `GPT` and `Encoder` add the attention mask and the output layer.
+
+    Source: Vaswani et al. 2017. With norm_position=pre a final norm follows the blocks, since nothing else would
+    scale the sum of what they have added.
+    """
+
+    def __init__(self, config: TransformerConfig, *, cross_attention: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.positional_encoding = build_positional_encoding(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            build_block(config, cross_attention=cross_attention) for _ in range(config.n_layers)
+        )
+        self.final_norm = build_norm(config) if config.norm_position == "pre" else nn.Identity()
+
+    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Embed tokens (B, T) at positions (T,) or (B, T): -> (B, T, D)."""
+        return self.dropout(self.positional_encoding.embed(self.token_embedding(tokens), positions))
+
+    def run_blocks(
+        self,
+        hidden: Tensor,
+        mask: AttentionMask,
+        rotation: Rotation | None,
+        *,
+        cache: KeyValueCache | None = None,
+        encoder_output: EncoderOutput | None = None,
+    ) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        for index, block in enumerate(self.blocks):
+            layer_cache = cache.layers[index] if cache else None
+            hidden = block(hidden, mask, rotation, cache=layer_cache, encoder_output=encoder_output)
+        return self.final_norm(hidden)
+
+    def check_length(self, n_positions: int) -> None:
+        """Raises: ValueError if learned positions end earlier."""
+        longest = self.config.max_positions
+        if longest is not None and n_positions > longest:
+            raise ValueError(
+                f"a sequence of {n_positions} tokens is longer than the model's context_length={longest}, and its "
+                f"positional encoding ({self.config.positional_encoding}) was trained for no later position; "
+                "cut the sequence to its last tokens"
+            )
 
 
 class GPT(Transformer):
@@ -15,17 +67,18 @@ class GPT(Transformer):
     Source: Radford et al. 2019 (GPT-2), section 2.3. Names in GPT-2's and nanoGPT's code:
 
         context_length = n_positions, block_size    d_model = n_embd    n_layers = n_layer    n_heads = n_head
+        d_ff = n_inner    d_head = head_dim, hs    vocab_size = n_vocab
         token_embedding = wte    positional_encoding = wpe    blocks = h    final_norm = ln_f    output = lm_head
         attention.qkv_projection = c_attn    attention.out_projection, feed_forward.out_projection = c_proj
         feed_forward.in_projection = c_fc    attention_norm = ln_1    feed_forward_norm = ln_2
 
     Shapes: tokens (B, T) of int64 -> (B, T, V).
-    Raises: ValueError where a sequence is longer than context_length and the positional encoding ends there.
+    Raises: ValueError if a sequence is longer than the positional encoding allows.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
-        self.output = output_layer(config, self.token_embedding)
+        self.output = build_output(config, self.token_embedding)
         initialize(self, config)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -33,30 +86,48 @@ class GPT(Transformer):
         return self.output(self.hidden(tokens))
 
     def hidden(self, tokens: Tensor, *, cache: KeyValueCache | None = None, n_padding: Tensor | None = None) -> Tensor:
-        """(B, T) -> (B, T, D): what the output layer reads.
+        """Return the output layer's input: (B, T) -> (B, T, D).
 
-        Apart from `forward` for those who want the logits of few positions, or a loss that never holds all
-        (B, T, V) of them. With a cache, tokens continue those that it holds, and are added to it. Where the rows of a
-        batch differ in length, row b begins with n_padding[b] tokens that nobody sees.
+        Use this instead of `forward` for the logits of a few positions, or for a loss that never holds all (B, T, V)
+        logits. With a cache, tokens continue the cached ones and are added to them. If the rows of a batch differ in
+        length, row b starts with n_padding[b] tokens that no token attends to.
         """
-        hidden, view = self._prepare(tokens, cache, n_padding)
-        return self.run_blocks(hidden, view, cache=cache)
+        return decode(self, tokens, cache=cache, n_padding=n_padding)
 
     def attention_maps(self, tokens: Tensor) -> list[AttentionMap]:
-        """What each layer mixes with: (B, T) -> n_layers of (B, H, T, T)."""
-        return self.look_into_blocks(*self._prepare(tokens, None, None))
+        """Return what each layer attends to: (B, T) -> n_layers maps of (B, H, T, T)."""
+        with record_attention(self.blocks) as maps:
+            self.hidden(tokens)
+        return maps
 
-    def _prepare(self, tokens: Tensor, cache: KeyValueCache | None, n_padding: Tensor | None) -> tuple[Tensor, View]:
-        """Embeddings (B, T, D), and who sees whom."""
-        n_before, n_new = cache.n_keys if cache else 0, tokens.size(1)
-        self.check_length(n_before + n_new)
-        positions, key_positions, key_mask = places_after(n_before, n_new, n_padding, tokens.device)
-        view = causal_view(
-            n_new,
-            n_before + n_new,
-            tokens.device,
-            key_mask=key_mask,
-            rotation=self.positional_encoding.rotation(positions),
-            bias=self.positional_encoding.bias(positions, key_positions),
-        )
-        return self.embed(tokens, positions), view
+
+def decode(
+    stack: Transformer,
+    tokens: Tensor,
+    *,
+    cache: KeyValueCache | None = None,
+    n_padding: Tensor | None = None,
+    encoder_output: EncoderOutput | None = None,
+) -> Tensor:
+    """Run a stack over tokens that attend to themselves and what came before: (B, T) -> (B, T, D)."""
+    n_before, n_new = cache.n_keys if cache else 0, tokens.size(1)
+    stack.check_length(n_before + n_new)
+    positions = positions_after(n_before, n_new, n_padding, tokens.device)
+    encoding = stack.positional_encoding
+    mask = AttentionMask.causal(
+        n_new,
+        n_before + n_new,
+        tokens.device,
+        key_mask=positions.key_mask,
+        bias=encoding.bias(positions.new, positions.all),
+    )
+    hidden, rotation = stack.embed(tokens, positions.new), encoding.rotation(positions.new)
+    return stack.run_blocks(hidden, mask, rotation, cache=cache, encoder_output=encoder_output)
+
+
+def build_output(config: TransformerConfig, token_embedding: nn.Embedding) -> Linear:
+    """Build the output layer, (..., D) -> logits (..., V): no bias, and the embedding's weight if they are tied."""
+    output = Linear(config.d_model, config.vocab_size, bias=False)
+    if config.tie_weights:
+        output.weight = token_embedding.weight
+    return output

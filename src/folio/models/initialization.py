@@ -1,4 +1,4 @@
-"""How weights begin."""
+"""The initial weights of a model."""
 
 from torch import nn
 
@@ -9,12 +9,12 @@ EMBEDDING_STD = 0.02
 
 
 def initialize(model: nn.Module, config: TransformerConfig) -> None:
-    """Draw all weights anew, as config.init says; biases 0, norms 1.
+    """Draw all weights as config.init says; biases are 0 and norms 1.
 
-    gpt2: N(0, 0.02), and residual projections smaller by the root of their number. Each of them adds to the residual
-    stream, whose variance would grow with their number (Radford et al. 2019, section 2.3).
-    xavier: linear layers uniform with the variance 2 / (inputs + outputs) (Glorot and Bengio 2010, equation 16), the
-    parts of a fused projection each on its own; embeddings as with gpt2.
+    gpt2: N(0, 0.02), but residual projections are smaller by the square root of their number. Each of them adds to the
+    residual stream, whose variance would otherwise grow with their number (Radford et al. 2019, section 2.3).
+    xavier: linear layers are uniform with variance 2 / (inputs + outputs) (Glorot and Bengio 2010, equation 16), each
+    part of a fused projection by itself; embeddings are as in gpt2.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
@@ -28,15 +28,15 @@ def initialize(model: nn.Module, config: TransformerConfig) -> None:
 
 
 def _draw_xavier(model: nn.Module, config: TransformerConfig) -> None:
-    fused = {"qkv_projection": 3, "kv_projection": 2, "in_projection": 2 if config.activation == "swiglu" else 1}
+    n_parts = {"qkv_projection": 3, "kv_projection": 2, "in_projection": 2 if config.activation == "swiglu" else 1}
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and name != "output":  # which may be the embedding
-            for part in module.weight.chunk(fused.get(name.rpartition(".")[2], 1)):
+        if isinstance(module, nn.Linear) and name != "output":  # whose weight may be the embedding's
+            for part in module.weight.chunk(n_parts.get(name.rpartition(".")[2], 1)):
                 nn.init.xavier_uniform_(part)
 
 
 def _shrink_residual_projections(model: nn.Module, n_layers: int) -> None:
-    """Of each stack of blocks by its own number of branches: two a block, three where it attends to a source too."""
+    """Scale each stack by its own number of residual branches: two per block, three with cross-attention."""
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         if name.endswith("out_projection.weight"):

@@ -1,13 +1,55 @@
-"""Which keys a query may see, as bool tensors: True is seen."""
+"""Attention masks: which keys each query may attend to. In a bool mask, True means that it may."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-def causal_mask(n_queries: int, n_keys: int, n_prefix: int = 0, device: torch.device | None = None) -> Tensor:
-    """(T, S): the queries are the last T of the S keys, and each sees itself and the keys before it.
+@dataclass(frozen=True)
+class AttentionMask:
+    """The mask that all layers of a forward pass share, with the positional encoding's bias in it."""
 
-    The first n_open keys are seen by every query, as the prefix of a prefix LM is (Raffel et al. 2020, section 3.2.1).
+    is_causal: bool = False
+    """Whether each position attends to itself and those before it. Then `tensor` is None, which is fastest."""
+    tensor: Tensor | None = None
+    """Broadcastable to (B, H, T, S): bool, or float that is added to the scaled scores; None for all keys."""
+
+    @classmethod
+    def causal(
+        cls,
+        n_queries: int,
+        n_keys: int,
+        device: torch.device,
+        *,
+        n_prefix: int = 0,
+        key_mask: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> "AttentionMask":
+        """Build the mask of a decoder whose T queries are the last of S keys.
+
+        Each query attends to its own position, those before it, and the first n_prefix. key_mask (B, S) is False for
+        padding; bias is the positional encoding's.
+        """
+        if key_mask is None and bias is None:
+            if n_queries == 1:  # the newest position attends to everything
+                return cls()
+            if n_queries == n_keys and not n_prefix:
+                return cls(is_causal=True)
+        allowed = causal_mask(n_queries, n_keys, n_prefix, device)
+        return cls(tensor=_add_bias(combine_masks(allowed, _for_all_heads(key_mask)), bias))
+
+    @classmethod
+    def bidirectional(cls, key_mask: Tensor | None = None, bias: Tensor | None = None) -> "AttentionMask":
+        """Build a mask that hides only padding; key_mask (B, S) is False there."""
+        return cls(tensor=_add_bias(combine_masks(_for_all_heads(key_mask)), bias))
+
+
+def causal_mask(n_queries: int, n_keys: int, n_prefix: int = 0, device: torch.device | None = None) -> Tensor:
+    """Return (T, S): the queries are the last T of the S keys; each attends to itself and the keys before it.
+
+    Every query attends to the first n_prefix keys too, as in a prefix LM (Raffel et al. 2020, section 3.2.1).
     """
     mask = torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(n_keys - n_queries)
     mask[:, :n_prefix] = True
@@ -15,10 +57,10 @@ def causal_mask(n_queries: int, n_keys: int, n_prefix: int = 0, device: torch.de
 
 
 def padding_mask(lengths: Tensor, n_keys: int) -> Tensor:
-    """(B, S) from the number of tokens in each row, lengths (B,): what follows them is padding.
+    """Return (B, S) for rows whose first lengths[b] tokens are followed by padding.
 
-    Raises: ValueError where a length is below 1 or above n_keys. Lengths on a GPU are not looked at: that would
-    make the CPU wait for it.
+    Raises: ValueError if a length is below 1 or above n_keys. Lengths on a GPU are not checked: the CPU would have to
+    wait for them.
     """
     if lengths.device.type == "cpu" and lengths.numel() and not (lengths.min() >= 1 and lengths.max() <= n_keys):
         raise ValueError(f"lengths={lengths.tolist()} must be at least 1 and at most the {n_keys} tokens of a row")
@@ -26,10 +68,10 @@ def padding_mask(lengths: Tensor, n_keys: int) -> Tensor:
 
 
 def combine_masks(*masks: Tensor | None) -> Tensor | None:
-    """What all of the masks that are given let be seen; None, everything, where none is.
+    """Return what all given masks allow; None if none is given.
 
-    A query that could see no key, as the padding in front of a prompt, sees the first one: a softmax over nothing
-    would be NaN, and NaN times a weight of 0 is NaN everywhere. Shapes: broadcastable to (..., T, S).
+    A query that could attend to no key, such as the padding before a prompt, gets the first key: a softmax over
+    nothing would be NaN, and NaN times a weight of 0 is NaN everywhere. Shapes: broadcastable to (..., T, S).
     """
     given = [mask for mask in masks if mask is not None]
     if not given:
@@ -37,7 +79,40 @@ def combine_masks(*masks: Tensor | None) -> Tensor | None:
     combined = given[0]
     for mask in given[1:]:
         combined = combined & mask
-    sees_nothing = ~combined.any(dim=-1, keepdim=True)
-    first = torch.zeros(combined.size(-1), dtype=torch.bool, device=combined.device)
-    first[:1] = True
-    return combined | (sees_nothing & first)
+    is_empty = ~combined.any(dim=-1, keepdim=True)
+    is_first = torch.zeros(combined.size(-1), dtype=torch.bool, device=combined.device)
+    is_first[:1] = True
+    return combined | (is_empty & is_first)
+
+
+class Positions(NamedTuple):
+    """Positions of new tokens, and of all tokens that they may attend to: the earlier ones and themselves."""
+
+    new: Tensor
+    """(T,), or (B, T) if rows start with padding."""
+    all: Tensor
+    """(S,), or (B, S)."""
+    key_mask: Tensor | None
+    """(B, S) bool, False for padding; None if there is no padding."""
+
+
+def positions_after(n_before: int, n_new: int, n_padding: Tensor | None, device: torch.device) -> Positions:
+    """Return the positions of n_new tokens after n_before others, if row b starts with n_padding[b] padding tokens."""
+    columns = torch.arange(n_before + n_new, device=device)
+    if n_padding is None:
+        return Positions(columns[n_before:], columns, None)
+    positions = (columns - n_padding[:, None]).clamp(min=0)
+    return Positions(positions[:, n_before:], positions, columns >= n_padding[:, None])
+
+
+def _add_bias(mask: Tensor | None, bias: Tensor | None) -> Tensor | None:
+    """Merge a bool mask and a bias (H, T, S) or (B, H, T, S) into one tensor."""
+    if bias is None:
+        return mask
+    bias = bias if bias.ndim == 4 else bias.unsqueeze(0)
+    return bias if mask is None else bias.masked_fill(~mask, float("-inf"))
+
+
+def _for_all_heads(key_mask: Tensor | None) -> Tensor | None:
+    """(B, S) -> (B, 1, 1, S): the same for all heads and queries."""
+    return None if key_mask is None else key_mask[:, None, None, :]

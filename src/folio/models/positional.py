@@ -1,37 +1,73 @@
-"""Positional encodings: how a model knows where a token stands. `folio.models.positional_base` says what one is."""
+"""Positional encodings: how a model knows where a token stands.
+
+Position can enter a model at three places, each a method of `PositionalEncoding` that does nothing until it is
+overridden: the embeddings (`embed`), the queries and keys (`rotation`), and the attention scores (`bias`).
+`docs/extend.md` adds an encoding.
+
+Positions are int64 tensors (T,), or (B, T) if the rows of a batch start at different positions. They may be negative.
+"""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from folio.models.positional_base import PositionalEncoding, Rotation, angles
 from folio.models.transformer_config import TransformerConfig
 
 
+class Rotation(NamedTuple):
+    """Cosines and sines of the angles by which pairs of dimensions are rotated: (T, K/2), or (B, 1, T, K/2)."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+class PositionalEncoding(nn.Module):
+    """The base of all encodings; by itself it encodes no position."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+
+    def embed(self, hidden: Tensor, positions: Tensor) -> Tensor:
+        """Add positions to token embeddings: (B, T, D) -> (B, T, D)."""
+        return hidden
+
+    def rotation(self, positions: Tensor) -> Rotation | None:
+        """Return the rotation of the queries and keys at these positions, the same in every layer."""
+        return None
+
+    def bias(self, query_positions: Tensor, key_positions: Tensor) -> Tensor | None:
+        """Return what is added to the scaled scores of every layer: (H, T, S) or (B, H, T, S)."""
+        return None
+
+    def table(self, n_positions: int) -> Tensor | None:
+        """Return a table of the first positions for a figure: (n_positions, columns); None if there is none."""
+        return None
+
+
 class LearnedPositions(PositionalEncoding):
-    """One trained vector per position, as in GPT-2; knows no position past context_length.
+    """One trained vector per position up to context_length, as in GPT-2.
 
     Source: Radford et al. 2019; Gehring et al. 2017, section 3.1.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
-        self.longest = config.context_length
         self.embedding = nn.Embedding(config.context_length, config.d_model)
 
     def embed(self, hidden: Tensor, positions: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
         return hidden + self.embedding(positions)
 
     def table(self, n_positions: int) -> Tensor:
-        """The trained vectors, (n_positions, D)."""
+        """Return the trained vectors: (n_positions, D)."""
         return self.embedding.weight[:n_positions]
 
 
 class SinusoidalPositions(PositionalEncoding):
     """Fixed sines and cosines of geometrically growing wavelengths: nothing to train, and no last position.
 
-    Source: Vaswani et al. 2017, section 3.5 for the table, 3.4 for the factor sqrt(d_model) on the tokens,
-    without which its unit amplitude would drown embeddings that start small.
+    Source: Vaswani et al. 2017, section 3.5 for the table and 3.4 for the factor sqrt(d_model) on the tokens. Without
+    that factor the table's unit amplitude would drown embeddings that start small.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -39,19 +75,18 @@ class SinusoidalPositions(PositionalEncoding):
         self.d_model, self.base = config.d_model, config.positional_base
 
     def embed(self, hidden: Tensor, positions: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
         return hidden * self.d_model**0.5 + sinusoids(positions, self.d_model, self.base).to(hidden.dtype)
 
     def table(self, n_positions: int) -> Tensor:
-        """The paper's table, (n_positions, D)."""
+        """Return the paper's table: (n_positions, D)."""
         return sinusoids(torch.arange(n_positions), self.d_model, self.base)
 
 
 class RotaryPositions(PositionalEncoding):
-    """Queries and keys turn with their position, so that their product depends on the distance alone.
+    """Rotate queries and keys by their position, so that their product depends only on the distance.
 
-    Source: Su et al. 2021 (RoFormer), section 3.4.2, equation 34. A pair is made of dimensions i and i + K/2, as in
-    GPT-NeoX and LLaMA, where the paper takes neighbours: the same function up to the order of the dimensions.
+    Source: Su et al. 2021 (RoFormer), section 3.4.2, equation 34. A pair consists of dimensions i and i + K/2, as in
+    GPT-NeoX and LLaMA; the paper pairs neighbors. Up to the order of the dimensions the function is the same.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -59,21 +94,21 @@ class RotaryPositions(PositionalEncoding):
         self.d_head, self.base = config.d_head, config.positional_base
 
     def rotation(self, positions: Tensor) -> Rotation:
-        """(T,) -> two of (T, K/2); (B, T) -> two of (B, 1, T, K/2), for all heads."""
-        turned = angles(positions, self.d_head, self.base)
+        """(T,) -> cos and sin (T, K/2); (B, T) -> cos and sin (B, 1, T, K/2), for all heads."""
+        theta = angles(positions, self.d_head, self.base)
         if positions.ndim == 2:
-            turned = turned.unsqueeze(1)
-        return Rotation(turned.cos().float(), turned.sin().float())
+            theta = theta.unsqueeze(1)
+        return Rotation(theta.cos().float(), theta.sin().float())
 
     def table(self, n_positions: int) -> Tensor:
-        """The cosines of the angles, (n_positions, K/2)."""
+        """Return the cosines of the angles: (n_positions, K/2)."""
         return self.rotation(torch.arange(n_positions)).cos
 
 
 class ALiBiPositions(PositionalEncoding):
-    """Scores fall linearly with the distance, at a slope of each head's own: nothing to train.
+    """Lower the scores linearly with the distance, with a fixed slope for each head: nothing to train.
 
-    Source: Press et al. 2022 (ALiBi), section 3. Between positions that see both sides the distance is absolute.
+    Source: Press et al. 2022 (ALiBi), section 3. In bidirectional attention the distance is absolute.
     """
 
     slopes: Tensor
@@ -88,29 +123,8 @@ class ALiBiPositions(PositionalEncoding):
         return -self.slopes[:, None, None] * distances.unsqueeze(-3)
 
     def table(self, n_positions: int) -> Tensor:
-        """What is added to the score of a key at each distance, (n_positions, H)."""
+        """Return the bias of a key at each distance: (n_positions, H)."""
         return -self.slopes * torch.arange(n_positions, device=self.slopes.device)[:, None]
-
-
-def alibi_slopes(n_heads: int) -> list[float]:
-    """The geometric sequence 2^(-8/H), 2^(-16/H) ... 2^-8 (Press et al. 2022, section 3).
-
-    Where H is no power of two, as in the authors' code: the slopes of the next lower power, then every second one of
-    the next higher.
-    """
-    power = 2 ** (n_heads.bit_length() - 1)
-    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
-    between = [2 ** (-8 * (i + 1) / (2 * power)) for i in range(0, 2 * power, 2)]
-    return slopes + between[: n_heads - power]
-
-
-def sinusoids(positions: Tensor, d_model: int, base: float = 10_000.0) -> Tensor:
-    """(..., T) -> (..., T, D): [2i] = sin(p / base^(2i / D)) and [2i + 1] = cos of the same angle.
-
-    Source: Vaswani et al. 2017, section 3.5.
-    """
-    turned = angles(positions, d_model, base)
-    return torch.stack((turned.sin(), turned.cos()), dim=-1).flatten(start_dim=-2).float()
 
 
 POSITIONAL_ENCODINGS: dict[str, type[PositionalEncoding]] = {
@@ -120,12 +134,51 @@ POSITIONAL_ENCODINGS: dict[str, type[PositionalEncoding]] = {
     "alibi": ALiBiPositions,
     "none": PositionalEncoding,
 }
-"""positional_encoding.name -> its class. A new one is entered here."""
+"""positional_encoding.name -> class. Add a new encoding here."""
 
 
 def build_positional_encoding(config: TransformerConfig) -> PositionalEncoding:
-    """The module that config.positional_encoding names. Raises: ValueError naming the known ones."""
+    """Build the module that config.positional_encoding names. Raises: ValueError listing the known names."""
     if config.positional_encoding not in POSITIONAL_ENCODINGS:
         known = ", ".join(POSITIONAL_ENCODINGS)
         raise ValueError(f"positional_encoding={config.positional_encoding} is not one of {known}")
     return POSITIONAL_ENCODINGS[config.positional_encoding](config)
+
+
+def rotate(vectors: Tensor, rotation: Rotation) -> Tensor:
+    """Rotate pairs of dimensions of queries or keys: (B, H, T, K) -> (B, H, T, K)."""
+    first, second = vectors.chunk(2, dim=-1)  # (B, H, T, K/2)
+    cos, sin = rotation
+    rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return rotated.type_as(vectors)  # the angles are float32 even if autocast made the vectors smaller
+
+
+def angles(positions: Tensor, width: int, base: float) -> Tensor:
+    """positions / base^(2i / width) for each pair i of `width` dimensions: (..., T) -> (..., T, width / 2).
+
+    Computed in float64 if the device has it: in float32 the angles of late positions lose their last digits.
+    """
+    dtype = torch.float32 if positions.device.type == "mps" else torch.float64
+    exponents = torch.arange(0, width, 2, dtype=dtype, device=positions.device) / width
+    return positions.to(dtype)[..., None] / base**exponents
+
+
+def sinusoids(positions: Tensor, d_model: int, base: float = 10_000.0) -> Tensor:
+    """(..., T) -> (..., T, D): [2i] = sin(p / base^(2i / D)) and [2i + 1] = cos of the same angle.
+
+    Source: Vaswani et al. 2017, section 3.5.
+    """
+    theta = angles(positions, d_model, base)
+    return torch.stack((theta.sin(), theta.cos()), dim=-1).flatten(start_dim=-2).float()
+
+
+def alibi_slopes(n_heads: int) -> list[float]:
+    """Return the geometric sequence 2^(-8/H), 2^(-16/H) ... 2^-8 (Press et al. 2022, section 3).
+
+    If H is not a power of two, then as in the authors' code: the slopes of the next lower power, followed by every
+    second slope of the next higher one.
+    """
+    power = 2 ** (n_heads.bit_length() - 1)
+    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
+    between = [2 ** (-8 * (i + 1) / (2 * power)) for i in range(0, 2 * power, 2)]
+    return slopes + between[: n_heads - power]

@@ -1,4 +1,4 @@
-"""Weights in 8 bits, for models that write on a CPU: a token costs the reading of a quarter of the memory."""
+"""Weights in 8 bits for generation on a CPU: each token then reads a quarter of the memory."""
 
 import platform
 from typing import NamedTuple
@@ -9,24 +9,24 @@ from torch import Tensor, nn
 
 from folio.models.families import Model
 
-ROW_MULTIPLE = 16
-"""What torch's kernel needs the inputs of a layer to be a multiple of; it does not check."""
+INPUT_MULTIPLE = 16
+"""torch's kernel needs a layer's number of inputs to be a multiple of this; it does not check."""
 
 
 class Int8Weight(NamedTuple):
-    """A weight, but for rounding: values * scales[:, None]."""
+    """A weight, up to rounding: values * scales[:, None]."""
 
     values: Tensor
-    """(out, in) of int8."""
+    """(out, in) int8."""
     scales: Tensor
-    """(out,) of bfloat16, so that the largest of each row is 127."""
+    """(out,) bfloat16, chosen so that the largest value of each row is 127."""
 
 
 class Int8Linear(nn.Module):
-    """A linear layer whose weight is int8 and whose inputs and outputs are rounded to bfloat16.
+    """A linear layer with an int8 weight, whose inputs and outputs are rounded to bfloat16.
 
-    Weight-only, one scale a row (Dettmers et al. 2022, LLM.int8(), section 2.1, without their vector-wise inputs):
-    no row of a batch changes the rounding of another, as it would if inputs were scaled together.
+    Only the weight is quantized, with one scale per row (Dettmers et al. 2022, LLM.int8(), section 2.1, without their
+    vector-wise inputs). So no row of a batch affects the rounding of another, as it would if inputs shared a scale.
 
     Shapes: (..., in) -> (..., out).
     """
@@ -43,14 +43,14 @@ class Int8Linear(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., in) -> (..., out) in the dtype of hidden."""
         rows = hidden.flatten(end_dim=-2).bfloat16()
-        # What torchao and gpt-fast call as well; torch has no other name for it.
+        # torchao and gpt-fast call this private function as well; torch has no public name for it.
         outputs = torch._weight_int8pack_mm(rows, self.values, self.scales).type_as(hidden)
         outputs = outputs if self.bias is None else outputs + self.bias
         return outputs.view(*hidden.shape[:-1], -1)
 
 
 class Int8Embedding(nn.Module):
-    """The embedding whose weight is an int8 output layer's too. Shapes: (...) of int64 -> (..., D)."""
+    """An embedding that shares its weight with an int8 output layer. Shapes: (...) of int64 -> (..., D)."""
 
     values: Tensor
     scales: Tensor
@@ -61,16 +61,15 @@ class Int8Embedding(nn.Module):
         self.register_buffer("scales", weight.scales)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(...) -> (..., D)."""
         return F.embedding(tokens, self.values) * self.scales[tokens].float()[..., None]
 
 
 def quantize_int8(model: Model) -> Model:
-    """Give all linear layers, and an embedding that shares its weight with one, weights of int8; returns the model.
+    """Quantize all linear layers, and an embedding that shares its weight with one, in place; return the model.
 
-    It can no longer be trained, saved or moved to another device.
+    Afterwards it cannot be trained, saved or moved to another device.
 
-    Raises: ValueError where the device, the CPU or the model's shape is nothing that the kernel can do.
+    Raises: ValueError if the kernel does not support the device, the CPU or the model's shape.
     """
     check_int8(model)
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
@@ -86,7 +85,7 @@ def quantize_int8(model: Model) -> Model:
 
 @torch.no_grad()
 def quantize_rows(weight: Tensor) -> Int8Weight:
-    """(out, in) -> the nearest that int8 can say of each row."""
+    """Round each row of (out, in) to the nearest int8 values."""
     scales = (weight.abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.bfloat16).tiny).bfloat16()
     values = (weight / scales[:, None].type_as(weight)).round()
     return Int8Weight(values.clamp(-127, 127).to(torch.int8).contiguous(), scales)
@@ -99,11 +98,11 @@ def check_int8(model: Model) -> None:
         raise ValueError(f"int8 weights are for the CPU, and the model is on {device}; choose device cpu")
     capability = torch.backends.cpu.get_cpu_capability()
     if capability == "DEFAULT" and platform.machine() not in ("aarch64", "arm64"):
-        raise ValueError("int8 weights need a CPU with AVX2 or AVX-512, and here they are slower; do without")
+        raise ValueError("int8 weights need a CPU with AVX2 or AVX-512; on this one they are slower: leave them out")
     widths = {layer.in_features for layer in model.modules() if isinstance(layer, nn.Linear)}
-    odd = sorted(width for width in widths if width % ROW_MULTIPLE)
+    odd = sorted(width for width in widths if width % INPUT_MULTIPLE)
     if odd:
         raise ValueError(
-            f"int8 weights need layers whose inputs are a multiple of {ROW_MULTIPLE}, and the model has some of "
-            f"{odd[0]} (d_model={model.config.d_model}); do without"
+            f"int8 weights need layers whose number of inputs is a multiple of {INPUT_MULTIPLE}, and the model has "
+            f"layers of {odd[0]} inputs (d_model={model.config.d_model}); leave them out"
         )

@@ -1,4 +1,4 @@
-"""The size, shape and kind of a transformer, and the rules that they obey. Imports no torch: see `folio.models`."""
+"""The size, shape and architecture of a transformer, and the rules that they obey. Imports no torch."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -10,60 +10,76 @@ Norm = Literal["layer_norm", "rms_norm"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "relu_squared", "swiglu"]
 Init = Literal["gpt2", "xavier"]
 
-LARGEST_SIZE = 2**24
-"""Far above any model; a larger number is a mistake, or somebody's file that is to exhaust the memory."""
-MOST_LAYERS = 10_000
+MAX_SIZE = 2**24
+"""Far above any real model. A larger number is a mistake, or a file made to exhaust the memory."""
+MAX_LAYERS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerConfig:
-    """Everything that decides which parameters a model has and what it computes. Defaults are GPT-2's choices.
+class ModelOptions:
+    """The options that a run's config has in its `model` section as well. Each is declared only here.
 
-    Raises: ValueError naming the field, its value, the rule and a value that obeys it.
+    A config or checkpoint that is older than an option lacks it and gets the default, so the default of a new option
+    must leave the model as it was.
     """
 
-    vocab_size: int
-    """Number of rows of the token embedding; ids are below it."""
+    family: Family = "decoder"
+    """decoder: causal; encoder: bidirectional; encoder_decoder: the encoder reads, the decoder continues."""
     context_length: int
-    """The most tokens that the model sees at once in training (T), and the most that learned positions allow."""
+    """Longest sequence in training (T). Learned positions end there."""
     n_layers: int
-    """Of an encoder-decoder: of each of the two."""
+    """Number of blocks; in an encoder-decoder, of each of the two."""
     n_heads: int
     d_model: int
     d_ff: int | None = None
     """Width of the feed-forward layer; 4 d_model when None, as in GPT-2."""
     dropout: float = 0.0
-    """Probability of dropping an activation: of the embedding, of attention weights, of each residual branch."""
+    """Dropout probability for the embedding, the attention weights and each residual branch."""
     attention_dropout: float | None = None
-    """That of attention weights; `dropout` when None. With 0, attention on a CPU keeps its fused kernel."""
+    """Dropout probability for the attention weights; `dropout` when None. Only at 0 is CPU attention fused."""
     bias: bool = True
     """Whether linear layers and layer norms have a bias."""
     tie_weights: bool = True
-    """Whether the output layer is the token embedding (Press and Wolf 2017)."""
-    positional_encoding: str = "learned"
-    """A key of `folio.models.positional.POSITIONAL_ENCODINGS`."""
-    positional_base: float = 10_000.0
-    """Base of the wavelengths of sinusoidal and rotary encodings; a larger one suits longer contexts."""
-    family: Family = "decoder"
-    """decoder: causal; encoder: sees both sides; encoder_decoder: the first reads, the second continues."""
-    conditioning: Conditioning | None = None
-    """How the decoder of an encoder-decoder reads the encoder; see `folio.models.encoder_decoder`."""
+    """Whether the output layer shares its weight with the token embedding (Press and Wolf 2017)."""
     norm_position: NormPosition = "pre"
     """pre: x + dropout(sublayer(norm(x))), as in GPT-2; post: norm(x + sublayer(dropout(x)))."""
     norm: Norm = "layer_norm"
     activation: Activation = "gelu_tanh"
-    """Of the feed-forward layer; see `folio.models.blocks`."""
+    """Activation of the feed-forward layer."""
     qk_norm: bool = False
-    """Whether queries and keys are normalised before their product (Henry et al. 2020)."""
+    """Whether queries and keys are normalized before their product (Henry et al. 2020)."""
     init: Init = "gpt2"
-    """How the weights begin; see `folio.models.initialization`."""
+    """Distribution of the initial weights; see `folio.models.initialization`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig(ModelOptions):
+    """Everything that decides which parameters a model has and what it computes. The defaults are GPT-2's choices.
+
+    Raises: ValueError naming the field, its value, the rule and a value that obeys it.
+    """
+
+    vocab_size: int
+    """Number of rows of the token embedding; token ids are below it."""
+    positional_encoding: str = "learned"
+    """A key of `folio.models.positional.POSITIONAL_ENCODINGS`."""
+    positional_base: float = 10_000.0
+    """Base of the wavelengths of sinusoidal and rotary encodings; a larger base suits longer contexts."""
+    conditioning: Conditioning | None = None
+    """How the decoder of an encoder-decoder reads the encoder; see `folio.models.encoder_decoder`."""
 
     def __post_init__(self) -> None:
+        self._check_sizes()
+        self._check_choices()
+        self._check_positions()
+        self._check_conditioning()
+
+    def _check_sizes(self) -> None:
         for name in ("vocab_size", "context_length", "n_layers", "n_heads", "d_model", "d_ff"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be 1 or more")
-            largest = MOST_LAYERS if name == "n_layers" else LARGEST_SIZE
+            largest = MAX_LAYERS if name == "n_layers" else MAX_SIZE
             if value is not None and value > largest:
                 raise ValueError(f"{name}={value} must be {largest} or less")
         if self.d_model % self.n_heads:
@@ -76,24 +92,24 @@ class TransformerConfig:
             value = getattr(self, name)
             if value is not None and not 0.0 <= value < 1.0:
                 raise ValueError(f"{name}={value} must be at least 0 and below 1")
-        for name, kind in _CHOICES.items():
-            if getattr(self, name) not in get_args(kind):
-                raise ValueError(f"{name}={getattr(self, name)} is not one of {', '.join(get_args(kind))}")
-        self._check_positions()
-        self._check_conditioning()
+
+    def _check_choices(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in get_args(choices):
+                raise ValueError(f"{name}={getattr(self, name)} is not one of {', '.join(get_args(choices))}")
 
     def _check_positions(self) -> None:
-        if not self.positional_base > 1.0:  # so written, NaN is refused too
+        if not self.positional_base > 1.0:  # written so that it refuses NaN too
             raise ValueError(f"positional_base={self.positional_base} must be above 1; 10000 is usual")
         if self.positional_encoding == "sinusoidal" and self.d_model % 2:
             raise ValueError(
                 f"d_model={self.d_model} must be even with positional_encoding=sinusoidal, "
-                f"whose dimensions are pairs of a sine and a cosine; try d_model={self.d_model + self.n_heads}"
+                f"which pairs a sine with a cosine; try d_model={self.d_model + self.n_heads}"
             )
         if self.positional_encoding == "rotary" and self.d_head % 2:
             raise ValueError(
-                f"d_model={self.d_model} makes heads of {self.d_head} dimensions, and positional_encoding=rotary turns "
-                f"them in pairs, so they must be even; try d_model={self.d_model + self.n_heads}"
+                f"d_model={self.d_model} gives heads of {self.d_head} dimensions, and positional_encoding=rotary "
+                f"rotates dimensions in pairs, so their number must be even; try d_model={self.d_model + self.n_heads}"
             )
 
     def _check_conditioning(self) -> None:
@@ -101,10 +117,12 @@ class TransformerConfig:
         if self.family != "encoder_decoder" and self.conditioning is not None:
             raise ValueError(
                 f"conditioning={self.conditioning} has no effect with family={self.family}; "
-                "it is for an encoder-decoder: leave it out"
+                "only an encoder-decoder has it: leave it out"
             )
         if self.family == "encoder_decoder" and self.conditioning not in get_args(Conditioning):
-            raise ValueError(f"conditioning={self.conditioning} does not say how to condition; give {choices}")
+            raise ValueError(
+                f"conditioning={self.conditioning} is not a way for a decoder to read its encoder; give {choices}"
+            )
 
     @property
     def d_head(self) -> int:
@@ -113,13 +131,18 @@ class TransformerConfig:
 
     @property
     def feed_forward_width(self) -> int:
-        """Width of the feed-forward layer (F): d_ff, or GPT-2's 4 d_model where it is not given."""
+        """Width of the feed-forward layer (F)."""
         return self.d_ff if self.d_ff is not None else 4 * self.d_model
 
     @property
     def attention_dropout_rate(self) -> float:
-        """The probability of dropping an attention weight."""
+        """Dropout probability for the attention weights."""
         return self.dropout if self.attention_dropout is None else self.attention_dropout
+
+    @property
+    def max_positions(self) -> int | None:
+        """Number of positions that the model can tell apart; None if its positional encoding has no end."""
+        return self.context_length if self.positional_encoding == "learned" else None
 
 
 _CHOICES: dict[str, Any] = {

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from folio.data.batches.batch import IGNORE_INDEX, Batch
 from folio.models import Encoder, EncoderDecoder, Model
-from folio.models.cpu_linear import onednn_products
+from folio.models.cpu_linear import onednn_matmul
 
 CHUNK_ROWS = 256
 """Rows of logits that exist at once: enough to fill a matrix product, and far fewer than a whole batch has. 64 to 256
@@ -69,12 +69,12 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, n_rows, CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
             chunk_hidden, chunk_targets = hidden[rows], targets[rows]  # (R, D), (R,)
-            with onednn_products():
+            with onednn_matmul():
                 logits = torch.mm(chunk_hidden, weight.T, out=buffer[: chunk_hidden.size(0)])  # (R, V)
             losses[rows], correct[rows], exponentials, normalizer = cross_entropy_(logits, chunk_targets)
             gradient = exponentials.div_(normalizer * n_rows)
             gradient.scatter_add_(1, chunk_targets[:, None], torch.full_like(normalizer, -1.0 / n_rows))
-            with onednn_products():
+            with onednn_matmul():
                 torch.mm(gradient, weight, out=hidden_gradient[rows])
                 weight_gradient.addmm_(gradient.T, chunk_hidden)
         ctx.gradients = hidden_gradient, weight_gradient

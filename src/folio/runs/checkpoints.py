@@ -14,9 +14,9 @@ from folio.config.run import RunConfig
 from folio.config.tokenizer import load_tokenizer
 from folio.data.tokenizers.base import Tokenizer
 from folio.models import Model, TransformerConfig, build_model
-from folio.models.torch_files import check_archive, check_substance
 from folio.runtime.errors import FolioError
 from folio.runtime.files import atomic_writer
+from folio.runtime.torch_files import check_archive, check_tensor_sizes
 
 FORMAT = 4
 """Version of the file format. It increases when older versions of Folio could not read the new files."""
@@ -171,7 +171,7 @@ def _rebuild_model(
     for name, tensor in expected.items():
         if weights[name].shape != tensor.shape or weights[name].dtype != tensor.dtype:
             raise ValueError(f"{name} is {tuple(weights[name].shape)}, and the model has {tuple(tensor.shape)}")
-    check_substance(weights)
+    check_tensor_sizes(weights)
     with torch.device(device):
         model = build_model(config)
     model.load_state_dict(weights)

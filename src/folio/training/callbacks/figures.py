@@ -5,8 +5,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from folio.figures.attention import attention_figure
-from folio.figures.inspection import attention_weights, is_trained, positional_tables
-from folio.figures.labelled_prompt import label_prompt
+from folio.figures.inspection import attention_weights, has_trained_positions, positional_tables
+from folio.figures.labeled_prompt import label_prompt
 from folio.figures.plots import positional_figure, schedule_figure
 from folio.optim.schedules import learning_rates
 from folio.runtime.console import log
@@ -43,7 +43,7 @@ class FigureLogger(Callback):
         if not loggers or step < self.max_steps:
             return
         self._log_attention(loggers, pl_module, step)
-        if is_trained(pl_module.model):
+        if has_trained_positions(pl_module.model):
             self._log_positions(loggers, pl_module, step)
 
     def _log_positions(self, loggers: list[RunLogger], module: LanguageModel, step: int) -> None:
@@ -60,15 +60,15 @@ class FigureLogger(Callback):
         if model.config.family == "encoder_decoder":
             prompt, prefix = self.samples.latest.removeprefix(begin), begin
         try:
-            labelled = label_prompt(model.config, self.samples.tokenizer, prompt, prefix)
+            labeled = label_prompt(model.config, self.samples.tokenizer, prompt, prefix)
         except FolioError as error:
             log.info(f"no figure of attention: {error}")
             return
         # Compiled blocks would be compiled again for the length of the prompt.
         with torch.compiler.set_stance("force_eager"):
-            weights = attention_weights(model, labelled)
-        rows, columns = labelled.row_labels, labelled.column_labels
-        figure = attention_figure(weights, rows, columns, f"Attention after step {step:,}", divider=labelled.divider)
+            weights = attention_weights(model, labeled)
+        rows, columns = labeled.row_labels, labeled.column_labels
+        figure = attention_figure(weights, rows, columns, f"Attention after step {step:,}", divider=labeled.divider)
         for logger in loggers:
             logger.log_figure("attention", figure, step)
 

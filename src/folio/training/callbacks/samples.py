@@ -13,7 +13,7 @@ from folio.data.prepared import PreparedData
 from folio.data.tokenizers.base import Tokenizer
 from folio.generation.generate import generate_text
 from folio.generation.prompts import MASK
-from folio.generation.sampling import Sampling
+from folio.generation.sampling import SamplingParams
 from folio.runtime.console import log
 from folio.runtime.errors import FolioError
 from folio.training.callbacks.base import is_sharded
@@ -32,7 +32,7 @@ class SampleWriter(Callback):
         self.tokenizer = tokenizer
         self.seed = seed
         self.file = file
-        self.sampling = Sampling(temperature=config.temperature, top_k=config.top_k)
+        self.sampling = SamplingParams(temperature=config.temperature, top_k=config.top_k)
         self.latest = ""
         """The last sample."""
 

@@ -10,7 +10,7 @@ from tiny_models import build, random_tokens
 
 from folio.models import GPT, EncoderDecoder
 from folio.models.blocks import ACTIVATIONS
-from folio.models.cpu_linear import Linear, activated_linear, lay_out_by_input, onednn_products
+from folio.models.cpu_linear import Linear, activated_linear, onednn_matmul, store_column_major
 
 
 def precision() -> str:
@@ -20,7 +20,7 @@ def precision() -> str:
 @pytest.mark.parametrize("tie_weights", [True, False])
 def test_a_model_laid_out_by_input_is_the_same_model(tie_weights: bool) -> None:
     model, plain = build(GPT, tie_weights=tie_weights), build(GPT, tie_weights=tie_weights)
-    lay_out_by_input(model)
+    store_column_major(model)
     assert asdict(model.config) == asdict(plain.config)
     assert list(model.state_dict()) == list(plain.state_dict())
     for name, tensor in model.state_dict().items():
@@ -34,7 +34,7 @@ def test_a_model_laid_out_by_input_is_the_same_model(tie_weights: bool) -> None:
 def test_an_encoder_decoder_can_be_laid_out_too() -> None:
     model, tokens = build(EncoderDecoder, conditioning="cross_attention"), random_tokens(2, 9)
     expected = model(tokens, tokens)
-    lay_out_by_input(model)
+    store_column_major(model)
     torch.testing.assert_close(model(tokens, tokens), expected)
 
 
@@ -43,7 +43,7 @@ def test_products_keep_the_digits_of_float32() -> None:
     weight = torch.randn(300, 200, generator=generator)
     for n_rows in (1, 2, 8, 100):
         rows = torch.randn(n_rows, 200, generator=generator)
-        with onednn_products():
+        with onednn_matmul():
             products = F.linear(rows, weight)
         torch.testing.assert_close(products.double(), F.linear(rows.double(), weight.double()), rtol=0, atol=1e-4)
 
@@ -122,7 +122,7 @@ def test_under_autocast_the_products_are_those_that_are_asked_for() -> None:
 
 def test_the_switch_is_put_back_also_after_an_error() -> None:
     before = precision()
-    with pytest.raises(KeyError), onednn_products():
+    with pytest.raises(KeyError), onednn_matmul():
         raise KeyError
     assert precision() == before
 
@@ -130,5 +130,5 @@ def test_the_switch_is_put_back_also_after_an_error() -> None:
 def test_where_bfloat16_would_be_used_nothing_is_switched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("folio.models.cpu_linear._onednn_keeps_float32", lambda: False)
     before = precision()
-    with onednn_products():
+    with onednn_matmul():
         assert precision() == before

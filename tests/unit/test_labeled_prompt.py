@@ -8,7 +8,7 @@ import pytest
 from folio.data.tokenizers.byte import ByteTokenizer
 from folio.data.tokenizers.char import CharTokenizer
 from folio.data.tokenizers.word import WordTokenizer
-from folio.figures.labelled_prompt import MOST_TOKENS, label_prompt, token_labels
+from folio.figures.labeled_prompt import MAX_TOKENS, label_prompt, token_labels
 from folio.models import TransformerConfig
 from folio.runtime.errors import FolioError
 
@@ -53,10 +53,10 @@ def test_with_a_hidden_cache_prefix_and_text_are_attended_to() -> None:
 
 def test_a_long_text_is_cut_where_labels_would_become_illegible_and_says_so() -> None:
     prompt = label_prompt(DECODER, LETTERS, "abcde" * 8)
-    assert (len(prompt.tokens), prompt.note) == (MOST_TOKENS, f"the first {MOST_TOKENS} of 40 tokens")
+    assert (len(prompt.tokens), prompt.note) == (MAX_TOKENS, f"the first {MAX_TOKENS} of 40 tokens")
     assert prompt.row_labels[:5] == list("abcde")
     crossed = label_prompt(CROSSED, LETTERS, "xyz", "abcde" * 8)
-    assert (len(crossed.prefix), crossed.note) == (MOST_TOKENS, f"the last {MOST_TOKENS} of 40 tokens of the prefix")
+    assert (len(crossed.prefix), crossed.note) == (MAX_TOKENS, f"the last {MAX_TOKENS} of 40 tokens of the prefix")
     assert crossed.column_labels[-5:] == list("abcde")
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from folio.generation.sampling import Sampling
-from folio.generation.token_choice import Chooser, penalise, token_probabilities
+from folio.generation.sampling import SamplingParams
+from folio.generation.token_sampler import TokenSampler, penalise, token_probabilities
 from folio.runtime.errors import FolioError
 
 # Eighths, so that no difference between them is rounded away.
@@ -28,15 +28,17 @@ options_strategy = st.fixed_dictionaries(
 
 
 def probabilities_of(logits: Sequence[float], **options: float) -> Tensor:
-    return token_probabilities(torch.tensor(logits), Sampling(**options))
+    return token_probabilities(torch.tensor(logits), SamplingParams(**options))
 
 
 def kept(logits: Sequence[float], **options: float) -> list[int]:
     return probabilities_of(logits, **options).nonzero().flatten().tolist()
 
 
-def chooser(texts: Sequence[Sequence[int]], n_symbols: int, seeds: Sequence[int] = (0,), **options: float) -> Chooser:
-    return Chooser(texts, sampling=Sampling(**options), seeds=seeds, n_symbols=n_symbols)
+def chooser(
+    texts: Sequence[Sequence[int]], n_symbols: int, seeds: Sequence[int] = (0,), **options: float
+) -> TokenSampler:
+    return TokenSampler(texts, sampling=SamplingParams(**options), seeds=seeds, n_symbols=n_symbols)
 
 
 def test_temperature_sharpens_and_flattens() -> None:
@@ -194,4 +196,4 @@ def test_rows_draw_together_what_each_draws_alone(rows: list[list[int]], options
 )
 def test_sampling_refuses_what_makes_no_sense(options: dict[str, float], message: str) -> None:
     with pytest.raises(FolioError, match=message):
-        Sampling(**options)
+        SamplingParams(**options)

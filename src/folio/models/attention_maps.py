@@ -1,0 +1,57 @@
+"""Attention weights, for figures: computed beside a forward pass, which never holds them."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from folio.models.blocks import Block
+from folio.models.masks import AttentionMask, causal_mask
+
+
+class AttentionMap(NamedTuple):
+    """What one layer attends to."""
+
+    scores: Tensor
+    """(B, H, T, S): the products of queries and keys, neither scaled nor masked."""
+    weights: Tensor
+    """(B, H, T, S): rows sum to 1; exactly 0 for a key that is masked."""
+
+
+def attention_map(q: Tensor, k: Tensor, mask: AttentionMask) -> AttentionMap:
+    """Compute the weights of `DotProductAttention` step by step, from q (B, H, T, K) and k (B, H, S, K).
+
+    Products of K terms of unit variance have variance K. Their softmax would nearly choose the largest and leave no
+    gradient for the rest, hence the division by sqrt(K) (Vaswani et al. 2017, section 3.2.1).
+    """
+    scores = q @ k.transpose(-2, -1)  # (B, H, T, S)
+    scaled = scores / q.size(-1) ** 0.5
+    tensor = causal_mask(q.size(2), k.size(2), device=q.device) if mask.is_causal else mask.tensor
+    if tensor is not None:
+        scaled = scaled + tensor if tensor.is_floating_point() else scaled.masked_fill(~tensor, float("-inf"))
+    return AttentionMap(scores, scaled.softmax(dim=-1))
+
+
+@contextmanager
+def record_attention(blocks: Iterable[nn.Module]) -> Iterator[list[AttentionMap]]:
+    """Append a map for each block that runs inside: of its cross-attention if it has one, else of its self-attention.
+
+    Hooks do this, so that the blocks need not know of it. Compiled blocks ignore them; run those eagerly.
+    """
+    maps: list[AttentionMap] = []
+
+    def record(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        q, k, _, mask = inputs
+        maps.append(attention_map(q, k, mask))
+
+    hooks = []
+    for block in blocks:
+        assert isinstance(block, Block)
+        attention = block.attention if block.cross_attention is None else block.cross_attention
+        hooks.append(attention.attend.register_forward_pre_hook(record))
+    try:
+        yield maps
+    finally:
+        for hook in hooks:
+            hook.remove()
