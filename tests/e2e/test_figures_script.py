@@ -53,7 +53,7 @@ def test_the_schedule_that_is_drawn_is_the_one_that_was_run(finished_run: Run) -
     ("args", "message"),
     [
         (["--layers", "7"], "--layers=7: the model has layers 0 to 1"),
-        (["--heads", "all"], "--heads=all is no choice of heads; write numbers and ranges, as in 0,5,11 or 0-3"),
+        (["--heads", "all"], "--heads=all is not a list of heads; write numbers and ranges, as in 0,5,11 or 0-3"),
         (["--prompt", ""], "prompt='' gives no tokens"),
         (["--prompt", "€"], "has no id for '€'"),
         (["--prefix", "ROMEO:"], "prefix='ROMEO:' is for an encoder-decoder"),

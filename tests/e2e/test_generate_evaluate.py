@@ -163,7 +163,7 @@ def test_a_quantized_model_writes_and_its_loss_is_told_beside_the_models(workspa
 def test_a_model_that_int8_cannot_say_is_refused(home: Workspace, finished_run: Run) -> None:
     for script in (GENERATE, EVALUATE):
         line = home.run(script, str(finished_run.folder), "--quantize", "int8").error_line()
-        assert "--quantize=int8: int8 weights need layers whose inputs are a multiple of 16" in line
+        assert "--quantize=int8: int8 weights need layers whose number of inputs is a multiple of 16" in line
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="other CPUs have kernels of their own")

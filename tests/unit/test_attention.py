@@ -1,4 +1,4 @@
-"""Who sees whom, what can be looked at, and that looking changes nothing."""
+"""Attention masks, attention maps, and what they cost the forward pass: nothing."""
 
 import math
 from dataclasses import replace
@@ -6,25 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from folio.models.attention import (
-    AttentionMap,
-    CrossAttention,
-    SelfAttention,
-    Source,
-    View,
-    attend,
-    attention_map,
-    causal_view,
-    two_sided_view,
-)
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import CONDITIONINGS, OTHER_CHOICES, TINY, build, lively, random_tokens
+from tiny_models import CONDITIONINGS, OTHER_CHOICES, TINY, attention_map_of, build, lively, random_tokens
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from folio.models import GPT, Encoder, EncoderDecoder, attention
-from folio.models.masks import causal_mask, combine_masks, padding_mask
+from folio.models import GPT, Encoder, EncoderDecoder, blocks
+from folio.models.attention_maps import attention_map
+from folio.models.blocks import CrossAttention, DotProductAttention, EncoderOutput, SelfAttention
+from folio.models.masks import AttentionMask, causal_mask, combine_masks, padding_mask
 from folio.models.positional import POSITIONAL_ENCODINGS, build_positional_encoding
 
 D = TINY.d_model
@@ -32,7 +23,6 @@ D = TINY.d_model
 each_encoding = pytest.mark.parametrize("encoding", POSITIONAL_ENCODINGS)
 each_choice = pytest.mark.parametrize("choices", [{}, OTHER_CHOICES], ids=["defaults", "others"])
 
-KINDS = {"decoder": GPT, "encoder": Encoder}
 MASKS = {"nothing": (False, False), "causal": (True, False), "padding": (False, True), "both": (True, True)}
 
 
@@ -41,7 +31,7 @@ def random_heads(*shape: int, seed: int = 0) -> Tensor:
 
 
 def rows(*lines: str) -> Tensor:
-    """A mask as a picture: rows("x..", "xx.")."""
+    """A mask drawn with characters: rows("x..", "xx.")."""
     return torch.tensor([[symbol == "x" for symbol in line] for line in lines])
 
 
@@ -85,7 +75,7 @@ def test_any_of_the_masks_may_be_given_or_none(given_masks: tuple[bool, bool]) -
         causal_mask(4, 4) if is_causal else None,
         padding_mask(torch.tensor(lengths), 4)[:, None, None, :] if is_padded else None,
     )
-    mixed = attend(q, k, v, View(mask=mask))
+    mixed = DotProductAttention(dropout=0.0)(q, k, v, AttentionMask(tensor=mask))
     for row, length in enumerate(lengths):
         for t in range(4):
             seen = [s for s in range(4) if not (is_causal and s > t) and not (is_padded and s >= length)]
@@ -108,9 +98,9 @@ def test_masks_combine_to_what_all_let_be_seen_and_never_to_nothing(
 
 def test_a_row_with_every_key_masked_gives_no_nan_forward_or_backward() -> None:
     q, k, v = random_heads(3, 1, 1, 3, 4).requires_grad_().unbind()
-    view = View(mask=combine_masks(rows("...", "x..", "..."), rows("xxx", "xxx", "...")))
-    mixed = attend(q, k, v, view)
-    weights = attention_map(q, k, view).weights
+    mask = AttentionMask(tensor=combine_masks(rows("...", "x..", "..."), rows("xxx", "xxx", "...")))
+    mixed = DotProductAttention(dropout=0.0)(q, k, v, mask)
+    weights = attention_map(q, k, mask).weights
     assert mixed.isfinite().all()
     assert weights.sum(dim=-1).tolist() == [[[1.0, 1.0, 1.0]]]
     for gradient in torch.autograd.grad((mixed.sum() + weights.square().sum()), (q, k, v)):
@@ -132,7 +122,7 @@ def test_padding_in_front_of_a_row_gives_no_nan_in_any_layer(encoding: str) -> N
 
 def test_scores_are_the_products_and_weights_their_softmax_over_what_is_seen() -> None:
     q, k = random_heads(2, 1, 2, 3, 4).unbind()
-    scores, weights = attention_map(q, k, View(is_causal=True))
+    scores, weights = attention_map(q, k, AttentionMask(is_causal=True))
     for head in range(2):
         for t in range(3):
             products = [q[0, head, t].dot(k[0, head, s]).item() for s in range(3)]
@@ -145,7 +135,7 @@ def test_alibi_is_in_the_weights_and_not_in_the_scores() -> None:
     q, k = random_heads(2, 1, 4, 3, 4).unbind()
     positions = torch.arange(3)
     bias = build_positional_encoding(replace(TINY, positional_encoding="alibi")).bias(positions, positions)
-    scores, weights = attention_map(q, k, two_sided_view(None, bias=bias))
+    scores, weights = attention_map(q, k, AttentionMask.bidirectional(bias=bias))
     torch.testing.assert_close(scores, q @ k.transpose(-2, -1))
     torch.testing.assert_close(weights, (scores / 2 + bias).softmax(dim=-1))
 
@@ -204,20 +194,21 @@ def test_weights_over_a_hidden_cache_reach_the_whole_prefix_and_no_future(encodi
 def test_a_layer_mixes_its_values_by_the_weights_that_it_shows(choices: dict[str, Any]) -> None:
     config = replace(TINY, **choices)
     layer, hidden = lively(SelfAttention(config)), random_heads(2, 5, D)
-    view = View(is_causal=True)
-    values = attention.split_heads(layer.qkv_projection(hidden).chunk(3, dim=-1)[2], TINY.n_heads)
-    mixed = attention.merge_heads(layer.look(hidden, view).weights @ values)
-    torch.testing.assert_close(layer(hidden, view), layer.out_projection(mixed))
+    mask = AttentionMask(is_causal=True)
+    values = blocks.split_heads(layer.qkv_projection(hidden).chunk(3, dim=-1)[2], TINY.n_heads)
+    mixed = blocks.merge_heads(attention_map_of(layer, hidden, mask).weights @ values)
+    torch.testing.assert_close(layer(hidden, mask), layer.out_projection(mixed))
 
 
 @each_choice
 def test_a_cross_layer_mixes_its_values_by_the_weights_that_it_shows(choices: dict[str, Any]) -> None:
     layer, hidden = lively(CrossAttention(replace(TINY, **choices))), random_heads(2, 5, D)
-    source = Source(random_heads(2, 3, D, seed=1), padding_mask(torch.tensor([3, 1]), 3))
-    values = attention.split_heads(layer.kv_projection(source.states).chunk(2, dim=-1)[1], TINY.n_heads)
-    weights = layer.look(hidden, source).weights
+    encoder_output = EncoderOutput(random_heads(2, 3, D, seed=1), padding_mask(torch.tensor([3, 1]), 3))
+    values = blocks.split_heads(layer.kv_projection(encoder_output.states).chunk(2, dim=-1)[1], TINY.n_heads)
+    weights = attention_map_of(layer, hidden, encoder_output).weights
     assert (weights[1, :, :, 1:] == 0).all()
-    torch.testing.assert_close(layer(hidden, source), layer.out_projection(attention.merge_heads(weights @ values)))
+    mixed = layer.out_projection(blocks.merge_heads(weights @ values))
+    torch.testing.assert_close(layer(hidden, encoder_output), mixed)
 
 
 def every_output(encoding: str, choices: dict[str, Any]) -> list[Tensor]:
@@ -240,29 +231,10 @@ def test_whole_models_give_the_same_by_weights_times_values(
     encoding: str, choices: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fast = every_output(encoding, choices)
-    monkeypatch.setattr(attention, "attend", lambda q, k, v, view, dropout: attention_map(q, k, view).weights @ v)
+    monkeypatch.setattr(
+        DotProductAttention, "forward", lambda self, q, k, v, mask: attention_map(q, k, mask).weights @ v
+    )
     torch.testing.assert_close(every_output(encoding, choices), fast)
-
-
-@pytest.mark.parametrize("family", ["decoder", "encoder", *CONDITIONINGS])
-def test_the_map_of_a_layer_is_of_what_that_layer_reads(family: str) -> None:
-    """Each block shown what it was given in a forward pass."""
-    tokens, prefix = random_tokens(2, 5), random_tokens(2, 4, seed=1)
-    model = build(EncoderDecoder, conditioning=family) if family in CONDITIONINGS else build(KINDS[family])
-    inputs = (tokens, prefix) if family in CONDITIONINGS else (tokens,)
-    blocks, reads = model.decoder.blocks if family in CONDITIONINGS else model.blocks, []
-    hooks = [
-        block.register_forward_pre_hook(lambda block, *given: reads.append((block, *given)), with_kwargs=True)
-        for block in blocks
-    ]
-    model(*inputs)
-    for hook in hooks:
-        hook.remove()
-    expected = [block.look(*given, source=options["source"]) for block, given, options in reads]
-    maps = model.attention_maps(*inputs)
-    assert len(maps) == len(expected) == TINY.n_layers
-    for ours, reference in zip(maps, expected, strict=True):
-        torch.testing.assert_close(ours, AttentionMap(*(part[:, :, -5:] for part in reference)))
 
 
 class SoftmaxIsForbidden(TorchDispatchMode):
@@ -274,11 +246,7 @@ class SoftmaxIsForbidden(TorchDispatchMode):
 
 
 @each_encoding
-def test_the_fast_path_never_builds_weights(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: Any) -> None:
-        raise AssertionError("a forward pass looked at its attention")
-
-    monkeypatch.setattr(attention, "attention_map", refuse)
+def test_the_fast_path_never_builds_weights(encoding: str) -> None:
     with SoftmaxIsForbidden():
         every_output(encoding, {})
 
@@ -293,7 +261,7 @@ def test_the_watch_on_the_fast_path_sees_a_softmax() -> None:
 
 def test_products_of_512_terms_have_variance_512_and_scaled_ones_1() -> None:
     q, k = (random_heads(1, 1, 256, 512, seed=seed) for seed in (0, 1))
-    scores, weights = attention_map(q, k, View())
+    scores, weights = attention_map(q, k, AttentionMask())
     assert q.var().item() == pytest.approx(1, rel=0.02)
     assert scores.var().item() == pytest.approx(512, rel=0.05)
     # A softmax only shifts the scaled scores of a row.
@@ -302,7 +270,7 @@ def test_products_of_512_terms_have_variance_512_and_scaled_ones_1() -> None:
 
 def test_unscaled_products_would_choose_one_key_and_learn_nothing_of_the_others() -> None:
     q, k = (random_heads(1, 1, 256, 512, seed=seed) for seed in (0, 1))
-    scores, weights = attention_map(q, k, View())
+    scores, weights = attention_map(q, k, AttentionMask())
     unscaled = scores.softmax(dim=-1)
     assert unscaled.amax(dim=-1).mean() > 0.8
     assert weights.amax(dim=-1).mean() < 0.1
@@ -330,40 +298,42 @@ def enlarge(layer: SelfAttention | CrossAttention, part: str) -> None:
 @pytest.mark.parametrize("qk_norm", [True, False])
 def test_with_qk_norm_the_length_of_queries_and_keys_does_not_matter(qk_norm: bool, kind: type, part: str) -> None:
     layer, hidden = lively(kind(replace(TINY, qk_norm=qk_norm))), random_heads(2, 5, D)
-    beside = View(is_causal=True) if kind is SelfAttention else Source(random_heads(2, 3, D, seed=1), None)
-    before = layer.look(hidden, beside).weights
+    states = random_heads(2, 3, D, seed=1)
+    second_input = AttentionMask(is_causal=True) if kind is SelfAttention else EncoderOutput(states, None)
+    before = attention_map_of(layer, hidden, second_input).weights
     enlarge(layer, part)
-    assert torch.allclose(before, layer.look(hidden, beside).weights, rtol=1e-3) is qk_norm
+    assert torch.allclose(before, attention_map_of(layer, hidden, second_input).weights, rtol=1e-3) is qk_norm
 
 
 def test_qk_norm_is_an_rms_norm_of_each_head_before_the_rotation() -> None:
     layer, hidden = lively(SelfAttention(replace(TINY, qk_norm=True))), random_heads(1, 5, D)
     rotation = build_positional_encoding(replace(TINY, positional_encoding="rotary")).rotation(torch.arange(5))
     assert layer.q_norm.weight.shape == layer.k_norm.weight.shape == (TINY.d_head,)
-    q, k, _ = (attention.split_heads(part, TINY.n_heads) for part in layer.qkv_projection(hidden).chunk(3, dim=-1))
+    q, k, _ = (blocks.split_heads(part, TINY.n_heads) for part in layer.qkv_projection(hidden).chunk(3, dim=-1))
     q, k = (part / (part.square().mean(dim=-1, keepdim=True) + 1e-5).sqrt() for part in (q, k))
-    q, k = attention.rotate(q * layer.q_norm.weight, rotation), attention.rotate(k * layer.k_norm.weight, rotation)
-    torch.testing.assert_close(layer.look(hidden, View(rotation=rotation)).scores, q @ k.transpose(-2, -1))
+    q, k = blocks.rotate(q * layer.q_norm.weight, rotation), blocks.rotate(k * layer.k_norm.weight, rotation)
+    scores = attention_map_of(layer, hidden, AttentionMask(), rotation).scores
+    torch.testing.assert_close(scores, q @ k.transpose(-2, -1))
 
 
-# Views
+# Attention masks of whole models
 
 
-def test_a_view_without_padding_or_bias_takes_the_kernels_own_causality() -> None:
-    """What makes training fast: a mask of T x T numbers is read by the kernel, a flag is not."""
-    assert causal_view(5, 5, torch.device("cpu")) == View(is_causal=True)
-    assert causal_view(1, 5, torch.device("cpu")) == View()
-    assert causal_view(1, 5, torch.device("cpu"), n_prefix=3) == View()
-    assert two_sided_view(None) == View()
+def test_a_mask_without_padding_or_bias_is_left_to_the_kernel() -> None:
+    """This makes training fast: the kernel would read a mask of T x T numbers, but not a flag."""
+    cpu = torch.device("cpu")
+    assert AttentionMask.causal(5, 5, cpu) == AttentionMask(is_causal=True)
+    assert AttentionMask.causal(1, 5, cpu) == AttentionMask.causal(1, 5, cpu, n_prefix=3) == AttentionMask()
+    assert AttentionMask.bidirectional() == AttentionMask()
 
 
 def test_new_tokens_after_a_cache_see_it_and_those_before_them() -> None:
-    assert torch.equal(causal_view(2, 4, torch.device("cpu")).mask, rows("xxx.", "xxxx"))
+    assert torch.equal(AttentionMask.causal(2, 4, torch.device("cpu")).tensor, rows("xxx.", "xxxx"))
 
 
 def test_a_bias_is_minus_infinity_where_a_key_is_not_seen() -> None:
     bias = torch.arange(9.0).view(1, 3, 3)
-    mask = causal_view(3, 3, torch.device("cpu"), key_mask=rows(".xx"), bias=bias).mask
+    mask = AttentionMask.causal(3, 3, torch.device("cpu"), key_mask=rows(".xx"), bias=bias).tensor
     hidden = -math.inf
     # The first row sees nothing, and so its first key.
     assert mask.tolist() == [[[[0.0, hidden, hidden], [hidden, 4.0, hidden], [hidden, 7.0, 8.0]]]]

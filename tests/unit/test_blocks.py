@@ -7,25 +7,33 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from folio.models.attention import CrossAttention, SelfAttention, Source, View
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import OTHER_CHOICES, TINY, build, lively, random_tokens
 from torch import Tensor, nn
 
 from folio.models import GPT, EncoderDecoder
-from folio.models.blocks import ACTIVATIONS, Block, FeedForward, build_norm
+from folio.models.blocks import (
+    ACTIVATIONS,
+    Block,
+    DotProductAttention,
+    EncoderOutput,
+    FeedForward,
+    build_block,
+    build_norm,
+)
+from folio.models.masks import AttentionMask
 from folio.models.transformer_config import Activation
 
 D = TINY.d_model
-VIEW = View(is_causal=True)
+MASK = AttentionMask(is_causal=True)
 
 
 def random_hidden(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-SOURCE = Source(random_hidden(2, 3, D, seed=1), None)
+ENCODER_OUTPUT = EncoderOutput(random_hidden(2, 3, D, seed=1), None)
 
 
 # Activations and the feed-forward layer
@@ -143,8 +151,8 @@ def test_what_the_output_layer_reads_is_normed_once(norm_position: str, norm: st
 # The place of norms and dropout
 
 
-class Recorded(nn.Module):
-    """In the place of dropout: what it drops can be told from the outputs, since it triples instead."""
+class TriplingDropout(nn.Module):
+    """Stands in for dropout and triples instead, so that the outputs show where it acts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,9 +163,10 @@ class Recorded(nn.Module):
         return 3 * hidden
 
 
-def block_with_tripling_dropout(**changes: Any) -> tuple[Block, Recorded]:
+def block_with_tripling_dropout(**changes: Any) -> tuple[Block, TriplingDropout]:
     cross_attention = changes.pop("cross_attention", False)
-    block, dropout = lively(Block(replace(TINY, **changes), cross_attention=cross_attention)), Recorded()
+    block = lively(build_block(replace(TINY, **changes), cross_attention=cross_attention))
+    dropout = TriplingDropout()
     block.dropout = dropout
     return block, dropout
 
@@ -170,62 +179,43 @@ each_family_of_norm = pytest.mark.parametrize(
 
 
 @each_family_of_norm
-def test_pre_norms_what_a_sublayer_reads_and_drops_what_it_gives(choices: dict[str, Any]) -> None:
+def test_pre_norm_normalizes_a_sublayers_input_and_drops_its_output(choices: dict[str, Any]) -> None:
     block, dropout = block_with_tripling_dropout(norm_position="pre", **choices)
     x = random_hidden(2, 5, D)
-    y = x + 3 * block.attention(block.attention_norm(x), VIEW)
+    y = x + 3 * block.attention(block.attention_norm(x), MASK)
     y = y + 3 * block.feed_forward(block.feed_forward_norm(y))
-    torch.testing.assert_close(block(x, VIEW), y)
+    torch.testing.assert_close(block(x, MASK), y)
     assert dropout.n_calls == 2
 
 
 @each_family_of_norm
-def test_post_drops_what_a_sublayer_reads_and_norms_the_sum(choices: dict[str, Any]) -> None:
+def test_post_norm_drops_a_sublayers_input_and_normalizes_the_sum(choices: dict[str, Any]) -> None:
     block, dropout = block_with_tripling_dropout(norm_position="post", **choices)
     x = random_hidden(2, 5, D)
-    y = block.attention_norm(x + block.attention(3 * x, VIEW))
+    y = block.attention_norm(x + block.attention(3 * x, MASK))
     y = block.feed_forward_norm(y + block.feed_forward(3 * y))
-    torch.testing.assert_close(block(x, VIEW), y)
+    torch.testing.assert_close(block(x, MASK), y)
     assert dropout.n_calls == 2
 
 
 def test_pre_with_cross_attention_has_three_sublayers_in_the_papers_order() -> None:
     block, dropout = block_with_tripling_dropout(norm_position="pre", cross_attention=True)
     x = random_hidden(2, 5, D)
-    y = x + 3 * block.attention(block.attention_norm(x), VIEW)
-    y = y + 3 * block.cross_attention(block.cross_attention_norm(y), SOURCE)
+    y = x + 3 * block.attention(block.attention_norm(x), MASK)
+    y = y + 3 * block.cross_attention(block.cross_attention_norm(y), ENCODER_OUTPUT)
     y = y + 3 * block.feed_forward(block.feed_forward_norm(y))
-    torch.testing.assert_close(block(x, VIEW, source=SOURCE), y)
+    torch.testing.assert_close(block(x, MASK, encoder_output=ENCODER_OUTPUT), y)
     assert dropout.n_calls == 3
 
 
 def test_post_with_cross_attention_has_three_sublayers_in_the_papers_order() -> None:
     block, dropout = block_with_tripling_dropout(norm_position="post", cross_attention=True)
     x = random_hidden(2, 5, D)
-    y = block.attention_norm(x + block.attention(3 * x, VIEW))
-    y = block.cross_attention_norm(y + block.cross_attention(3 * y, SOURCE))
+    y = block.attention_norm(x + block.attention(3 * x, MASK))
+    y = block.cross_attention_norm(y + block.cross_attention(3 * y, ENCODER_OUTPUT))
     y = block.feed_forward_norm(y + block.feed_forward(3 * y))
-    torch.testing.assert_close(block(x, VIEW, source=SOURCE), y)
+    torch.testing.assert_close(block(x, MASK, encoder_output=ENCODER_OUTPUT), y)
     assert dropout.n_calls == 3
-
-
-@pytest.mark.parametrize("norm_position", ["pre", "post"])
-def test_looking_at_a_block_shows_the_attention_of_its_own_pass(norm_position: str) -> None:
-    block, x = lively(Block(replace(TINY, norm_position=norm_position))), random_hidden(2, 5, D)
-    reads = block.attention_norm(x) if norm_position == "pre" else x
-    torch.testing.assert_close(block.look(x, VIEW), block.attention.look(reads, VIEW))
-
-
-@pytest.mark.parametrize("norm_position", ["pre", "post"])
-def test_looking_at_a_block_with_a_source_shows_how_it_attends_to_it(norm_position: str) -> None:
-    block, x = lively(Block(replace(TINY, norm_position=norm_position), cross_attention=True)), random_hidden(2, 5, D)
-    if norm_position == "pre":
-        y = x + block.attention(block.attention_norm(x), VIEW)
-        expected = block.cross_attention.look(block.cross_attention_norm(y), SOURCE)
-    else:
-        y = block.attention_norm(x + block.attention(x, VIEW))
-        expected = block.cross_attention.look(y, SOURCE)
-    torch.testing.assert_close(block.look(x, VIEW, SOURCE), expected)
 
 
 @pytest.mark.parametrize("norm_position", ["pre", "post"])
@@ -234,17 +224,17 @@ def test_the_rate_of_the_config_drops_embeddings_branches_and_weights(norm_posit
     rates = [
         model.dropout.p,
         *(block.dropout.p for block in model.blocks),
-        *(b.attention.dropout for b in model.blocks),
+        *(block.attention.attend.dropout for block in model.blocks),
     ]
     assert rates == [0.25] * (1 + 2 * TINY.n_layers)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.5])
 @pytest.mark.parametrize("kind", [GPT, EncoderDecoder])
-def test_attention_weights_may_have_a_rate_of_their_own(kind: type[GPT | EncoderDecoder], rate: float) -> None:
+def test_attention_weights_can_have_their_own_rate(kind: type[GPT | EncoderDecoder], rate: float) -> None:
     choices = {"conditioning": "cross_attention"} if kind is EncoderDecoder else {}
     model = build(kind, dropout=0.25, attention_dropout=rate, **choices)
-    attentions = [module for module in model.modules() if isinstance(module, SelfAttention | CrossAttention)]
+    attentions = [module for module in model.modules() if isinstance(module, DotProductAttention)]
     assert [module.dropout for module in attentions] == [rate] * len(attentions)
     dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
     assert {module.p for module in dropouts} == {0.25}

@@ -42,11 +42,11 @@ def read(
 ) -> Tensor:
     """(B, T) in chunks of these sizes with one cache -> (B, T, V)."""
     cache = KeyValueCache(model.config.n_layers, capacity=N_STATES + tokens.size(1))
-    source = model.encode(prefix, lengths) if isinstance(model, EncoderDecoder) else None
+    encoder_output = model.encode(prefix, lengths) if isinstance(model, EncoderDecoder) else None
     outputs = []
     for chunk in tokens.split(sizes, dim=1):
         if isinstance(model, EncoderDecoder):
-            outputs.append(model.decode(chunk, source, cache=cache, n_padding=n_padding))
+            outputs.append(model.decode(chunk, encoder_output, cache=cache, n_padding=n_padding))
         else:
             outputs.append(model.hidden(chunk, cache=cache, n_padding=n_padding))
     return model.output(torch.cat(outputs, dim=1))
@@ -119,7 +119,7 @@ def test_with_a_cache_the_blocks_read_new_tokens_alone(family: str) -> None:
     assert n_read == [n_states + 5, 1, 3]
 
 
-def test_with_a_cache_cross_attention_projects_the_source_once() -> None:
+def test_with_a_cache_cross_attention_projects_the_encoders_states_once() -> None:
     model, calls = model_of("cross_attention", "learned"), []
     hooks = [
         block.cross_attention.kv_projection.register_forward_hook(lambda *_: calls.append(1))
@@ -136,9 +136,9 @@ def test_a_cache_counts_the_positions_that_it_holds(family: str) -> None:
     model, cache = model_of(family, "alibi"), KeyValueCache(2, capacity=12)
     assert cache.n_keys == 0
     if isinstance(model, EncoderDecoder):
-        source = model.encode(random_tokens(1, N_STATES))
-        model.decode(random_tokens(1, 5), source, cache=cache)
-        model.decode(random_tokens(1, 1), source, cache=cache)
+        encoder_output = model.encode(random_tokens(1, N_STATES))
+        model.decode(random_tokens(1, 5), encoder_output, cache=cache)
+        model.decode(random_tokens(1, 1), encoder_output, cache=cache)
     else:
         model.hidden(random_tokens(1, 5), cache=cache)
         model.hidden(random_tokens(1, 1), cache=cache)

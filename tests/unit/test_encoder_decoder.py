@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from folio.models.attention import View
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import CONDITIONINGS, OTHER_CHOICES, TINY, build, differs, random_tokens, with_another_token
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch_reference import TorchStack, symbols_of
 
 from folio.models import EncoderDecoder
-from folio.models.masks import padding_mask
+from folio.models.masks import AttentionMask, padding_mask
 from folio.models.positional import POSITIONAL_ENCODINGS
 
 each_encoding = pytest.mark.parametrize("encoding", POSITIONAL_ENCODINGS)
@@ -52,12 +51,12 @@ def test_in_one_layer_each_output_sees_each_state(conditioning: str) -> None:
     """The states stand fixed, so that the way from one to an output is the decoder's alone."""
     model = model_of(conditioning, n_layers=1)
     prefix, tokens = prefix_and_tokens()
-    source = model.encode(prefix)
-    before = model.decode(tokens, source)
+    encoder_output = model.encode(prefix)
+    before = model.decode(tokens, encoder_output)
     for place in range(N_STATES):
-        states = source.states.clone()
+        states = encoder_output.states.clone()
         states[:, place] += torch.randn(D, dtype=torch.float64, generator=torch.Generator().manual_seed(place))
-        assert differs(before, model.decode(tokens, source._replace(states=states))).all()
+        assert differs(before, model.decode(tokens, encoder_output._replace(states=states))).all()
 
 
 @each_choice
@@ -126,10 +125,10 @@ def test_a_prefix_is_encoded_once_and_continued_as_often_as_one_likes(conditioni
     model = model_of(conditioning)
     prefix, tokens = prefix_and_tokens()
     lengths = torch.tensor([2, 5])
-    source = model.encode(prefix, lengths)
+    encoder_output = model.encode(prefix, lengths)
     for continuation in (tokens, tokens.flip(1)):
         torch.testing.assert_close(
-            model.output(model.decode(continuation, source)), model(continuation, prefix, lengths)
+            model.output(model.decode(continuation, encoder_output)), model(continuation, prefix, lengths)
         )
 
 
@@ -181,9 +180,9 @@ def test_a_hidden_cache_is_the_decoder_run_over_states_and_embeddings_in_a_row(
     bias, mask = positional_encoding.bias(positions, positions), is_seen
     if bias is not None:
         mask = bias.masked_fill(~is_seen, float("-inf"))[None]
-    view = View(mask=mask, rotation=positional_encoding.rotation(positions))
+    rotation = positional_encoding.rotation(positions)
 
-    expected = model.output(model.decoder.run_blocks(hidden, view)[:, N_STATES:])
+    expected = model.output(model.decoder.run_blocks(hidden, AttentionMask(tensor=mask), rotation)[:, N_STATES:])
     torch.testing.assert_close(model(tokens, prefix), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -201,13 +200,13 @@ def test_the_first_token_of_the_decoder_stands_at_position_0_behind_any_prefix(c
 @pytest.mark.parametrize("n_rows", [1, 3])
 def test_states_of_a_hidden_cache_stand_right_before_the_decoders_first_token(n_rows: int) -> None:
     """Told by ALiBi: how far each state is from the first token, however long the prefix and its padding are."""
-    model, views = model_of("hidden_cache", positional_encoding="alibi", n_layers=1), []
-    model.decoder.blocks[0].register_forward_pre_hook(lambda block, inputs: views.append(inputs[1]))
+    model, masks = model_of("hidden_cache", positional_encoding="alibi", n_layers=1), []
+    model.decoder.blocks[0].register_forward_pre_hook(lambda block, inputs: masks.append(inputs[1]))
     lengths = [4, 2, 1][:n_rows]
     model(random_tokens(n_rows, 2), random_tokens(n_rows, 4), torch.tensor(lengths))
     slope = 2 ** (-8 / TINY.n_heads)
     for row, length in enumerate(lengths):
-        distances = views[0].mask[row, 0, 4] / -slope
+        distances = masks[0].tensor[row, 0, 4] / -slope
         nothing = [float("inf")] * (4 - length)
         assert distances.tolist() == [*range(length, 0, -1), *nothing, 0, float("inf")]
 

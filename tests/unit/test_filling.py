@@ -155,5 +155,5 @@ def test_a_text_may_be_longer_than_the_context_where_positions_have_no_end() -> 
 
 
 def test_a_tokenizer_that_leaves_no_id_for_the_mask_is_refused() -> None:
-    with pytest.raises(FolioError, match="tokenizer=char has 61 symbols, and the model was trained with 60"):
+    with pytest.raises(FolioError, match="tokenizer=char has 61 symbols, but the model was trained with 60"):
         generate_text(encoder(vocab_size=60), TOKENIZER, MASK, max_new_tokens=1, sampling=GREEDY, seed=0)

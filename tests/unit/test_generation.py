@@ -15,7 +15,14 @@ from torch import Tensor
 from folio.data.tokenizers.byte import ByteTokenizer
 from folio.data.tokenizers.char import CharTokenizer
 from folio.data.tokenizers.word import WordTokenizer
-from folio.generation.generate import Reader, generate, generate_text, generate_tokens, read_prefixes, until_stop
+from folio.generation.generate import (
+    DecodingBatch,
+    encode_prefixes,
+    generate,
+    generate_text,
+    generate_tokens,
+    until_stop,
+)
 from folio.generation.sampling import SamplingParams
 from folio.models import GPT, EncoderDecoder
 from folio.models.positional import POSITIONAL_ENCODINGS
@@ -90,35 +97,35 @@ def test_logits_are_those_of_the_last_tokens_read_anew(
     model = model_of(family, encoding, norm_position)
     texts, prefixes = [[1, 2, 3], [4] * 9, [5]], [[7, 8], [9, 10, 11, 12], [3]]
     with torch.inference_mode():
-        source = read_prefixes(model, prefixes) if isinstance(model, EncoderDecoder) else None
-        reader = Reader(model, texts, source, CONTEXT, n_new=3 * CONTEXT, use_cache=use_cache)
+        encoder_output = encode_prefixes(model, prefixes) if isinstance(model, EncoderDecoder) else None
+        batch = DecodingBatch(model, texts, encoder_output, CONTEXT, n_new=3 * CONTEXT, use_cache=use_cache)
         for step in range(CONTEXT + 8):
-            logits = reader.logits()
+            logits = batch.next_logits()
             for row, (text, prefix) in enumerate(zip(texts, prefixes, strict=True)):
                 torch.testing.assert_close(logits[row], logits_by_definition(model, text, prefix, CONTEXT))
             new = [(7 * step + row) % N_SYMBOLS for row in range(3)]
-            reader.append(new)
+            batch.append(new)
             texts = [[*text, token] for text, token in zip(texts, new, strict=True)]
 
 
 def test_within_the_window_tokens_keys_and_values_stay_where_they_are() -> None:
     model = model_of("decoder")
     with torch.inference_mode():
-        reader = Reader(model, [[1, 2, 3]], None, CONTEXT, n_new=10, use_cache=True)
-        reader.logits()
-        layer = reader._cache.layers[0] if reader._cache else None
+        batch = DecodingBatch(model, [[1, 2, 3]], None, CONTEXT, n_new=10, use_cache=True)
+        batch.next_logits()
+        layer = batch._cache.layers[0] if batch._cache else None
         assert layer is not None
         assert layer._keys is not None
 
         def places() -> tuple[int, int]:
-            return reader._tokens.data_ptr(), layer._keys.data_ptr()
+            return batch._tokens.data_ptr(), layer._keys.data_ptr()
 
         before = places()
         for token in range(10):
-            reader.append([token])
-            reader.logits()
+            batch.append([token])
+            batch.next_logits()
             assert places() == before
-    assert reader._tokens.tolist() == [[1, 2, 3, *range(10)]]
+    assert batch._tokens.tolist() == [[1, 2, 3, *range(10)]]
 
 
 @each_sampling

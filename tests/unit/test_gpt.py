@@ -144,7 +144,7 @@ def test_dropout_acts_in_training_alone(place: str) -> None:
         model.dropout.p = 0.0
     for block in model.blocks:
         if place != "attention weights":
-            block.attention.dropout = 0.0
+            block.attention.attend.dropout = 0.0
         if place != "residual branches":
             block.dropout.p = 0.0
     tokens = random_tokens(1, 16)

@@ -5,21 +5,24 @@ from dataclasses import replace
 
 import pytest
 import torch
-from folio.models.attention import SelfAttention, View
-from folio.models.positional_base import PositionalEncoding, rotate
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import attention_map_of
 from torch import Tensor
 
 from folio.models import GPT, GPTConfig
+from folio.models.blocks import SelfAttention
+from folio.models.masks import AttentionMask
 from folio.models.positional import (
     POSITIONAL_ENCODINGS,
     ALiBiPositions,
     LearnedPositions,
+    PositionalEncoding,
     RotaryPositions,
     SinusoidalPositions,
     alibi_slopes,
     build_positional_encoding,
+    rotate,
     sinusoids,
 )
 
@@ -117,7 +120,7 @@ def test_rotary_reaches_the_scores_of_attention() -> None:
     order = to_halves(torch.arange(16)).argsort()  # from halves to the paper's pairs
     positions = torch.arange(6)
     q, k = (rotated_as_in_the_paper(part[..., order].contiguous(), positions) for part in (q, k))
-    scores = attention.look(hidden, View(rotation=RotaryPositions(config).rotation(positions))).scores
+    scores = attention_map_of(attention, hidden, AttentionMask(), RotaryPositions(config).rotation(positions)).scores
     torch.testing.assert_close(scores[:, 0], q @ k.transpose(-2, -1), rtol=0, atol=1e-6)
 
 
@@ -226,7 +229,7 @@ def test_only_learned_positions_are_trained_saved_or_at_an_end(encoding: str) ->
     is_learned = encoding == "learned"
     assert bool(list(model.positional_encoding.parameters())) is is_learned
     assert any("positional_encoding" in key for key in model.state_dict()) is is_learned
-    assert (model.positional_encoding.longest == SHAPE.context_length) is is_learned
+    assert (model.config.max_positions == SHAPE.context_length) is is_learned
 
 
 @pytest.mark.parametrize("base", [100.0, 10_000.0])

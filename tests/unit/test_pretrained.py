@@ -360,12 +360,15 @@ def test_a_folder_without_its_files_is_named_with_what_it_lacks(folder: Path, tm
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"positional_encoding": "rotary"}, ("positional_encoding=rotary", "positional_encoding=learned alone")),
-        ({"norm_position": "post"}, ("norm_position=post", "norm_position=pre alone")),
-        ({"norm": "rms_norm"}, ("norm=rms_norm", "norm=layer_norm alone")),
-        ({"qk_norm": True}, ("qk_norm=true", "qk_norm=false alone")),
-        ({"activation": "swiglu"}, ("activation=swiglu", "gelu_tanh, gelu, relu, relu_squared alone")),
-        ({"family": "encoder"}, ("family=encoder", "family=decoder alone")),
+        (
+            {"positional_encoding": "rotary"},
+            ("positional_encoding=rotary", "supports only positional_encoding=learned"),
+        ),
+        ({"norm_position": "post"}, ("norm_position=post", "supports only norm_position=pre")),
+        ({"norm": "rms_norm"}, ("norm=rms_norm", "supports only norm=layer_norm")),
+        ({"qk_norm": True}, ("qk_norm=true", "supports only qk_norm=false")),
+        ({"activation": "swiglu"}, ("activation=swiglu", "supports only gelu_tanh, gelu, relu, relu_squared")),
+        ({"family": "encoder"}, ("family=encoder", "supports only family=decoder")),
     ],
     ids=str,
 )

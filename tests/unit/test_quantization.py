@@ -94,7 +94,7 @@ def test_a_quantized_model_writes_a_batch_as_each_alone(family: str) -> None:
 
 
 def test_layers_of_odd_widths_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"a multiple of 16, and the model has some of 36 \(d_model=36\)"):
+    with pytest.raises(ValueError, match=r"a multiple of 16, and the model has layers of 36 inputs \(d_model=36\)"):
         quantize_int8(model_of("decoder", d_model=36))
 
 

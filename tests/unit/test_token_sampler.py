@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from folio.generation.sampling import SamplingParams
-from folio.generation.token_sampler import TokenSampler, penalise, token_probabilities
+from folio.generation.token_sampler import TokenSampler, penalize_repetition, token_probabilities
 from folio.runtime.errors import FolioError
 
 # Eighths, so that no difference between them is rounded away.
@@ -124,10 +124,10 @@ def test_top_k_makes_no_difference_to_what_min_p_asks(logits: list[float], k: in
 
 def test_a_repetition_penalty_divides_positive_logits_and_multiplies_negative_ones_by_hand() -> None:
     logits, seen = torch.tensor([[2.0, -2.0, 0.0, 3.0]]), torch.tensor([[True, True, True, False]])
-    assert penalise(logits, seen, 2.0).tolist() == [[1.0, -4.0, 0.0, 3.0]]
-    assert penalise(logits, seen, 0.5).tolist() == [[4.0, -1.0, 0.0, 3.0]]
-    assert penalise(logits, seen, 1.0).tolist() == logits.tolist()
-    assert penalise(logits, seen, 1e39).tolist()[0][2:] == [0.0, 3.0]  # infinite in float32
+    assert penalize_repetition(logits, seen, 2.0).tolist() == [[1.0, -4.0, 0.0, 3.0]]
+    assert penalize_repetition(logits, seen, 0.5).tolist() == [[4.0, -1.0, 0.0, 3.0]]
+    assert penalize_repetition(logits, seen, 1.0).tolist() == logits.tolist()
+    assert penalize_repetition(logits, seen, 1e39).tolist()[0][2:] == [0.0, 3.0]  # infinite in float32
 
 
 @given(logits=logits_strategy, penalty=st.floats(1e-40, 1e40), data=st.data())
@@ -136,25 +136,25 @@ def test_a_repetition_penalty_leaves_new_tokens_alone_and_makes_old_ones_less_li
 ) -> None:
     seen = torch.tensor(data.draw(st.lists(st.booleans(), min_size=len(logits), max_size=len(logits))))
     before = torch.tensor(logits)
-    after = penalise(before, seen, penalty)
+    after = penalize_repetition(before, seen, penalty)
     assert after.isfinite().all()
     assert torch.equal(after[~seen], before[~seen])
     assert ((after <= before) if penalty >= 1 else (after >= before)).all()
 
 
-def test_a_penalised_token_is_one_of_the_prompt_or_of_the_text_so_far() -> None:
+def test_a_penalized_token_is_one_of_the_prompt_or_of_the_text_so_far() -> None:
     logits = torch.tensor([[4.0, 3.0, 2.5, 2.4]])
     greedy = chooser([[0]], 4, temperature=0.0, repetition_penalty=2.0)
-    assert [greedy.choose(logits)[0] for _ in range(4)] == [1, 2, 3, 0]
+    assert [greedy.sample(logits)[0] for _ in range(4)] == [1, 2, 3, 0]
 
 
-def test_each_text_is_penalised_for_its_own_tokens() -> None:
+def test_each_text_is_penalized_for_its_own_tokens() -> None:
     greedy = chooser([[0], [1]], 2, seeds=[0, 0], temperature=0.0, repetition_penalty=2.0)
-    assert greedy.choose(torch.tensor([[4.0, 3.0]]).repeat(2, 1)) == [1, 0]
+    assert greedy.sample(torch.tensor([[4.0, 3.0]]).repeat(2, 1)) == [1, 0]
 
 
 def test_a_token_without_a_symbol_in_the_text_is_no_matter() -> None:
-    assert chooser([[0, 5]], 2, temperature=0.0, repetition_penalty=2.0).choose(torch.tensor([[4.0, 3.0, 9.0]])) == [1]
+    assert chooser([[0, 5]], 2, temperature=0.0, repetition_penalty=2.0).sample(torch.tensor([[4.0, 3.0, 9.0]])) == [1]
 
 
 @given(
@@ -169,8 +169,8 @@ def test_rows_draw_together_what_each_draws_alone(rows: list[list[int]], options
         [chooser([text], 7, [seed], **options) for seed, text in zip(seeds, texts, strict=True)],
     )
     for _ in range(3):
-        chosen = together.choose(logits)
-        assert chosen == [each.choose(logits[row : row + 1])[0] for row, each in enumerate(alone)]
+        chosen = together.sample(logits)
+        assert chosen == [each.sample(logits[row : row + 1])[0] for row, each in enumerate(alone)]
         assert max(chosen) < 7
 
 

@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader
 from folio.data.token_file import TokenFileInfo
 from folio.distributed.devices import Device
 from folio.models import GPT, Encoder, EncoderDecoder, TransformerConfig
+from folio.models.attention_maps import AttentionMap, record_attention
+from folio.models.blocks import CrossAttention, SelfAttention
 from folio.objectives.evaluation import Validation, ValidationPart
 from folio.objectives.metrics import Metrics
 
@@ -57,6 +59,13 @@ def with_another_token(tokens: Tensor, place: int, shift: int = 1) -> Tensor:
     other = tokens.clone()
     other[:, place] = (tokens[:, place] + shift) % TINY.vocab_size
     return other
+
+
+def attention_map_of(layer: SelfAttention | CrossAttention, *inputs: Any) -> AttentionMap:
+    """The map of an attention layer when it reads these inputs."""
+    with record_attention(layer, type(layer)) as maps:
+        layer(*inputs)
+    return maps[0]
 
 
 def differs(ours: Tensor, theirs: Tensor) -> Tensor:

@@ -5,8 +5,9 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from folio.models.transformer import Transformer
 from torch import Tensor, nn
+
+from folio.models.gpt import Transformer
 
 NAMES = (
     ("cross_attention_norm", "norm2"),

@@ -1,12 +1,12 @@
 """Attention weights, for figures: computed beside a forward pass, which never holds them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from folio.models.blocks import Block
+from folio.models.blocks import CrossAttention, SelfAttention
 from folio.models.masks import AttentionMask, causal_mask
 
 
@@ -34,22 +34,21 @@ def attention_map(q: Tensor, k: Tensor, mask: AttentionMask) -> AttentionMap:
 
 
 @contextmanager
-def record_attention(blocks: Iterable[nn.Module]) -> Iterator[list[AttentionMap]]:
-    """Append a map for each block that runs inside: of its cross-attention if it has one, else of its self-attention.
+def record_attention(
+    model: nn.Module, layer_type: type[SelfAttention | CrossAttention]
+) -> Iterator[list[AttentionMap]]:
+    """Collect a map from each attention layer of this type that runs inside this context.
 
-    Hooks do this, so that the blocks need not know of it. Compiled blocks ignore them; run those eagerly.
+    Hooks do this, so that the layers need not know of it. Compiled blocks ignore hooks: run them eagerly here.
     """
     maps: list[AttentionMap] = []
 
-    def record(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def record(attend: nn.Module, inputs: tuple[Any, ...]) -> None:
         q, k, _, mask = inputs
         maps.append(attention_map(q, k, mask))
 
-    hooks = []
-    for block in blocks:
-        assert isinstance(block, Block)
-        attention = block.attention if block.cross_attention is None else block.cross_attention
-        hooks.append(attention.attend.register_forward_pre_hook(record))
+    layers = [module for module in model.modules() if isinstance(module, layer_type)]
+    hooks = [layer.attend.register_forward_pre_hook(record) for layer in layers]
     try:
         yield maps
     finally:

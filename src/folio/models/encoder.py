@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from folio.models.attention_maps import AttentionMap, record_attention
-from folio.models.blocks import EncoderOutput
+from folio.models.blocks import EncoderOutput, SelfAttention
 from folio.models.gpt import Transformer, build_output
 from folio.models.initialization import initialize
 from folio.models.masks import AttentionMask, padding_mask
@@ -37,7 +37,7 @@ class Encoder(Transformer):
 
     def attention_maps(self, tokens: Tensor) -> list[AttentionMap]:
         """Return what each layer attends to: (B, T) -> n_layers maps of (B, H, T, T)."""
-        with record_attention(self.blocks) as maps:
+        with record_attention(self, SelfAttention) as maps:
             self.hidden(tokens)
         return maps
 

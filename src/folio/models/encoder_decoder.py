@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from folio.models.attention_maps import AttentionMap, record_attention
-from folio.models.blocks import EncoderOutput
+from folio.models.blocks import CrossAttention, EncoderOutput, SelfAttention
 from folio.models.cache import KeyValueCache
 from folio.models.encoder import encode
 from folio.models.gpt import Transformer, build_output, decode
@@ -76,7 +76,8 @@ class EncoderDecoder(CountsParameters):
         With cross_attention they are (B, H, T, S), over the prefix; with hidden_cache (B, H, T, S + T), over prefix
         and text.
         """
-        with record_attention(self.decoder.blocks) as maps:
+        layer_type = CrossAttention if self.config.conditioning == "cross_attention" else SelfAttention
+        with record_attention(self.decoder, layer_type) as maps:
             self.hidden(tokens, prefix)
         n_tokens = tokens.size(1)
         return [AttentionMap(scores[:, :, -n_tokens:], weights[:, :, -n_tokens:]) for scores, weights in maps]

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from folio.models.attention_maps import AttentionMap, record_attention
-from folio.models.blocks import EncoderOutput, build_block, build_norm
+from folio.models.blocks import EncoderOutput, SelfAttention, build_block, build_norm
 from folio.models.cache import KeyValueCache
 from folio.models.cpu_linear import Linear
 from folio.models.initialization import initialize
@@ -96,7 +96,7 @@ class GPT(Transformer):
 
     def attention_maps(self, tokens: Tensor) -> list[AttentionMap]:
         """Return what each layer attends to: (B, T) -> n_layers maps of (B, H, T, T)."""
-        with record_attention(self.blocks) as maps:
+        with record_attention(self, SelfAttention) as maps:
             self.hidden(tokens)
         return maps
 
