@@ -153,7 +153,7 @@ def main(
 
 
 class Request(NamedTuple):
-    """What a text starts with."""
+    """The start of a text."""
 
     prompt: str
     prefix: str | None

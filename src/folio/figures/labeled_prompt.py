@@ -29,7 +29,7 @@ class LabeledPrompt(NamedTuple):
     divider: int
     """The first column after the prefix if both are there; else 0."""
     note: str
-    """What was left out because it does not fit; empty if nothing was."""
+    """Says what was left out because it does not fit; empty if nothing was."""
 
 
 def label_prompt(

@@ -11,7 +11,7 @@ from folio.models.masks import AttentionMask, causal_mask
 
 
 class AttentionMap(NamedTuple):
-    """What one layer attends to."""
+    """The attention of one layer."""
 
     scores: Tensor
     """(B, H, T, S): the products of queries and keys, neither scaled nor masked."""
