@@ -14,7 +14,6 @@ FORBIDDEN_FIRST_WORDS = {"Of", "What", "Those", "Whom", "Whose"}
 """A docstring that begins with one of these is a fragment: "Of the model" for "Number of layers of the model"."""
 
 NOT_DONE = {
-    "benchmarks",
     "scripts",
     "src/folio/cli/corpus.py",
     "src/folio/config/checks.py",

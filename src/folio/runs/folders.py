@@ -6,10 +6,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from folio.runtime.commands import command, override
 from folio.runtime.errors import FolioError
+from folio.runtime.plain_yaml import read_yaml
 
 
 def create_run_folder(output_dir: Path, name: str, now: datetime | None = None) -> Path:
@@ -39,15 +38,6 @@ def create_folder(base: Path, output_dir: Path) -> Path:
         ) from None
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Reads plain values without references, with which a few lines can describe a value too large for memory."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it holds a reference, which Folio does not write")
-        return super().compose_node(parent, index)
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the unchecked values of a run folder's config.yaml. No tag creates an object; nothing is interpolated.
 
@@ -55,10 +45,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     file = folder / "config.yaml"
     try:
-        values = yaml.load(file.read_text(encoding="utf-8"), _PlainLoader)
-    except (OSError, RecursionError, ValueError, yaml.YAMLError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise FolioError(f"{file} cannot be read ({reason}); give another run, or restore the file") from None
+        values = read_yaml(file)
+    except OSError as error:
+        raise FolioError(f"{file} cannot be read ({error.strerror}); give another run, or restore the file") from None
     if not isinstance(values, dict):
         raise FolioError(f"{file} holds no config; give another run, or restore the file")
     return values
