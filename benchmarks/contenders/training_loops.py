@@ -11,7 +11,8 @@ from benchmarks.contenders.protocol import Channel, WorkerSpec
 from benchmarks.contenders.step_timer import StepTimer, open_data
 from folio.config.run import RunConfig
 from folio.data.batches.batch import IGNORE_INDEX, Batch
-from folio.data.batches.windows import ValidationWindows, gather_windows, random_starts
+from folio.data.batches.order import random_indices
+from folio.data.batches.windows import ValidationWindows, gather_windows
 from folio.data.prepared import PreparedData
 from folio.distributed.devices import resolve_device
 from folio.models import Model, TransformerConfig, build_model
@@ -50,7 +51,7 @@ class TrainingLoop(ABC):
     def starts(self, number: int) -> np.ndarray:
         """Return where the windows of a step begin, (B,)."""
         n_starts = len(self.data.train.tokens) - self.model_config.context_length
-        return random_starts(n_starts, self.config.seed, number, self.config.training.batch_size)
+        return random_indices(n_starts, self.config.seed, number, self.config.training.batch_size)
 
     def set_learning_rate(self, number: int) -> None:
         set_learning_rate(self.optimizer, learning_rate(self.config, number))

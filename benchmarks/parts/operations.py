@@ -12,7 +12,8 @@ from torch import Tensor
 
 from benchmarks.options import Options
 from benchmarks.report.results import BenchmarkReport, Series
-from folio.data.batches.windows import gather_windows, random_starts
+from folio.data.batches.order import random_indices
+from folio.data.batches.windows import gather_windows
 from folio.objectives.losses import ChunkedCrossEntropy
 from folio.runtime.errors import FolioError
 
@@ -45,11 +46,11 @@ def measure_data(options: Options, report: BenchmarkReport) -> None:
         tokens = np.memmap(path, dtype=np.uint16, mode="r")
 
         def loop(step: int) -> Tensor:
-            starts = random_starts(len(tokens) - CONTEXT, 0, step, BATCH).tolist()
+            starts = random_indices(len(tokens) - CONTEXT, 0, step, BATCH).tolist()
             return torch.stack([torch.from_numpy(tokens[i : i + CONTEXT + 1].astype(np.int64)) for i in starts])
 
         def gather(step: int) -> Tensor:
-            starts = random_starts(len(tokens) - CONTEXT, 0, step, BATCH)
+            starts = random_indices(len(tokens) - CONTEXT, 0, step, BATCH)
             return torch.from_numpy(gather_windows(tokens, starts, CONTEXT))
 
         if not torch.equal(loop(0), gather(0)):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from workspace import FAMILIES, Workspace
 
-from folio.data.corpora.shards import read_manifest, shard_path, write_manifest
+from folio.data.corpora.manifest import read_manifest, shard_path, write_manifest
 from folio.data.token_file import TokenFile, sidecar_path
 
 TINY = (
@@ -111,7 +111,7 @@ REFUSALS = {
     "data=mixture data.parts={tiny.txt: -1}": "data.parts.tiny.txt",
     "data=mixture data.parts={tiny.txt: 1, nowhere/*.txt: 1}": "nowhere/*.txt matches no file in ",
     "data=mixture data.parts={mine: {weight: 1, name: text_file}}": "data.parts.mine.path=null must be a file",
-    "data=prepared data.path=nowhere": "data.path=nowhere is no prepared folder that can be used",
+    "data=prepared data.path=nowhere": "data.path=nowhere is not a prepared folder that can be used",
     "data=huggingface": "data=huggingface needs the name of a dataset",
 }
 

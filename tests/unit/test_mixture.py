@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from folio.config.tokenizer import choose_tokenizer
 from folio.data.batches.mixture import MIXTURE_BLOCK, Mixture, draws_per_block
-from folio.data.batches.windows import TrainingBatches
+from folio.data.batches.order import TrainingBatches
 from folio.data.corpora.mixture import CorpusMixture, WeightedSource, join_corpora
 from folio.data.corpora.single_text import TextFile
 from folio.runtime.errors import FolioError
@@ -80,13 +80,15 @@ def test_other_seeds_and_steps_are_other_batches() -> None:
 
 def test_training_batches_take_the_mixture_whatever_the_micro_batch_and_the_rank() -> None:
     mixture = mixture_of((1.0, 2.0), (40, 60))
-    common = {"window_order": "shuffled", "n_starts": 100, "seed": 3, "batch_size": 8, "first_step": 2, "n_steps": 5}
-    whole = [draw.indices.tolist() for draw in TrainingBatches(**common, micro_batch_size=8, mixture=mixture)]
+    common = {"window_order": "shuffled", "n_indices": 100, "seed": 3, "batch_size": 8, "first_step": 2, "n_steps": 5}
+    whole = [
+        micro_batch.indices.tolist() for micro_batch in TrainingBatches(**common, micro_batch_size=8, mixture=mixture)
+    ]
     assert whole == [mixture.indices("shuffled", 3, step, 8).tolist() for step in range(2, 5)]
     halves = [
         [
-            draw.indices.tolist()
-            for draw in TrainingBatches(**common, micro_batch_size=2, rank=rank, world_size=2, mixture=mixture)
+            micro_batch.indices.tolist()
+            for micro_batch in TrainingBatches(**common, micro_batch_size=2, rank=rank, world_size=2, mixture=mixture)
         ]
         for rank in range(2)
     ]

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from folio.data.batches.batch import IGNORE_INDEX, Batch
+from folio.data.batches.order import MicroBatch, TrainingBatches
 from folio.data.batches.prefixes import PrefixTrainingWindows, PrefixValidationWindows
-from folio.data.batches.windows import MicroBatch, TrainingBatches
 from folio.runtime.errors import FolioError
 
 seeds = st.integers(0, 2**64 - 1)
@@ -18,14 +18,14 @@ seeds = st.integers(0, 2**64 - 1)
 
 @st.composite
 def sizes(draw: st.DrawFn) -> tuple[int, int, int, int]:
-    """Number of tokens, context length, least and greatest prefix."""
-    context_length, greatest = draw(st.integers(1, 12)), draw(st.integers(1, 20))
-    least = draw(st.integers(1, greatest))
-    return context_length + greatest + draw(st.integers(0, 100)), context_length, least, greatest
+    """Number of tokens, context length, shortest and longest prefix."""
+    context_length, longest = draw(st.integers(1, 12)), draw(st.integers(1, 20))
+    shortest = draw(st.integers(1, longest))
+    return context_length + longest + draw(st.integers(0, 100)), context_length, shortest, longest
 
 
 def prefixes_of(batch: Batch) -> list[list[int]]:
-    """Each prefix without its padding, which is checked to be zeros and no wider than it must be."""
+    """Return each prefix without its padding, after checking that the padding is zeros and no wider than needed."""
     assert batch.prefix is not None
     assert batch.prefix_lengths is not None
     lengths = batch.prefix_lengths.tolist()
@@ -60,19 +60,19 @@ def test_the_validation_of_a_split_by_hand() -> None:
 def test_a_prefix_precedes_its_continuation_and_has_a_length_in_range(
     sizes: tuple[int, int, int, int], seed: int, step: int
 ) -> None:
-    n_tokens, context_length, least, greatest = sizes
+    n_tokens, context_length, shortest, longest = sizes
     windows = PrefixTrainingWindows(
-        np.arange(1, n_tokens + 1), context_length, seed=seed, min_prefix_length=least, max_prefix_length=greatest
+        np.arange(1, n_tokens + 1), context_length, seed=seed, min_prefix_length=shortest, max_prefix_length=longest
     )
-    assert len(windows) == n_tokens - context_length - greatest + 1
+    assert len(windows) == n_tokens - context_length - longest + 1
     starts = np.arange(len(windows))
     batch = windows.__getitems__(MicroBatch(step, starts, slice(None)))
     prefixes = prefixes_of(batch)
-    assert all(least <= len(prefix) <= greatest for prefix in prefixes)
+    assert all(shortest <= len(prefix) <= longest for prefix in prefixes)
     assert batch.n_tokens == sum(map(len, prefixes)) + batch.tokens.numel()
     # The text counts from 1, so what comes after a token is one more.
     for start, prefix, tokens, targets in zip(starts, prefixes, batch.tokens, batch.targets, strict=True):
-        continuation = list(range(start + greatest + 1, start + greatest + context_length + 1))
+        continuation = list(range(start + longest + 1, start + longest + context_length + 1))
         assert targets.tolist() == continuation
         assert prefix == list(range(continuation[0] - len(prefix), continuation[0]))
         assert tokens.tolist() == [prefix[-1], *continuation[:-1]]
@@ -95,12 +95,14 @@ def test_a_step_is_the_same_however_its_batch_is_cut(cut: tuple[int, int, int], 
     corpus = np.arange(1, 200)
     windows = PrefixTrainingWindows(corpus, 8, seed=seed, min_prefix_length=1, max_prefix_length=16)
     micro_batches = [
-        windows.__getitems__(draw)
+        windows.__getitems__(micro_batch)
         for rank in range(world_size)
-        for draw in TrainingBatches("random", len(windows), seed, batch_size, micro_batch_size, 3, 4, rank, world_size)
+        for micro_batch in TrainingBatches(
+            "random", len(windows), seed, batch_size, micro_batch_size, 3, 4, rank, world_size
+        )
     ]
-    (draw,) = TrainingBatches("random", len(windows), seed, batch_size, batch_size, 3, 4)
-    whole = windows.__getitems__(draw)
+    (micro_batch,) = TrainingBatches("random", len(windows), seed, batch_size, batch_size, 3, 4)
+    whole = windows.__getitems__(micro_batch)
     assert [prefix for batch in micro_batches for prefix in prefixes_of(batch)] == prefixes_of(whole)
     assert torch.equal(torch.cat([batch.tokens for batch in micro_batches]), whole.tokens)
     assert torch.equal(torch.cat([batch.targets for batch in micro_batches]), whole.targets)
@@ -121,16 +123,16 @@ def test_prefix_lengths_depend_on_seed_and_step() -> None:
 
 @given(sizes())
 def test_validation_asks_for_every_token_after_the_longest_prefix_once(sizes: tuple[int, int, int, int]) -> None:
-    n_tokens, context_length, least, greatest = sizes
+    n_tokens, context_length, shortest, longest = sizes
     corpus = np.arange(1, n_tokens + 1)
-    windows = PrefixValidationWindows(corpus, context_length, min_prefix_length=least, max_prefix_length=greatest)
+    windows = PrefixValidationWindows(corpus, context_length, min_prefix_length=shortest, max_prefix_length=longest)
     batch = windows.__getitems__(range(len(windows)))
     counted = batch.targets != IGNORE_INDEX
-    assert batch.targets[counted].tolist() == corpus[greatest:].tolist()
+    assert batch.targets[counted].tolist() == corpus[longest:].tolist()
     assert torch.equal(batch.tokens[counted] + 1, batch.targets[counted])
-    assert len(windows) == math.ceil((n_tokens - greatest) / context_length)
+    assert len(windows) == math.ceil((n_tokens - longest) / context_length)
     for prefix, first_read in zip(prefixes_of(batch), batch.tokens[:, 0].tolist(), strict=True):
-        assert least <= len(prefix) <= greatest
+        assert shortest <= len(prefix) <= longest
         assert prefix == list(range(first_read + 1 - len(prefix), first_read + 1))
 
 
@@ -138,9 +140,9 @@ def test_validation_asks_for_every_token_after_the_longest_prefix_once(sizes: tu
 def test_validation_does_not_depend_on_the_batch_size(
     sizes: tuple[int, int, int, int], batch_size: int, shuffled: bool
 ) -> None:
-    n_tokens, context_length, least, greatest = sizes
+    n_tokens, context_length, shortest, longest = sizes
     windows = PrefixValidationWindows(
-        np.arange(n_tokens), context_length, min_prefix_length=least, max_prefix_length=greatest, shuffled=shuffled
+        np.arange(n_tokens), context_length, min_prefix_length=shortest, max_prefix_length=longest, shuffled=shuffled
     )
     numbers = range(len(windows))
     whole = prefixes_of(windows.__getitems__(numbers))
@@ -150,10 +152,14 @@ def test_validation_does_not_depend_on_the_batch_size(
 
 @given(sizes())
 def test_shuffled_prefixes_are_those_of_other_windows_each_once(sizes: tuple[int, int, int, int]) -> None:
-    n_tokens, context_length, least, greatest = sizes
+    n_tokens, context_length, shortest, longest = sizes
     right, shuffled = (
         PrefixValidationWindows(
-            np.arange(n_tokens), context_length, min_prefix_length=least, max_prefix_length=greatest, shuffled=shuffled
+            np.arange(n_tokens),
+            context_length,
+            min_prefix_length=shortest,
+            max_prefix_length=longest,
+            shuffled=shuffled,
         )
         for shuffled in (False, True)
     )

@@ -15,7 +15,8 @@ from folio.config.section import ConfigError
 from folio.config.trainer import TrainerConfig
 from folio.data.batches.batch import IGNORE_INDEX
 from folio.data.batches.loaders import validation_loader
-from folio.data.batches.windows import TrainingBatches, TrainingWindows, ValidationWindows
+from folio.data.batches.order import TrainingBatches
+from folio.data.batches.windows import TrainingWindows, ValidationWindows
 from folio.distributed.context import DistributedContext
 from folio.distributed.environment import SINGLE_RANK, RankInfo, check_processes, rank_from_environment
 from folio.distributed.strategies import build_strategy
@@ -84,7 +85,7 @@ def test_each_step_reads_the_same_windows_once_however_it_is_cut(
     def first_tokens(rank: int, size: int, at_once: int) -> list[list[int]]:
         """Of the windows of each step."""
         batches = TrainingBatches(order, len(dataset), 1, 8, at_once, 0, 5, rank, size)
-        read = [dataset.__getitems__(draw).tokens[:, 0].tolist() for draw in batches]
+        read = [dataset.__getitems__(micro_batch).tokens[:, 0].tolist() for micro_batch in batches]
         per_step = 8 // (size * at_once)
         return [list(chain(*read[step * per_step : (step + 1) * per_step])) for step in range(5)]
 

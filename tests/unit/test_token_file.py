@@ -1,4 +1,4 @@
-"""A token file gives back what was written, or says what is wrong with it."""
+"""A token file returns what was written, or says what is wrong with it."""
 
 import json
 import math
@@ -109,7 +109,7 @@ def change_sidecar(**changes: Any) -> Any:
 @pytest.mark.parametrize(
     ("damage", "fault"),
     [
-        (cut, "has 6 bytes where its sidecar promises 8"),
+        (cut, "has 6 bytes, but its sidecar says 8"),
         (alter_one_byte, "was altered"),
         (remove, "is missing"),
         (remove_sidecar, "has no sidecar"),

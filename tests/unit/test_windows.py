@@ -14,20 +14,15 @@ from torch.utils.data import DataLoader
 
 from folio.data.batches.batch import IGNORE_INDEX, Batch
 from folio.data.batches.loaders import token_loader, validation_loader
-from folio.data.batches.random_numbers import RandomStream, random_uint64
+from folio.data.batches.order import WINDOW_ORDERS, MicroBatch, TrainingBatches, random_indices, shuffled_indices
+from folio.data.batches.random_numbers import Permutation, RandomStream, random_uint64
 from folio.data.batches.windows import (
-    WINDOW_ORDERS,
-    MicroBatch,
-    Permutation,
-    TrainingBatches,
     TrainingWindows,
     ValidationWindows,
     gather_spans,
     gather_windows,
     n_window_starts,
-    random_starts,
     sequential_windows,
-    shuffled_starts,
 )
 from folio.runtime.errors import FolioError
 
@@ -35,16 +30,16 @@ seeds = st.integers(0, 2**64 - 1)
 
 
 @given(seeds, st.integers(0, 2**64 - 1), st.integers(0, 30), st.integers(0, 30))
-def test_fewer_random_words_are_the_first_of_more(seed: int, index: int, n_words: int, n_more: int) -> None:
-    words = random_uint64(seed, index, n_words + n_more, RandomStream.MASKS)
-    assert random_uint64(seed, index, n_words, RandomStream.MASKS).tolist() == words[:n_words].tolist()
+def test_fewer_random_numbers_are_the_first_of_more(seed: int, index: int, n: int, n_more: int) -> None:
+    numbers = random_uint64(seed, index, n + n_more, RandomStream.MASKS)
+    assert random_uint64(seed, index, n, RandomStream.MASKS).tolist() == numbers[:n].tolist()
 
 
-def test_streams_share_no_words() -> None:
-    words = np.stack([random_uint64(seed=1, index=2, n_words=10_000, stream=stream) for stream in RandomStream])
-    assert len(np.unique(words)) == words.size
+def test_streams_share_no_numbers() -> None:
+    numbers = np.stack([random_uint64(seed=1, index=2, n=10_000, stream=stream) for stream in RandomStream])
+    assert len(np.unique(numbers)) == numbers.size
     # Correlations of independent values have a standard error of 1 / sqrt(10_000).
-    assert abs(np.corrcoef(words.astype(np.float64)) - np.eye(len(RandomStream))).max() < 0.05
+    assert abs(np.corrcoef(numbers.astype(np.float64)) - np.eye(len(RandomStream))).max() < 0.05
 
 
 @given(st.integers(1, 3000), seeds, st.integers(0, 2**40))
@@ -60,7 +55,7 @@ def test_the_permutation_stays_in_range_whatever_its_size(n: int, seed: int) -> 
     assert len(np.unique(values)) == len(values)
 
 
-def test_a_permutation_of_a_huge_range_needs_memory_for_the_batch_alone() -> None:
+def test_a_permutation_of_a_huge_range_needs_memory_only_for_the_batch() -> None:
     n = 10**11
     values = Permutation(n, seed=1)(np.arange(n - 100_000, n))
     assert len(np.unique(values)) == 100_000
@@ -81,42 +76,42 @@ def test_a_permutation_leaves_no_trace_of_the_order() -> None:
     assert abs(np.corrcoef(values[1:], values[:-1])[0, 1]) < 0.05
 
 
-@pytest.mark.parametrize("choose_starts", WINDOW_ORDERS.values())
-def test_starts_depend_on_seed_and_step_alone(choose_starts: object) -> None:
-    assert callable(choose_starts)
-    first = choose_starts(1000, 7, 3, 16)
+@pytest.mark.parametrize("choose_indices", WINDOW_ORDERS.values())
+def test_indices_depend_only_on_seed_and_step(choose_indices: object) -> None:
+    assert callable(choose_indices)
+    first = choose_indices(1000, 7, 3, 16)
     np.random.seed(0)
     torch.manual_seed(0)
-    assert first.tolist() == choose_starts(1000, 7, 3, 16).tolist()
+    assert first.tolist() == choose_indices(1000, 7, 3, 16).tolist()
     assert first.dtype == np.int64
-    assert first.tolist() != choose_starts(1000, 8, 3, 16).tolist()
-    assert first.tolist() != choose_starts(1000, 7, 4, 16).tolist()
+    assert first.tolist() != choose_indices(1000, 8, 3, 16).tolist()
+    assert first.tolist() != choose_indices(1000, 7, 4, 16).tolist()
 
 
-def test_starts_draw_nothing_from_the_global_generators() -> None:
+def test_indices_draw_nothing_from_the_global_generators() -> None:
     numpy_state, torch_state = np.random.get_state()[1].copy(), torch.get_rng_state()
-    random_starts(1000, 1, 1, 16)
-    shuffled_starts(1000, 1, 1, 16)
+    random_indices(1000, 1, 1, 16)
+    shuffled_indices(1000, 1, 1, 16)
     assert (np.random.get_state()[1] == numpy_state).all()
     assert torch.equal(torch.get_rng_state(), torch_state)
 
 
-def test_random_starts_are_the_same_with_every_numpy() -> None:
-    assert random_starts(1000, 1337, 0, 4).tolist() == [985, 347, 78, 213]
+def test_random_indices_are_the_same_with_every_numpy() -> None:
+    assert random_indices(1000, 1337, 0, 4).tolist() == [985, 347, 78, 213]
 
 
-def test_random_starts_are_uniform() -> None:
-    counts = np.bincount(random_starts(10, seed=0, step=0, batch_size=100_000), minlength=10)
+def test_random_indices_are_uniform() -> None:
+    counts = np.bincount(random_indices(10, seed=0, step=0, batch_size=100_000), minlength=10)
     # Binomial counts: mean 10,000, standard deviation 95.
     assert abs(counts - 10_000).max() < 5 * 95
 
 
 @given(st.integers(1, 60), st.integers(1, 25), seeds, st.integers(1, 3))
-def test_shuffled_starts_come_once_an_epoch(n_starts: int, batch_size: int, seed: int, n_epochs: int) -> None:
-    n_steps = math.ceil(n_epochs * n_starts / batch_size)
-    stream = np.concatenate([shuffled_starts(n_starts, seed, step, batch_size) for step in range(n_steps)])
+def test_shuffled_indices_occur_once_an_epoch(n_indices: int, batch_size: int, seed: int, n_epochs: int) -> None:
+    n_steps = math.ceil(n_epochs * n_indices / batch_size)
+    stream = np.concatenate([shuffled_indices(n_indices, seed, step, batch_size) for step in range(n_steps)])
     for epoch in range(n_epochs):
-        assert sorted(stream[epoch * n_starts : (epoch + 1) * n_starts].tolist()) == list(range(n_starts))
+        assert sorted(stream[epoch * n_indices : (epoch + 1) * n_indices].tolist()) == list(range(n_indices))
 
 
 @given(
@@ -138,16 +133,18 @@ def test_the_batch_of_a_step_depends_on_neither_ranks_nor_micro_batches(
             )
             rows += list(islice(batches, n_micro))
         whole = WINDOW_ORDERS[window_order](500, seed, step, batch_size).tolist()
-        assert {len(draw.indices) for draw in rows} == {micro_batch_size}
-        assert np.concatenate([draw.indices for draw in rows]).tolist() == whole
-        assert all(draw.step == step and draw.batch_indices.tolist() == whole for draw in rows)
+        assert {len(micro_batch.indices) for micro_batch in rows} == {micro_batch_size}
+        assert np.concatenate([micro_batch.indices for micro_batch in rows]).tolist() == whole
+        assert all(micro_batch.step == step and micro_batch.batch_indices.tolist() == whole for micro_batch in rows)
 
 
-def test_a_run_that_goes_on_sees_the_rest_of_the_batches_and_the_same_length() -> None:
+def test_a_resumed_run_sees_the_rest_of_the_batches_and_the_same_length() -> None:
     whole = TrainingBatches("shuffled", 100, 0, 12, 4, first_step=0, n_steps=5)
     rest = TrainingBatches("shuffled", 100, 0, 12, 4, first_step=3, n_steps=5)
     assert len(whole) == len(rest) == len(list(whole)) == 15
-    assert [draw.indices.tolist() for draw in rest] == [draw.indices.tolist() for draw in whole][9:]
+    assert [micro_batch.indices.tolist() for micro_batch in rest] == [
+        micro_batch.indices.tolist() for micro_batch in whole
+    ][9:]
 
 
 @given(st.integers(1, 40), st.integers(1, 300))
@@ -164,7 +161,7 @@ def test_sequential_windows_count_each_target_once(context_length: int, n_more: 
     assert batch.n_tokens == inputs.numel()
 
 
-def test_the_last_sequential_window_is_moved_back_to_stay_full() -> None:
+def test_the_last_sequential_window_starts_earlier_to_stay_full() -> None:
     windows = sequential_windows(n_tokens=11, context_length=4)
     assert windows.starts.tolist() == [0, 4, 6]
     assert windows.first_counted.tolist() == [0, 0, 2]
@@ -215,7 +212,7 @@ def test_a_loader_gives_the_same_batches_with_any_number_of_workers(n_workers: i
     batches = TrainingBatches("random", len(windows), 5, 4, 2, first_step=1, n_steps=3)
     loader = DataLoader(windows, batch_sampler=batches, collate_fn=pass_through, num_workers=n_workers)
     seen = [batch.tokens[:, 0].tolist() for batch in loader]
-    assert seen == [draw.indices.tolist() for draw in batches]
+    assert seen == [micro_batch.indices.tolist() for micro_batch in batches]
     assert len(loader) == 6
 
 
@@ -223,7 +220,9 @@ def test_the_loaders_hand_over_what_the_dataset_makes() -> None:
     corpus = np.arange(1000, dtype="<u2")
     batches = TrainingBatches("shuffled", 992, 5, 4, 2, first_step=1, n_steps=3)
     loader = token_loader(TrainingWindows(corpus, 8), batches)
-    assert [batch.tokens[:, 0].tolist() for batch in loader] == [draw.indices.tolist() for draw in batches]
+    assert [batch.tokens[:, 0].tolist() for batch in loader] == [
+        micro_batch.indices.tolist() for micro_batch in batches
+    ]
     loader = validation_loader(ValidationWindows(corpus, 8), batch_size=60)
     assert [len(batch.tokens) for batch in loader] == [60, 60, 5]
     assert torch.cat([batch.tokens[:, 0] for batch in loader])[:-1].tolist() == list(range(0, 992, 8))

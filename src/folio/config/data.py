@@ -21,7 +21,7 @@ ValFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 class PathMeaning(NamedTuple):
-    """What data.path is for a kind of corpus."""
+    """The meaning of data.path for a kind of corpus, with an example."""
 
     noun: str
     example: str
@@ -35,7 +35,7 @@ class DataConfig(Option):
 
     name: str
     path_meaning: ClassVar[PathMeaning | None] = None
-    """What data.path is; None if there is nothing to give."""
+    """Meaning of data.path; None if there is no path to give."""
     path: str | None
     window_order: WindowOrder
 

@@ -1,4 +1,4 @@
-"""What training needs of a corpus, whatever it was prepared from."""
+"""A corpus as training needs it, whatever it was prepared from."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

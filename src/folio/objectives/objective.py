@@ -12,7 +12,7 @@ from folio.config.run import RunConfig
 from folio.data.batches.batch import Batch
 from folio.data.batches.loaders import token_loader, validation_loader
 from folio.data.batches.mixture import Mixture
-from folio.data.batches.windows import MicroBatch, TrainingBatches
+from folio.data.batches.order import MicroBatch, TrainingBatches
 from folio.data.prepared import PreparedData, TokenSplit
 from folio.data.token_file import TokenFileInfo
 from folio.distributed.context import SINGLE_PROCESS, DistributedContext
@@ -94,7 +94,7 @@ class Objective(ABC):
         dataset, training = self.training_dataset(), self.config.training
         batches = TrainingBatches(
             window_order=self.config.data.window_order,
-            n_starts=len(dataset),
+            n_indices=len(dataset),
             seed=self.config.seed,
             batch_size=training.batch_size,
             micro_batch_size=self.config.micro_batch_size,

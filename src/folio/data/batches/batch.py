@@ -1,4 +1,4 @@
-"""What a loader hands to a model, whatever the objective."""
+"""The batch that a loader gives to a model, for every objective."""
 
 from typing import Any, NamedTuple
 
@@ -6,22 +6,22 @@ import torch
 from torch import Tensor
 
 IGNORE_INDEX = -100
-"""The target that torch's cross entropy leaves out, by its default."""
+"""Target that is left out of the loss; the default of torch's cross entropy."""
 
 
 class Batch(NamedTuple):
-    """B sequences, of which an objective takes the fields that it knows. Lightning moves a tuple to a device.
+    """B sequences. An objective uses the fields that it needs. Lightning moves a tuple to a device.
 
-    `tokens` (B, T) int64 are what the model reads, and `targets` (B, T) int64 what it is asked for at each of them:
-    IGNORE_INDEX where it is asked for nothing. Where rows differ in length, `lengths` (B,) int64 counts the tokens
-    of each, and zeros pad its end; None says that no row is padded. `prefix` (B, S) int64 is what an encoder reads,
-    padded with zeros at the end, and `prefix_lengths` (B,) int64 how much of each row is text.
+    `tokens` (B, T) int64 are the inputs, and `targets` (B, T) int64 what the model should predict at each of them, or
+    IGNORE_INDEX. If rows differ in length, they are padded with zeros at the end, and `lengths` (B,) int64 counts the
+    tokens of each; None means that there is no padding. `prefix` (B, S) int64 is the input of an encoder, padded with
+    zeros at the end, and `prefix_lengths` (B,) int64 is its length in each row.
 
-    `n_tokens` counts the tokens that are read, those of the prefix included and padding left out: the pace of a run.
+    `n_tokens` counts the input tokens, including the prefix and without padding. Throughput is measured in these.
 
-    `weight` makes the loss of a step the mean over all targets of the global batch, however it is cut: it is the
-    share of these targets that this micro batch holds, times the number of micro batches, so that the mean over
-    the micro batches of weight x mean loss is that mean.
+    `weight` makes the loss of a step the mean over all targets of the global batch, however the batch is divided: it is
+    the share of these targets in this micro-batch times the number of micro-batches. So the mean over micro-batches of
+    weight x mean loss is the mean over all targets.
     """
 
     tokens: Tensor
@@ -33,7 +33,7 @@ class Batch(NamedTuple):
     weight: float = 1.0
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on a device."""
+        """Return the same batch on a device."""
         moved: dict[str, Any] = {
             name: part.to(device) for name, part in self._asdict().items() if isinstance(part, Tensor)
         }

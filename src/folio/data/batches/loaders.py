@@ -12,7 +12,7 @@ from folio.data.batches.batch import IGNORE_INDEX, Batch
 def validation_loader(
     dataset: Dataset[Batch], batch_size: int, rank: int = 0, world_size: int = 1
 ) -> DataLoader[Batch]:
-    """A whole dataset in order, every item once; of many processes each takes its share of the batches."""
+    """Return a loader of the whole dataset in order, every item once. Several processes share the batches."""
     assert isinstance(dataset, Sized)
     batches = BatchSampler(SequentialSampler(dataset), batch_size, drop_last=False)
     if world_size == 1:
@@ -21,13 +21,14 @@ def validation_loader(
 
 
 class DummyIndices(list[int]):
-    """Indices of a batch that takes part for the sake of its shape: another process counts its targets."""
+    """Indices of a batch that only keeps the ranks in step. Another process counts its targets."""
 
 
 class DistributedBatchSampler(Sampler[list[int]]):
-    """Every `world_size`-th batch, as many for each rank: sharded weights are gathered for each batch by all of them.
+    """Every `world_size`-th batch, with the same number of batches for each rank.
 
-    Where the batches cannot be dealt out evenly, the last ones are `DummyIndices`.
+    The number must be the same because all ranks take part in gathering sharded weights for each batch. If the batches
+    cannot be divided evenly, the last ones are DummyIndices.
     """
 
     def __init__(self, batches: BatchSampler, rank: int, world_size: int) -> None:
@@ -50,7 +51,7 @@ class DistributedBatchSampler(Sampler[list[int]]):
 
 
 class MaskDummyBatches(Dataset[Batch]):
-    """A dataset that leaves the targets out of a batch of `DummyIndices` indices."""
+    """A dataset that sets all targets of a batch of DummyIndices to IGNORE_INDEX."""
 
     def __init__(self, dataset: Any) -> None:
         self._dataset = dataset
@@ -63,13 +64,13 @@ class MaskDummyBatches(Dataset[Batch]):
 
 
 def token_loader(dataset: Dataset[Batch], batches: Iterable[Any]) -> DataLoader[Batch]:
-    """A loader whose dataset makes a whole batch at once, in this process: a gather is cheaper than a worker.
+    """Return a loader whose dataset makes a whole batch at once, in this process: a gather is cheaper than a worker.
 
-    The generator is the loader's own. Without one, each iteration would draw a seed from the global generator,
-    and a validation more or less would change the dropout of every step after it.
+    The loader has a generator of its own. Without one, each iteration would draw a seed from the global generator, and
+    one more validation would change the dropout of every later step.
     """
-    return DataLoader(dataset, batch_sampler=batches, collate_fn=_as_it_is, generator=torch.Generator())
+    return DataLoader(dataset, batch_sampler=batches, collate_fn=_identity, generator=torch.Generator())
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch

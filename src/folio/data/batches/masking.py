@@ -1,7 +1,7 @@
-"""Masked language modelling: lines in which some tokens are hidden, and the model is asked for these alone.
+"""Masked language modelling: lines in which some tokens are hidden, and only these are to be predicted.
 
-Source: Devlin et al. 2019, "BERT", section 3.1 and appendix A.1. The masks of a line are drawn anew each time that
-it comes, as in RoBERTa (Liu et al. 2019), and those of validation are fixed.
+Source: Devlin et al. 2019, "BERT", section 3.1 and appendix A.1. A line is masked differently each time that it is
+read, as in RoBERTa (Liu et al. 2019); the masks of validation are fixed.
 
 Shapes: B lines in a batch, T tokens in the longest of them.
 """
@@ -15,25 +15,26 @@ from torch.utils.data import Dataset
 
 from folio.data.batches.batch import IGNORE_INDEX, Batch
 from folio.data.batches.lines import Lines
+from folio.data.batches.order import MicroBatch
 from folio.data.batches.random_numbers import RandomStream, random_uint64, uniform_fractions, uniform_integers
-from folio.data.batches.windows import MicroBatch, as_tensor
+from folio.data.batches.windows import as_tensor
 from folio.data.sharded_tokens import Tokens
 
-WORDS_PER_TOKEN = 3
-"""Random words for each token: whether it is asked for, what becomes of it, and which symbol takes its place."""
+RANDOMS_PER_TOKEN = 3
+"""Random numbers for each token: whether it is a target, how it is hidden, and which symbol may replace it."""
 
+COUNT_CHUNK_TOKENS = 1 << 20
 
-COUNTED_AT_ONCE = 1 << 20
-MOST_COUNTED = 1 << 26
-"""Training tokens that a baseline looks at, so that a start takes no longer on a larger corpus."""
+MAX_COUNTED_TOKENS = 1 << 26
+"""Number of training tokens that a baseline counts, so that a larger corpus does not delay the start."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Masking:
-    """How much of a line a model is asked for, and how that is hidden: the shares are BERT's.
+    """Share of a line's tokens that are targets, and how they are hidden. The default shares are BERT's.
 
-    Of the tokens asked for, the share `mask_share` becomes `mask_id` and `random_share` a symbol in [0, n_symbols).
-    The rest stays: after training no mask is read, so the model must heed a token at its own place too.
+    The share `mask_share` of the targets is replaced by `mask_id`, and `random_share` by a symbol in [0, n_symbols).
+    The rest stays as it is: no input has masks after training, so the model must also use the token at each position.
     """
 
     mask_id: int
@@ -44,34 +45,34 @@ class Masking:
 
 
 def mask_tokens(
-    tokens: np.ndarray, lengths: np.ndarray, words: np.ndarray, masking: Masking
+    tokens: np.ndarray, lengths: np.ndarray, random: np.ndarray, masking: Masking
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the model reads, and what it is asked for: inputs and targets, both (B, T) int64.
+    """Return inputs and targets, both (B, T) int64; targets are IGNORE_INDEX where nothing is to be predicted.
 
-    In each line exactly `n_asked` tokens are asked for, and all choices of so many are equally likely; what becomes
-    of each is drawn for itself. Targets are the tokens themselves there, and IGNORE_INDEX elsewhere.
+    In each line exactly `n_targets` tokens are targets, and all choices of that many are equally likely. How each of
+    them is hidden is drawn independently.
 
-    Shapes: tokens (B, T), lengths (B,), words (B, T or more, WORDS_PER_TOKEN) uint64. A row depends on nothing but
-    its own tokens, length and words; how far it is padded does not matter.
+    Shapes: tokens (B, T), lengths (B,), random (B, T or more, RANDOMS_PER_TOKEN) uint64. A row depends only on its own
+    tokens, length and random numbers, not on its padding.
     """
-    ranks, actions, symbols = np.moveaxis(words[:, : tokens.shape[1]], 2, 0)  # each (B, T)
-    asked = _smallest(ranks, lengths, n_asked(lengths, masking.mask_fraction))
+    ranks, actions, symbols = np.moveaxis(random[:, : tokens.shape[1]], 2, 0)  # each (B, T)
+    is_target = _lowest(ranks, lengths, n_targets(lengths, masking.mask_fraction))
     action = uniform_fractions(actions)
     hidden = np.where(action < masking.mask_share, masking.mask_id, uniform_integers(symbols, masking.n_symbols))
-    inputs = np.where(asked & (action < masking.mask_share + masking.random_share), hidden, tokens)
-    return inputs, np.where(asked, tokens, IGNORE_INDEX)
+    inputs = np.where(is_target & (action < masking.mask_share + masking.random_share), hidden, tokens)
+    return inputs, np.where(is_target, tokens, IGNORE_INDEX)
 
 
-def n_asked(lengths: np.ndarray, mask_fraction: float) -> np.ndarray:
-    """(B,) int64: how many tokens of lines of these lengths are asked for, at least one."""
+def n_targets(lengths: np.ndarray, mask_fraction: float) -> np.ndarray:
+    """Return the number of targets in lines of these lengths, at least one: (B,) int64."""
     return np.maximum(1, np.rint(mask_fraction * lengths)).astype(np.int64)
 
 
-def _smallest(ranks: np.ndarray, lengths: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """(B, T) bool: where in each row the `counts` smallest of the first `lengths` ranks are."""
+def _lowest(ranks: np.ndarray, lengths: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return where the `counts` lowest of the first `lengths` ranks of each row are: (B, T) bool."""
     columns = np.arange(ranks.shape[1])
     padded_last = np.where(columns < lengths[:, None], ranks, np.iinfo(np.uint64).max)
-    # Stable, so that padding loses also to an equal rank.
+    # Stable, so that a token precedes padding even if its rank is the maximum.
     order = np.argsort(padded_last, axis=1, kind="stable")
     chosen = np.zeros(ranks.shape, dtype=bool)
     np.put_along_axis(chosen, order, columns < counts[:, None], axis=1)
@@ -79,7 +80,7 @@ def _smallest(ranks: np.ndarray, lengths: np.ndarray, counts: np.ndarray) -> np.
 
 
 class MaskedTrainingLines(Dataset[Batch]):
-    """Lines with masks that are a function of (seed, step) and a line's place in the global batch.
+    """Lines with masks that are a function of (seed, step) and a line's position in the global batch.
 
     `len` is the number of lines, and an index is a line's number.
     """
@@ -93,25 +94,28 @@ class MaskedTrainingLines(Dataset[Batch]):
         return len(self._lines)
 
     def n_before(self, positions: np.ndarray) -> np.ndarray:
-        """(N,) int64: how many lines begin before each position of a token."""
+        """Return how many lines begin before each position of a token: (N,) int64."""
         return self._lines.n_before(positions)
 
-    def __getitems__(self, draw: MicroBatch) -> Batch:
-        tokens, lengths = self._lines.gather(draw.indices)
-        # For max_length columns, so that the words of a row do not depend on how long the other lines are.
-        shape = len(draw.batch_indices), self._lines.max_length, WORDS_PER_TOKEN
-        words = random_uint64(self._seed, draw.step, math.prod(shape), RandomStream.MASKS).reshape(shape)
-        inputs, targets = mask_tokens(tokens, lengths, words[draw.rows], self._masking)
-        return _padded_batch(inputs, targets, lengths, self._weight(draw))
+    def __getitems__(self, micro_batch: MicroBatch) -> Batch:
+        tokens, lengths = self._lines.gather(micro_batch.indices)
+        # For max_length columns, so that the numbers of a row do not depend on the length of the other lines.
+        shape = len(micro_batch.batch_indices), self._lines.max_length, RANDOMS_PER_TOKEN
+        random = random_uint64(self._seed, micro_batch.step, math.prod(shape), RandomStream.MASKS).reshape(shape)
+        inputs, targets = mask_tokens(tokens, lengths, random[micro_batch.rows], self._masking)
+        return _padded_batch(inputs, targets, lengths, self._weight(micro_batch))
 
-    def _weight(self, draw: MicroBatch) -> float:
-        n_targets = n_asked(self._lines.lengths[draw.batch_indices], self._masking.mask_fraction)
-        return float(n_targets[draw.rows].mean() / n_targets.mean())
+    def _weight(self, micro_batch: MicroBatch) -> float:
+        counts = n_targets(self._lines.lengths[micro_batch.batch_indices], self._masking.mask_fraction)
+        return float(counts[micro_batch.rows].mean() / counts.mean())
 
 
 class MaskedValidationLines(Dataset[Batch]):
-    """Every line once, in order. Its masks are a function of its number alone, so that any two models, whatever
-    their seeds and batches, are asked the same."""
+    """Every line once, in order.
+
+    The masks of a line are a function of its number alone, so that all models, whatever their seeds and batch sizes,
+    have the same targets.
+    """
 
     def __init__(self, lines: Lines, masking: Masking) -> None:
         self.masking = masking
@@ -122,11 +126,10 @@ class MaskedValidationLines(Dataset[Batch]):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         tokens, lengths = self._lines.gather(np.asarray(indices, dtype=np.int64))
-        shape = tokens.shape[1], WORDS_PER_TOKEN
-        words = [
-            random_uint64(0, index, math.prod(shape), RandomStream.VALIDATION_MASKS).reshape(shape) for index in indices
-        ]
-        inputs, targets = mask_tokens(tokens, lengths, np.stack(words), self.masking)
+        shape = tokens.shape[1], RANDOMS_PER_TOKEN
+        n, stream = math.prod(shape), RandomStream.VALIDATION_MASKS
+        random = np.stack([random_uint64(0, index, n, stream).reshape(shape) for index in indices])
+        inputs, targets = mask_tokens(tokens, lengths, random, self.masking)
         return _padded_batch(inputs, targets, lengths)
 
 
@@ -139,35 +142,35 @@ def _padded_batch(inputs: np.ndarray, targets: np.ndarray, lengths: np.ndarray, 
 def unigram_baseline(
     train_tokens: Tokens, newline_ids: np.ndarray, validations: Sequence[MaskedValidationLines]
 ) -> dict[str, float]:
-    """What can be had of the validation targets without reading anything around them.
+    """Return the loss and the accuracy on the validation targets without reading anything around them.
 
-    `unigram_loss_nats` is the mean cross entropy under the frequencies of the training tokens, newlines left out
-    and one added to each count, and `unigram_accuracy` the share of targets that are the most frequent token.
+    `unigram_loss_nats` is the mean cross entropy under the frequencies of the training tokens, without newlines and
+    with one added to each count. `unigram_accuracy` is the share of targets that are the most frequent token.
     """
     n_symbols = validations[0].masking.n_symbols
-    counts = _token_counts(train_tokens, n_symbols) + 1.0
+    counts = _count_tokens(train_tokens, n_symbols) + 1.0
     counts[newline_ids] = 0
-    asked = np.sum([_target_counts(validation) for validation in validations], axis=0)
-    seen = asked > 0
-    nats = np.log(counts.sum()) - np.log(counts[seen])
+    target_counts = np.sum([_count_targets(validation) for validation in validations], axis=0)
+    is_present = target_counts > 0
+    nats = np.log(counts.sum()) - np.log(counts[is_present])
     return {
-        "unigram_loss_nats": float(asked[seen] @ nats / asked.sum()),
-        "unigram_accuracy": float(asked[counts.argmax()] / asked.sum()),
+        "unigram_loss_nats": float(target_counts[is_present] @ nats / target_counts.sum()),
+        "unigram_accuracy": float(target_counts[counts.argmax()] / target_counts.sum()),
     }
 
 
-def _token_counts(tokens: Tokens, n_symbols: int) -> np.ndarray:
-    """(n_symbols,): how often each comes; of more than MOST_COUNTED tokens, in blocks spread evenly over them."""
-    n_blocks = -(-len(tokens) // COUNTED_AT_ONCE)
-    blocks = np.linspace(0, n_blocks - 1, min(n_blocks, MOST_COUNTED // COUNTED_AT_ONCE)).astype(np.int64)
+def _count_tokens(tokens: Tokens, n_symbols: int) -> np.ndarray:
+    """Return how often each symbol occurs, (n_symbols,) int64; beyond MAX_COUNTED_TOKENS in evenly spread chunks."""
+    n_chunks = -(-len(tokens) // COUNT_CHUNK_TOKENS)
+    chunks = np.linspace(0, n_chunks - 1, min(n_chunks, MAX_COUNTED_TOKENS // COUNT_CHUNK_TOKENS)).astype(np.int64)
     counts = np.zeros(n_symbols, dtype=np.int64)
-    for first in (blocks * COUNTED_AT_ONCE).tolist():
-        counts += np.bincount(np.asarray(tokens[first : first + COUNTED_AT_ONCE]), minlength=n_symbols)
+    for first in (chunks * COUNT_CHUNK_TOKENS).tolist():
+        counts += np.bincount(np.asarray(tokens[first : first + COUNT_CHUNK_TOKENS]), minlength=n_symbols)
     return counts
 
 
-def _target_counts(validation: MaskedValidationLines, batch_size: int = 256) -> np.ndarray:
-    """(n_symbols,) int64: how often each symbol is asked for."""
+def _count_targets(validation: MaskedValidationLines, batch_size: int = 256) -> np.ndarray:
+    """Return how often each symbol is a target: (n_symbols,) int64."""
     counts = np.zeros(validation.masking.n_symbols, dtype=np.int64)
     for first in range(0, len(validation), batch_size):
         targets = validation.__getitems__(range(first, min(first + batch_size, len(validation)))).targets

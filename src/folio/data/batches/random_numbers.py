@@ -1,4 +1,4 @@
-"""Random words for all that is drawn about a batch: functions of their arguments, so there is no state to save."""
+"""Random numbers for batches, as functions of their arguments: there is no generator whose state must be saved."""
 
 import math
 from enum import IntEnum
@@ -7,7 +7,7 @@ import numpy as np
 
 
 class RandomStream(IntEnum):
-    """What words are drawn for. Those of two streams are independent, also where seed and index are the same."""
+    """The use of random numbers. Streams are independent of each other, also for the same seed and index."""
 
     WINDOW_ORDER = 0
     MASKS = 1
@@ -17,35 +17,34 @@ class RandomStream(IntEnum):
     MIXTURE = 5
 
 
-def random_uint64(seed: int, index: int, n_words: int, stream: RandomStream) -> np.ndarray:
-    """(n_words,) uint64 that depend on nothing but the arguments; fewer words are the first of more.
+def random_uint64(seed: int, index: int, n: int, stream: RandomStream) -> np.ndarray:
+    """Return n random 64-bit integers, (n,) uint64, which depend only on the arguments.
 
-    Raw Philox words, because numpy keeps the streams of bit generators the same between versions, but not
-    those of `Generator.integers` (NEP 19). A stream is the highest word of Philox's counter, which no number of
-    draws from another stream reaches.
+    The first ones are the same for any n. They are the raw output of Philox, because numpy keeps the streams of bit
+    generators the same between versions, but not those of `Generator.integers` (NEP 19). The stream is the highest word
+    of Philox's counter, which no other stream can reach.
     """
     key = np.array([seed, index], dtype=np.uint64)
     counter = np.array([0, 0, 0, stream], dtype=np.uint64)
-    return np.random.Philox(key=key, counter=counter).random_raw(n_words)
+    return np.random.Philox(key=key, counter=counter).random_raw(n)
 
 
-def uniform_integers(words: np.ndarray, n: int) -> np.ndarray:
-    """int64 in [0, n), one for each word. The remainder favours low numbers by less than n / 2**64: never seen."""
-    return (words % np.uint64(n)).astype(np.int64)
+def uniform_integers(random: np.ndarray, n: int) -> np.ndarray:
+    """Map random uint64 to int64 in [0, n). The remainder favours low numbers by a negligible n / 2**64."""
+    return (random % np.uint64(n)).astype(np.int64)
 
 
-def uniform_fractions(words: np.ndarray) -> np.ndarray:
-    """float64 in [0, 1), one for each word, of its 53 highest bits."""
-    return (words >> np.uint64(11)) * 2.0**-53
+def uniform_fractions(random: np.ndarray) -> np.ndarray:
+    """Map random uint64 to float64 in [0, 1), using the 53 highest bits."""
+    return (random >> np.uint64(11)) * 2.0**-53
 
 
 class Permutation:
-    """A pseudorandom bijection of [0, n), computed point by point: no table, whatever n is.
+    """A pseudorandom bijection of [0, n), computed point by point without a table.
 
-    Source: Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains", the generalized Feistel cipher:
-    the halves of a number live in Z_a and Z_b with a * b just above n, and a result beyond n is enciphered
-    again until it falls below (cycle walking). The round function is the finaliser of splitmix64 (Steele et
-    al. 2014).
+    Source: Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains", the generalized Feistel cipher: the halves
+    of a number are in Z_a and Z_b with a * b slightly above n, and a result beyond n is enciphered again until it is
+    below (cycle walking). The round function is the finalizer of splitmix64 (Steele et al. 2014).
 
     Shapes: int64 (N,) -> int64 (N,).
     """
@@ -60,9 +59,9 @@ class Permutation:
         self._b = np.uint64(-(-n // int(self._a)))
         self._keys = random_uint64(seed, epoch, self.N_ROUNDS, stream)
 
-    def __call__(self, places: np.ndarray) -> np.ndarray:
-        assert places.size == 0 or (places.min() >= 0 and places.max() < self.n)
-        values = self._encipher(places.astype(np.uint64))
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        assert positions.size == 0 or (positions.min() >= 0 and positions.max() < self.n)
+        values = self._encipher(positions.astype(np.uint64))
         while (beyond := values >= self.n).any():
             values[beyond] = self._encipher(values[beyond])
         return values.astype(np.int64)
@@ -76,9 +75,9 @@ class Permutation:
         return enciphered
 
 
-def _scramble(words: np.ndarray) -> np.ndarray:
-    """(N,) uint64 -> (N,) uint64 in which each bit depends on every bit of the word."""
-    mixed: np.ndarray = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+def _scramble(values: np.ndarray) -> np.ndarray:
+    """Mix (N,) uint64 so that each bit of the result depends on every bit of the value."""
+    mixed: np.ndarray = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed ^= mixed >> np.uint64(31)
     return mixed

@@ -1,4 +1,4 @@
-"""What the preparation of a single text and of many documents have in common.
+"""The parts that the preparation of a single text and of many documents share.
 
 Both put a corpus into a folder once, and open it afterwards: `tokenizer.json`, the tokens of two splits, and a file,
 written last, that makes the folder valid.
@@ -29,9 +29,9 @@ TOKENIZER = "tokenizer.json"
 
 
 class DataSource(Protocol):
-    """What `data=...` names. A new kind of source is a class with these methods, and a section of `folio.config.data`.
+    """A corpus that `data=...` can name. To add a kind, write a class with these methods and a config section.
 
-    The constructor takes the keys of that section that its parameters name.
+    Sections are in `folio.config.data`. The constructor takes the keys that its parameters name.
     """
 
     def prepare(self, tokenizer: TokenizerChoice, data_dir: Path, log: Log, verify_all: bool = False) -> PreparedData:

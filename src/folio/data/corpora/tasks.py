@@ -1,4 +1,4 @@
-"""What a worker does with blocks of documents: encode them, or count the units of a vocabulary."""
+"""The tasks of a worker: to encode blocks of documents, or to count the units of their vocabulary."""
 
 import hashlib
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What every tokenizer does, and the parts that several of them share."""
+"""The interface of a tokenizer, and the parts that several tokenizers share."""
 
 import codecs
 import re
@@ -20,7 +20,7 @@ FIRST_SEARCH_WINDOW = 1024
 
 @dataclass(frozen=True)
 class UnknownTokens:
-    """What the ids of a text leave out.
+    """The part of a text that its ids leave out.
 
     `n_tokens` ids stand for something that the vocabulary lacks; spelling it out takes `spelling_bits` bits.
     """
