@@ -233,7 +233,7 @@ def test_any_other_command_is_unchanged(typed: list[str]) -> None:
 @pytest.mark.parametrize("name", ["10-00-00", "it's, odd", 'a "b" c', "a\\\\b", "back\\", '\\"', "${x}", "\\\\${x}"])
 def test_the_command_to_resume_can_be_typed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    command = manifest.resume_command(make_sweep(tmp_path / name))
+    command = manifest.resume_sweep_command(make_sweep(tmp_path / name))
     assert command.startswith(f"{python_command()} train.py -m ")
     words = shlex.split(command.removeprefix(python_command()))[1:]
     assert replay_command(words)[:-1] == COMMAND[1:]

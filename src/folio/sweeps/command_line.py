@@ -23,7 +23,7 @@ from folio.runs.folders import check_links, create_folder
 from folio.runtime.commands import quote_for_hydra
 from folio.runtime.cpus import available_cpus
 from folio.runtime.errors import FolioError
-from folio.sweeps.manifest import find_sweep, resume_command
+from folio.sweeps.manifest import find_sweep, resume_sweep_command
 from folio.sweeps.planning import GridAxis, Job, plan_grid
 from folio.sweeps.runner import Launch, run_grid, run_search
 from folio.sweeps.search import Choice, Dimension, Range, check_space
@@ -240,7 +240,7 @@ def build_launch(
             reason = " ".join(str(error).split("\n")[:2])
             raise FolioError(
                 f"a job did not return: {reason}; others may still be running; when they have ended, resume with: "
-                f"{resume_command(folder)}"
+                f"{resume_sweep_command(folder)}"
             ) from None
         for result in results:
             _ = result.return_value  # raises an error that escaped the job: a bug, or the disk

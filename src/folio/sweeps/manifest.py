@@ -3,7 +3,6 @@
 Every process that runs a job updates it, under a lock. A job's own folder decides what its status is.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -14,11 +13,14 @@ from typing import Any
 from folio.runtime import commands
 from folio.runtime.errors import FolioError
 from folio.runtime.files import exclusive_lock, write_json
+from folio.runtime.untrusted import MIB, read_json_object
 from folio.sweeps.planning import Job
 
 MANIFEST_FILE = "sweep.json"
 METRICS_FILE = "metrics.json"
 OVERRIDES_FILE = "overrides.json"
+MAX_MANIFEST_BYTES = 32 * MIB
+"""Limit for sweep.json: room for some 50,000 jobs."""
 
 DONE = ("finished", "pruned", "diverged")
 """Statuses that running the job again would not change."""
@@ -36,7 +38,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Return the contents of sweep.json. Raises: FolioError if it is missing or damaged."""
     file = folder / MANIFEST_FILE
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = read_json_object(file, MAX_MANIFEST_BYTES)
         names = [job["folder"] for job in manifest["jobs"]]
         texts = [*manifest["command"], *names, *(text for job in manifest["jobs"] for text in job["overrides"])]
         if not all(isinstance(text, str) for text in texts):
@@ -45,9 +47,8 @@ def read_manifest(folder: Path) -> Manifest:
             raise ValueError
     except FileNotFoundError:
         raise FolioError(f"sweep={folder}: {file} does not exist; give the folder of a sweep, or 'latest'") from None
-    except (OSError, KeyError, RecursionError, TypeError, ValueError):
+    except (FolioError, OSError, KeyError, TypeError, ValueError):
         raise FolioError(f"sweep={folder}: {file} is damaged; restore it, or start a new sweep") from None
-    assert isinstance(manifest, dict)
     return manifest
 
 
@@ -154,10 +155,9 @@ def job_status(job_folder: Path) -> str:
 def read_metrics(job_folder: Path) -> dict[str, Any]:
     """Return the contents of metrics.json; empty if it is missing or damaged, so that the job runs again."""
     try:
-        metrics = json.loads((job_folder / METRICS_FILE).read_text(encoding="utf-8"))
-    except (OSError, RecursionError, ValueError):
+        return read_json_object(job_folder / METRICS_FILE)
+    except (FolioError, OSError):
         return {}
-    return metrics if isinstance(metrics, dict) else {}
 
 
 def refresh_statuses(folder: Path) -> Manifest:
@@ -195,7 +195,7 @@ def record_failure(job_folder: Path, error: str, seed: object, overrides: Sequen
 # Replay: the command that sweep.json keeps
 
 
-def resume_command(folder: Path) -> str:
+def resume_sweep_command(folder: Path) -> str:
     """Return the command that runs the jobs that are missing or failed."""
     return commands.command("train.py", "-m", commands.override("sweep", folder))
 

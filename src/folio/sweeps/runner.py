@@ -26,7 +26,7 @@ from folio.sweeps.manifest import (
     read_metrics,
     record_failure,
     refresh_statuses,
-    resume_command,
+    resume_sweep_command,
     with_known_folders,
 )
 from folio.sweeps.planning import Job
@@ -244,7 +244,7 @@ def print_summary(folder: Path, names: Sequence[str], code: int) -> None:
     succeeded = best is not None if is_search else all(job["status"] in SUCCESSFUL for job in jobs)
     has_pending = any(job["status"] not in DONE for job in jobs)
     if code or (has_pending and not (is_search and succeeded)):
-        print(f"resume with: {resume_command(folder)}")
+        print(f"resume with: {resume_sweep_command(folder)}")
     sys.stdout.flush()
     if code or not succeeded:
         raise SystemExit(code or 2)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from folio.config.hparams_search import SearchConfig
 from folio.runtime.errors import FolioError
 from folio.runtime.files import write_json
+from folio.runtime.untrusted import read_json_object
 from folio.sweeps.manifest import Manifest, job_status, listed_jobs, read_manifest, read_metrics, update_manifest
 from folio.sweeps.planning import Job, TrialParams, trial_name
 
@@ -142,9 +143,9 @@ def objective_value(job_folder: Path, objective: str) -> float | None:
 def intermediate_values(job_folder: Path) -> dict[int, float]:
     """Return the objective at each validation, by step; empty if the file is missing or damaged."""
     try:
-        values = json.loads((job_folder / OBJECTIVE_FILE).read_text(encoding="utf-8"))
+        values = read_json_object(job_folder / OBJECTIVE_FILE)
         return {int(step): float(value) for step, value in values.items()}
-    except (AttributeError, OSError, RecursionError, TypeError, ValueError):
+    except (FolioError, OSError, OverflowError, TypeError, ValueError):
         return {}
 
 
