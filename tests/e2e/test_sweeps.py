@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from workspace import TINY, Finished, Run, Workspace
 
+from folio.training.assembly import build_initial_model
+
 QUICK = (*TINY, "logger=none", "callbacks.samples.max_new_tokens=0")
 
 # Seed 666 meets a bug, 667 changes everything it can in its process and then meets a bug, and 999 is killed.
@@ -37,13 +39,13 @@ def change_everything():
 class Sabotage:
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name != "folio.training.assembly":
+        if name != "FAULTY_MODULE":
             return None
         spec = PathFinder.find_spec(name, path, target)
         execute = spec.loader.exec_module
         def exec_module(module):
             execute(module)
-            initial_model = module.initial_model
+            original = module.FAULTY_FUNCTION
             def sabotaged(context):
                 config = context.config
                 if config.seed == 667:
@@ -52,13 +54,13 @@ class Sabotage:
                     raise ZeroDivisionError("a bug\\nof two lines")
                 if config.seed == 999:
                     os.kill(os.getpid(), signal.SIGKILL)
-                return initial_model(context)
-            module.initial_model = sabotaged
+                return original(context)
+            module.FAULTY_FUNCTION = sabotaged
         spec.loader.exec_module = exec_module
         return spec
 
 sys.meta_path.insert(0, Sabotage)
-"""
+""".replace("FAULTY_MODULE", build_initial_model.__module__).replace("FAULTY_FUNCTION", build_initial_model.__name__)
 
 
 @pytest.fixture(scope="module")
