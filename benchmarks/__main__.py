@@ -15,7 +15,8 @@ from rich.console import Console
 
 from benchmarks.contenders.selection import PEERS, choose_peers
 from benchmarks.options import Options, ProgressLine
-from benchmarks.parts.quality import COMPARISONS
+from benchmarks.parts.quality import COMPARISONS, measure_quality
+from benchmarks.parts.training import TRAINING_PARTS, measure_workloads
 from benchmarks.report.results import BenchmarkReport
 from benchmarks.workloads import SAME_FUNCTION, WORKLOADS, Workload
 from folio.cli.compose import validate
@@ -34,7 +35,7 @@ PLAIN_WIDTH = 170
 
 PARTS = {
     "hardware": "fastest matrix products and copies of this machine",
-    "step": "a training step of Folio and its peers; includes hardware",
+    "step": "a training step of Folio and its peers, with hardware",
     "overhead": "train.py against a bare loop, on the workloads a and b",
     "memory": "peak memory of the same processes",
     "data": "a batch: one gather against a loop",
@@ -42,20 +43,19 @@ PARTS = {
     "generation": "GPT-2 small generates 64 and 256 tokens",
     "startup": "time to the first error, token and step",
     "scaling": "a step against context, batch, vocabulary, depth and corpus",
-    "prepare": "a corpus and a text into tokens, against tiktoken alone; two minutes",
-    "quality": "which recipe reaches a validation loss first; up to two hours",
+    "prepare": "a corpus and a text into tokens, against tiktoken alone (two minutes)",
+    "quality": "which recipe reaches a validation loss first (up to two hours)",
 }
+PART_HELP = "; ".join(f"{name}: {summary}" for name, summary in PARTS.items())
+
 ONLY_BY_NAME = ("prepare", "quality")
 """Parts that take long, and are measured only if named."""
-
-TRAINING = {"step", "overhead", "memory"}
-"""Parts that measure the workloads."""
 
 
 def main(
     parts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PART...", help=f"{', '.join(PARTS)}. Without a name: all but the last two."),
+        typer.Argument(metavar="PART...", help=f"{PART_HELP}. Default: all but the last two."),
     ] = None,
     rounds: Annotated[int, typer.Option(help="Number of rounds; each contender has one turn in each.")] = 3,
     nanogpt: Annotated[Path | None, typer.Option(help="Folder of a checkout of nanoGPT to compare with.")] = None,
@@ -91,7 +91,9 @@ def main(
     check_output_paths(output, plots)
     progress = ProgressLine()
     options = Options(rounds, choose_peers(peers, nanogpt), compose, threads, tuple(overrides or ()), progress)
-    check_overrides(options.overrides, workload_names or list(WORKLOADS) if TRAINING.intersection(chosen) else [])
+    check_overrides(
+        options.overrides, workload_names or list(WORKLOADS) if {*TRAINING_PARTS}.intersection(chosen) else []
+    )
 
     report = BenchmarkReport({})
     try:
@@ -165,10 +167,8 @@ def measure(
     from benchmarks.parts.hardware import describe_machine, measure_hardware
     from benchmarks.parts.operations import measure_data, measure_loss
     from benchmarks.parts.preparation import measure_preparation
-    from benchmarks.parts.quality import measure_quality
     from benchmarks.parts.scaling import measure_scaling
     from benchmarks.parts.startup import measure_startup
-    from benchmarks.parts.training import measure_workloads
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)

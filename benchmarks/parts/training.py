@@ -26,13 +26,13 @@ TOLERANCE = 1e-4
 TOLERANCE_BF16 = 2e-2
 """bf16 has three digits, and a compiled graph rounds in other places than an eager one."""
 
-PARTS = ("step", "overhead", "memory")
+TRAINING_PARTS = ("step", "overhead", "memory")
 
 
 def measure_workloads(
     workloads: Iterable[Workload], parts: Sequence[str], options: Options, report: BenchmarkReport
 ) -> None:
-    """Add the series of the requested PARTS.
+    """Add the series of those of TRAINING_PARTS that are in `parts`.
 
     `step` and `memory` use the same processes, and `overhead` continues with two of them. Raises: FolioError if two
     contenders compute different losses.

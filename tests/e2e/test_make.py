@@ -95,3 +95,18 @@ def test_an_old_python_is_refused_before_anything_is_created(clone: Path) -> Non
     assert refused.returncode != 0
     assert "Python 3.11" in refused.stderr
     assert not (clone / ".venv").exists()
+
+
+def test_a_clone_has_an_outputs_folder_whose_contents_git_ignores(tmp_path: Path) -> None:
+    git = shutil.which("git")
+    if git is None:
+        pytest.skip("git is not installed")
+    for name in (".gitignore", "outputs/.gitignore"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "outputs" / "run").mkdir()
+    (tmp_path / "outputs" / "run" / "metrics.json").touch()
+    subprocess.run([git, "init", "--quiet"], cwd=tmp_path, check=True)
+    status = [git, "status", "--porcelain", "--untracked-files=all"]
+    seen = subprocess.run(status, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert seen == ["?? .gitignore", "?? outputs/.gitignore"]
