@@ -22,7 +22,7 @@ class SearchConfig(Section):
     ]
     """Entry of metrics.json to optimize: accuracy and tokens/s are maximized, the others minimized."""
     space: dict[str, Text] | None
-    """Values to search for each key, written as on a sweep's command line, where keys may replace those given here."""
+    """Values to search for each key, written as in a sweep. A key on the command line replaces its entry."""
     n_startup_trials: CountOrZero
     """Number of trials with random values, before TPE learns from them. No trial is pruned until as many have ended."""
     prune: bool

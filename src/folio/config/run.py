@@ -26,7 +26,7 @@ from folio.models.transformer_config import Conditioning
 
 
 class PathsConfig(Section):
-    """Where files are kept."""
+    """Folders that all runs share."""
 
     data_dir: Text
     """Folder of prepared token files and downloaded assets."""
@@ -64,7 +64,7 @@ class RunConfig(Section):
     # The model
     model: ModelConfig
     conditioning: Conditioning | None
-    """How the decoder of an encoder-decoder reads the encoder; null for other families."""
+    """Way in which the decoder of an encoder-decoder reads the encoder; null for other families."""
     positional_encoding: PositionalEncodingConfig
 
     # The training

@@ -7,7 +7,7 @@ from folio.config.section import Count, Positive, Section
 
 
 class TrainingConfig(Section):
-    """How long to train, on how much at once, and what to do how often."""
+    """The length of the training, the size of a step, and the intervals of what happens between steps."""
 
     max_steps: Count
     """Number of optimizer steps in the run."""
