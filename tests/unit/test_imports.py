@@ -30,9 +30,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 WITHOUT_LIGHTNING = {"models", "data", "config", "optim", "objectives", "runs", "generation", "figures", "report"}
 """Packages that generation and evaluation need, and that therefore may not import Lightning, which takes seconds."""
 
-DUPLICATE_CLASS_NAMES = {"Source"}
-"""Temporary: classes that still have to be renamed. Must end up empty."""
-
 
 def module_name(path: Path) -> str:
     """Return folio.models.gpt for src/folio/models/gpt.py."""
@@ -123,7 +120,7 @@ def test_no_two_public_classes_share_a_name() -> None:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 modules[node.name].append(module_name(path))
-    shared = {name: where for name, where in modules.items() if len(where) > 1 and name not in DUPLICATE_CLASS_NAMES}
+    shared = {name: where for name, where in modules.items() if len(where) > 1}
     assert not shared, "\n".join(f"{name}: {', '.join(where)}" for name, where in shared.items())
 
 
