@@ -54,7 +54,7 @@ def untrained_module(config: RunConfig, **changes: Any) -> LanguageModel:
     model = build_model(config.transformer_config(TOKENIZER.vocab_size)).eval()
     metadata = CheckpointMetadata(config, model.config, TOKENIZER)
     arguments = {"device": CPU, "validation": validation_of(), **changes}
-    return LanguageModel(model=model, config=config, metadata=metadata, **arguments)
+    return LanguageModel(model=model, config=config, metadata=metadata, **arguments).eval()
 
 
 def sample_writer(tmp_path: Path, max_new_tokens: int = 20, prompt: str = "abc") -> SampleWriter:

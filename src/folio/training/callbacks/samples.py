@@ -47,6 +47,7 @@ class SampleWriter(Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._is_enabled(trainer):
             return
+        assert not pl_module.training, "Lightning ends the validation after this hook"
         # Compiled blocks would be compiled again for the lengths of generation.
         with torch.compiler.set_stance("force_eager"):
             self.latest = "".join(self._generate(pl_module))
@@ -59,7 +60,7 @@ class SampleWriter(Callback):
     def _generate(self, pl_module: L.LightningModule) -> Iterator[str]:
         """Check the prompt, and return the pieces of the text, generated one by one as they are consumed."""
         assert isinstance(pl_module, LanguageModel)
-        model = pl_module.model  # in eval mode: Lightning ends the validation after this hook
+        model = pl_module.model
         has_prefix = model.config.family == "encoder_decoder"
         return generate_text(
             model,
