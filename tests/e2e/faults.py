@@ -103,13 +103,13 @@ class Training:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is done to a training, and how the process may end."""
+    """A way to disturb a training, and the exit codes that it may cause."""
 
     inject: Callable[[Training], None]
     exit_codes: tuple[int, ...]
     """Allowed exit codes besides 0, with which a training ends by itself."""
     at_start: bool = False
-    """Whether it is injected before the first step, instead of after a new checkpoint."""
+    """Inject before the first step, instead of after a new checkpoint."""
 
 
 def send(*numbers: signal.Signals, longest_s: float = 3.0) -> Callable[[Training], None]:

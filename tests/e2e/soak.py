@@ -35,7 +35,7 @@ DISK_BYTES = 32 << 20
 
 @dataclass
 class SoakReport:
-    """How many faults were injected, and what became of the runs."""
+    """Counts of injected faults and compared runs, and the failures."""
 
     seed: int
     tried: dict[str, int] = field(default_factory=dict)
