@@ -3,11 +3,9 @@
 The types of the sections hold the rules of single keys, their `check` methods those between keys of one section.
 """
 
-import typing
-
 from folio.config.objective import MaskedLMConfig, Objectives, PrefixLMConfig
 from folio.config.run import RunConfig
-from folio.config.section import ConfigError
+from folio.config.section import ConfigError, sections_by_name
 from folio.config.training import largest_micro_batch_size
 
 
@@ -87,8 +85,7 @@ def _check_family(config: RunConfig) -> None:
     """Raises: ConfigError if the objective cannot train the model."""
     objective, family = config.objective, config.model.family
     if objective.family != family:
-        suitable = next(kind for kind in typing.get_args(Objectives) if kind.family == family)
-        (name,) = typing.get_args(suitable.model_fields["name"].annotation)
+        name = next(name for name, section in sections_by_name(Objectives).items() if section.family == family)
         raise ConfigError(
             f"objective={objective.name} trains a model of family {objective.family}, but model={config.model.name} is "
             f"of family {family}; add objective={name}, or choose another model"

@@ -1,10 +1,10 @@
 """The kinds of corpora and their keys. See docs/data.md."""
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Discriminator, Field, Tag
 
-from folio.config.section import ConfigError, Count, Option, Positive, Section, Text
+from folio.config.section import ConfigError, Count, Option, Positive, Section, Text, sections_by_name
 from folio.data.corpora.named_texts import NAMED_TEXTS
 
 if TYPE_CHECKING:
@@ -111,9 +111,7 @@ class PreparedConfig(DataConfig):
 SingleCorpora = NamedTextConfig | TextFileConfig | TextFilesConfig | HuggingFaceConfig | PreparedConfig
 """All corpora that can be chosen or be part of a mixture. A new kind is added here, and its name to PartName."""
 
-CORPORA: dict[str, type[DataConfig]] = {
-    name: section for section in get_args(SingleCorpora) for name in get_args(section.model_fields["name"].annotation)
-}
+CORPORA: dict[str, type[DataConfig]] = sections_by_name(SingleCorpora)
 """The sections of all corpora by name."""
 
 

@@ -93,14 +93,13 @@ class RunConfig(Section):
 
     def transformer_config(self, vocab_size: int) -> TransformerConfig:
         """Return the config of the model alone. Raises: ConfigError if its values do not fit together."""
-        shape = self.model.model_dump(exclude={"name", "vocab_size"})
         try:
             return TransformerConfig(
                 vocab_size=vocab_size,
                 positional_encoding=self.positional_encoding.name,
                 positional_base=self.positional_encoding.base,
                 conditioning=self.conditioning,
-                **shape,
+                **self.model.model_dump(exclude={"name", "vocab_size"}),
             )
         except ValueError as error:
             raise ConfigError(_in_config_keys(str(error))) from None

@@ -1,7 +1,7 @@
 """Base classes and field types of the config's sections."""
 
 import pkgutil
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -44,3 +44,8 @@ class Option(Section):
     def load_code(cls) -> Any:
         """Import and return the class or function that `code` names. The import may load torch."""
         return pkgutil.resolve_name(cls.code)
+
+
+def sections_by_name(union: Any) -> dict[str, type[Any]]:
+    """Return the sections of a union, such as `Optimizers`, by the names that select them."""
+    return {name: section for section in get_args(union) for name in get_args(section.model_fields["name"].annotation)}

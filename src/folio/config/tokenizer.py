@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from folio.config.section import Option
+from folio.config.section import Option, sections_by_name
 from folio.data.tokenizers.base import Tokenizer
 from folio.data.tokenizers.choice import TokenizerChoice
 from folio.data.tokenizers.state import state_from_json
@@ -57,9 +57,7 @@ class TiktokenTokenizerConfig(TokenizerConfig):
 Tokenizers = TiktokenTokenizerConfig | CharTokenizerConfig | ByteTokenizerConfig | WordTokenizerConfig
 """All tokenizers that can be chosen. A new one is added here."""
 
-TOKENIZERS: dict[str, type[TokenizerConfig]] = {
-    name: section for section in get_args(Tokenizers) for name in get_args(section.model_fields["name"].annotation)
-}
+TOKENIZERS: dict[str, type[TokenizerConfig]] = sections_by_name(Tokenizers)
 """The sections of all tokenizers by name."""
 
 
