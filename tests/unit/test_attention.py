@@ -237,6 +237,17 @@ def test_whole_models_give_the_same_by_weights_times_values(
     torch.testing.assert_close(every_output(encoding, choices), fast)
 
 
+@torch.no_grad()
+def test_a_compiled_model_has_the_same_attention_maps() -> None:
+    """Compiled blocks ignore the hooks that record attention."""
+    model, tokens = build(GPT, n_layers=2), random_tokens(1, 5)
+    expected = model.attention_maps(tokens)
+    for block in model.blocks:
+        block.compile(backend="eager")
+    model(tokens)
+    torch.testing.assert_close(model.attention_maps(tokens), expected)
+
+
 class SoftmaxIsForbidden(TorchDispatchMode):
     """Sees every operation that reaches torch's kernels."""
 

@@ -1,7 +1,5 @@
 """The GPT computes what the papers say, and refuses what it cannot be."""
 
-import math
-import re
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +12,7 @@ from tiny_models import TINY, build, differs, random_tokens, with_another_token
 from torch import Tensor
 from torch_reference import TorchStack, symbols_of
 
-from folio.models import GPT, EncoderDecoder, GPTConfig, TransformerConfig
+from folio.models import GPT
 from folio.models.positional import POSITIONAL_ENCODINGS
 
 each_encoding = pytest.mark.parametrize("encoding", POSITIONAL_ENCODINGS)
@@ -191,81 +189,3 @@ def test_frozen_parameters_are_not_counted_as_trainable() -> None:
     model.blocks[0].requires_grad_(False)
     assert model.n_parameters == (V + T) * D + IN_BLOCKS
     assert model.n_trainable_parameters == T * D + IN_BLOCKS - BLOCK
-
-
-def test_the_defaults_are_gpt2s_choices() -> None:
-    config = TransformerConfig(vocab_size=50_257, context_length=1024, n_layers=12, n_heads=12, d_model=768)
-    assert GPTConfig is TransformerConfig
-    assert (config.feed_forward_width, config.d_head) == (4 * 768, 64)
-    assert (config.norm_position, config.norm, config.activation) == ("pre", "layer_norm", "gelu_tanh")
-    assert (config.positional_encoding, config.bias, config.tie_weights) == ("learned", True, True)
-    assert (config.qk_norm, config.init, config.family) == (False, "gpt2", "decoder")
-
-
-@pytest.mark.parametrize(
-    ("changes", "value", "remedy"),
-    [
-        ({"vocab_size": 0}, "vocab_size=0", "1 or more"),
-        ({"context_length": -3}, "context_length=-3", "1 or more"),
-        ({"n_layers": 0}, "n_layers=0", "1 or more"),
-        ({"n_heads": 0}, "n_heads=0", "1 or more"),
-        ({"d_model": 0}, "d_model=0", "1 or more"),
-        ({"d_ff": 0}, "d_ff=0", "1 or more"),
-        ({"d_model": 30}, "d_model=30", "the nearest that works is d_model=32"),
-        ({"d_model": 1}, "d_model=1", "the nearest that works is d_model=4"),
-        ({"dropout": 1.0}, "dropout=1.0", "below 1"),
-        ({"dropout": -0.1}, "dropout=-0.1", "at least 0"),
-        ({"dropout": math.nan}, "dropout=nan", "below 1"),
-        ({"attention_dropout": 1.0}, "attention_dropout=1.0", "below 1"),
-        ({"attention_dropout": math.nan}, "attention_dropout=nan", "below 1"),
-        ({"positional_base": 1.0}, "positional_base=1.0", "10000 is usual"),
-        ({"positional_base": math.nan}, "positional_base=nan", "10000 is usual"),
-        ({"positional_encoding": "sinusoidal", "d_model": 33, "n_heads": 3}, "d_model=33", "try d_model=36"),
-        ({"positional_encoding": "rotary", "d_model": 12}, "d_model=12", "try d_model=16"),
-        ({"family": "decodr"}, "family=decodr", "decoder, encoder, encoder_decoder"),
-        ({"norm_position": "mid"}, "norm_position=mid", "pre, post"),
-        ({"norm": "rmsnorm"}, "norm=rmsnorm", "layer_norm, rms_norm"),
-        ({"activation": "swish"}, "activation=swish", "gelu, gelu_tanh, relu, relu_squared, swiglu"),
-        ({"init": "normal"}, "init=normal", "gpt2, xavier"),
-        ({"conditioning": "cross_attention"}, "conditioning=cross_attention", "leave it out"),
-        ({"family": "encoder", "conditioning": "hidden_cache"}, "conditioning=hidden_cache", "leave it out"),
-        ({"family": "encoder_decoder"}, "conditioning=None", "give hidden_cache or cross_attention"),
-        (
-            {"family": "encoder_decoder", "conditioning": "prefix"},
-            "conditioning=prefix",
-            "give hidden_cache or cross_attention",
-        ),
-    ],
-    ids=str,
-)
-def test_a_shape_that_cannot_be_is_refused_with_value_and_remedy(
-    changes: dict[str, Any], value: str, remedy: str
-) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(value)} .*{re.escape(remedy)}"):
-        replace(TINY, **changes)
-
-
-def test_an_unknown_positional_encoding_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="positional_encoding=lerned is not one of learned, sinusoidal"):
-        GPT(replace(TINY, positional_encoding="lerned"))
-
-
-@pytest.mark.parametrize("conditioning", ["hidden_cache", "cross_attention"])
-def test_a_conditioning_that_a_refusal_names_is_accepted(conditioning: str) -> None:
-    config = replace(TINY, family="encoder_decoder", conditioning=conditioning)
-    assert EncoderDecoder(config).config.conditioning == conditioning
-
-
-@given(
-    d_model=st.integers(1, 300),
-    n_heads=st.integers(1, 300),
-    encoding=st.sampled_from(["learned", "sinusoidal", "rotary"]),
-)
-def test_the_d_model_that_a_refusal_names_is_accepted(d_model: int, n_heads: int, encoding: str) -> None:
-    shape = {"n_heads": n_heads, "positional_encoding": encoding}
-    for _ in range(2):  # one refusal may follow the other: divisible, then even
-        try:
-            replace(TINY, d_model=d_model, **shape)
-        except ValueError as error:
-            d_model = int(re.findall(r"d_model=(\d+)", str(error))[-1])
-    assert replace(TINY, d_model=d_model, **shape).d_head * n_heads == d_model

@@ -224,7 +224,7 @@ def test_an_encoding_enters_at_one_place(encoding: str) -> None:
 
 
 @each_encoding
-def test_only_learned_positions_are_trained_saved_or_at_an_end(encoding: str) -> None:
+def test_only_learned_positions_are_trained_saved_and_bounded(encoding: str) -> None:
     model = GPT(replace(SHAPE, positional_encoding=encoding))
     is_learned = encoding == "learned"
     assert bool(list(model.positional_encoding.parameters())) is is_learned
@@ -242,7 +242,7 @@ def test_the_base_of_the_config_reaches_sinusoidal_and_rotary(base: float) -> No
     torch.testing.assert_close(rotation.sin, torch.tensor([[math.sin(3), math.sin(3 / base**0.5)]]))
 
 
-def test_the_table_to_look_at_is_what_the_model_uses() -> None:
+def test_the_table_for_figures_is_what_the_model_uses() -> None:
     learned, rotary, alibi = LearnedPositions(SHAPE), RotaryPositions(replace(SHAPE, d_model=8)), ALiBiPositions(SHAPE)
     assert torch.equal(learned.table(4), learned.embedding.weight[:4])
     assert torch.equal(SinusoidalPositions(SHAPE).table(4), sinusoids(POSITIONS, 4))

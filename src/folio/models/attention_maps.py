@@ -1,9 +1,11 @@
 """Attention weights, for figures: computed beside a forward pass, which never holds them."""
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from folio.models.blocks import CrossAttention, SelfAttention
@@ -39,7 +41,7 @@ def record_attention(
 ) -> Iterator[list[AttentionMap]]:
     """Collect a map from each attention layer of this type that runs inside this context.
 
-    Hooks do this, so that the layers need not know of it. Compiled blocks ignore hooks: run them eagerly here.
+    Hooks do this, so that the layers need not know of it. Compiled blocks ignore hooks, so they run eagerly here.
     """
     maps: list[AttentionMap] = []
 
@@ -49,8 +51,11 @@ def record_attention(
 
     layers = [module for module in model.modules() if isinstance(module, layer_type)]
     hooks = [layer.attend.register_forward_pre_hook(record) for layer in layers]
+    # Without dynamo, whose import takes a second, nothing is compiled.
+    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     try:
-        yield maps
+        with eager:
+            yield maps
     finally:
         for hook in hooks:
             hook.remove()
