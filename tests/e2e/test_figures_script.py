@@ -1,4 +1,4 @@
-"""The pictures of a run, as files."""
+"""Draw the figures of a run as files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,14 +18,14 @@ def names(lines: str) -> list[str]:
     return [Path(line).name for line in lines.splitlines()]
 
 
-def test_a_finished_run_has_all_pictures(home: Workspace, finished_run: Run, tmp_path: Path) -> None:
+def test_a_finished_run_has_all_figures(home: Workspace, finished_run: Run, tmp_path: Path) -> None:
     printed = home.must(FIGURES, str(finished_run.folder), "--output", str(tmp_path), "--layers", "1", "--heads", "0-1")
     assert names(printed) == ["schedule.png", "curves.png", "positional_encoding.png", "attention.png"]
     for line in printed.splitlines():
         assert imread(line).std() > 0
 
 
-def test_before_its_first_step_a_run_has_its_schedule_and_says_what_it_lacks(
+def test_a_run_before_its_first_step_has_only_a_schedule_and_says_so(
     workspace: Workspace, forbid_imports: Callable[..., dict[str, str]]
 ) -> None:
     workspace.must("train.py", *TINY, "dry_run=true", "training.max_steps=50")
@@ -41,7 +41,7 @@ def test_before_its_first_step_a_run_has_its_schedule_and_says_what_it_lacks(
     )
 
 
-def test_the_schedule_that_is_drawn_is_the_one_that_was_run(finished_run: Run) -> None:
+def test_the_drawn_schedule_is_the_one_that_ran(finished_run: Run) -> None:
     config = RunConfig.model_validate(yaml.safe_load((finished_run.folder / "config.yaml").read_text()))
     rates = learning_rates(config)
     assert len(rates) == config.training.max_steps
@@ -60,7 +60,7 @@ def test_the_schedule_that_is_drawn_is_the_one_that_was_run(finished_run: Run) -
         (["--checkpoint", "step=7"], "has no such checkpoint"),
     ],
 )
-def test_a_choice_that_the_run_does_not_have_is_answered_before_torch_is_loaded(
+def test_an_invalid_option_is_refused_before_torch_is_imported(
     args: list[str],
     message: str,
     home: Workspace,
@@ -74,5 +74,5 @@ def test_a_choice_that_the_run_does_not_have_is_answered_before_torch_is_loaded(
 
 
 @pytest.mark.parametrize("run", ["nowhere", "latest"])
-def test_a_run_that_is_not_there_is_one_line(run: str, workspace: Workspace) -> None:
+def test_a_missing_run_is_refused_in_one_line(run: str, workspace: Workspace) -> None:
     assert "give" in workspace.run(FIGURES, run).error_line()

@@ -1,4 +1,4 @@
-"""A run begins with a GPT-2 of Hugging Face and gives one back, without the network and without their library."""
+"""A run starts from Hugging Face's GPT-2 and is exported back, without the network and without transformers."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ STEPS = ("training.max_steps=3", "training.validate_every_steps=1", "training.lo
 
 @pytest.fixture(scope="module")
 def begun(make_workspace: Callable[[], Workspace], transformers: ModuleType) -> Workspace:
-    """A workspace in which the folder `gpt2_folder` holds a GPT-2 with random weights."""
+    """Return a workspace with a GPT-2 of random weights in the folder `gpt2_folder`."""
     workspace = make_workspace()
     torch.manual_seed(0)
     shape = {"vocab_size": N_SYMBOLS, "n_positions": 40, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": 20}
@@ -47,7 +47,7 @@ def begun(make_workspace: Callable[[], Workspace], transformers: ModuleType) -> 
 
 @pytest.fixture(scope="module")
 def tuned(begun: Workspace) -> Run:
-    """Three steps of fine-tuning from it, with a rate that changes it clearly."""
+    """Fine-tune it for three steps, with a rate that changes it clearly."""
     return begun.train(
         *RECIPE, *STEPS, "init_from=gpt2_folder", "schedule.warmup_steps=0", "optimizer.learning_rate=0.01"
     )
@@ -57,7 +57,9 @@ def hugging_face(transformers: ModuleType, folder: Path) -> Any:
     return transformers.GPT2LMHeadModel.from_pretrained(folder).eval()
 
 
-def test_the_first_step_has_the_loss_of_hugging_face(begun: Workspace, tuned: Run, transformers: ModuleType) -> None:
+def test_the_first_step_has_the_same_loss_as_hugging_face(
+    begun: Workspace, tuned: Run, transformers: ModuleType
+) -> None:
     assert tuned.config["model"] | {"context_length": 24, "n_layers": 2, "d_ff": 20} == tuned.config["model"]
     config = RunConfig.model_validate(
         tuned.config | {"data": tuned.config["data"] | {"path": str(begun.folder / "tiny.txt")}}
@@ -72,7 +74,9 @@ def test_the_first_step_has_the_loss_of_hugging_face(begun: Workspace, tuned: Ru
     assert curve[3] < curve[1]
 
 
-def test_what_was_tuned_is_the_same_there(begun: Workspace, tuned: Run, transformers: ModuleType) -> None:
+def test_the_exported_model_computes_the_same_in_transformers(
+    begun: Workspace, tuned: Run, transformers: ModuleType
+) -> None:
     said = begun.must(EXPORT, str(tuned.folder), "ours", "--checkpoint", "last")
     exported = hugging_face(transformers, begun.folder / "ours")
     ours = load_checkpoint(tuned.folder / "checkpoints" / "last.ckpt", "cpu").model
@@ -100,7 +104,7 @@ def test_the_snippet_that_export_prints_loads_the_model(
     assert isinstance(names["model"], transformers.GPT2LMHeadModel)
 
 
-def test_what_was_exported_is_where_another_run_begins(begun: Workspace, tuned: Run) -> None:
+def test_another_run_can_start_from_an_export(begun: Workspace, tuned: Run) -> None:
     begun.must(EXPORT, str(tuned.folder), "again", "--checkpoint", "last")
     said = begun.must(
         "train.py", *OWN_TEXT, "init_from=again", "training.max_steps=1", "schedule=constant", "dry_run=true"
@@ -109,7 +113,7 @@ def test_what_was_exported_is_where_another_run_begins(begun: Workspace, tuned: 
     assert "context 24 of 24 positions" in said
 
 
-def test_a_run_goes_on_when_the_folder_that_it_began_with_is_gone(begun: Workspace, tuned: Run) -> None:
+def test_a_run_resumes_without_the_folder_it_started_from(begun: Workspace, tuned: Run) -> None:
     elsewhere = begun.folder / "copy"
     shutil.copytree(tuned.folder, elsewhere)
     source = begun.folder / "gpt2_folder"
@@ -204,7 +208,7 @@ def no_torch(forbid_imports: Callable[..., dict[str, str]]) -> dict[str, str]:
 def answers(
     begun: Workspace, make_workspace: Callable[[], Workspace], no_torch: dict[str, str]
 ) -> dict[str, tuple[Workspace, Finished]]:
-    """Each in a workspace of its own; two at once."""
+    """Run each in its own workspace, two at a time."""
 
     def answer(mistake: str) -> tuple[Workspace, Finished]:
         spoil, typed, _ = BEGINNINGS[mistake]
@@ -218,7 +222,7 @@ def answers(
 
 
 @pytest.mark.parametrize("mistake", BEGINNINGS)
-def test_a_run_never_begins_with(mistake: str, answers: dict[str, tuple[Workspace, Finished]]) -> None:
+def test_a_run_refuses_to_start_from(mistake: str, answers: dict[str, tuple[Workspace, Finished]]) -> None:
     workspace, finished = answers[mistake]
     line = finished.error_line()
     missing = [word for word in BEGINNINGS[mistake][2] if word not in line]
@@ -226,7 +230,7 @@ def test_a_run_never_begins_with(mistake: str, answers: dict[str, tuple[Workspac
     assert not (workspace.folder / "outputs").exists()
 
 
-def test_an_old_file_that_lacks_a_tensor_leaves_no_run_behind(begun: Workspace, workspace: Workspace) -> None:
+def test_an_old_file_with_a_missing_tensor_leaves_no_run_folder(begun: Workspace, workspace: Workspace) -> None:
     folder = workspace.folder / "gpt2_folder"
     shutil.copytree(begun.folder / "gpt2_folder", folder)
     drop(folder, "transformer.wpe.weight")
@@ -236,7 +240,7 @@ def test_an_old_file_that_lacks_a_tensor_leaves_no_run_behind(begun: Workspace, 
     assert not (workspace.folder / "outputs").exists()
 
 
-def test_an_export_that_cannot_be_is_answered_at_once(begun: Workspace, tuned: Run, no_torch: dict[str, str]) -> None:
+def test_an_impossible_export_is_refused_at_once(begun: Workspace, tuned: Run, no_torch: dict[str, str]) -> None:
     before = begun.files()
     assert "RUN=nowhere" in begun.run(EXPORT, "nowhere", "new", **no_torch).error_line()
     taken = begun.run(EXPORT, str(tuned.folder), "gpt2_folder", **no_torch).error_line()
@@ -246,7 +250,7 @@ def test_an_export_that_cannot_be_is_answered_at_once(begun: Workspace, tuned: R
     assert begun.files() == before
 
 
-def test_an_export_is_replaced_when_it_is_forced(begun: Workspace, tuned: Run) -> None:
+def test_an_export_is_replaced_with_force(begun: Workspace, tuned: Run) -> None:
     for checkpoint in ("best", "last"):
         begun.must(EXPORT, str(tuned.folder), "forced", "--checkpoint", checkpoint, "--force")
         weights = load_file(begun.folder / "forced" / "model.safetensors")

@@ -1,4 +1,4 @@
-"""A trained model is measured again and made to write, with nothing but its run folder."""
+"""A run folder is all that evaluating and generating need."""
 
 import json
 import platform
@@ -31,7 +31,7 @@ def two_checkpoints(make_workspace: Callable[[], Workspace]) -> tuple[Workspace,
     return workspace, run
 
 
-def test_evaluation_gives_the_bits_that_training_logged_for_each_checkpoint(
+def test_evaluation_gives_the_exact_loss_that_training_logged_for_each_checkpoint(
     two_checkpoints: tuple[Workspace, Run], no_lightning: dict[str, str]
 ) -> None:
     workspace, run = two_checkpoints
@@ -73,7 +73,7 @@ def test_the_commands_that_a_run_prints_work(home: Workspace, finished_output: s
     assert home.must(EVALUATE, *shlex.split(evaluate[1])).endswith("the same\n")
 
 
-def test_a_copied_run_folder_is_enough_to_write_text(
+def test_a_copied_run_folder_is_enough_to_generate_text(
     finished_run: Run, workspace: Workspace, tmp_path: Path, no_lightning: dict[str, str]
 ) -> None:
     """No data folder, no cache, no home, no network."""
@@ -93,7 +93,7 @@ def test_a_copied_run_folder_is_enough_to_write_text(
     assert [path.name for path in copy.folder.iterdir()] == ["given"]
 
 
-def test_a_seed_repeats_the_text_and_samples_have_seeds_of_their_own(home: Workspace, finished_run: Run) -> None:
+def test_a_seed_repeats_the_text_and_each_sample_has_its_own_seed(home: Workspace, finished_run: Run) -> None:
     assert finished_run.folder.is_dir()
     command = (GENERATE, "latest", "--prompt", "ROMEO:", "--max-new-tokens", "30")
     three = home.must(*command, "--seed", "5", "--num-samples", "3")
@@ -104,8 +104,8 @@ def test_a_seed_repeats_the_text_and_samples_have_seeds_of_their_own(home: Works
     assert home.must(*command, "--seed", "6") == texts[6]
 
 
-def test_prompts_of_a_batch_are_continued_as_each_alone(home: Workspace, finished_run: Run) -> None:
-    """Also past the 8 tokens of the context, with other ways to draw, and without a cache."""
+def test_prompts_of_a_batch_are_continued_like_each_alone(home: Workspace, finished_run: Run) -> None:
+    """Past the 8 tokens of the context too, with other sampling options, and without a cache."""
     command = (GENERATE, str(finished_run.folder), "--max-new-tokens", "20", "--seed", "5")
     command += ("--min-p", "0.05", "--repetition-penalty", "1.3")
     prompts = ("--prompt", "A rose", "--prompt", "By any other name: ")
@@ -117,14 +117,14 @@ def test_prompts_of_a_batch_are_continued_as_each_alone(home: Workspace, finishe
     assert home.must(*command, *prompts[2:], "--seed", "6", "--no-cache") == parts[16]
 
 
-def test_any_kept_checkpoint_writes(two_checkpoints: tuple[Workspace, Run]) -> None:
+def test_text_can_be_generated_from_any_kept_checkpoint(two_checkpoints: tuple[Workspace, Run]) -> None:
     workspace, run = two_checkpoints
     command = (GENERATE, str(run.folder), "--prompt", "ROMEO:", "--seed", "1", "--max-new-tokens", "20")
     texts = {name: workspace.must(*command, "--checkpoint", name) for name in ("best", "step=10", "step=20", "last")}
     assert texts["best"] == texts["step=10"] != texts["step=20"] == texts["last"]
 
 
-def test_a_tokenizer_that_is_not_the_checkpoints_is_named(finished_run: Run, workspace: Workspace) -> None:
+def test_a_tokenizer_that_differs_from_the_checkpoints_is_named(finished_run: Run, workspace: Workspace) -> None:
     copy = workspace.folder / "copy"
     shutil.copytree(finished_run.folder, copy)
     state = json.loads((copy / "tokenizer.json").read_text())
@@ -148,7 +148,7 @@ def test_text_ends_before_the_stop_string(home: Workspace, finished_run: Run) ->
     assert home.must(*command, "--stop", stop) == f"ROMEO:{whole[: whole.index(stop)]}\n"
 
 
-def test_a_quantized_model_writes_and_its_loss_is_told_beside_the_models(workspace: Workspace) -> None:
+def test_a_quantized_model_generates_text_and_its_loss_is_reported_beside_the_models(workspace: Workspace) -> None:
     run = workspace.train(*TINY, "model.d_model=16", "model.d_ff=32")
     text = workspace.must(GENERATE, "latest", "--prompt", "ROMEO:", "--max-new-tokens", "12", "--quantize", "int8")
     assert len(text) == len("ROMEO:") + 12 + len("\n")
@@ -160,14 +160,14 @@ def test_a_quantized_model_writes_and_its_loss_is_told_beside_the_models(workspa
     assert f"int8 bits per byte    {measured['int8']['bits_per_byte']:.4f}\n" in workspace.must(*command)
 
 
-def test_a_model_that_int8_cannot_say_is_refused(home: Workspace, finished_run: Run) -> None:
+def test_a_model_that_int8_does_not_support_is_refused(home: Workspace, finished_run: Run) -> None:
     for script in (GENERATE, EVALUATE):
         line = home.run(script, str(finished_run.folder), "--quantize", "int8").error_line()
         assert "--quantize=int8: int8 weights need layers whose number of inputs is a multiple of 16" in line
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="other CPUs have kernels of their own")
-def test_a_cpu_that_is_slower_with_rounded_weights_is_told_so(home: Workspace, finished_run: Run) -> None:
+def test_quantization_is_refused_on_a_cpu_that_it_would_slow_down(home: Workspace, finished_run: Run) -> None:
     options = {"ATEN_CPU_CAPABILITY": "default"}
     for script in (GENERATE, EVALUATE):
         refused = home.run(script, str(finished_run.folder), "--quantize", "int8", **options)

@@ -76,7 +76,7 @@ def test_each_prefix_is_continued_with_each_prompt(home: Workspace, runs: dict[s
 
 
 @pytest.mark.parametrize("name", ["masked_lm", "hidden_cache"])
-def test_samples_of_training_suit_the_family(name: str, runs: dict[str, Run]) -> None:
+def test_samples_during_training_suit_the_family(name: str, runs: dict[str, Run]) -> None:
     samples = (runs[name].folder / "samples.md").read_text()
     assert samples.startswith("## Step 20\n\n    ROMEO:")
     assert "[MASK]" not in samples
@@ -86,7 +86,7 @@ def test_samples_of_training_suit_the_family(name: str, runs: dict[str, Run]) ->
 def results(
     home: Workspace, runs: dict[str, Run], forbid_imports: Callable[..., dict[str, str]]
 ) -> dict[str, Finished]:
-    """The results of all mistakes, run in parallel and without torch."""
+    """Return the results of all mistakes, run in parallel and without torch."""
 
     def run_command(mistake: str) -> Finished:
         run, arguments, _ = MISTAKES[mistake]

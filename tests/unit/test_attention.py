@@ -1,4 +1,4 @@
-"""Attention masks, attention maps, and what they cost the forward pass: nothing."""
+"""Attention obeys its masks; attention maps show it and cost the forward pass nothing."""
 
 import math
 from dataclasses import replace
@@ -38,24 +38,24 @@ def rows(*lines: str) -> Tensor:
 # Masks
 
 
-def test_causal_mask_lets_a_position_see_itself_and_those_before_it() -> None:
+def test_a_causal_mask_allows_a_position_and_those_before_it() -> None:
     assert torch.equal(causal_mask(4, 4), rows("x...", "xx..", "xxx.", "xxxx"))
 
 
-def test_causal_mask_of_new_queries_puts_them_at_the_end_of_the_keys() -> None:
+def test_a_causal_mask_puts_new_queries_at_the_end_of_the_keys() -> None:
     assert torch.equal(causal_mask(2, 5), rows("xxxx.", "xxxxx"))
 
 
-def test_causal_mask_opens_the_prefix_to_all() -> None:
+def test_a_causal_mask_allows_the_prefix_to_every_query() -> None:
     assert torch.equal(causal_mask(4, 4, n_prefix=2), rows("xx..", "xx..", "xxx.", "xxxx"))
 
 
-def test_padding_mask_hides_what_follows_the_tokens_of_a_row() -> None:
+def test_a_padding_mask_hides_what_follows_the_tokens_of_a_row() -> None:
     assert torch.equal(padding_mask(torch.tensor([1, 4, 3]), 4), rows("x...", "xxxx", "xxx."))
 
 
 @pytest.mark.parametrize("lengths", [[0, 2], [2, 5], [-1, 2]], ids=str)
-def test_lengths_that_cannot_be_are_refused_in_one_line(lengths: list[int]) -> None:
+def test_impossible_lengths_are_refused_in_one_line(lengths: list[int]) -> None:
     with pytest.raises(ValueError, match=r"^lengths=.* must be at least 1 and at most the 4 tokens of a row$"):
         padding_mask(torch.tensor(lengths), 4)
 
@@ -66,8 +66,8 @@ def test_no_mask_combines_to_none() -> None:
 
 
 @pytest.mark.parametrize("given_masks", MASKS.values(), ids=MASKS)
-def test_any_of_the_masks_may_be_given_or_none(given_masks: tuple[bool, bool]) -> None:
-    """Against a softmax over lists, key by key."""
+def test_attention_obeys_any_combination_of_masks(given_masks: tuple[bool, bool]) -> None:
+    """Compared with a softmax over lists, key by key."""
     is_causal, is_padded = given_masks
     q, k, v = random_heads(3, 2, 1, 4, 8).unbind()
     lengths = [4, 2]
@@ -85,7 +85,7 @@ def test_any_of_the_masks_may_be_given_or_none(given_masks: tuple[bool, bool]) -
 
 
 @given(data=st.data(), n_queries=st.integers(1, 4), n_keys=st.integers(1, 4))
-def test_masks_combine_to_what_all_let_be_seen_and_never_to_nothing(
+def test_combined_masks_allow_what_all_of_them_allow_and_at_least_one_key(
     data: st.DataObject, n_queries: int, n_keys: int
 ) -> None:
     bits = st.lists(st.booleans(), min_size=n_queries * n_keys, max_size=n_queries * n_keys)
@@ -109,7 +109,7 @@ def test_a_row_with_every_key_masked_gives_no_nan_forward_or_backward() -> None:
 
 @each_encoding
 def test_padding_in_front_of_a_row_gives_no_nan_in_any_layer(encoding: str) -> None:
-    """The first positions of a left-padded row see no key at all, in the causal and the padding mask together."""
+    """Causal and padding mask together leave no key to the first positions of a left-padded row."""
     model = build(GPT, positional_encoding=encoding)
     hidden = model.hidden(random_tokens(2, 6), n_padding=torch.tensor([5, 0]))
     assert hidden.isfinite().all()
@@ -117,10 +117,10 @@ def test_padding_in_front_of_a_row_gives_no_nan_in_any_layer(encoding: str) -> N
     assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
-# Maps of attention
+# Attention maps
 
 
-def test_scores_are_the_products_and_weights_their_softmax_over_what_is_seen() -> None:
+def test_scores_are_products_and_weights_are_their_softmax_over_the_allowed_keys() -> None:
     q, k = random_heads(2, 1, 2, 3, 4).unbind()
     scores, weights = attention_map(q, k, AttentionMask(is_causal=True))
     for head in range(2):
@@ -141,7 +141,7 @@ def test_alibi_is_in_the_weights_and_not_in_the_scores() -> None:
 
 
 def assert_causal_rows(weights: Tensor) -> None:
-    """(B, H, T, T): rows sum to 1, the future is exactly 0, and all before it is seen."""
+    """(B, H, T, T): rows sum to 1, the future is exactly 0, everything before it is positive."""
     torch.testing.assert_close(weights.sum(dim=-1), torch.ones_like(weights[..., 0]))
     is_future = ~causal_mask(weights.size(2), weights.size(3))
     assert (weights[:, :, is_future] == 0).all()
@@ -160,7 +160,7 @@ def test_weights_of_a_decoder_sum_to_1_and_are_0_for_the_future(encoding: str, c
 
 
 @each_encoding
-def test_weights_of_an_encoder_sum_to_1_and_reach_both_sides(encoding: str) -> None:
+def test_weights_of_an_encoder_sum_to_1_and_are_positive_everywhere(encoding: str) -> None:
     maps = build(Encoder, positional_encoding=encoding).attention_maps(random_tokens(2, 7))
     assert [tuple(weights.shape) for _, weights in maps] == [(2, TINY.n_heads, 7, 7)] * TINY.n_layers
     for _, weights in maps:
@@ -169,7 +169,7 @@ def test_weights_of_an_encoder_sum_to_1_and_reach_both_sides(encoding: str) -> N
 
 
 @each_encoding
-def test_weights_of_cross_attention_reach_the_whole_prefix(encoding: str) -> None:
+def test_weights_of_cross_attention_are_positive_over_the_whole_prefix(encoding: str) -> None:
     model = build(EncoderDecoder, conditioning="cross_attention", positional_encoding=encoding)
     maps = model.attention_maps(random_tokens(2, 4), random_tokens(2, 6, seed=1))
     assert [tuple(weights.shape) for _, weights in maps] == [(2, TINY.n_heads, 4, 6)] * TINY.n_layers
@@ -179,7 +179,7 @@ def test_weights_of_cross_attention_reach_the_whole_prefix(encoding: str) -> Non
 
 
 @each_encoding
-def test_weights_over_a_hidden_cache_reach_the_whole_prefix_and_no_future(encoding: str) -> None:
+def test_weights_over_a_hidden_cache_are_positive_over_the_prefix_and_0_for_the_future(encoding: str) -> None:
     model = build(EncoderDecoder, conditioning="hidden_cache", positional_encoding=encoding)
     maps = model.attention_maps(random_tokens(2, 4), random_tokens(2, 6, seed=1))
     assert [tuple(weights.shape) for _, weights in maps] == [(2, TINY.n_heads, 4, 6 + 4)] * TINY.n_layers
@@ -191,7 +191,7 @@ def test_weights_over_a_hidden_cache_reach_the_whole_prefix_and_no_future(encodi
 
 
 @each_choice
-def test_a_layer_mixes_its_values_by_the_weights_that_it_shows(choices: dict[str, Any]) -> None:
+def test_a_layer_mixes_its_values_by_the_weights_of_its_map(choices: dict[str, Any]) -> None:
     config = replace(TINY, **choices)
     layer, hidden = lively(SelfAttention(config)), random_heads(2, 5, D)
     mask = AttentionMask(is_causal=True)
@@ -201,7 +201,7 @@ def test_a_layer_mixes_its_values_by_the_weights_that_it_shows(choices: dict[str
 
 
 @each_choice
-def test_a_cross_layer_mixes_its_values_by_the_weights_that_it_shows(choices: dict[str, Any]) -> None:
+def test_a_cross_attention_layer_mixes_its_values_by_the_weights_of_its_map(choices: dict[str, Any]) -> None:
     layer, hidden = lively(CrossAttention(replace(TINY, **choices))), random_heads(2, 5, D)
     encoder_output = EncoderOutput(random_heads(2, 3, D, seed=1), padding_mask(torch.tensor([3, 1]), 3))
     values = blocks.split_heads(layer.kv_projection(encoder_output.states).chunk(2, dim=-1)[1], TINY.n_heads)
@@ -212,7 +212,7 @@ def test_a_cross_layer_mixes_its_values_by_the_weights_that_it_shows(choices: di
 
 
 def every_output(encoding: str, choices: dict[str, Any]) -> list[Tensor]:
-    """Of all families, with and without padding."""
+    """Return the outputs of all families, with and without padding."""
     options = {"positional_encoding": encoding, "n_layers": 2, **choices}
     tokens, prefix, lengths = random_tokens(2, 5), random_tokens(2, 4, seed=1), torch.tensor([4, 2])
     decoder = build(GPT, **options)
@@ -227,7 +227,7 @@ def every_output(encoding: str, choices: dict[str, Any]) -> list[Tensor]:
 
 @each_choice
 @each_encoding
-def test_whole_models_give_the_same_by_weights_times_values(
+def test_whole_models_give_the_same_with_weights_times_values(
     encoding: str, choices: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fast = every_output(encoding, choices)
@@ -249,7 +249,7 @@ def test_a_compiled_model_has_the_same_attention_maps() -> None:
 
 
 class SoftmaxIsForbidden(TorchDispatchMode):
-    """Sees every operation that reaches torch's kernels."""
+    """Fails on a softmax among the operations that reach torch's kernels."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert "softmax" not in str(func), "attention weights were built"
@@ -262,7 +262,7 @@ def test_the_fast_path_never_builds_weights(encoding: str) -> None:
         every_output(encoding, {})
 
 
-def test_the_watch_on_the_fast_path_sees_a_softmax() -> None:
+def test_the_check_of_the_fast_path_notices_a_softmax() -> None:
     with pytest.raises(AssertionError, match="weights were built"), SoftmaxIsForbidden():
         build(GPT).attention_maps(random_tokens(1, 3))
 
@@ -279,7 +279,7 @@ def test_products_of_512_terms_have_variance_512_and_scaled_ones_1() -> None:
     assert weights.log().var(dim=-1).mean().item() == pytest.approx(1, rel=0.05)
 
 
-def test_unscaled_products_would_choose_one_key_and_learn_nothing_of_the_others() -> None:
+def test_unscaled_products_would_select_one_key_and_give_the_others_no_gradient() -> None:
     q, k = (random_heads(1, 1, 256, 512, seed=seed) for seed in (0, 1))
     scores, weights = attention_map(q, k, AttentionMask())
     unscaled = scores.softmax(dim=-1)
@@ -290,11 +290,11 @@ def test_unscaled_products_would_choose_one_key_and_learn_nothing_of_the_others(
     assert (weights * (1 - weights)).sum(dim=-1).mean() > 0.95
 
 
-# Query-key normalisation
+# Query-key normalization
 
 
 def enlarge(layer: SelfAttention | CrossAttention, part: str) -> None:
-    """Make its queries or keys ten times as long."""
+    """Make the queries or keys of a layer ten times as long."""
     if isinstance(layer, SelfAttention):
         projection, rows_of_part = layer.qkv_projection, slice(0, D) if part == "queries" else slice(D, 2 * D)
     else:
@@ -338,13 +338,13 @@ def test_a_mask_without_padding_or_bias_is_left_to_the_kernel() -> None:
     assert AttentionMask.bidirectional() == AttentionMask()
 
 
-def test_new_tokens_after_a_cache_see_it_and_those_before_them() -> None:
+def test_new_tokens_attend_to_the_cache_and_to_those_before_them() -> None:
     assert torch.equal(AttentionMask.causal(2, 4, torch.device("cpu")).tensor, rows("xxx.", "xxxx"))
 
 
-def test_a_bias_is_minus_infinity_where_a_key_is_not_seen() -> None:
+def test_a_bias_is_minus_infinity_for_a_masked_key() -> None:
     bias = torch.arange(9.0).view(1, 3, 3)
     mask = AttentionMask.causal(3, 3, torch.device("cpu"), key_mask=rows(".xx"), bias=bias).tensor
     hidden = -math.inf
-    # The first row sees nothing, and so its first key.
+    # The first row may attend to nothing, so it gets its first key.
     assert mask.tolist() == [[[[0.0, hidden, hidden], [hidden, 4.0, hidden], [hidden, 7.0, 8.0]]]]

@@ -1,4 +1,4 @@
-"""A block is what the papers say: its activations and norms by hand, and the place of each norm and dropout."""
+"""A block computes what the papers say: its activations, its norms, and where norms and dropout act."""
 
 import math
 from collections.abc import Callable
@@ -84,7 +84,9 @@ def test_feed_forward_is_two_matrices_and_an_activation(activation: str, bias: b
 
 @pytest.mark.parametrize(("d_ff", "width"), [(None, 4 * D), (10, 10)])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_feed_forward_is_d_ff_wide_and_swiglu_reads_two_of_them(activation: str, d_ff: int | None, width: int) -> None:
+def test_feed_forward_has_width_d_ff_and_swiglu_twice_as_many_inputs(
+    activation: str, d_ff: int | None, width: int
+) -> None:
     layer = FeedForward(replace(TINY, activation=activation, d_ff=d_ff))
     in_width = 2 * width if activation == "swiglu" else width
     assert layer.in_projection.weight.shape == (in_width, D)
@@ -93,8 +95,8 @@ def test_feed_forward_is_d_ff_wide_and_swiglu_reads_two_of_them(activation: str,
     assert n_parameters == in_width * (D + 1) + (width + 1) * D
 
 
-def test_swiglu_with_two_thirds_of_the_width_has_as_many_weights() -> None:
-    """How Shazeer 2020 compares it with the others."""
+def test_swiglu_with_two_thirds_of_the_width_has_the_same_number_of_weights() -> None:
+    """Shazeer 2020 compares it with the others at this width."""
     plain, gated = (
         sum(p.numel() for p in FeedForward(replace(TINY, bias=False, activation=name, d_ff=width)).parameters())
         for name, width in (("gelu", 96), ("swiglu", 64))
@@ -112,7 +114,7 @@ def test_rms_norm_divides_by_the_root_of_the_mean_square() -> None:
     torch.testing.assert_close(norm(hidden), hidden / rms * norm.weight)
 
 
-def test_layer_norm_takes_the_mean_away_first() -> None:
+def test_layer_norm_subtracts_the_mean_first() -> None:
     norm = lively(build_norm(TINY))
     hidden = random_hidden(D)
     centred = hidden - hidden.mean()
@@ -125,7 +127,7 @@ def test_rms_norm_has_a_weight_and_never_a_bias() -> None:
 
 
 @pytest.mark.parametrize(("bias", "names"), [(True, ["weight", "bias"]), (False, ["weight"])])
-def test_layer_norm_has_a_bias_where_the_config_says_so(bias: bool, names: list[str]) -> None:
+def test_layer_norm_has_a_bias_if_the_config_says_so(bias: bool, names: list[str]) -> None:
     assert [name for name, _ in build_norm(replace(TINY, bias=bias)).named_parameters()] == names
 
 
@@ -137,8 +139,8 @@ def test_without_bias_no_part_of_a_block_has_one(cross_attention: bool) -> None:
 
 @pytest.mark.parametrize("norm", ["layer_norm", "rms_norm"])
 @pytest.mark.parametrize("norm_position", ["pre", "post"])
-def test_what_the_output_layer_reads_is_normed_once(norm_position: str, norm: str) -> None:
-    """By the last norm before the output where norms come first, else by the last block's own."""
+def test_the_output_layers_input_is_normalized_once(norm_position: str, norm: str) -> None:
+    """With pre-norm by the final norm, with post-norm by the last block's own."""
     torch.manual_seed(0)
     model = GPT(replace(TINY, norm_position=norm_position, norm=norm))
     torch.testing.assert_close(
@@ -198,7 +200,7 @@ def test_post_norm_drops_a_sublayers_input_and_normalizes_the_sum(choices: dict[
     assert dropout.n_calls == 2
 
 
-def test_pre_with_cross_attention_has_three_sublayers_in_the_papers_order() -> None:
+def test_a_pre_norm_block_with_cross_attention_has_three_sublayers_in_the_papers_order() -> None:
     block, dropout = block_with_tripling_dropout(norm_position="pre", cross_attention=True)
     x = random_hidden(2, 5, D)
     y = x + 3 * block.attention(block.attention_norm(x), MASK)
@@ -208,7 +210,7 @@ def test_pre_with_cross_attention_has_three_sublayers_in_the_papers_order() -> N
     assert dropout.n_calls == 3
 
 
-def test_post_with_cross_attention_has_three_sublayers_in_the_papers_order() -> None:
+def test_a_post_norm_block_with_cross_attention_has_three_sublayers_in_the_papers_order() -> None:
     block, dropout = block_with_tripling_dropout(norm_position="post", cross_attention=True)
     x = random_hidden(2, 5, D)
     y = block.attention_norm(x + block.attention(3 * x, MASK))
@@ -219,7 +221,7 @@ def test_post_with_cross_attention_has_three_sublayers_in_the_papers_order() -> 
 
 
 @pytest.mark.parametrize("norm_position", ["pre", "post"])
-def test_the_rate_of_the_config_drops_embeddings_branches_and_weights(norm_position: str) -> None:
+def test_dropout_applies_to_the_embedding_the_branches_and_the_attention_weights(norm_position: str) -> None:
     model = build(GPT, dropout=0.25, norm_position=norm_position)
     rates = [
         model.dropout.p,

@@ -1,4 +1,4 @@
-"""A model with a cache reads each token once, and says what it says without."""
+"""A model with a cache reads each token once and gives the same logits as without."""
 
 from functools import cache as memoized
 from typing import Any
@@ -40,7 +40,7 @@ def read(
     lengths: Tensor | None = None,
     n_padding: Tensor | None = None,
 ) -> Tensor:
-    """(B, T) in chunks of these sizes with one cache -> (B, T, V)."""
+    """Read tokens (B, T) in chunks of these sizes with one cache: -> (B, T, V)."""
     cache = KeyValueCache(model.config.n_layers, capacity=N_STATES + tokens.size(1))
     encoder_output = model.encode(prefix, lengths) if isinstance(model, EncoderDecoder) else None
     outputs = []
@@ -81,7 +81,7 @@ def test_a_sequence_in_any_chunks_has_the_logits_of_the_whole(
 def test_rows_of_any_lengths_in_any_chunks_have_the_logits_of_each_alone(
     family: str, encoding: str, choices: str, sizes: list[int], data: st.DataObject
 ) -> None:
-    """Prompts are padded in front and prefixes at the end."""
+    """Prompts are padded at the start and prefixes at the end."""
     model, n_tokens = model_of(family, encoding, choices), sum(sizes)
     tokens, prefix = random_tokens(3, n_tokens), random_tokens(3, N_STATES, seed=1)
     n_padding = data.draw(st.lists(st.integers(0, n_tokens - 1), min_size=3, max_size=3))
@@ -102,14 +102,14 @@ def test_a_cache_grows_past_the_context_of_training(family: str, encoding: str) 
 
 
 @each_family
-def test_learned_positions_refuse_to_go_on_past_their_end(family: str) -> None:
+def test_learned_positions_refuse_to_continue_past_their_end(family: str) -> None:
     model, prefix = model_of(family, "learned"), random_tokens(1, N_STATES)
     with pytest.raises(ValueError, match=r"17 tokens is longer than the model's context_length=16"):
         read(model, random_tokens(1, 17), [16, 1], prefix)
 
 
 @each_family
-def test_with_a_cache_the_blocks_read_new_tokens_alone(family: str) -> None:
+def test_with_a_cache_the_blocks_read_only_new_tokens(family: str) -> None:
     model, n_read = model_of(family, "rotary"), []
     stack = model.decoder if isinstance(model, EncoderDecoder) else model
     hook = stack.blocks[0].register_forward_hook(lambda block, inputs, output: n_read.append(output.size(1)))
@@ -145,7 +145,7 @@ def test_a_cache_counts_the_positions_that_it_holds(family: str) -> None:
     assert cache.n_keys == 6 + (N_STATES if family == "hidden_cache" else 0)
 
 
-def test_two_caches_of_one_model_know_nothing_of_each_other() -> None:
+def test_two_caches_of_one_model_are_independent() -> None:
     model, tokens = model_of("decoder", "learned"), random_tokens(2, 6)
     first, second = KeyValueCache(2, capacity=6), KeyValueCache(2, capacity=6)
     model.hidden(tokens[:, :5], cache=first)
@@ -153,7 +153,7 @@ def test_two_caches_of_one_model_know_nothing_of_each_other() -> None:
     torch.testing.assert_close(model.hidden(tokens[:, 5:], cache=first)[:, 0], model.hidden(tokens)[:, -1])
 
 
-def test_a_layers_cache_gives_back_all_that_was_put_in() -> None:
+def test_a_layer_cache_returns_everything_that_was_appended() -> None:
     keys, values = torch.randn(2, 1, 2, 5, 3, generator=torch.Generator().manual_seed(0)).unbind()
     cache = LayerCache(capacity=5)
     for start, end in ((0, 2), (2, 3), (3, 5)):
@@ -170,7 +170,7 @@ def test_a_full_cache_takes_no_more() -> None:
         cache.append(keys, keys)
 
 
-def test_each_layer_keeps_keys_of_its_own() -> None:
+def test_each_layer_caches_its_own_keys() -> None:
     model, cache = model_of("decoder", "learned"), KeyValueCache(2, capacity=4)
     model.hidden(random_tokens(1, 4), cache=cache)
     assert [layer.n_keys for layer in cache.layers] == [4, 4]

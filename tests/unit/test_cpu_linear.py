@@ -1,4 +1,4 @@
-"""Faster products are the same products."""
+"""The faster linear layers compute what torch's do."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,7 +18,7 @@ def precision() -> str:
 
 
 @pytest.mark.parametrize("tie_weights", [True, False])
-def test_a_model_laid_out_by_input_is_the_same_model(tie_weights: bool) -> None:
+def test_a_model_with_column_major_weights_is_the_same_model(tie_weights: bool) -> None:
     model, plain = build(GPT, tie_weights=tie_weights), build(GPT, tie_weights=tie_weights)
     store_column_major(model)
     assert asdict(model.config) == asdict(plain.config)
@@ -31,7 +31,7 @@ def test_a_model_laid_out_by_input_is_the_same_model(tie_weights: bool) -> None:
     torch.testing.assert_close(model(tokens), plain(tokens))
 
 
-def test_an_encoder_decoder_can_be_laid_out_too() -> None:
+def test_an_encoder_decoder_can_have_column_major_weights_too() -> None:
     model, tokens = build(EncoderDecoder, conditioning="cross_attention"), random_tokens(2, 9)
     expected = model(tokens, tokens)
     store_column_major(model)
@@ -49,7 +49,7 @@ def test_products_keep_the_digits_of_float32() -> None:
 
 
 def layers(dtype: torch.dtype = torch.float32, *, bias: bool = True) -> tuple[Linear, torch.nn.Linear]:
-    """Ours and torch's, with the same weights."""
+    """Return Folio's layer and torch's, with the same weights."""
     ours, plain = Linear(48, 40, bias=bias, dtype=dtype), torch.nn.Linear(48, 40, bias=bias, dtype=dtype)
     plain.load_state_dict(ours.state_dict())
     return ours, plain
@@ -76,7 +76,7 @@ def test_linear_layers_and_their_gradients_are_those_of_torch(
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_only_what_an_activation_reads_is_kept_for_the_backward_pass() -> None:
+def test_only_the_input_of_an_activation_is_kept_for_the_backward_pass() -> None:
     def kept_bytes(work: Callable[[], torch.Tensor]) -> int:
         kept: dict[int, int] = {}
 
@@ -114,20 +114,20 @@ def test_a_hidden_state_that_needs_no_gradient_gets_none() -> None:
     torch.testing.assert_close(ours.weight.grad, plain.weight.grad)
 
 
-def test_under_autocast_the_products_are_those_that_are_asked_for() -> None:
+def test_autocast_decides_the_dtype_of_products() -> None:
     ours, _ = layers()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert ours(torch.randn(5, 48)).dtype == torch.bfloat16
 
 
-def test_the_switch_is_put_back_also_after_an_error() -> None:
+def test_the_switch_is_restored_after_an_error() -> None:
     before = precision()
     with pytest.raises(KeyError), onednn_matmul():
         raise KeyError
     assert precision() == before
 
 
-def test_where_bfloat16_would_be_used_nothing_is_switched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_switch_is_left_alone_if_it_would_allow_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("folio.models.cpu_linear._onednn_keeps_float32", lambda: False)
     before = precision()
     with onednn_matmul():

@@ -1,4 +1,4 @@
-"""The encoder sees both sides, and nothing of the padding."""
+"""The encoder attends to both sides, but not to padding."""
 
 from typing import Any
 
@@ -50,12 +50,12 @@ def test_a_sequence_has_the_same_outputs_alone_and_padded_in_a_batch(
 
 
 @each_encoding
-def test_lengths_of_whole_rows_change_nothing(encoding: str) -> None:
+def test_lengths_of_rows_without_padding_change_nothing(encoding: str) -> None:
     model, tokens = build(Encoder, positional_encoding=encoding), random_tokens(2, 6)
     torch.testing.assert_close(model(tokens, torch.tensor([6, 6])), model(tokens))
 
 
-def test_a_symbol_that_is_only_padding_learns_nothing() -> None:
+def test_a_symbol_that_occurs_only_as_padding_gets_no_gradient() -> None:
     model, tokens = build(Encoder, tie_weights=False), torch.tensor([[1, 2, 7, 7], [1, 2, 3, 4]])
     model(tokens, torch.tensor([2, 4]))[padding_mask(torch.tensor([2, 4]), 4)].sum().backward()
     gradient = model.token_embedding.weight.grad
@@ -87,25 +87,25 @@ def test_the_order_of_the_tokens_matters(encoding: str) -> None:
     assert differs(model(tokens[:, order]), model(tokens)[:, order]).all()
 
 
-def test_without_positions_another_order_only_reorders_the_outputs() -> None:
+def test_without_positions_reordering_the_tokens_only_reorders_the_outputs() -> None:
     model, tokens = build(Encoder, positional_encoding="none"), random_tokens(1, 8)
     order = torch.tensor([7, 3, 5, 1, 0, 2, 4, 6])
     torch.testing.assert_close(model(tokens[:, order]), model(tokens)[:, order])
 
 
 @pytest.mark.parametrize("lengths", [[0, 3], [4, 5], [-2, 4]], ids=str)
-def test_lengths_that_cannot_be_are_refused_in_one_line(lengths: list[int]) -> None:
+def test_impossible_lengths_are_refused_in_one_line(lengths: list[int]) -> None:
     with pytest.raises(ValueError, match=r"^lengths=.* must be at least 1 and at most the 4 tokens of a row$"):
         build(Encoder)(random_tokens(2, 4), torch.tensor(lengths))
 
 
-def test_learned_positions_refuse_a_sequence_longer_than_they_were_trained_for() -> None:
+def test_learned_positions_refuse_a_sequence_longer_than_the_context() -> None:
     with pytest.raises(ValueError, match=r"17 tokens is longer than the model's context_length=16"):
         build(Encoder)(random_tokens(1, 17))
 
 
 @pytest.mark.parametrize("encoding", sorted(POSITIONAL_ENCODINGS.keys() - {"learned"}))
-def test_the_other_encodings_read_on_past_the_context_of_training(encoding: str) -> None:
+def test_the_other_encodings_work_past_the_context_of_training(encoding: str) -> None:
     model, tokens = build(Encoder, positional_encoding=encoding), random_tokens(2, 45)
     logits = model(tokens, torch.tensor([16, 45]))
     assert logits.isfinite().all()
@@ -122,8 +122,8 @@ def test_an_encoder_has_the_parameters_of_a_decoder_of_its_size(choices: dict[st
     assert encoder.n_parameters_without_embeddings == decoder.n_parameters_without_embeddings
 
 
-def test_the_same_weights_are_an_encoder_or_a_decoder_by_what_they_see() -> None:
-    """The last position of a decoder sees all, as every position of an encoder of one layer does."""
+def test_an_encoder_and_a_decoder_with_the_same_weights_differ_only_in_the_mask() -> None:
+    """With one layer, the last position of a decoder attends to everything, like a position of an encoder."""
     encoder, decoder, tokens = build(Encoder, n_layers=1), build(GPT, n_layers=1), random_tokens(2, 9)
     decoder.load_state_dict(encoder.state_dict())
     ours, from_decoder = encoder(tokens), decoder(tokens)
@@ -132,7 +132,7 @@ def test_the_same_weights_are_an_encoder_or_a_decoder_by_what_they_see() -> None
 
 
 @pytest.mark.parametrize("tie_weights", [True, False])
-def test_the_output_is_the_embedding_where_they_are_tied(tie_weights: bool) -> None:
+def test_the_output_layer_is_the_embedding_if_they_are_tied(tie_weights: bool) -> None:
     model = build(Encoder, tie_weights=tie_weights)
     assert (model.output.weight is model.token_embedding.weight) is tie_weights
     torch.testing.assert_close(model(random_tokens(1, 3)), model.hidden(random_tokens(1, 3)) @ model.output.weight.T)

@@ -31,7 +31,7 @@ def prefix_and_tokens(batch: int = 2) -> tuple[Tensor, Tensor]:
     return random_tokens(batch, N_STATES, seed=1), random_tokens(batch, N_TOKENS)
 
 
-# What is seen
+# What attention reaches
 
 
 @each_choice
@@ -47,8 +47,8 @@ def test_every_token_of_the_prefix_changes_every_output(
 
 
 @each_conditioning
-def test_in_one_layer_each_output_sees_each_state(conditioning: str) -> None:
-    """The states stand fixed, so that the way from one to an output is the decoder's alone."""
+def test_in_one_layer_each_output_attends_to_each_state(conditioning: str) -> None:
+    """The states are fixed, so that only the decoder can carry a change to an output."""
     model = model_of(conditioning, n_layers=1)
     prefix, tokens = prefix_and_tokens()
     encoder_output = model.encode(prefix)
@@ -74,8 +74,8 @@ def test_a_token_changes_no_logits_before_it(
 
 
 @each_encoding
-def test_states_in_the_decoder_do_not_see_the_continuation(encoding: str) -> None:
-    """If they did, in the first layer, later layers would tell earlier tokens of later ones."""
+def test_states_in_the_decoder_do_not_attend_to_the_continuation(encoding: str) -> None:
+    """If they did in the first layer, later layers would pass later tokens on to earlier ones."""
     model, seen = model_of("hidden_cache", positional_encoding=encoding), []
     for block in model.decoder.blocks:
         block.register_forward_hook(lambda block, inputs, output: seen.append(output))
@@ -97,7 +97,7 @@ def test_states_in_the_decoder_do_not_see_the_continuation(encoding: str) -> Non
     n_more=st.integers(0, 3),
     padding=st.integers(0, V - 1),
 )
-def test_a_row_has_the_same_logits_alone_and_behind_a_padded_prefix(
+def test_a_row_has_the_same_logits_alone_and_after_a_padded_prefix(
     conditioning: str, encoding: str, choices: dict[str, Any], lengths: list[int], n_more: int, padding: int
 ) -> None:
     model = model_of(conditioning, positional_encoding=encoding, n_layers=2, **choices)
@@ -111,7 +111,7 @@ def test_a_row_has_the_same_logits_alone_and_behind_a_padded_prefix(
 
 @each_encoding
 @each_conditioning
-def test_fewer_tokens_have_the_logits_of_a_beginning(conditioning: str, encoding: str) -> None:
+def test_fewer_tokens_have_the_first_logits_of_a_longer_sequence(conditioning: str, encoding: str) -> None:
     model = model_of(conditioning, positional_encoding=encoding)
     prefix, tokens = prefix_and_tokens()
     logits = model(tokens, prefix)
@@ -121,7 +121,7 @@ def test_fewer_tokens_have_the_logits_of_a_beginning(conditioning: str, encoding
 
 
 @each_conditioning
-def test_a_prefix_is_encoded_once_and_continued_as_often_as_one_likes(conditioning: str) -> None:
+def test_a_prefix_is_encoded_once_and_continued_any_number_of_times(conditioning: str) -> None:
     model = model_of(conditioning)
     prefix, tokens = prefix_and_tokens()
     lengths = torch.tensor([2, 5])
@@ -132,7 +132,7 @@ def test_a_prefix_is_encoded_once_and_continued_as_often_as_one_likes(conditioni
         )
 
 
-# Against others' formulas
+# Compared with references
 
 
 @pytest.mark.parametrize("choices", [{}, {"bias": False, "activation": "relu", "d_ff": 20}], ids=str)
@@ -146,7 +146,7 @@ def test_torchs_own_encoder_and_decoder_give_the_same_logits_and_gradients(
     prefix, tokens = prefix_and_tokens(3)
     lengths = torch.tensor([N_STATES, 1, 3])
     padding = ~padding_mask(lengths, N_STATES)
-    # Every prefix ends at the last position that the encoder knows; where its padding stands is of no importance.
+    # Every prefix ends at the last position that the encoder knows; the positions of its padding do not matter.
     positions = model.config.context_length - lengths[:, None] + torch.arange(N_STATES)
     positions = positions.clamp(max=model.config.context_length - 1)
     states = encoder(prefix, causal=False, positions=positions, padding=padding)
@@ -161,11 +161,11 @@ def test_torchs_own_encoder_and_decoder_give_the_same_logits_and_gradients(
 
 @each_choice
 @each_encoding
-def test_a_hidden_cache_is_the_decoder_run_over_states_and_embeddings_in_a_row(
+def test_a_hidden_cache_runs_the_decoder_over_states_followed_by_embeddings(
     encoding: str, choices: dict[str, Any]
 ) -> None:
-    """Written out for prefixes without padding. Positions here count from the first state: what sees them, rotary and
-    ALiBi, knows differences alone."""
+    """Written out for prefixes without padding. Positions count from the first state here, since the encodings that
+    use them in attention, rotary and ALiBi, depend only on differences."""
     model = model_of("hidden_cache", positional_encoding=encoding, **choices)
     prefix, tokens = prefix_and_tokens()
     embedded = model.decoder.embed(tokens, torch.arange(N_TOKENS))
@@ -187,7 +187,7 @@ def test_a_hidden_cache_is_the_decoder_run_over_states_and_embeddings_in_a_row(
 
 
 @each_conditioning
-def test_the_first_token_of_the_decoder_stands_at_position_0_behind_any_prefix(conditioning: str) -> None:
+def test_the_first_token_of_the_decoder_has_position_0_after_any_prefix(conditioning: str) -> None:
     model, embedded = model_of(conditioning), []
     model.decoder.positional_encoding.embedding.register_forward_hook(
         lambda module, inputs, output: embedded.append(inputs[0].tolist())
@@ -198,8 +198,8 @@ def test_the_first_token_of_the_decoder_stands_at_position_0_behind_any_prefix(c
 
 
 @pytest.mark.parametrize("n_rows", [1, 3])
-def test_states_of_a_hidden_cache_stand_right_before_the_decoders_first_token(n_rows: int) -> None:
-    """Told by ALiBi: how far each state is from the first token, however long the prefix and its padding are."""
+def test_states_of_a_hidden_cache_have_the_positions_right_before_the_first_token(n_rows: int) -> None:
+    """ALiBi shows the distance of each state from the first token, for any lengths of prefix and padding."""
     model, masks = model_of("hidden_cache", positional_encoding="alibi", n_layers=1), []
     model.decoder.blocks[0].register_forward_pre_hook(lambda block, inputs: masks.append(inputs[1]))
     lengths = [4, 2, 1][:n_rows]
@@ -216,14 +216,14 @@ def test_states_of_a_hidden_cache_stand_right_before_the_decoders_first_token(n_
 
 @each_conditioning
 @pytest.mark.parametrize("lengths", [[0, 3], [N_STATES, N_STATES + 1], [-2, 4]], ids=str)
-def test_lengths_that_cannot_be_are_refused_in_one_line(conditioning: str, lengths: list[int]) -> None:
+def test_impossible_lengths_are_refused_in_one_line(conditioning: str, lengths: list[int]) -> None:
     prefix, tokens = prefix_and_tokens()
     with pytest.raises(ValueError, match=r"^lengths=.* must be at least 1 and at most the 5 tokens of a row$"):
         model_of(conditioning)(tokens, prefix, torch.tensor(lengths))
 
 
 @each_conditioning
-def test_learned_positions_allow_a_context_of_each_and_not_more_of_either(conditioning: str) -> None:
+def test_learned_positions_limit_prefix_and_continuation_to_a_context_each(conditioning: str) -> None:
     model = model_of(conditioning)
     assert model(random_tokens(1, T), random_tokens(1, T)).shape == (1, T, V)
     for n_tokens, n_states in ((T + 1, 1), (1, T + 1)):
@@ -233,7 +233,7 @@ def test_learned_positions_allow_a_context_of_each_and_not_more_of_either(condit
 
 @each_conditioning
 @pytest.mark.parametrize("encoding", sorted(POSITIONAL_ENCODINGS.keys() - {"learned"}))
-def test_the_other_encodings_read_on_past_the_context_of_training(encoding: str, conditioning: str) -> None:
+def test_the_other_encodings_work_past_the_context_of_training(encoding: str, conditioning: str) -> None:
     model = model_of(conditioning, positional_encoding=encoding)
     prefix, tokens = random_tokens(2, 40, seed=1), random_tokens(2, 35)
     logits = model(tokens, prefix)

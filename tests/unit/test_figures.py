@@ -1,4 +1,4 @@
-"""Pictures show what they are given, with every label whole and legible."""
+"""Figures show the given numbers, with every label complete and legible."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -43,7 +43,7 @@ def crossed(n_rows: int, n_columns: int) -> Figure:
 
 
 def texts_of(figure: Figure) -> list[Text]:
-    """Those that are drawn, with the room that they take; the figure has been drawn."""
+    """Return the texts of a rendered figure that are visible."""
     found = figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_visible() and artist.get_text() != "")
     # A tick outside the limits keeps its text, and is not drawn.
     ticks = {
@@ -83,7 +83,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_nothing_is_cut(name: str) -> None:
+def test_no_text_is_cut_off(name: str) -> None:
     figure = FIGURES[name]()
     image = pixels(figure)
     assert image.std() > 0
@@ -94,12 +94,12 @@ def test_nothing_is_cut(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in FIGURES if name.startswith("attention")])
-def test_no_label_covers_its_neighbour(name: str) -> None:
+def test_no_label_covers_the_next(name: str) -> None:
     figure = FIGURES[name]()
     pixels(figure)
     titles = [axes.title for axes in figure.axes if axes.get_title()]
-    for neighbours in (*([*axes.get_yticklabels()] for axes in figure.axes), titles):
-        for one, next_one in pairwise(neighbours):
+    for adjacent in (*([*axes.get_yticklabels()] for axes in figure.axes), titles):
+        for one, next_one in pairwise(adjacent):
             assert not one.get_window_extent().overlaps(next_one.get_window_extent()), one.get_text()
 
 
@@ -116,7 +116,7 @@ def test_the_loss_figure_draws_both_losses_and_the_rate_and_names_its_axes() -> 
 
 
 @pytest.mark.parametrize("tag", ["train/loss_nats", "val/loss_nats"])
-def test_a_run_that_was_stopped_early_shows_the_loss_that_it_has(tag: str) -> None:
+def test_a_run_that_stopped_early_shows_the_loss_that_it_has(tag: str) -> None:
     loss_axes, _ = loss_figure({tag: Curve([10, 20], [6.0, 5.5])}, title="a run").axes
     assert list(np.asarray(loss_axes.lines[0].get_ydata())) == [6.0, 5.5]
 
@@ -163,7 +163,7 @@ def test_positions_are_a_heat_map_over_curves_with_labels_that_suit_the_encoding
         np.testing.assert_array_equal(line.get_ydata(), table[:, int(str(line.get_label()))])
 
 
-def test_attention_has_a_map_for_each_layer_and_head_and_one_colour_bar() -> None:
+def test_attention_has_a_map_for_each_layer_and_head_and_one_color_bar() -> None:
     weights = causal_weights(2, 3, 5)
     *maps, bar = attention_figure(weights, list("abcde"), list("vwxyz"), "a run").axes
     assert [axes.get_title() for axes in maps] == [
@@ -173,12 +173,12 @@ def test_attention_has_a_map_for_each_layer_and_head_and_one_colour_bar() -> Non
         image = axes.images[0].get_array()
         assert isinstance(image, np.ma.MaskedArray)
         np.testing.assert_array_equal(image.filled(0.0), expected)
-        np.testing.assert_array_equal(image.mask, expected == 0.0)  # what is not seen is left white
+        np.testing.assert_array_equal(image.mask, expected == 0.0)  # masked weights are white
         assert axes.images[0].get_clim() == (0.0, 1.0)
     assert bar.get_ylim() == (0.0, 1.0)
 
 
-def test_tokens_stand_at_the_left_and_at_the_bottom_alone() -> None:
+def test_tokens_label_only_the_left_and_the_bottom() -> None:
     *maps, _ = attention_figure(causal_weights(2, 2, 2), ["a", " b"], ["\n", "$"], "a run").axes
     rows = [[label.get_text() for label in axes.get_yticklabels()] for axes in maps]
     columns = [[label.get_text() for label in axes.get_xticklabels()] for axes in maps]
@@ -186,18 +186,18 @@ def test_tokens_stand_at_the_left_and_at_the_bottom_alone() -> None:
     assert columns == [[], [], ["↵", r"\$"], ["↵", r"\$"]]
 
 
-def test_layers_and_heads_can_be_chosen() -> None:
+def test_layers_and_heads_can_be_selected() -> None:
     *maps, _ = attention_figure(causal_weights(12, 4, 2), list("ab"), list("ab"), "a", layers=[11, 0], heads=[2]).axes
     assert [axes.get_title() for axes in maps] == ["layer 11, head 2", "layer 0, head 2"]
 
 
-def test_of_a_large_model_as_many_are_drawn_as_are_legible_from_its_first_layer_to_its_last() -> None:
+def test_a_legible_number_of_maps_of_a_large_model_is_drawn_from_first_to_last_layer() -> None:
     *maps, _ = attention_figure(causal_weights(48, 1, 1), ["a"], ["a"], "a run").axes
     assert len(maps) == MAX_MAPS
     assert (maps[0].get_title(), maps[-1].get_title()) == ("layer 0, head 0", "layer 47, head 0")
 
 
-def test_a_line_parts_the_prefix_from_the_text() -> None:
+def test_a_line_separates_the_prefix_from_the_text() -> None:
     axes, _ = attention_figure(np.ones((1, 1, 2, 5)) / 5, list("ab"), list("xyzab"), "a run", divider=3).axes
     assert list(np.asarray(axes.lines[0].get_xdata())) == [2.5, 2.5]
 
@@ -216,7 +216,7 @@ def test_a_line_parts_the_prefix_from_the_text() -> None:
         ("incomprehensible", "incomprehensi…"),
     ],
 )
-def test_labels_show_what_cannot_be_seen(label: str, shown: str) -> None:
+def test_labels_make_invisible_characters_visible(label: str, shown: str) -> None:
     assert visible(label) == shown
 
 

@@ -1,4 +1,4 @@
-"""An encoder fills the blanks of a text, one after the other, and leaves the rest as it was typed."""
+"""An encoder fills the blanks of a text one after the other and keeps the rest as typed."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ from folio.models import Encoder
 from folio.runtime.errors import FolioError
 
 TOKENIZER = CharTokenizer("".join(map(chr, range(ord("0"), ord("0") + 60))))
-"""All symbols of the model but the mask."""
+"""All symbols of the model except the mask."""
 
 WORDS = WordTokenizer(["to", "be", "or", "not", ",", "\n", "("])
 GREEDY = SamplingParams(temperature=0.0)
@@ -36,7 +36,7 @@ def filled(prompt: str, tokenizer: Tokenizer = TOKENIZER, **options: Any) -> str
 
 
 @torch.no_grad()
-def test_blanks_are_filled_from_left_to_right_each_read_by_the_next() -> None:
+def test_blanks_are_filled_from_left_to_right_and_each_is_read_for_the_next() -> None:
     model, tokens = encoder(), torch.tensor([[3, 60, 5, 60, 60]])
     expected = []
     for position in (1, 3, 4):
@@ -49,35 +49,35 @@ def test_blanks_are_filled_from_left_to_right_each_read_by_the_next() -> None:
 @pytest.mark.parametrize(
     "sampling", [GREEDY, SamplingParams(), SamplingParams(top_p=0.99), SamplingParams(min_p=1e-6)], ids=str
 )
-def test_the_mask_itself_is_never_chosen(sampling: SamplingParams) -> None:
+def test_the_mask_itself_is_never_drawn(sampling: SamplingParams) -> None:
     model = encoder(vocab_size=64, tie_weights=False)
     with torch.no_grad():
-        model.output.weight[60:] *= 20  # the likeliest of all, wherever one of the four logits is positive
+        model.output.weight[60:] *= 20  # the likeliest of all, whenever one of the four logits is positive
     ids = [60] * 16
     assert max(fill_tokens(model, ids, sampling=GREEDY, seed=0, n_symbols=60)) < 60
     assert any(model(torch.tensor([ids]))[0].argmax(dim=1) >= 60)
 
 
-def test_a_seed_repeats_the_filling_and_another_fills_otherwise() -> None:
+def test_the_same_seed_fills_the_same_and_another_seed_otherwise() -> None:
     prompt = f"A{MASK * 8}"
     first = filled(prompt, sampling=SamplingParams(), seed=1)
     assert filled(prompt, sampling=SamplingParams(), seed=1) == first
     assert filled(prompt, sampling=SamplingParams(), seed=2) != first
 
 
-def test_a_repetition_penalty_counts_what_stands_around_and_what_was_filled() -> None:
+def test_a_repetition_penalty_counts_the_given_and_the_filled_tokens() -> None:
     text = filled(f"AB{MASK * 14}", sampling=SamplingParams(temperature=0.0, repetition_penalty=1e6))
     assert len(set(text)) == 16
 
 
-def test_a_batch_is_filled_as_each_alone() -> None:
+def test_a_batch_is_filled_like_each_text_alone() -> None:
     prompts = [f"A{MASK}", f"{MASK}BCD{MASK}", "E" + MASK * 5]
     texts = generate(encoder(), TOKENIZER, prompts, max_new_tokens=1, sampling=SamplingParams(), seeds=[4, 5, 6])
     alone = [filled(prompt, sampling=SamplingParams(), seed=seed) for seed, prompt in enumerate(prompts, 4)]
     assert ["".join(pieces) for pieces in texts] == alone
 
 
-def test_text_comes_up_to_the_next_blank_as_it_is_filled() -> None:
+def test_text_is_yielded_up_to_the_next_blank_when_one_is_filled() -> None:
     model, n_passes = encoder(), []
     model.final_norm.register_forward_hook(lambda *_: n_passes.append(1))
     prompt = f"AB{MASK}CD{MASK}"
@@ -117,15 +117,15 @@ def test_bytes_of_one_character_are_shown_together() -> None:
     ],
 )
 def test_words_around_a_blank_are_the_tokens_that_training_has_there(prompt: str, as_if: str) -> None:
-    """A space that any word would have on that side is no token of its own."""
+    """A space that any word would have on that side is not a separate token."""
     ids, hidden = encode_masked(prompt, WORDS).ids, WORDS.encode(as_if).tolist()
     assert len(ids) == len(hidden)
     assert all(token in (other, WORDS.vocab_size) for token, other in zip(ids, hidden, strict=True))
     assert ids.count(WORDS.vocab_size) == prompt.count(MASK)
 
 
-def test_what_was_typed_around_a_blank_is_shown_as_it_was_typed() -> None:
-    """Also words that the tokenizer does not know, and unusual spaces."""
+def test_the_text_around_a_blank_is_shown_as_typed() -> None:
+    """Including words that the tokenizer does not know, and unusual spaces."""
     text = filled(f"Zounds  to {MASK} , zounds", WORDS)
     assert text.startswith("Zounds  to ")
     assert text.endswith(" , zounds")
@@ -143,12 +143,12 @@ def test_what_was_typed_around_a_blank_is_shown_as_it_was_typed() -> None:
         ("A" * 16 + MASK, {}, "a prompt of 17 tokens is longer than the model's context_length=16"),
     ],
 )
-def test_what_an_encoder_cannot_fill_is_refused(prompt: str, options: dict[str, Any], message: str) -> None:
+def test_a_text_that_an_encoder_cannot_fill_is_refused(prompt: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(FolioError, match=message):
         filled(prompt, **options)
 
 
-def test_a_text_may_be_longer_than_the_context_where_positions_have_no_end() -> None:
+def test_a_text_can_be_longer_than_the_context_if_positions_have_no_end() -> None:
     model = encoder(positional_encoding="alibi")
     pieces = generate_text(model, TOKENIZER, "A" * 40 + MASK, max_new_tokens=1, sampling=GREEDY, seed=0)
     assert len("".join(pieces)) == 41

@@ -1,4 +1,4 @@
-"""A model of each family writes text, alone or in a batch, with or without a cache, and the text comes out whole."""
+"""Each family generates the same text alone or in a batch, with or without a cache."""
 
 from collections.abc import Iterator, Sequence
 from functools import cache as memoized
@@ -31,13 +31,13 @@ from folio.runtime.errors import FolioError
 CONTEXT = TINY.context_length
 N_SYMBOLS = 57
 TOKENIZER = CharTokenizer("".join(map(chr, range(ord("0"), ord("0") + N_SYMBOLS))))
-"""The models have rows for four ids more."""
+"""The models have rows for four more ids."""
 
 GREEDY = SamplingParams(temperature=0.0)
 SAMPLINGS = {
     "greedy": SamplingParams(
         temperature=0.0, repetition_penalty=2.0
-    ),  # or some models would say one thing again and again
+    ),  # otherwise some models would repeat themselves
     "sampled": SamplingParams(temperature=0.8, repetition_penalty=1.2, top_k=40, top_p=0.95, min_p=0.01),
 }
 FAMILIES = ("decoder", *CONDITIONINGS)
@@ -50,14 +50,14 @@ each_sampling = pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMP
 
 @memoized
 def model_of(family: str, encoding: str = "learned", norm_position: str = "pre") -> GPT | EncoderDecoder:
-    """Not to be changed by a test."""
+    """Return a shared model; a test must not change it."""
     changes: dict[str, Any] = OTHER_CHOICES if norm_position == "post" else {}
     changes = {"positional_encoding": encoding, "n_layers": 2, "tie_weights": False, **changes}
     return build(GPT, **changes) if family == "decoder" else build(EncoderDecoder, conditioning=family, **changes)
 
 
 def given_to(family: str, *texts: str) -> dict[str, Any]:
-    """These texts as prompts of a decoder; as prefixes, with prompts of their first characters, of the others."""
+    """Use the texts as prompts of a decoder; otherwise as prefixes, with their first characters as prompts."""
     if family == "decoder":
         return {"prompts": texts}
     return {"prompts": [text[: number % 3] for number, text in enumerate(texts)], "prefixes": texts}
@@ -69,7 +69,7 @@ def texts_of(model: GPT | EncoderDecoder, **options: Any) -> list[str]:
 
 
 def text_of(model: GPT | EncoderDecoder, sampling: SamplingParams = GREEDY, seed: int = 0, **options: Any) -> str:
-    """What the model writes after ABBA."""
+    """Return what the model generates after ABBA."""
     (text,) = texts_of(model, prompts=["ABBA"], sampling=sampling, seeds=[seed], **options)
     return text.removeprefix("ABBA")
 
@@ -81,7 +81,7 @@ def tokens_of(model: GPT | EncoderDecoder, prompts: Sequence[Sequence[int]], **o
 
 @torch.no_grad()
 def logits_by_definition(model: GPT | EncoderDecoder, text: list[int], prefix: list[int], window: int) -> Tensor:
-    """(V,): of what follows a text, by the model's `forward` alone."""
+    """Return the logits (V,) of the token after a text, computed by `forward`."""
     tokens = torch.tensor([text[-window:]])
     return (model(tokens, torch.tensor([prefix])) if isinstance(model, EncoderDecoder) else model(tokens))[0, -1]
 
@@ -90,10 +90,10 @@ def logits_by_definition(model: GPT | EncoderDecoder, text: list[int], prefix: l
 @pytest.mark.parametrize("norm_position", ["pre", "post"])
 @each_encoding
 @each_family
-def test_logits_are_those_of_the_last_tokens_read_anew(
+def test_logits_are_those_of_a_forward_pass_over_the_last_tokens(
     family: str, encoding: str, norm_position: str, use_cache: bool
 ) -> None:
-    """From a prompt of each length, past the context, where the window slides."""
+    """Prompts of several lengths, up to and past the context, where the window slides."""
     model = model_of(family, encoding, norm_position)
     texts, prefixes = [[1, 2, 3], [4] * 9, [5]], [[7, 8], [9, 10, 11, 12], [3]]
     with torch.inference_mode():
@@ -108,7 +108,7 @@ def test_logits_are_those_of_the_last_tokens_read_anew(
             texts = [[*text, token] for text, token in zip(texts, new, strict=True)]
 
 
-def test_within_the_window_tokens_keys_and_values_stay_where_they_are() -> None:
+def test_within_the_window_tokens_keys_and_values_are_never_moved() -> None:
     model = model_of("decoder")
     with torch.inference_mode():
         batch = DecodingBatch(model, [[1, 2, 3]], None, CONTEXT, n_new=10, use_cache=True)
@@ -132,10 +132,10 @@ def test_within_the_window_tokens_keys_and_values_stay_where_they_are() -> None:
 @pytest.mark.parametrize("norm_position", ["pre", "post"])
 @each_encoding
 @each_family
-def test_a_cache_changes_no_text_and_a_batch_none_of_its_texts(
+def test_neither_a_cache_nor_a_batch_changes_a_text(
     family: str, encoding: str, norm_position: str, sampling: SamplingParams
 ) -> None:
-    """Nor where prompts are shorter than the context, as long and longer."""
+    """For prompts shorter than the context, equal to it and longer."""
     model = model_of(family, encoding, norm_position)
     lengths = (4, 1, CONTEXT) if family != "decoder" else (4, 1, 3 * CONTEXT, CONTEXT)
     all_given = given_to(family, *("0A9b"[row] * length for row, length in enumerate(lengths)))
@@ -144,7 +144,7 @@ def test_a_cache_changes_no_text_and_a_batch_none_of_its_texts(
     for row, text in enumerate(together):
         alone = {key: values[row : row + 1] for key, values in all_given.items()}
         assert texts_of(model, **alone, sampling=sampling, seeds=[row]) == [text]
-    assert len(set("".join(together))) > 5  # a model that says one thing would show nothing
+    assert len(set("".join(together))) > 5  # a model that repeats itself would show nothing
 
 
 @settings(max_examples=20)
@@ -154,7 +154,7 @@ def test_a_cache_changes_no_text_and_a_batch_none_of_its_texts(
     family=st.sampled_from(FAMILIES),
     encoding=st.sampled_from(sorted(POSITIONAL_ENCODINGS)),
 )
-def test_texts_of_any_lengths_and_windows_are_written_as_each_alone(
+def test_texts_of_any_lengths_and_windows_are_generated_like_each_alone(
     lengths: list[int], window: int, family: str, encoding: str
 ) -> None:
     model = model_of(family, encoding)
@@ -178,7 +178,7 @@ def test_greedy_takes_the_likeliest_token_of_a_window_that_slides(prompt_length:
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
-def test_an_encoder_decoder_goes_on_from_the_last_token_of_its_prefix(conditioning: str) -> None:
+def test_an_encoder_decoder_continues_from_the_last_token_of_its_prefix(conditioning: str) -> None:
     model, prefix = model_of(conditioning), [5, 9, 3]
     text = [3, 8, 8]  # the prompt follows that token
     for _ in range(5):
@@ -188,7 +188,7 @@ def test_an_encoder_decoder_goes_on_from_the_last_token_of_its_prefix(conditioni
 
 @each_family
 @pytest.mark.parametrize("encoding", WITHOUT_END)
-def test_a_window_may_be_longer_than_the_context_where_positions_have_no_end(family: str, encoding: str) -> None:
+def test_a_window_can_be_longer_than_the_context_if_positions_have_no_end(family: str, encoding: str) -> None:
     model, prefix = model_of(family, encoding), [5, 9, 3]
     expected = [3]
     for _ in range(CONTEXT + 8):
@@ -200,13 +200,13 @@ def test_a_window_may_be_longer_than_the_context_where_positions_have_no_end(fam
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_within_the_window_a_cached_token_is_all_that_is_read(family: str) -> None:
+def test_within_the_window_a_step_reads_one_token(family: str) -> None:
     model, n_read = model_of(family, "rotary"), []
     stack = model.decoder if isinstance(model, EncoderDecoder) else model
     hook = stack.blocks[0].register_forward_hook(lambda block, inputs, output: n_read.append(output.size(1)))
     texts_of(model, **given_to(family, "ABBA"), max_new_tokens=6, window=6)
     hook.remove()
-    # The prompt, or the last token of the prefix behind its 4 states; from the seventh token on the window slides.
+    # The prompt, or the last token of the prefix after its 4 states; from the seventh token on the window slides.
     expected = {
         "decoder": [4, 1, 1, 6, 6, 6],
         "hidden_cache": [4 + 1, 1, 1, 1, 1, 1],
@@ -215,7 +215,7 @@ def test_within_the_window_a_cached_token_is_all_that_is_read(family: str) -> No
     assert n_read == expected[family]
 
 
-def test_the_same_seed_writes_the_same_text_and_another_another() -> None:
+def test_the_same_seed_gives_the_same_text_and_another_seed_another() -> None:
     model, sampling = model_of("decoder"), SamplingParams(temperature=0.8)
     first = text_of(model, sampling, seed=1)
     assert len(first) == 2 * CONTEXT
@@ -223,20 +223,20 @@ def test_the_same_seed_writes_the_same_text_and_another_another() -> None:
     assert text_of(model, sampling, seed=2) != first
 
 
-def test_generation_leaves_the_global_generator_as_it_was() -> None:
+def test_generation_does_not_use_the_global_generator() -> None:
     before = torch.get_rng_state()
     text_of(model_of("decoder"), SamplingParams())
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_text_comes_while_it_is_made() -> None:
+def test_text_is_yielded_while_it_is_generated() -> None:
     endless = generate_text(
         model_of("decoder"), TOKENIZER, "A", max_new_tokens=10**12, sampling=GREEDY, seed=0, stop=["never there"]
     )
     assert len(list(islice(endless, 3))) == 3
 
 
-def test_what_was_given_comes_before_the_model_has_read_it() -> None:
+def test_the_given_text_is_yielded_before_the_model_reads_it() -> None:
     model = build(EncoderDecoder, conditioning="hidden_cache")
     model.register_forward_pre_hook(lambda *_: pytest.fail("read"))
     model.decoder.blocks[0].register_forward_pre_hook(lambda *_: pytest.fail("read"))
@@ -247,7 +247,7 @@ def test_what_was_given_comes_before_the_model_has_read_it() -> None:
 def test_ids_of_a_padded_vocabulary_are_never_drawn() -> None:
     model = build(GPT, tie_weights=False)
     with torch.no_grad():
-        model.output.weight[N_SYMBOLS:] *= 20  # the likeliest of all, wherever one of the four logits is positive
+        model.output.weight[N_SYMBOLS:] *= 20  # the likeliest of all, whenever one of the four logits is positive
     assert max(tokens_of(model, [[1]], max_new_tokens=40, n_symbols=TINY.vocab_size)) >= [N_SYMBOLS]
     for sampling in (
         GREEDY,
@@ -259,7 +259,7 @@ def test_ids_of_a_padded_vocabulary_are_never_drawn() -> None:
         assert max(tokens_of(model, [[1]], max_new_tokens=40, sampling=sampling)) < [N_SYMBOLS]
 
 
-def test_a_batch_of_none_is_no_texts() -> None:
+def test_an_empty_batch_gives_no_texts() -> None:
     assert texts_of(model_of("decoder"), prompts=[]) == []
 
 
@@ -281,7 +281,7 @@ def test_draws_follow_the_probabilities() -> None:
     assert expected.max() < 0.9
 
 
-def test_a_text_goes_on_from_the_last_word_of_what_was_given() -> None:
+def test_a_text_continues_after_the_last_word_of_the_prompt() -> None:
     tokenizer = WordTokenizer(["a", "b", ","])
     n_symbols = tokenizer.vocab_size
     prompt = tokenizer.encode("a, b").tolist()
@@ -293,7 +293,7 @@ def test_a_text_goes_on_from_the_last_word_of_what_was_given() -> None:
         assert "".join(pieces) == tokenizer.decode(prompt + [token for (token,) in tokens])
 
 
-def test_characters_of_several_tokens_come_out_whole_from_each_row() -> None:
+def test_each_row_yields_characters_of_several_tokens_as_a_whole() -> None:
     model = build(GPT, vocab_size=256)
     pieces = generate(
         model, ByteTokenizer(), ["é", "€€"], max_new_tokens=40, sampling=SamplingParams(temperature=3.0), seeds=[1, 2]
@@ -329,7 +329,7 @@ def test_a_stop_string_in_the_prompt_ends_nothing() -> None:
     assert len(text_of(model_of("decoder"), stop=["ABBA"])) > 0
 
 
-def test_a_batch_is_written_no_further_than_its_longest_text() -> None:
+def test_a_batch_is_generated_no_further_than_its_longest_text() -> None:
     model, n_steps = build(GPT), []
     model.final_norm.register_forward_hook(lambda *_: n_steps.append(1))
     first, second = generate(
@@ -358,7 +358,7 @@ def test_a_batch_is_written_no_further_than_its_longest_text() -> None:
         ("cross_attention", {"prompt": "", "prefix": "A", "window": 17}, "window=17 is longer than the 16"),
     ],
 )
-def test_what_a_model_cannot_write_from_is_refused_before_the_first_piece(
+def test_an_unsuitable_prompt_is_refused_before_the_first_piece(
     family: str, request_: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(FolioError, match=message):
@@ -372,7 +372,7 @@ def test_one_bad_prompt_refuses_the_batch() -> None:
 
 @pytest.mark.parametrize("encoding", WITHOUT_END)
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
-def test_a_prefix_may_be_longer_than_the_context_where_positions_have_no_end(encoding: str, conditioning: str) -> None:
+def test_a_prefix_can_be_longer_than_the_context_if_positions_have_no_end(encoding: str, conditioning: str) -> None:
     (text,) = texts_of(model_of(conditioning, encoding), prompts=[""], prefixes=["A" * 40])
     assert len(text) == 40 + 2 * CONTEXT
 
@@ -396,7 +396,7 @@ def test_several_stop_strings_do_not_depend_on_how_the_text_is_cut(pieces: list[
     assert "".join(until_stop(pieces, stop)) == "".join(until_stop(text, stop)) == "".join(until_stop([text], stop))
 
 
-def test_text_is_held_back_only_while_a_stop_string_could_begin() -> None:
+def test_text_is_held_back_only_while_it_could_start_a_stop_string() -> None:
     def pieces() -> Iterator[str]:
         yield "one "
         yield "<en"

@@ -1,4 +1,4 @@
-"""The GPT computes what the papers say, and refuses what it cannot be."""
+"""The GPT computes what the papers say."""
 
 from dataclasses import replace
 from typing import Any
@@ -34,7 +34,7 @@ def test_a_token_changes_no_logits_before_it(encoding: str, changed: int, shift:
 
 
 @each_encoding
-def test_a_shorter_sequence_has_the_logits_of_a_beginning(encoding: str) -> None:
+def test_a_shorter_sequence_has_the_first_logits_of_a_longer_one(encoding: str) -> None:
     model, tokens = build(GPT, positional_encoding=encoding), random_tokens(2, 16)
     logits = model(tokens)
     for length in range(1, 16):
@@ -47,31 +47,31 @@ def test_no_tokens_have_no_logits(encoding: str) -> None:
 
 
 def logits_after_a_swap_of_early_tokens(model: GPT) -> tuple[Tensor, Tensor]:
-    """(V,) twice: the last position's, and those that it would have."""
+    """Return the last position's logits (V,), and those after two early tokens were swapped."""
     tokens = random_tokens(1, 16)
     return model(tokens)[0, -1], model(tokens[:, [1, 0, *range(2, 16)]])[0, -1]
 
 
 @pytest.mark.parametrize("encoding", sorted(POSITIONAL_ENCODINGS.keys() - {"none"}))
-def test_the_order_of_the_tokens_before_matters(encoding: str) -> None:
+def test_the_order_of_earlier_tokens_matters(encoding: str) -> None:
     logits, others = logits_after_a_swap_of_early_tokens(build(GPT, positional_encoding=encoding, n_layers=1))
     assert not torch.isclose(logits, others).all()
 
 
-def test_without_positions_the_order_shows_only_in_what_earlier_positions_saw() -> None:
-    """One layer sees a bag of tokens; a second one sees what each token's own past was (Haviv et al. 2022)."""
+def test_without_positions_order_enters_only_through_earlier_layers() -> None:
+    """One layer reads a bag of tokens; a second one also reads what each token attended to (Haviv et al. 2022)."""
     torch.testing.assert_close(*logits_after_a_swap_of_early_tokens(build(GPT, positional_encoding="none", n_layers=1)))
     logits, others = logits_after_a_swap_of_early_tokens(build(GPT, positional_encoding="none", n_layers=2))
     assert not torch.isclose(logits, others).all()
 
 
-def test_learned_positions_refuse_a_sequence_longer_than_they_were_trained_for() -> None:
+def test_learned_positions_refuse_a_sequence_longer_than_the_context() -> None:
     with pytest.raises(ValueError, match=r"17 tokens is longer than the model's context_length=16.*\(learned\)"):
         build(GPT, positional_encoding="learned")(random_tokens(1, 17))
 
 
 @pytest.mark.parametrize("encoding", sorted(POSITIONAL_ENCODINGS.keys() - {"learned"}))
-def test_the_other_encodings_read_on_past_the_context_of_training(encoding: str) -> None:
+def test_the_other_encodings_work_past_the_context_of_training(encoding: str) -> None:
     model, tokens = build(GPT, positional_encoding=encoding), random_tokens(2, 45)
     logits = model(tokens)
     assert logits.isfinite().all()
@@ -116,13 +116,13 @@ def gradient_of_a_symbol_that_is_only_predicted(model: GPT) -> Tensor:
     return model.token_embedding.weight.grad[7]
 
 
-def test_tied_weights_are_one_tensor_that_learns_from_both_ends() -> None:
+def test_tied_weights_are_one_tensor_with_gradients_from_both_ends() -> None:
     model = build(GPT, tie_weights=True)
     assert model.output.weight is model.token_embedding.weight
     assert gradient_of_a_symbol_that_is_only_predicted(model).abs().sum() > 0
 
 
-def test_untied_weights_are_two_tensors_that_learn_apart() -> None:
+def test_untied_weights_are_two_tensors_with_separate_gradients() -> None:
     model = build(GPT, tie_weights=False)
     assert model.output.weight.data_ptr() != model.token_embedding.weight.data_ptr()
     assert gradient_of_a_symbol_that_is_only_predicted(model).abs().sum() == 0
@@ -136,7 +136,7 @@ def test_weights_stay_tied_when_others_are_loaded() -> None:
 
 
 @pytest.mark.parametrize("place", ["embedding", "attention weights", "residual branches"])
-def test_dropout_acts_in_training_alone(place: str) -> None:
+def test_dropout_acts_only_in_training(place: str) -> None:
     model = build(GPT, dropout=0.5)
     if place != "embedding":
         model.dropout.p = 0.0

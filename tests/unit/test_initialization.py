@@ -1,4 +1,4 @@
-"""Weights begin as the papers say, and a new model knows nothing."""
+"""Initial weights are distributed as the papers say, and a new model knows nothing."""
 
 import math
 from dataclasses import replace
@@ -14,8 +14,7 @@ from folio.models import GPT, Encoder, EncoderDecoder, TransformerConfig, build_
 from folio.models.positional import POSITIONAL_ENCODINGS
 
 WIDE = TransformerConfig(vocab_size=500, context_length=100, n_layers=3, n_heads=4, d_model=128)
-"""Wide enough for deviations to be measured: no weight has fewer than 100 x 128 numbers, whose standard error is
-0.7 %."""
+"""Wide enough to measure deviations: each weight has at least 100 x 128 values, a standard error of 0.7 %."""
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "decoder": {},
@@ -41,7 +40,7 @@ def test_each_family_is_built_by_its_name() -> None:
 
 @each_init
 @each_family
-def test_norms_begin_with_1_and_biases_with_0(family: dict[str, Any], init: str) -> None:
+def test_norms_start_at_1_and_biases_at_0(family: dict[str, Any], init: str) -> None:
     for name, parameter in new_model(init=init, qk_norm=True, **family).named_parameters():
         if name.endswith("bias"):
             assert (parameter == 0).all(), name
@@ -50,16 +49,16 @@ def test_norms_begin_with_1_and_biases_with_0(family: dict[str, Any], init: str)
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """Matrices; norms and biases are left out."""
+    """Return the matrices, without norms and biases."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.ndim == 2}
 
 
 @pytest.mark.parametrize("tie_weights", [True, False])
 @each_family
-def test_gpt2_weights_have_gpt2s_deviations(family: dict[str, Any], tie_weights: bool) -> None:
+def test_gpt2_weights_have_gpt2s_standard_deviations(family: dict[str, Any], tie_weights: bool) -> None:
     model = new_model(tie_weights=tie_weights, **family)
     for name, weight in weights_of(model).items():
-        # Of a decoder that crosses, three branches a block write into the residual stream.
+        # A block with cross-attention has three branches that write into the residual stream.
         crosses = family.get("conditioning") == "cross_attention" and name.startswith("decoder.")
         n_branches = (3 if crosses else 2) * WIDE.n_layers
         std = 0.02 / math.sqrt(n_branches) if "out_projection" in name else 0.02
@@ -67,7 +66,7 @@ def test_gpt2_weights_have_gpt2s_deviations(family: dict[str, Any], tie_weights:
         assert abs(weight.mean().item()) < 0.05 * std, name
 
 
-def test_the_branches_that_write_into_the_residual_stream_are_all_the_small_ones() -> None:
+def test_only_projections_into_the_residual_stream_are_smaller() -> None:
     small = {
         name for name, weight in weights_of(new_model(**FAMILIES["cross_attention"])).items() if weight.std() < 0.015
     }
@@ -109,7 +108,7 @@ def test_xavier_weights_are_uniform_within_the_papers_bound_part_by_part(
 
 @pytest.mark.parametrize("tie_weights", [True, False])
 @each_family
-def test_xavier_leaves_embeddings_and_the_output_as_gpt2_has_them(family: dict[str, Any], tie_weights: bool) -> None:
+def test_xavier_initializes_embeddings_and_the_output_like_gpt2(family: dict[str, Any], tie_weights: bool) -> None:
     weights = weights_of(new_model(init="xavier", tie_weights=tie_weights, **family))
     tables = {name: weight for name, weight in weights.items() if "embedding" in name or name == "output.weight"}
     assert ("output.weight" in tables) is not tie_weights
@@ -118,7 +117,7 @@ def test_xavier_leaves_embeddings_and_the_output_as_gpt2_has_them(family: dict[s
 
 
 def initial_loss(model: GPT | Encoder | EncoderDecoder) -> Tensor:
-    """Of random targets."""
+    """Return the loss for random targets."""
     tokens, targets, prefix = torch.randint(WIDE.vocab_size, (3, 8, 16), generator=torch.Generator().manual_seed(1))
     logits = model(tokens, prefix) if isinstance(model, EncoderDecoder) else model(tokens)
     return F.cross_entropy(logits.flatten(end_dim=1), targets.flatten())
@@ -127,20 +126,20 @@ def initial_loss(model: GPT | Encoder | EncoderDecoder) -> Tensor:
 @pytest.mark.parametrize("norm_position", ["pre", "post"])
 @each_init
 @each_family
-def test_the_initial_loss_is_that_of_a_guess(family: dict[str, Any], init: str, norm_position: str) -> None:
+def test_the_initial_loss_is_that_of_guessing(family: dict[str, Any], init: str, norm_position: str) -> None:
     model = new_model(d_model=32, init=init, norm_position=norm_position, **family)
     assert initial_loss(model).item() == pytest.approx(math.log(WIDE.vocab_size), abs=0.1)
 
 
 @pytest.mark.parametrize("encoding", POSITIONAL_ENCODINGS)
-def test_the_initial_loss_is_that_of_a_guess_with_each_encoding(encoding: str) -> None:
+def test_the_initial_loss_is_that_of_guessing_with_each_encoding(encoding: str) -> None:
     model = new_model(d_model=32, positional_encoding=encoding)
     assert initial_loss(model).item() == pytest.approx(math.log(WIDE.vocab_size), abs=0.1)
 
 
 @each_init
 @each_family
-def test_every_weight_of_a_new_model_learns(family: dict[str, Any], init: str) -> None:
+def test_every_weight_of_a_new_model_gets_a_gradient(family: dict[str, Any], init: str) -> None:
     model = new_model(d_model=32, init=init, activation="swiglu", **family)
     initial_loss(model).backward()
     for name, parameter in model.named_parameters():
@@ -150,7 +149,7 @@ def test_every_weight_of_a_new_model_learns(family: dict[str, Any], init: str) -
 
 
 @each_init
-def test_the_seed_decides_the_weights(init: str) -> None:
+def test_the_seed_determines_the_weights(init: str) -> None:
     first, again, other = (new_model(seed, init=init, n_layers=1).state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(

@@ -1,4 +1,4 @@
-"""What is looked at inside a model is what is there, and looking changes nothing."""
+"""Inspection shows what a model computes, and changes nothing."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def prompt_of(tokens: list[int], prefix: list[int] | None = None) -> LabeledProm
 
 
 def every_family() -> list[tuple[Model, LabeledPrompt, int]]:
-    """Each with a prompt of four tokens, and how many columns these attend to."""
+    """Return each family with a prompt of four tokens, and the number of columns that these attend to."""
     return [
         (build(GPT), prompt_of([1, 2, 3, 4]), 4),
         (build(Encoder), prompt_of([1, 2, 3, 4]), 4),
@@ -27,7 +27,7 @@ def every_family() -> list[tuple[Model, LabeledPrompt, int]]:
 
 
 @pytest.mark.parametrize(("model", "prompt", "n_columns"), every_family())
-def test_attention_is_a_share_of_every_column_for_each_layer_head_and_row(
+def test_attention_weights_sum_to_1_for_each_layer_head_and_row(
     model: Model, prompt: LabeledPrompt, n_columns: int
 ) -> None:
     weights = attention_weights(model, prompt)
@@ -35,13 +35,13 @@ def test_attention_is_a_share_of_every_column_for_each_layer_head_and_row(
     np.testing.assert_allclose(weights.sum(axis=-1), 1.0, rtol=1e-6)
 
 
-def test_a_decoder_gives_no_weight_to_what_comes_later() -> None:
+def test_a_decoder_gives_no_weight_to_later_tokens() -> None:
     weights = attention_weights(build(GPT), prompt_of([1, 2, 3, 4]))
     assert (weights[..., ~np.tri(4, dtype=bool)] == 0.0).all()
 
 
 @pytest.mark.parametrize(("model", "prompt", "n_columns"), every_family())
-def test_looking_draws_nothing_from_the_generator_of_training(
+def test_inspection_does_not_use_the_random_numbers_of_training(
     model: Model, prompt: LabeledPrompt, n_columns: int
 ) -> None:
     before = torch.get_rng_state()
@@ -61,14 +61,12 @@ def test_each_encoding_has_a_table_of_all_positions(name: str, n_columns: int, t
     assert has_trained_positions(model) is trained
 
 
-def test_without_positions_there_is_nothing_to_look_at() -> None:
+def test_without_a_positional_encoding_there_is_no_table() -> None:
     assert positional_tables(build(GPT, positional_encoding="none")) == {}
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
 @pytest.mark.parametrize(("name", "parts"), [("learned", {"encoder", "decoder"}), ("rotary", {""})])
-def test_an_encoder_decoder_has_two_tables_where_it_has_trained_two(
-    conditioning: str, name: str, parts: set[str]
-) -> None:
+def test_an_encoder_decoder_has_two_tables_if_it_trains_two(conditioning: str, name: str, parts: set[str]) -> None:
     choices: dict[str, Any] = {"conditioning": conditioning, "positional_encoding": name}
     assert set(positional_tables(build(EncoderDecoder, **choices))) == parts

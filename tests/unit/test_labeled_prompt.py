@@ -1,4 +1,4 @@
-"""What a model reads of a prompt is what its picture says."""
+"""The labels of an attention figure are the tokens that the model reads."""
 
 from dataclasses import replace
 from typing import Any
@@ -32,13 +32,13 @@ def test_a_decoder_attends_from_each_token_to_all() -> None:
     assert (prompt.prefix, prompt.divider, prompt.note) == ([], 0, "")
 
 
-def test_an_encoder_reads_blanks_and_does_without() -> None:
+def test_an_encoder_reads_text_with_and_without_blanks() -> None:
     assert label_prompt(ENCODER, LETTERS, "a[MASK]c").row_labels == ["a", "[MASK]", "c"]
     assert label_prompt(ENCODER, LETTERS, "a[MASK]c").tokens[1] == LETTERS.vocab_size
     assert label_prompt(ENCODER, LETTERS, "abc").row_labels == ["a", "b", "c"]
 
 
-def test_the_rows_of_an_encoder_decoder_begin_with_the_last_token_of_the_prefix() -> None:
+def test_the_rows_of_an_encoder_decoder_start_with_the_last_token_of_the_prefix() -> None:
     crossed = label_prompt(CROSSED, LETTERS, "de", "abc")
     assert (crossed.prefix, crossed.tokens) == (LETTERS.encode("abc").tolist(), LETTERS.encode("cde").tolist())
     assert crossed.row_labels == ["c", "d", "e"]
@@ -51,7 +51,7 @@ def test_with_a_hidden_cache_prefix_and_text_are_attended_to() -> None:
     assert (cached.column_labels, cached.divider) == (["a", "b", "c", "c", "d", "e"], 3)
 
 
-def test_a_long_text_is_cut_where_labels_would_become_illegible_and_says_so() -> None:
+def test_a_long_text_is_cut_before_labels_become_illegible_with_a_note() -> None:
     prompt = label_prompt(DECODER, LETTERS, "abcde" * 8)
     assert (len(prompt.tokens), prompt.note) == (MAX_TOKENS, f"the first {MAX_TOKENS} of 40 tokens")
     assert prompt.row_labels[:5] == list("abcde")
@@ -60,7 +60,7 @@ def test_a_long_text_is_cut_where_labels_would_become_illegible_and_says_so() ->
     assert crossed.column_labels[-5:] == list("abcde")
 
 
-def test_a_short_context_cuts_as_well() -> None:
+def test_a_short_context_cuts_the_text_too() -> None:
     assert label_prompt(other(context_length=4), LETTERS, "abcdef").note == "the first 4 of 6 tokens"
 
 
@@ -76,18 +76,18 @@ def test_a_short_context_cuts_as_well() -> None:
         (DECODER, "A", None, "the char tokenizer has no id for 'A'"),
     ],
 )
-def test_what_the_model_cannot_read_is_refused(
+def test_a_text_that_the_model_cannot_read_is_refused(
     config: TransformerConfig, prompt: str, prefix: str | None, message: str
 ) -> None:
     with pytest.raises(FolioError, match=message):
         label_prompt(config, LETTERS, prompt, prefix)
 
 
-def test_bytes_that_are_part_of_a_character_are_labelled_by_their_number() -> None:
+def test_bytes_that_are_part_of_a_character_are_labeled_with_their_value() -> None:
     tokenizer = ByteTokenizer()
     assert token_labels(tokenizer, tokenizer.encode("aé\n").tolist()) == ["a", "\\xc3", "\\xa9", "\n"]
 
 
-def test_words_are_labelled_without_the_spaces_that_they_imply() -> None:
+def test_words_are_labeled_without_their_implied_spaces() -> None:
     tokenizer = WordTokenizer.from_text("To be, or not to be", None)
     assert token_labels(tokenizer, tokenizer.encode("be, not To").tolist()) == ["be", ",", "not", "To"]

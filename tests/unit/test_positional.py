@@ -63,7 +63,7 @@ def test_late_positions_keep_their_digits() -> None:
 
 
 def test_a_shift_is_the_same_rotation_everywhere() -> None:
-    """Why the paper chose it: the encoding of p + k is a linear function of that of p."""
+    """The paper chose it for this: the encoding of p + k is a linear function of that of p."""
     pairs = torch.view_as_complex(sinusoids(torch.arange(64), 16).view(64, 8, 2))
     ratios = pairs[5:] / pairs[:-5]
     torch.testing.assert_close(ratios, ratios[:1].expand_as(ratios), rtol=0, atol=1e-5)
@@ -77,7 +77,7 @@ def test_sinusoidal_positions_are_added_to_tokens_scaled_by_the_root_of_d_model(
 # Learned
 
 
-def test_learned_positions_are_added_and_trained_as_far_as_the_sequence_reaches() -> None:
+def test_learned_positions_are_added_and_get_gradients_up_to_the_end_of_the_sequence() -> None:
     positions = LearnedPositions(SHAPE)
     hidden = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
     moved = positions.embed(hidden, torch.arange(3))
@@ -91,7 +91,7 @@ def test_learned_positions_are_added_and_trained_as_far_as_the_sequence_reaches(
 
 
 def rotated_as_in_the_paper(vectors: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
-    """RoFormer, equation 34, over complex numbers: dimensions 2i and 2i + 1 are one, turned by the angle m theta_i."""
+    """RoFormer, equation 34: dimensions 2i and 2i + 1 form a complex number, rotated by the angle m theta_i."""
     width = vectors.size(-1)
     thetas = torch.tensor([base ** (-2 * i / width) for i in range(width // 2)], dtype=torch.float64)
     turns = torch.polar(torch.ones((), dtype=torch.float64), positions.double()[:, None] * thetas)
@@ -100,12 +100,12 @@ def rotated_as_in_the_paper(vectors: Tensor, positions: Tensor, base: float = 10
 
 
 def to_halves(vectors: Tensor) -> Tensor:
-    """The documented order: the paper's pairs (2i, 2i + 1) stand at i and i + K/2."""
+    """Move the paper's pairs (2i, 2i + 1) to i and i + K/2, the documented order."""
     return torch.cat((vectors[..., 0::2], vectors[..., 1::2]), dim=-1)
 
 
 @given(base=st.sampled_from([50.0, 10_000.0, 500_000.0]), start=st.integers(-100, 3000), seed=st.integers(0, 5))
-def test_rotary_turns_as_the_papers_formula_up_to_the_order_of_dimensions(base: float, start: int, seed: int) -> None:
+def test_rotary_is_the_papers_formula_up_to_the_order_of_dimensions(base: float, start: int, seed: int) -> None:
     encoding = RotaryPositions(replace(SHAPE, d_model=16, positional_base=base))
     vectors, positions = random_vectors(2, 2, 5, 8, seed=seed), torch.arange(start, start + 5)
     turned = rotate(to_halves(vectors), encoding.rotation(positions))
@@ -125,7 +125,7 @@ def test_rotary_reaches_the_scores_of_attention() -> None:
 
 
 @given(query=st.integers(0, 200), key=st.integers(0, 200), shift=st.integers(-200, 2000))
-def test_rotary_products_depend_on_the_distance_alone(query: int, key: int, shift: int) -> None:
+def test_rotary_products_depend_only_on_the_distance(query: int, key: int, shift: int) -> None:
     encoding = RotaryPositions(replace(SHAPE, d_model=32))
     q, k = random_vectors(2, 1, 1, 1, 16)
 
@@ -137,7 +137,7 @@ def test_rotary_products_depend_on_the_distance_alone(query: int, key: int, shif
     assert product(query + shift, key + shift) == pytest.approx(product(query, key), abs=1e-5)
 
 
-def test_rotary_keeps_lengths_and_leaves_position_0_as_it_is() -> None:
+def test_rotary_keeps_lengths_and_does_not_change_position_0() -> None:
     encoding, vectors = RotaryPositions(replace(SHAPE, d_model=16)), random_vectors(2, 2, 30, 8)
     turned = rotate(vectors, encoding.rotation(torch.arange(30)))
     torch.testing.assert_close(turned.norm(dim=-1), vectors.norm(dim=-1))
@@ -145,7 +145,7 @@ def test_rotary_keeps_lengths_and_leaves_position_0_as_it_is() -> None:
     assert not torch.isclose(turned[:, :, 1:], vectors[:, :, 1:]).all(dim=-1).any()
 
 
-def test_rows_that_begin_at_different_places_are_turned_each_on_its_own() -> None:
+def test_rows_that_start_at_different_positions_are_rotated_separately() -> None:
     encoding, vectors = RotaryPositions(replace(SHAPE, d_model=16)), random_vectors(2, 2, 3, 8)
     starts = torch.tensor([[4, 5, 6], [0, 1, 2]])
     together = rotate(vectors, encoding.rotation(starts))
@@ -165,7 +165,7 @@ def test_alibi_slopes_of_12_heads_are_those_of_8_and_every_second_of_16() -> Non
 
 
 def slopes_of_the_authors(n: int) -> list[float]:
-    """As in ofirpress/attention_with_linear_biases, fairseq/models/transformer.py."""
+    """Compute them as in ofirpress/attention_with_linear_biases, fairseq/models/transformer.py."""
     if math.log2(n).is_integer():
         start = 2 ** (-(2 ** -(math.log2(n) - 3)))
         return [start * start**i for i in range(n)]
@@ -180,18 +180,18 @@ def test_alibi_slopes_are_those_of_the_authors_recipe(n_heads: int) -> None:
     assert len(set(slopes)) == n_heads
 
 
-def test_alibi_takes_slope_times_distance_from_a_score() -> None:
+def test_alibi_subtracts_slope_times_distance_from_a_score() -> None:
     bias = ALiBiPositions(SHAPE).bias(torch.tensor([2, 3]), POSITIONS)  # slopes of 2 heads: 1/16 and 1/256
     distances = torch.tensor([[2.0, 1.0, 0.0, 1.0], [3.0, 2.0, 1.0, 0.0]])
     assert torch.equal(bias, torch.stack((-distances / 16, -distances / 256)))
 
 
-def test_alibi_depends_on_the_distance_alone() -> None:
+def test_alibi_depends_only_on_the_distance() -> None:
     encoding = ALiBiPositions(SHAPE)
     assert torch.equal(encoding.bias(POSITIONS, POSITIONS), encoding.bias(POSITIONS + 70, POSITIONS + 70))
 
 
-def test_alibi_of_rows_that_begin_at_different_places_is_each_rows_own() -> None:
+def test_alibi_of_rows_that_start_at_different_positions_is_separate() -> None:
     encoding, rows = ALiBiPositions(SHAPE), torch.tensor([[0, 0, 0, 1], [0, 1, 2, 3]])
     together = encoding.bias(rows[:, 2:], rows)
     assert together.shape == (2, 2, 2, 4)
@@ -251,7 +251,7 @@ def test_the_table_for_figures_is_what_the_model_uses() -> None:
 
 
 def test_a_new_encoding_is_a_class_and_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What docs/extend.md tells a reader who wants to add one."""
+    """As docs/extend.md says."""
 
     class TokenCounts(PositionalEncoding):
         def embed(self, hidden: Tensor, positions: Tensor) -> Tensor:

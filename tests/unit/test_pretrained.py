@@ -1,4 +1,4 @@
-"""GPT-2's folders: what is written is read again, and what is not as it has to be is refused before it is used."""
+"""GPT-2 is saved and loaded unchanged, and a faulty folder is refused before it is used."""
 
 import json
 import re
@@ -34,7 +34,7 @@ VARIANTS = {
 
 
 def random_gpt(config: GPTConfig = CONFIG) -> GPT:
-    """A model whose biases and norms are as random as its matrices."""
+    """Return a model whose biases and norms are as random as its matrices."""
     torch.manual_seed(0)
     model = GPT(config)
     for parameter in model.parameters():
@@ -44,7 +44,7 @@ def random_gpt(config: GPTConfig = CONFIG) -> GPT:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder as `save_gpt2` writes it; a test may change it."""
+    """Return a folder written by `save_gpt2`, which a test may change."""
     save_gpt2(random_gpt(), tmp_path / "gpt2")
     return tmp_path / "gpt2"
 
@@ -68,7 +68,7 @@ def refusal(call: Callable[..., object], *args: Any, **kwargs: Any) -> str:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_saved_model_is_the_same_when_it_is_loaded(variant: str, tmp_path: Path) -> None:
+def test_a_saved_and_loaded_model_is_the_same(variant: str, tmp_path: Path) -> None:
     config = replace(CONFIG, **VARIANTS[variant])
     model = random_gpt(config)
     save_gpt2(model, tmp_path / "gpt2")
@@ -81,7 +81,7 @@ def test_a_saved_model_is_the_same_when_it_is_loaded(variant: str, tmp_path: Pat
     assert torch.equal(again(TOKENS), model(TOKENS))
 
 
-def test_biases_that_a_model_lacks_are_zeros_and_the_function_is_the_same(tmp_path: Path) -> None:
+def test_a_model_without_biases_is_saved_with_zeros_and_computes_the_same(tmp_path: Path) -> None:
     model = random_gpt(replace(CONFIG, bias=False))
     save_gpt2(model, tmp_path / "gpt2")
     again = load_gpt2(tmp_path / "gpt2")
@@ -89,7 +89,7 @@ def test_biases_that_a_model_lacks_are_zeros_and_the_function_is_the_same(tmp_pa
     torch.testing.assert_close(again(TOKENS), model(TOKENS), rtol=0, atol=1e-6)
 
 
-def test_a_loaded_model_trains_with_the_dropout_that_is_asked_for(folder: Path) -> None:
+def test_a_loaded_model_trains_with_the_requested_dropout(folder: Path) -> None:
     model = load_gpt2(folder, dropout=0.5, attention_dropout=0.25)
     assert (model.config.dropout, model.config.attention_dropout) == (0.5, 0.25)
     assert model.training
@@ -112,7 +112,7 @@ def test_a_longer_context_is_refused(folder: Path) -> None:
     assert re.search(r"context_length=7 is longer than the 6 positions of .*; use at most 6", message)
 
 
-def test_a_loaded_model_needs_its_file_no_more(folder: Path) -> None:
+def test_a_loaded_model_no_longer_needs_its_file(folder: Path) -> None:
     model = load_gpt2(folder)
     before = model(TOKENS)
     file = folder / WEIGHTS
@@ -153,13 +153,13 @@ def as_bin(tensors: dict[str, Tensor], folder: Path) -> None:
 
 
 def as_old_bin(tensors: dict[str, Tensor], folder: Path) -> None:
-    """As torch wrote before 1.6, and as the hub has for GPT-2."""
+    """Write the format of torch before 1.6, which the hub has for GPT-2."""
     torch.save(tensors, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
 
 
 @pytest.mark.parametrize("change", [dict, without_prefix, with_masks, with_twin])
 @pytest.mark.parametrize("write", [as_safetensors, as_pieces, as_bin, as_old_bin])
-def test_every_form_in_which_the_weights_were_ever_kept_gives_the_same_model(
+def test_every_format_in_which_weights_were_ever_saved_gives_the_same_model(
     change: Callable[[dict[str, Tensor]], dict[str, Tensor]],
     write: Callable[[dict[str, Tensor], Path], None],
     folder: Path,
@@ -179,7 +179,7 @@ def test_weights_of_half_precision_become_float32(folder: Path) -> None:
     torch.testing.assert_close(model(TOKENS), random_gpt()(TOKENS), rtol=0, atol=0.02)
 
 
-def test_what_config_json_leaves_out_is_as_in_gpt2(tmp_path: Path) -> None:
+def test_a_missing_key_of_config_json_means_gpt2s_default(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     small = GPTConfig(vocab_size=50_257, context_length=1024, n_layers=12, n_heads=12, d_model=768)
     assert read_gpt2_config(tmp_path) == small
@@ -213,7 +213,7 @@ def test_what_config_json_leaves_out_is_as_in_gpt2(tmp_path: Path) -> None:
     ],
     ids=lambda value: json.dumps(value)[1:-1] if isinstance(value, dict) else "",
 )
-def test_a_config_that_is_no_gpt2_or_not_of_its_weights_is_refused(
+def test_a_config_that_is_not_gpt2s_or_contradicts_its_weights_is_refused(
     changes: dict[str, Any], words: tuple[str, ...], folder: Path
 ) -> None:
     change_config(folder, **changes)
@@ -257,7 +257,7 @@ WRONG_WEIGHTS: dict[str, tuple[Callable[[dict[str, Tensor]], object], tuple[str,
 
 @pytest.mark.parametrize("write", [as_safetensors, as_pieces, as_bin])
 @pytest.mark.parametrize("wrong", WRONG_WEIGHTS)
-def test_weights_that_are_not_those_of_the_config_are_refused(
+def test_weights_that_contradict_the_config_are_refused(
     wrong: str, write: Callable[[dict[str, Tensor], Path], None], folder: Path
 ) -> None:
     tensors = load_file(folder / WEIGHTS)
@@ -272,7 +272,7 @@ def test_weights_that_are_not_those_of_the_config_are_refused(
         assert not [word for word in words if word not in message], message
 
 
-def test_an_output_layer_that_is_not_the_embedding_it_is_tied_to_is_refused(folder: Path) -> None:
+def test_an_output_layer_that_differs_from_its_tied_embedding_is_refused(folder: Path) -> None:
     change_weights(folder, lambda tensors: tensors.update({"lm_head.weight": torch.zeros(11, 8)}))
     message = refusal(load_gpt2, folder)
     assert "lm_head.weight differs from wte.weight" in message
@@ -282,7 +282,7 @@ def test_an_output_layer_that_is_not_the_embedding_it_is_tied_to_is_refused(fold
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.parametrize("name", [WEIGHTS, "pytorch_model.bin", "config.json"])
-def test_a_file_that_ends_too_early_is_refused_wherever_it_ends(name: str, data: st.DataObject, tmp_path: Path) -> None:
+def test_a_truncated_file_is_refused_wherever_it_ends(name: str, data: st.DataObject, tmp_path: Path) -> None:
     folder = tmp_path / "cut"
     save_gpt2(random_gpt(), folder, overwrite=True)
     if name.endswith(".bin"):
@@ -296,7 +296,7 @@ def test_a_file_that_ends_too_early_is_refused_wherever_it_ends(name: str, data:
 
 @pytest.mark.parametrize("content", [b"", b"\x00", b"[]", b"[" * 100_000, b"\xff\xfe", b'{"n_layer": '], ids=str)
 @pytest.mark.parametrize("name", [WEIGHTS, "config.json", "pytorch_model.bin"])
-def test_a_file_of_something_else_is_refused(name: str, content: bytes, folder: Path) -> None:
+def test_a_file_with_other_content_is_refused(name: str, content: bytes, folder: Path) -> None:
     if name.endswith(".bin"):
         (folder / WEIGHTS).unlink()
     (folder / name).write_bytes(content)
@@ -304,7 +304,7 @@ def test_a_file_of_something_else_is_refused(name: str, content: bytes, folder: 
 
 
 class Hostile:
-    """Unpickled, it would make a file."""
+    """Creates a file if it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -323,7 +323,7 @@ def test_nothing_in_a_bin_file_is_executed(zipped: bool, folder: Path, tmp_path:
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"wte.weight": "text"}, {"wte.weight": [1.0]}], ids=str)
-def test_a_bin_file_of_something_else_than_tensors_is_refused(content: object, folder: Path) -> None:
+def test_a_bin_file_without_tensors_is_refused(content: object, folder: Path) -> None:
     (folder / WEIGHTS).unlink()
     torch.save(content, folder / "pytorch_model.bin")
     assert str(folder / "pytorch_model.bin") in refusal(load_gpt2, folder)
@@ -343,13 +343,13 @@ def test_a_bin_file_of_something_else_than_tensors_is_refused(content: object, f
     ],
     ids=str,
 )
-def test_an_index_of_other_files_than_those_beside_it_is_refused(weight_map: object, words: str, folder: Path) -> None:
+def test_an_index_may_name_only_files_beside_it(weight_map: object, words: str, folder: Path) -> None:
     (folder / WEIGHTS).unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     assert words in refusal(check_gpt2_folder, folder)
 
 
-def test_a_folder_without_its_files_is_named_with_what_it_lacks(folder: Path, tmp_path: Path) -> None:
+def test_an_incomplete_folder_is_refused_naming_what_is_missing(folder: Path, tmp_path: Path) -> None:
     assert "nowhere is not a folder" in refusal(load_gpt2, tmp_path / "nowhere")
     (folder / WEIGHTS).unlink()
     assert "none of model.safetensors, " in refusal(load_gpt2, folder)
@@ -384,7 +384,7 @@ def test_a_model_that_the_format_cannot_hold_is_refused_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("vocab_size", "end_of_text"), [(50_257, 50_256), (50_304, 50_256), (65, None), (50_305, None)]
 )
-def test_the_end_of_text_is_named_where_the_symbols_are_gpt2s(
+def test_the_end_of_text_is_set_if_the_symbols_are_gpt2s(
     vocab_size: int, end_of_text: int | None, tmp_path: Path
 ) -> None:
     save_gpt2(GPT(replace(CONFIG, vocab_size=vocab_size, n_layers=1)), tmp_path / "gpt2")
@@ -392,13 +392,13 @@ def test_the_end_of_text_is_named_where_the_symbols_are_gpt2s(
     assert (values["bos_token_id"], values["eos_token_id"]) == (end_of_text, end_of_text)
 
 
-def test_the_rates_of_dropout_are_written_for_others_to_train_on(tmp_path: Path) -> None:
+def test_the_dropout_rates_are_exported(tmp_path: Path) -> None:
     save_gpt2(GPT(replace(CONFIG, dropout=0.25, attention_dropout=0.0)), tmp_path / "gpt2")
     values = json.loads((tmp_path / "gpt2" / "config.json").read_text())
     assert [values[f"{part}_pdrop"] for part in ("embd", "resid", "attn")] == [0.25, 0.25, 0.0]
 
 
-def test_what_somebody_has_is_not_overwritten(folder: Path, tmp_path: Path) -> None:
+def test_existing_files_are_not_overwritten(folder: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in folder.iterdir()}
     assert "gpt2 is not empty" in refusal(save_gpt2, random_gpt(), folder)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
@@ -406,7 +406,7 @@ def test_what_somebody_has_is_not_overwritten(folder: Path, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_an_empty_folder_is_filled_and_parents_are_made(tmp_path: Path) -> None:
+def test_an_empty_folder_is_filled_and_parents_are_created(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("empty", "a/b"):
         save_gpt2(random_gpt(), tmp_path / name)
@@ -433,14 +433,14 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == []
 
 
-def test_others_may_read_what_is_written(folder: Path) -> None:
+def test_exported_files_have_the_usual_permissions(folder: Path) -> None:
     ordinary = folder.parent / "ordinary"
     ordinary.touch()
     modes = {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
     assert modes == {stat.S_IMODE(ordinary.stat().st_mode)}
 
 
-def test_a_folder_may_be_named_by_a_string(tmp_path: Path) -> None:
+def test_a_folder_can_be_a_string(tmp_path: Path) -> None:
     model = GPT(GPTConfig(vocab_size=11, context_length=4, n_layers=1, n_heads=1, d_model=4))
     save_gpt2(model, str(tmp_path / "mine"))
     tokens = torch.tensor([[1, 2, 3]])

@@ -1,4 +1,4 @@
-"""Any prompt that a person or a program can give is written from, or answered with one line."""
+"""Any prompt is either continued or refused in one line."""
 
 import pytest
 from tiny_models import build
@@ -36,7 +36,7 @@ def test_a_prompt_of_a_megabyte_is_continued(name: str) -> None:
     "prompt", ["\N{ROCKET}\N{ZERO WIDTH JOINER}\N{ROSE}", "\0\x1b[2J\x07\r"], ids=["emoji", "control"]
 )
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_signs_of_any_kind_are_written_from_or_named(name: str, prompt: str) -> None:
+def test_any_characters_are_either_continued_or_named_in_the_message(name: str, prompt: str) -> None:
     if name == "char":
         with pytest.raises(FolioError, match=rf"has no id for .*U\+{ord(prompt[0]):04X}"):
             written(TOKENIZERS[name], prompt)
@@ -45,7 +45,7 @@ def test_signs_of_any_kind_are_written_from_or_named(name: str, prompt: str) -> 
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_bytes_of_a_command_line_that_are_no_utf8_are_named(name: str) -> None:
+def test_bytes_of_a_command_line_that_are_not_utf8_are_named(name: str) -> None:
     with pytest.raises(FolioError) as caught:
         written(TOKENIZERS[name], "ROMEO\udcff")
     assert r"'\udcff'" in str(caught.value)
@@ -53,6 +53,6 @@ def test_bytes_of_a_command_line_that_are_no_utf8_are_named(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_no_prompt_at_all_is_one_line(name: str) -> None:
+def test_a_missing_prompt_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(FolioError, match="prompt='' gives no tokens"):
         written(TOKENIZERS[name], "")

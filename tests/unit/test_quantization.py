@@ -1,4 +1,4 @@
-"""Weights of 8 bits say nearly what the model said, take a quarter of the memory, and are refused where they cannot."""
+"""A quantized model computes nearly the same in a quarter of the memory, or is refused."""
 
 import pytest
 import torch
@@ -12,10 +12,10 @@ from folio.models.quantization import Int8Linear, Int8Weight, quantize_int8, qua
 
 FAMILIES = ("decoder", "encoder", *CONDITIONINGS)
 LARGEST_ERROR = 0.05
-"""Of logits, root mean square, in standard deviations of the model's; weights and activations each have 8 bits."""
+"""Root mean square error of the logits, in standard deviations of the model's."""
 
 SAMPLING = SamplingParams(temperature=0.0, repetition_penalty=2.0)
-"""Or some models would say one thing again and again."""
+"""Otherwise some models would repeat themselves."""
 
 each_family = pytest.mark.parametrize("family", FAMILIES)
 
@@ -33,14 +33,14 @@ def logits_of(model: Model) -> Tensor:
 
 
 def n_bytes(model: nn.Module) -> int:
-    """Shared weights count once."""
+    """Return the bytes of a model. Shared weights count once."""
     tensors = {tensor.data_ptr(): tensor for tensor in (*model.parameters(), *model.buffers())}
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
 @pytest.mark.parametrize("choices", [{}, {"tie_weights": False, "bias": False, "activation": "swiglu"}])
 @each_family
-def test_logits_are_nearly_the_models(family: str, choices: dict[str, object]) -> None:
+def test_quantized_logits_are_close_to_the_models(family: str, choices: dict[str, object]) -> None:
     model = model_of(family, **choices)
     expected = logits_of(model)
     logits = logits_of(quantize_int8(model))
@@ -48,7 +48,7 @@ def test_logits_are_nearly_the_models(family: str, choices: dict[str, object]) -
     assert (logits - expected).square().mean().sqrt() < LARGEST_ERROR * expected.std()
 
 
-def test_every_weight_is_within_half_a_step_of_its_row() -> None:
+def test_every_weight_is_rounded_to_the_nearest_step_of_its_row() -> None:
     weight = torch.randn(9, 64, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 3, 9)[:, None]
     weight[4] = 0.0
     values, scales = quantize_rows(weight)
@@ -59,7 +59,7 @@ def test_every_weight_is_within_half_a_step_of_its_row() -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_layer_computes_what_its_rounded_weight_says(bias: bool) -> None:
+def test_a_layer_computes_with_its_rounded_weight(bias: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     values = torch.randint(-127, 128, (19, 48), generator=generator, dtype=torch.int8)
     scales = torch.rand(19, generator=generator).bfloat16()
@@ -71,14 +71,14 @@ def test_a_layer_computes_what_its_rounded_weight_says(bias: bool) -> None:
 
 @each_family
 def test_a_quantized_model_takes_less_than_half_of_the_memory(family: str) -> None:
-    """A quarter but for norms, biases and positions, which in a tiny model are many."""
+    """A quarter, except for norms, biases and positions, which are a large part of a tiny model."""
     model = model_of(family)
     before = n_bytes(model)
     assert n_bytes(quantize_int8(model)) < 0.5 * before
 
 
 @pytest.mark.parametrize("family", ["decoder", *CONDITIONINGS])
-def test_a_quantized_model_writes_a_batch_as_each_alone(family: str) -> None:
+def test_a_quantized_model_generates_a_batch_like_each_text_alone(family: str) -> None:
     model = quantize_int8(model_of(family, positional_encoding="rotary"))
     assert not isinstance(model, Encoder)
     texts = [[1, 2, 3], [4] * 9, [5]]
@@ -93,7 +93,7 @@ def test_a_quantized_model_writes_a_batch_as_each_alone(family: str) -> None:
     assert len({token for text in together for token in text}) > 3
 
 
-def test_layers_of_odd_widths_are_refused() -> None:
+def test_layers_of_unsupported_widths_are_refused() -> None:
     with pytest.raises(ValueError, match=r"a multiple of 16, and the model has layers of 36 inputs \(d_model=36\)"):
         quantize_int8(model_of("decoder", d_model=36))
 

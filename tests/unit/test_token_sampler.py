@@ -1,4 +1,4 @@
-"""The next token is drawn as the options say, each text's by itself."""
+"""The next token is drawn as the options say, for each text separately."""
 
 import math
 from collections.abc import Sequence
@@ -107,14 +107,14 @@ def test_min_p_keeps_all_that_are_likely_enough_and_no_other(
     assert chosen[logits.index(max(logits))]
 
 
-def test_min_p_looks_at_the_probabilities_after_temperature() -> None:
+def test_min_p_uses_the_probabilities_after_temperature() -> None:
     logits = torch.tensor([0.8, 0.2]).log().tolist()
     assert kept(logits, min_p=0.2, temperature=0.5) == [0]  # 1/16 as likely
     assert kept(logits, min_p=0.2, temperature=1.0) == [0, 1]  # 1/4
 
 
 @given(logits=logits_strategy, k=st.integers(1, 50), min_p=st.floats(0.01, 1.0))
-def test_top_k_makes_no_difference_to_what_min_p_asks(logits: list[float], k: int, min_p: float) -> None:
+def test_top_k_does_not_change_the_threshold_of_min_p(logits: list[float], k: int, min_p: float) -> None:
     both = probabilities_of(logits, top_k=k, min_p=min_p) > 0
     assert torch.equal(
         both, (probabilities_of(logits, top_k=k) > 0) & (probabilities_of(logits, min_p=min_p) > 0) & both
@@ -131,7 +131,7 @@ def test_a_repetition_penalty_divides_positive_logits_and_multiplies_negative_on
 
 
 @given(logits=logits_strategy, penalty=st.floats(1e-40, 1e40), data=st.data())
-def test_a_repetition_penalty_leaves_new_tokens_alone_and_makes_old_ones_less_likely(
+def test_a_repetition_penalty_keeps_new_tokens_and_makes_old_ones_less_likely(
     logits: list[float], penalty: float, data: st.DataObject
 ) -> None:
     seen = torch.tensor(data.draw(st.lists(st.booleans(), min_size=len(logits), max_size=len(logits))))
@@ -153,7 +153,7 @@ def test_each_text_is_penalized_for_its_own_tokens() -> None:
     assert greedy.sample(torch.tensor([[4.0, 3.0]]).repeat(2, 1)) == [1, 0]
 
 
-def test_a_token_without_a_symbol_in_the_text_is_no_matter() -> None:
+def test_an_id_without_a_symbol_in_the_text_is_ignored() -> None:
     assert chooser([[0, 5]], 2, temperature=0.0, repetition_penalty=2.0).sample(torch.tensor([[4.0, 3.0, 9.0]])) == [1]
 
 
@@ -161,7 +161,7 @@ def test_a_token_without_a_symbol_in_the_text_is_no_matter() -> None:
     rows=st.lists(st.lists(st.integers(-40, 40), min_size=8, max_size=8), min_size=1, max_size=4),
     options=options_strategy,
 )
-def test_rows_draw_together_what_each_draws_alone(rows: list[list[int]], options: dict[str, float]) -> None:
+def test_rows_of_a_batch_draw_what_each_draws_alone(rows: list[list[int]], options: dict[str, float]) -> None:
     seeds, texts = range(len(rows)), [[row % 8] for row in range(len(rows))]
     logits = torch.tensor(rows) / 8
     together, alone = (
@@ -194,6 +194,6 @@ def test_rows_draw_together_what_each_draws_alone(rows: list[list[int]], options
     ],
     ids=str,
 )
-def test_sampling_refuses_what_makes_no_sense(options: dict[str, float], message: str) -> None:
+def test_invalid_sampling_options_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(FolioError, match=message):
         SamplingParams(**options)

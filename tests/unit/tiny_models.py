@@ -1,4 +1,4 @@
-"""Models small enough for a test of milliseconds, with weights large enough to matter."""
+"""Models small enough for tests of milliseconds, with weights large enough to matter."""
 
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ OTHER_CHOICES: dict[str, Any] = {
     "bias": False,
     "init": "xavier",
 }
-"""As far from the defaults as a model can be."""
+"""Every option that differs from the defaults."""
 
 CONDITIONINGS = ("hidden_cache", "cross_attention")
 
@@ -36,8 +36,10 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 def lively(module: AnyModule) -> AnyModule:
-    """In float64, where two ways to one number agree to many digits, and with all weights drawn anew, norms' and
-    biases' too: an initial model is nearly indifferent to its input."""
+    """Convert to float64, in which two ways to compute a number agree to many digits, and draw all weights.
+
+    Norms and biases are drawn too. The output of a newly initialized model would hardly depend on its input.
+    """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in module.double().eval().parameters():
@@ -46,7 +48,7 @@ def lively(module: AnyModule) -> AnyModule:
 
 
 def build(kind: type[AnyModel], **changes: Any) -> AnyModel:
-    """A tiny lively model: build(GPT, positional_encoding="rotary")."""
+    """Build a tiny model with such weights: build(GPT, positional_encoding="rotary")."""
     return lively(kind(replace(TINY, family=FAMILY_OF[kind], **changes)))
 
 
@@ -55,21 +57,21 @@ def random_tokens(batch: int, time: int, seed: int = 0) -> Tensor:
 
 
 def with_another_token(tokens: Tensor, place: int, shift: int = 1) -> Tensor:
-    """The same but for what stands at one place of every row."""
+    """Return tokens that differ at one position of every row."""
     other = tokens.clone()
     other[:, place] = (tokens[:, place] + shift) % TINY.vocab_size
     return other
 
 
 def attention_map_of(layer: SelfAttention | CrossAttention, *inputs: Any) -> AttentionMap:
-    """The map of an attention layer when it reads these inputs."""
+    """Return the map of an attention layer that reads these inputs."""
     with record_attention(layer, type(layer)) as maps:
         layer(*inputs)
     return maps[0]
 
 
 def differs(ours: Tensor, theirs: Tensor) -> Tensor:
-    """(B, T, D) twice -> (B, T): where two outputs are not the same."""
+    """Return where two outputs (B, T, D) are not the same: (B, T)."""
     return ~torch.isclose(ours, theirs).all(dim=-1)
 
 
@@ -77,7 +79,7 @@ CPU = Device(accelerator="cpu", precision="32-true", name="CPU")
 
 
 def validation_of(*parts: tuple[str, TokenFileInfo | None], baseline: Metrics | None = None) -> Validation:
-    """A validation of corpora (name, info) whose batches a test passes to the module itself."""
+    """Return a validation of corpora (name, info); a test passes the batches to the module itself."""
     named = parts or (("", None),)
     measured = tuple(ValidationPart(name, info, DataLoader([]), None) for name, info in named)
     return Validation(named[0][1], measured, baseline or {})

@@ -1,4 +1,4 @@
-"""The same functions of the same weights, by torch's own transformer layers: another team's code to compare with."""
+"""The same models built from torch's own transformer layers, as an independent reference."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -69,7 +69,7 @@ class TorchStack(nn.Module):
         states: Tensor | None = None,
         states_padding: Tensor | None = None,
     ) -> Tensor:
-        """(B, T) -> (B, T, D), at positions 0 .. T - 1 or those given; masks are True where torch shall not look."""
+        """(B, T) -> (B, T, D), at positions 0 .. T - 1 or the given ones; padding masks are True for padding."""
         time = tokens.size(1)
         future = ~torch.ones(time, time, dtype=torch.bool).tril() if causal else None
         hidden = self.symbols[tokens] + self.positions[torch.arange(time) if positions is None else positions]
@@ -81,7 +81,7 @@ class TorchStack(nn.Module):
         return self.norm(hidden)
 
     def in_torchs_names(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Those of a block as those of torch's layer, which keeps q, k and v of a cross-attention in one."""
+        """Rename a block's tensors for torch's layer, which has one tensor for q, k and v of cross-attention."""
         renamed = {}
         for name, value in tensors.items():
             for ours, reference in (*NAMES, ("feed_forward_norm", "norm3" if self.is_crossed else "norm2")):
@@ -94,7 +94,7 @@ class TorchStack(nn.Module):
         return renamed
 
     def assert_gradients_of(self, stack: Transformer) -> None:
-        """The stack's gradients are those here, for every weight."""
+        """Assert that every weight of the stack has the same gradient as here."""
         ours, reference = (
             {"positions": stack.positional_encoding.embedding.weight.grad},
             {"positions": self.positions.grad},
@@ -110,11 +110,11 @@ class TorchStack(nn.Module):
 
 
 def gradients_of(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
-    """By the names of the parameters."""
+    """Return the gradients by the names of the parameters."""
     start = f"{prefix}." if prefix else ""
     return {start + name: parameter.grad for name, parameter in module.named_parameters()}
 
 
 def symbols_of(stack: Transformer) -> nn.Parameter:
-    """A copy of the token embedding that learns apart."""
+    """Return a copy of the token embedding with its own gradient."""
     return nn.Parameter(stack.token_embedding.weight.detach().clone())
