@@ -12,11 +12,28 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 
-Restore = Callable[[], None]
+STATES: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
+    (os.getcwd, os.chdir),
+    (random.getstate, random.setstate),
+    (np.random.get_state, np.random.set_state),
+    (torch.random.get_rng_state, torch.random.set_rng_state),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+    (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
+)
+"""Functions that read and set a state of the process."""
+
+SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], object]], ...] = (
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+)
+"""The same for settings that are only set if they have changed, because setting them has side effects."""
 
 
 @contextmanager
@@ -25,13 +42,29 @@ def isolated() -> Iterator[None]:
 
     A run sets its own seeds and opens its own log, which is closed here.
     """
-    saved = [_save_environment(), _save_handlers(), _save_streams(), _save_torch_settings(), _save_rng_states()]
+    environment = dict(os.environ)
+    states = [(set_state, get_state()) for get_state, set_state in STATES]
+    settings = [(get_setting, set_setting, get_setting()) for get_setting, set_setting in SETTINGS]
+    cudnn = (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    hook, streams = threading.excepthook, (sys.stdout, sys.stderr)
     try:
         with warnings.catch_warnings():
             yield
     finally:
-        for restore in saved:
-            restore()
+        _restore_environment(environment)
+        for set_state, state in states:
+            set_state(state)
+        for get_setting, set_setting, setting in settings:
+            if get_setting() != setting:
+                set_setting(setting)
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = cudnn
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        threading.excepthook, (sys.stdout, sys.stderr) = hook, streams
+        if "torch._dynamo" in sys.modules:
+            # torch.compile compiles a function for at most eight models, and runs it uncompiled after that.
+            torch.compiler.reset()
         _close_log()
 
 
@@ -42,74 +75,11 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _save_environment() -> Restore:
-    environment, directory = dict(os.environ), os.getcwd()
-
-    def restore() -> None:
-        if dict(os.environ) != environment:
-            for name in os.environ.keys() - environment.keys():
-                del os.environ[name]
-            os.environ.update(environment)
-        os.chdir(directory)
-
-    return restore
-
-
-def _save_handlers() -> Restore:
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    hook = threading.excepthook
-
-    def restore() -> None:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        threading.excepthook = hook
-
-    return restore
-
-
-def _save_streams() -> Restore:
-    streams = sys.stdout, sys.stderr
-
-    def restore() -> None:
-        sys.stdout, sys.stderr = streams
-
-    return restore
-
-
-def _save_rng_states() -> Restore:
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
-
-    def restore() -> None:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.random.set_rng_state(cpu)
-
-    return restore
-
-
-def _save_torch_settings() -> Restore:
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    n_threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
-    gradients, anomaly = torch.is_grad_enabled(), torch.is_anomaly_enabled()
-    precision = torch.get_float32_matmul_precision()
-    cudnn = (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic)
-
-    def restore() -> None:
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-        if torch.get_num_threads() != n_threads:
-            torch.set_num_threads(n_threads)
-        torch.set_default_dtype(dtype)
-        torch.set_grad_enabled(gradients)
-        torch.autograd.set_detect_anomaly(anomaly)
-        if torch.get_float32_matmul_precision() != precision:
-            torch.set_float32_matmul_precision(precision)
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = cudnn
-        if "torch._dynamo" in sys.modules:
-            # torch.compile compiles a function for at most eight models, and runs it uncompiled after that.
-            torch.compiler.reset()
-
-    return restore
+def _restore_environment(environment: dict[str, str]) -> None:
+    if dict(os.environ) != environment:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
 
 
 def _close_log() -> None:
