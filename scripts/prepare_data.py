@@ -16,7 +16,7 @@ from folio.cli.errors import one_line_errors
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 @one_line_errors
 def main(cfg: DictConfig) -> None:
-    """Takes the words of train.py; `data`, `tokenizer` and `paths` matter here. Shards that are there are verified."""
+    """Prepare the data of the same overrides as train.py, or verify all shards that are already prepared."""
     data = prepare_data(load_config(cfg), verify_all=True)
     for file in data.files:
         info = file.info

@@ -1,4 +1,4 @@
-"""Corpora of many files, mixtures and files larger than memory, as a user has them: train.py in real processes."""
+"""Corpora of many files, mixtures, and files larger than memory, with train.py in real processes."""
 
 import gzip
 import json
@@ -25,8 +25,8 @@ TINY = (
 DOCUMENTS = [f"ROMEO: {n} times the quality of mercy.\nJULIET: It droppeth {n % 9} times.\n" for n in range(60)]
 
 
-def lay_down(folder: Path, kind: str, documents: Sequence[str] = DOCUMENTS) -> None:
-    """Documents in files of that kind."""
+def write_files(folder: Path, kind: str, documents: Sequence[str] = DOCUMENTS) -> None:
+    """Write the documents to files of that kind."""
     folder.mkdir(exist_ok=True)
     lines = "".join(json.dumps({"text": text}) + "\n" for text in documents).encode()
     if kind == "txt":
@@ -45,12 +45,12 @@ def lay_down(folder: Path, kind: str, documents: Sequence[str] = DOCUMENTS) -> N
 
 @pytest.mark.parametrize("kind", ["txt", "jsonl.gz", "txt.zst", "parquet"])
 def test_files_of_each_kind_are_prepared_once_and_trained_on(kind: str, workspace: Workspace) -> None:
-    lay_down(workspace.folder / "corpus", kind)
+    write_files(workspace.folder / "corpus", kind)
     data = ["data=text_files", "data.path=corpus/**/*", "data.val_fraction=0.2", "data.document_separator='<|end|>'"]
     if kind == "txt":
-        said = workspace.must("scripts/prepare_data.py", "tokenizer=byte", *data)
-        assert "60 documents" in said
-        assert "MB/s" in said
+        output = workspace.must("scripts/prepare_data.py", "tokenizer=byte", *data)
+        assert "60 documents" in output
+        assert "MB/s" in output
         assert "have the checksums" in workspace.must("scripts/prepare_data.py", "tokenizer=byte", *data)
     run = workspace.train(*TINY, *data)
     assert run.metrics["val/bits_per_byte"] < 20
@@ -58,8 +58,8 @@ def test_files_of_each_kind_are_prepared_once_and_trained_on(kind: str, workspac
 
 
 @pytest.mark.parametrize("family", ["causal_lm", *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES)])
-def test_a_mixture_is_trained_on_by_every_objective_and_goes_on_exactly(family: str, workspace: Workspace) -> None:
-    lay_down(workspace.folder / "corpus", "txt")
+def test_a_mixture_is_trained_on_by_every_objective_and_resumed_exactly(family: str, workspace: Workspace) -> None:
+    write_files(workspace.folder / "corpus", "txt")
     words = [
         *TINY,
         *FAMILIES.get(family, ()),
@@ -85,17 +85,17 @@ def test_a_mixture_is_trained_on_by_every_objective_and_goes_on_exactly(family: 
 
 @pytest.mark.parametrize("tokenizer", ["char", "word"])
 def test_a_tokenizer_learns_from_all_parts_of_a_mixture_once(tokenizer: str, workspace: Workspace) -> None:
-    lay_down(workspace.folder / "corpus", "txt")
+    write_files(workspace.folder / "corpus", "txt")
     (workspace.folder / "greek.txt").write_text("αβγ δε\n" * 60)
     words = [f"tokenizer={tokenizer}", "data=mixture", "data.parts={greek.txt: 1, corpus/*.txt: 1}"]
-    said = workspace.must("scripts/prepare_data.py", *words)
-    assert "Learning the vocabulary of 2 corpora together" in said
-    assert "unknown are" not in said or tokenizer == "word"
+    output = workspace.must("scripts/prepare_data.py", *words)
+    assert "Learning the vocabulary of 2 corpora together" in output
+    assert "unknown are" not in output or tokenizer == "word"
     assert "Learning" not in workspace.must("scripts/prepare_data.py", *words)
 
 
 def test_a_prepared_folder_is_trained_on_where_its_text_is_gone(workspace: Workspace) -> None:
-    lay_down(workspace.folder / "corpus", "txt")
+    write_files(workspace.folder / "corpus", "txt")
     workspace.must("scripts/prepare_data.py", "tokenizer=byte", "data=text_files", "data.path=corpus")
     (manifest,) = workspace.folder.rglob("corpus.json")
     manifest.parent.rename(workspace.folder / "moved")
@@ -127,7 +127,7 @@ SPARSE_BYTES = 20 * 10**9
 
 
 def sparse_shards(folder: Path) -> None:
-    """The training split of a prepared corpus made 20 GB large, of zeros that take no room on disk."""
+    """Make the training split of a prepared corpus 20 GB large, with zeros that take no space on disk."""
     manifest = read_manifest(folder)
     n_tokens, shard_tokens = SPARSE_BYTES // 2, 10**8
     n_shards = n_tokens // shard_tokens
@@ -143,7 +143,7 @@ def sparse_shards(folder: Path) -> None:
 
 
 def sparse_file(folder: Path) -> None:
-    """The same as a single token file."""
+    """Do the same to a single token file."""
     path = folder / "train.bin"
     info = TokenFile.open(path).info
     path.unlink()
@@ -154,7 +154,7 @@ def sparse_file(folder: Path) -> None:
 
 
 def resident_at_end(workspace: Workspace, folder: Path) -> int:
-    """Bytes, after the 400 steps of a run on that prepared folder."""
+    """Return the resident bytes after the 400 steps of a run on that prepared folder."""
     words = [*TINY, "tokenizer=gpt2", "data=prepared", f"data.path={folder}", "training.max_steps=400"]
     process = workspace.start("train.py", *words, "training.validate_every_steps=400", "training.log_every_steps=400")
     assert process.stdout is not None
@@ -177,7 +177,7 @@ CORPORA: dict[str, tuple[tuple[str, ...], Callable[[Path], None]]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CORPORA)
 def test_20_gb_of_tokens_take_no_more_memory_than_a_few(kind: str, workspace: Workspace) -> None:
-    lay_down(workspace.folder / "corpus", "txt")
+    write_files(workspace.folder / "corpus", "txt")
     words, enlarge = CORPORA[kind]
     workspace.must("scripts/prepare_data.py", "tokenizer=gpt2", *words)
     (state,) = workspace.folder.glob("data/*/*/gpt2/tokenizer.json")

@@ -26,9 +26,9 @@ def test_a_text_is_prepared_once_and_again_when_it_changes(workspace: Workspace)
     assert times(prepared) == before
 
     (workspace.folder / "tiny.txt").write_text(TINY_TEXT + "Zounds!\n")
-    said = workspace.must(*PREPARE)
-    assert "again: the text has changed" in said
-    assert f"{int(0.9 * len(TINY_TEXT + 'Zounds!' + chr(10))):,} training" in said
+    output = workspace.must(*PREPARE)
+    assert "again: the text has changed" in output
+    assert f"{int(0.9 * len(TINY_TEXT + 'Zounds!' + chr(10))):,} training" in output
     assert times(prepared).keys() == before.keys()
     assert "Prepar" not in workspace.must(*PREPARE)
 
@@ -48,8 +48,8 @@ def test_a_text_can_be_cut_by_a_byte_pair_encoding(workspace: Workspace) -> None
     assert run.metrics["val/bits_per_byte"] < run.metrics["val/loss_nats"], "a token spans several bytes"
 
 
-def lay_down(kind: str, path: Path) -> None:
-    """The file of that kind, as the file system has it."""
+def create_file(kind: str, path: Path) -> None:
+    """Create a file of that kind."""
     if kind == "a folder":
         path.mkdir()
     elif kind == "a pipe":
@@ -87,7 +87,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize("kind", REFUSALS)
 def test_what_is_no_text_is_one_line_and_leaves_nothing(kind: str, workspace: Workspace) -> None:
-    lay_down(kind, workspace.folder / "mine.txt")
+    create_file(kind, workspace.folder / "mine.txt")
     line = workspace.run(*PREPARE[:-1], "data.path=mine.txt").error_line()
     assert REFUSALS[kind] in line
     assert not [path for path in workspace.files() if path.suffix in (".bin", ".json", ".tmp")]

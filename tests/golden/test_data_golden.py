@@ -1,4 +1,4 @@
-"""Numbers from outside: the published corpus, and how many tokens each encoding makes of it."""
+"""External numbers: the published corpus, and how many tokens each encoding makes of it."""
 
 import hashlib
 import re
@@ -50,7 +50,7 @@ def test_token_counts(tokenizer: str, vocab_size: int, n_train: int, n_val: int,
 
 @pytest.mark.parametrize(("split", "n_tokens", "n_unknown"), [("train", 264_141, 5_284), ("val", 30_587, 1_761)])
 def test_words_of_tiny_shakespeare(split: str, n_tokens: int, n_unknown: int, data_dir: Path) -> None:
-    """Counted again by other patterns, which name the characters that this text has."""
+    """The counts are checked with other patterns, which list the characters of this text."""
     data = NamedText("tiny_shakespeare").prepare(choose_tokenizer("word", max_vocab_size=8192), data_dir, print)
     assert data.tokenizer.vocab_size == 8192
     text = fetch(tiny_shakespeare.ASSET, data_dir / "assets").read_text(encoding="utf-8")
@@ -71,7 +71,7 @@ def test_words_of_tiny_shakespeare(split: str, n_tokens: int, n_unknown: int, da
 
 
 def test_known_ids(assets_dir: Path) -> None:
-    """The ids that tiktoken's own documentation and tests give."""
+    """The ids are those in tiktoken's own documentation and tests."""
     expected = {
         "gpt2": [31373, 995],
         "r50k_base": [31373, 995],

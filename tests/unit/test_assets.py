@@ -155,7 +155,7 @@ def test_a_cached_file_needs_no_permission_to_write(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("answer", [busy_then_right, cut_then_right])
-def test_what_may_pass_is_tried_again(answer: Answer, tmp_path: Path) -> None:
+def test_transient_errors_are_retried(answer: Answer, tmp_path: Path) -> None:
     with serving(answer) as (url, requests):
         assert fetch(text_asset(url), tmp_path).read_bytes() == CONTENT
     assert len(requests) == 2
@@ -226,7 +226,7 @@ def test_the_wheel_serves_when_the_url_does_not(
     assert left_in(tmp_path / "assets") == ["text.txt", "wheels"]
 
 
-def test_the_wheel_serves_when_nobody_listens_at_the_url(tmp_path: Path, index: Path) -> None:
+def test_the_wheel_serves_when_the_url_refuses_connections(tmp_path: Path, index: Path) -> None:
     make_wheel(index)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))

@@ -77,7 +77,7 @@ KINDS = ["jsonl", "jsonl.gz", "jsonl.zst", "txt", "txt.gz", "txt.zst", "parquet"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_documents_are_the_same_whatever_they_are_packed_in(kind: str, tmp_path: Path) -> None:
+def test_the_documents_are_the_same_in_every_format(kind: str, tmp_path: Path) -> None:
     write(tmp_path / "in" / f"a.{kind}", DOCUMENTS, separator="<|end|>")
     corpus = Corpus(tmp_path / "in" / "*", tmp_path / "out", document_separator="<|end|>")
     data = corpus()
@@ -276,7 +276,7 @@ def test_a_job_of_a_parallel_sweep_has_helpers_too(large: Path) -> None:
     assert found == [Corpus(large / "in", large / "alone")().train.info.n_tokens] * 2
 
 
-def test_files_that_came_or_changed_are_noticed_without_reading_them(tmp_path: Path) -> None:
+def test_new_and_changed_files_are_noticed_without_reading_them(tmp_path: Path) -> None:
     write(tmp_path / "in" / "a.jsonl", DOCUMENTS)
     corpus = Corpus(tmp_path / "in", tmp_path / "out")
     before = corpus().train.info.source_sha256
@@ -312,7 +312,7 @@ def flip(folder: Path) -> None:
         (lambda folder: (folder / MANIFEST).write_text("[" * 10_000), "is not a manifest of format 1"),
     ],
 )
-def test_what_is_damaged_is_said_and_prepared_again(
+def test_damage_is_reported_and_the_corpus_prepared_again(
     damage: Callable[[Path], None], reason: str, tmp_path: Path
 ) -> None:
     write(tmp_path / "in" / "a.jsonl", DOCUMENTS)
@@ -326,7 +326,7 @@ def test_what_is_damaged_is_said_and_prepared_again(
 
 
 @pytest.mark.parametrize("change", [{"shard_tokens": 1}, {"shard_tokens": -1}, {"vocab_size": 10**9}, {"train": 3}])
-def test_a_manifest_that_lies_is_refused_before_anything_is_made_of_it(change: dict[str, Any], tmp_path: Path) -> None:
+def test_an_inconsistent_manifest_is_refused_before_it_is_used(change: dict[str, Any], tmp_path: Path) -> None:
     write(tmp_path / "in" / "a.jsonl", DOCUMENTS)
     corpus = Corpus(tmp_path / "in", tmp_path / "out")
     corpus()
@@ -348,7 +348,7 @@ def test_a_shard_that_is_altered_while_it_is_read_stops_the_next_checkpoint(tmp_
 
 
 def bad(kind: str, folder: Path) -> Path:
-    """The file that is refused."""
+    """Write a file that is refused. Returns its path."""
     good = json.dumps({"text": "A good document."})
     simple = {
         "no field": ("a.jsonl", f'{good}\n{{"body": "x"}}\n'),
@@ -412,7 +412,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("kind", REFUSALS)
-def test_what_cannot_be_read_is_one_line_with_file_and_place(kind: str, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_an_error_of_one_line_with_its_place(kind: str, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     path = bad(kind, tmp_path / "in")
     corpus = Corpus(path, tmp_path / "out")
@@ -440,7 +440,7 @@ def test_a_later_line_is_numbered_from_the_beginning_of_the_file(
 
 
 @pytest.mark.parametrize("kind", ["jsonl.gz", "txt.zst", "txt.gz"])
-def test_what_unpacks_to_much_takes_little_memory(kind: str, tmp_path: Path) -> None:
+def test_decompressing_much_takes_little_memory(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"bomb.{kind}"
     pack = gzip.compress if kind.endswith("gz") else zstd.compress
     path.write_bytes(pack(bytes(300 << 20)))  # 300 MiB of zeros in some hundred KB
@@ -481,7 +481,7 @@ def test_without_the_extra_the_command_to_install_it_is_given(monkeypatch: pytes
             Corpus(tmp_path / name, tmp_path / "out")()
 
 
-def test_what_a_process_killed_at_the_very_end_left_is_removed(tmp_path: Path) -> None:
+def test_files_of_a_process_killed_during_cleanup_are_removed(tmp_path: Path) -> None:
     write(tmp_path / "in" / "a.jsonl", DOCUMENTS)
     corpus = Corpus(tmp_path / "in", tmp_path / "out")
     corpus()
@@ -495,7 +495,7 @@ def test_what_a_process_killed_at_the_very_end_left_is_removed(tmp_path: Path) -
 
 
 def test_folders_and_digests_of_earlier_versions_stay_valid(tmp_path: Path) -> None:
-    """The numbers are those of the first version with shards: a change of them would orphan what users have."""
+    """The digests are those of the first version with shards. A change would orphan the folders of users."""
     files = TextFiles(path="/corpus/**/*.txt", val_fraction=0.01, shard_tokens=100_000_000)
     assert files.folder(Path("data")) == Path("data/text_files/corpus------txt-ff84b6e3")
     options: dict[str, Any] = {"text_field": "body", "val_fraction": 0.2, "shard_tokens": 500}

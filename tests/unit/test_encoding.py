@@ -1,4 +1,4 @@
-"""Pieces are encoded side by side and come out in their order."""
+"""Pieces are encoded concurrently and returned in order."""
 
 import threading
 from operator import length_hint
@@ -18,8 +18,8 @@ def two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "available_cpus", lambda: 2)
 
 
-class Meeting(ByteTokenizer):
-    """Encodes a piece only while another is encoded, and the first of each two last."""
+class ConcurrentTokenizer(ByteTokenizer):
+    """Encodes a piece only while another is being encoded, and finishes the first of two last."""
 
     def __init__(self) -> None:
         self.both, self.second_done = threading.Barrier(2, timeout=60), threading.Event()
@@ -35,7 +35,7 @@ class Meeting(ByteTokenizer):
 
 
 def test_pieces_are_encoded_at_the_same_time_and_keep_their_order() -> None:
-    texts = [ids.tobytes().decode() for ids, _ in encode_pieces(Meeting(), ["first", "second"])]
+    texts = [ids.tobytes().decode() for ids, _ in encode_pieces(ConcurrentTokenizer(), ["first", "second"])]
     assert texts == ["first", "second"]
 
 
@@ -45,7 +45,7 @@ def test_each_piece_comes_with_what_is_unknown_in_it() -> None:
     assert list(encode_pieces(ByteTokenizer(), [])) == []
 
 
-def test_no_more_pieces_are_read_than_are_in_work() -> None:
+def test_no_more_pieces_are_read_than_are_in_flight() -> None:
     left = iter(["a"] * 100)
     for n_given, _ in enumerate(encode_pieces(ByteTokenizer(), left), 1):
         n_read = 100 - length_hint(left)

@@ -89,7 +89,7 @@ def test_prefix_lengths_are_uniform() -> None:
 
 
 @given(st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4)), seeds)
-def test_a_step_is_the_same_however_its_batch_is_cut(cut: tuple[int, int, int], seed: int) -> None:
+def test_a_step_is_the_same_however_its_batch_is_divided(cut: tuple[int, int, int], seed: int) -> None:
     world_size, micro_batch_size, n_micro = cut
     batch_size = world_size * micro_batch_size * n_micro
     corpus = np.arange(1, 200)
@@ -122,7 +122,7 @@ def test_prefix_lengths_depend_on_seed_and_step() -> None:
 
 
 @given(sizes())
-def test_validation_asks_for_every_token_after_the_longest_prefix_once(sizes: tuple[int, int, int, int]) -> None:
+def test_every_token_after_the_longest_prefix_is_a_validation_target_once(sizes: tuple[int, int, int, int]) -> None:
     n_tokens, context_length, shortest, longest = sizes
     corpus = np.arange(1, n_tokens + 1)
     windows = PrefixValidationWindows(corpus, context_length, min_prefix_length=shortest, max_prefix_length=longest)

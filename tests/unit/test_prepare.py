@@ -71,7 +71,7 @@ def test_words_are_learned_from_the_training_split_alone(tmp_path: Path) -> None
     assert words.logged[2] == "word: 5 symbols; unknown are 0.0 % of the training and 66.7 % of the validation tokens"
 
 
-def test_tokenizers_that_know_everything_say_nothing_of_the_unknown(text_file: Path, tmp_path: Path) -> None:
+def test_lossless_tokenizers_report_nothing_unknown(text_file: Path, tmp_path: Path) -> None:
     for tokenizer in ("byte", "char"):
         preparation = Preparation(text_file, tokenizer, tmp_path / "data")
         info = preparation().val.info
@@ -85,7 +85,7 @@ def test_vocabularies_of_two_sizes_lie_side_by_side(text_file: Path, tmp_path: P
     assert [data.tokenizer.vocab_size for data in prepared[1:]] == [8, 9]
 
 
-def test_a_vocabulary_larger_than_told_is_not_used_again(text_file: Path, tmp_path: Path) -> None:
+def test_a_vocabulary_above_the_limit_is_not_reused(text_file: Path, tmp_path: Path) -> None:
     nine, eight = (Preparation(text_file, "word", tmp_path / "data", size) for size in (9, 8))
     folder = nine().folder
     folder.rename(folder.with_name("word-8"))
@@ -94,7 +94,7 @@ def test_a_vocabulary_larger_than_told_is_not_used_again(text_file: Path, tmp_pa
 
 
 def make_older(folder: Path) -> None:
-    """As the first version of Folio left it."""
+    """Turn the sidecars into those of the first version of Folio."""
     for split in ("train", "val"):
         sidecar = folder / f"{split}.json"
         fields = json.loads(sidecar.read_text())
@@ -102,7 +102,7 @@ def make_older(folder: Path) -> None:
         sidecar.write_text(json.dumps(fields | {"format": 1}))
 
 
-def test_bytes_and_characters_are_told_apart(tmp_path: Path) -> None:
+def test_bytes_and_characters_are_counted_separately(tmp_path: Path) -> None:
     text = "\N{BYTE ORDER MARK}" + "é" * 9
     (tmp_path / "e.txt").write_bytes(text.encode())
     data = Preparation(tmp_path / "e.txt", "char", tmp_path / "data")()
@@ -111,7 +111,7 @@ def test_bytes_and_characters_are_told_apart(tmp_path: Path) -> None:
     assert data.tokenizer.vocab_size == 2
 
 
-def test_prepared_data_is_used_again_without_a_word_or_a_write(
+def test_prepared_data_is_reused_without_a_log_line_or_a_write(
     mercy: Preparation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = mercy()
@@ -151,7 +151,7 @@ def swap_tokenizer(folder: Path) -> None:
         (make_older, "train.json that is not of format 2"),
     ],
 )
-def test_what_changed_is_said_and_prepared_again(
+def test_a_change_is_reported_and_the_text_prepared_again(
     damage: Callable[[Path], None], reason: str, mercy: Preparation
 ) -> None:
     damage(mercy().folder)
@@ -276,13 +276,13 @@ def test_a_text_in_pieces_becomes_the_tokens_of_the_whole(
         assert file.info.spelling_bits == pytest.approx(unknown.spelling_bits)
 
 
-def test_the_speed_is_said_at_the_end(mercy: Preparation) -> None:
+def test_the_speed_is_logged_at_the_end(mercy: Preparation) -> None:
     mercy()
     assert re.search(r": 0\.0 MB in [0-9.]+ s, [0-9.]+ MB/s$", mercy.logged[-1])
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError, MemoryError])
-def test_what_stops_in_the_middle_of_a_text_leaves_no_half_file(
+def test_an_interruption_in_the_middle_of_a_text_leaves_no_partial_file(
     stop: type[BaseException], mercy: Preparation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopping(tokenizer: CharTokenizer, text: str) -> np.ndarray:
@@ -302,7 +302,7 @@ def test_what_stops_in_the_middle_of_a_text_leaves_no_half_file(
     assert data.tokenizer.decode(data.train.tokens.tolist()) == TEXT[: int(0.9 * len(TEXT))]
 
 
-def test_what_a_killed_process_left_is_removed(mercy: Preparation) -> None:
+def test_files_of_a_killed_process_are_removed(mercy: Preparation) -> None:
     folder = mercy().folder
     (folder / "val.json").unlink()
     (folder / ".val.bin.0123.tmp").write_bytes(b"half")

@@ -43,7 +43,7 @@ def files(folder: Path, sizes: list[int]) -> tuple[np.ndarray, ShardedTokens]:
 
 
 @given(SIZES, st.data())
-def test_slices_windows_runs_and_positions_are_those_of_the_concatenation(
+def test_slices_windows_spans_and_positions_are_those_of_the_concatenation(
     sizes: list[int], data: st.DataObject
 ) -> None:
     whole, shards = cut(sizes)
@@ -61,13 +61,15 @@ def test_slices_windows_runs_and_positions_are_those_of_the_concatenation(
 
 
 @given(SIZES, SIZES)
-def test_corpora_are_joined_one_behind_the_other(first: list[int], second: list[int]) -> None:
+def test_corpora_are_joined_in_order(first: list[int], second: list[int]) -> None:
     (whole, shards), (other_whole, other) = cut(first), cut(second)
     assert join_tokens([shards, other_whole, other])[:].tolist() == [*whole, *other_whole, *other_whole]
 
 
 @given(SIZES, st.integers(1, 5), st.lists(st.integers(0, 30), max_size=3))
-def test_lines_of_shards_end_at_newlines_and_at_borders(sizes: list[int], max_length: int, borders: list[int]) -> None:
+def test_lines_of_shards_end_at_newlines_and_at_boundaries(
+    sizes: list[int], max_length: int, borders: list[int]
+) -> None:
     whole, shards = cut(sizes)
     newlines = whole[whole % 4 == 0]
     borders = sorted({border for border in borders if 0 < border < len(whole)})
@@ -86,7 +88,7 @@ def test_lines_of_shards_end_at_newlines_and_at_borders(sizes: list[int], max_le
     assert lines.n_before(ends)[-1] == len(lines)
 
 
-def test_lines_of_a_large_split_are_written_down_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_of_a_large_split_are_written_to_files_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, shards = cut([5, 9, 2])
     monkeypatch.setattr("folio.data.batches.lines.MAX_TOKENS_IN_MEMORY", 3)
     newlines = np.array([whole[4], whole[10]])
@@ -118,7 +120,7 @@ def test_no_more_files_are_mapped_than_allowed(tmp_path: Path, monkeypatch: pyte
         assert list(shards._mapped) == [2, 3]
 
 
-def test_shards_travel_as_their_paths(tmp_path: Path) -> None:
+def test_shards_are_pickled_as_their_paths(tmp_path: Path) -> None:
     whole, shards = files(tmp_path, [1000, 2000])
     assert shards[:].tolist() == whole.tolist()
     packed = pickle.dumps(shards)
@@ -127,7 +129,7 @@ def test_shards_travel_as_their_paths(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("was_mapped", [False, True])
-def test_a_shard_that_was_cut_short_is_one_line_and_no_sigbus(was_mapped: bool, tmp_path: Path) -> None:
+def test_a_shard_that_was_cut_short_is_an_error_and_no_sigbus(was_mapped: bool, tmp_path: Path) -> None:
     _, shards = files(tmp_path, [3, 4])
     if was_mapped:
         shards[:]

@@ -16,7 +16,7 @@ from folio.data.corpora.text import check_text_file, cut_into_pieces, last_white
 from folio.runtime.errors import FolioError
 
 
-def test_a_text_in_order_passes_the_check(tmp_path: Path) -> None:
+def test_a_valid_text_passes_the_check(tmp_path: Path) -> None:
     text = b"The quality of mercy is not strain'd."
     (tmp_path / "mercy.txt").write_bytes(text)
     assert check_text_file(tmp_path / "mercy.txt") == hashlib.sha256(text).hexdigest()
@@ -43,7 +43,7 @@ def test_what_is_not_a_readable_file_is_refused(tmp_path: Path) -> None:
         ("\N{ROSE}".encode() * 5 + b"\x80", "byte offset 20 "),
     ],
 )
-def test_what_is_not_utf8_text_is_refused_with_the_place(
+def test_what_is_not_utf8_text_is_refused_with_its_offset(
     content: bytes, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "CHUNK_BYTES", 7)
@@ -54,7 +54,7 @@ def test_what_is_not_utf8_text_is_refused_with_the_place(
 
 
 @given(content=st.binary(min_size=1), chunk_bytes=st.integers(1, 9))
-def test_the_place_is_the_one_that_python_names(
+def test_the_offset_is_the_one_that_python_reports(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, chunk_bytes: int
 ) -> None:
     path = tmp_path_factory.mktemp("text") / "any.txt"
@@ -91,7 +91,7 @@ def test_the_splits_are_cut_at_nine_tenths_of_the_characters(
     assert sha256 == hashlib.sha256(text.encode()).hexdigest()
 
 
-def test_bytes_that_became_wrong_are_named_with_their_place_in_the_file(tmp_path: Path) -> None:
+def test_bytes_that_became_invalid_are_named_with_their_offset(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_bytes(b"0123456789" * 10)
     val = split_text(path)[0]["val"]
@@ -116,7 +116,7 @@ def test_pieces_are_the_text_and_cut_no_word(chunks: list[str]) -> None:
     assert all(piece[0].isspace() for piece in cut[1:])
 
 
-def test_a_piece_is_given_as_soon_as_it_can_be_cut() -> None:
+def test_a_piece_is_yielded_as_soon_as_it_can_be_cut() -> None:
     def chunks() -> Iterator[str]:
         yield from ("To be", " or", " not")
         pytest.fail("a piece was held back")
@@ -130,7 +130,7 @@ def test_a_cut_is_found_however_far_from_the_end(length: int) -> None:
     assert last_white_space("ab" + "x" * length) == 0
 
 
-def test_memory_has_an_end_where_a_text_has_no_place_to_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded_if_a_text_has_no_safe_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_PIECE_CHARACTERS", 10)
     chunks = ["之乎者也"] * 50
     cut = list(cut_into_pieces(chunks, last_white_space))
@@ -138,7 +138,7 @@ def test_memory_has_an_end_where_a_text_has_no_place_to_cut(monkeypatch: pytest.
     assert max(map(len, cut)) < 10 + len(chunks[0])
 
 
-def test_a_device_and_a_socket_are_no_texts(tmp_path: Path) -> None:
+def test_a_device_and_a_socket_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FolioError, match="not a regular file"):
         check_text_file(Path("/dev/zero"))
     with socket.socket(socket.AF_UNIX) as server:
@@ -155,7 +155,7 @@ def test_a_gigabyte_of_nothing_is_refused_at_its_first_byte(tmp_path: Path) -> N
         check_text_file(path)
 
 
-def test_a_mark_and_ends_of_lines_are_characters_like_others(tmp_path: Path) -> None:
+def test_byte_order_marks_and_line_endings_are_ordinary_characters(tmp_path: Path) -> None:
     path = tmp_path / "windows.txt"
     text = "\N{ZERO WIDTH NO-BREAK SPACE}To be,\r\nor not to be\r\n"
     path.write_bytes(text.encode())

@@ -37,7 +37,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "train.bin"
 
 
-def test_tokens_come_back_read_only_with_what_they_are(path: Path) -> None:
+def test_tokens_are_read_back_read_only_with_their_sidecar(path: Path) -> None:
     file = TokenFile.open(path)
     assert file.tokens.tolist() == [5, 0, 99, 7]
     assert not file.tokens.flags.writeable
@@ -58,7 +58,7 @@ def test_the_largest_id_of_a_vocabulary_does_not_wrap(vocab_size: int, dtype: st
 
 
 @given(st.lists(st.integers(0, 2**20), min_size=1), st.sampled_from(["<i4", "<i8", "<u4", ">i8"]))
-def test_any_tokens_come_back(tmp_path_factory: pytest.TempPathFactory, tokens: list[int], dtype: str) -> None:
+def test_any_tokens_are_read_back(tmp_path_factory: pytest.TempPathFactory, tokens: list[int], dtype: str) -> None:
     path = tmp_path_factory.mktemp("tokens") / "train.bin"
     write(path, np.array(tokens, dtype=dtype), 2**20 + 1)
     assert TokenFile.open(path).tokens.tolist() == tokens
@@ -71,7 +71,7 @@ def test_ids_outside_the_vocabulary_are_not_written(tokens: list[int], tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_tokens_are_not_written(tmp_path: Path) -> None:
+def test_an_empty_split_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(FolioError, match="val split holds no tokens"):
         write(tmp_path / "val.bin", np.empty(0, dtype=np.int64), split="val")
 
@@ -145,7 +145,7 @@ def test_the_tokens_of_another_file_are_noticed(path: Path) -> None:
         TokenFile.open(path)
 
 
-def test_a_large_file_is_checked_by_its_size_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_file_is_checked_only_by_its_size(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_file, "LARGEST_HASHED_BYTES", 4)
     alter_one_byte(path)
     TokenFile.open(path)

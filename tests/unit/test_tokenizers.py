@@ -46,7 +46,7 @@ def cl100k(assets_dir: Path) -> Tokenizer:
     return build("cl100k_base", assets_dir)
 
 
-def test_text_comes_back_from_its_ids(tokenizer: Tokenizer) -> None:
+def test_decoding_reverses_encoding(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode(TEXT)
     assert np.issubdtype(ids.dtype, np.integer)
     assert ids.ndim == 1
@@ -107,13 +107,13 @@ def test_a_text_is_cut_as_late_as_the_patterns_of_byte_pairs_allow(
     assert (text[:cut], text[cut:]) == parts
 
 
-def test_nothing_is_no_ids_and_no_text(tokenizer: Tokenizer) -> None:
+def test_an_empty_text_has_no_ids(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode("").shape == (0,)
     assert tokenizer.decode([]) == ""
 
 
 @pytest.mark.parametrize("name", FIXED)
-def test_any_unicode_comes_back_from_an_encoding_of_bytes(name: str, assets_dir: Path) -> None:
+def test_encodings_of_bytes_reproduce_any_unicode(name: str, assets_dir: Path) -> None:
     tokenizer = build(name, assets_dir)
 
     @given(st.text())
@@ -124,7 +124,7 @@ def test_any_unicode_comes_back_from_an_encoding_of_bytes(name: str, assets_dir:
 
 
 @given(st.text(min_size=1))
-def test_any_unicode_comes_back_from_its_own_characters(text: str) -> None:
+def test_a_char_tokenizer_reproduces_its_own_characters(text: str) -> None:
     tokenizer = CharTokenizer("".join(sorted(set(text))))
     assert tokenizer.decode(tokenizer.encode(text).tolist()) == text
     assert load_tokenizer(tokenizer.state()).encode(text).tolist() == tokenizer.encode(text).tolist()
@@ -231,7 +231,7 @@ def test_text_that_tiktoken_cannot_split_is_an_error_and_no_panic(assets_dir: Pa
         tokenizer.encode(" " * 1_000_000 + "a")
 
 
-def test_a_checkpoint_holds_all_that_is_needed(
+def test_a_checkpoint_holds_everything_a_tokenizer_needs(
     tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = io.BytesIO()

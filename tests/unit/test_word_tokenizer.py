@@ -1,4 +1,4 @@
-"""Words, signs and exceptional white space become ids, and the text comes back but for what is unknown."""
+"""Words, punctuation and exceptional white space become ids; all but unknown units of a text are reproduced."""
 
 import math
 import re
@@ -19,7 +19,7 @@ texts = st.text(st.sampled_from(CHARACTERS)) | st.text()
 
 
 def pieces(tokenizer: WordTokenizer, text: str) -> list[str]:
-    """What each id of the text stands for, with + for JOIN."""
+    """Return the text of each id, with + for JOIN."""
     return [tokenizer.decode([token]) if token != JOIN else "+" for token in tokenizer.encode(text).tolist()]
 
 
@@ -48,7 +48,7 @@ def test_only_exceptional_white_space_has_ids(text: str, expected: list[str]) ->
 
 
 @given(texts)
-def test_text_whose_units_are_known_comes_back_exactly(text: str) -> None:
+def test_text_whose_units_are_known_is_reproduced_exactly(text: str) -> None:
     tokenizer = knowing(text)
     ids = tokenizer.encode(text)
     assert UNKNOWN not in ids
@@ -56,7 +56,7 @@ def test_text_whose_units_are_known_comes_back_exactly(text: str) -> None:
 
 
 @given(known=texts, text=texts)
-def test_text_comes_back_but_for_its_unknown_units(known: str, text: str) -> None:
+def test_text_is_reproduced_except_for_its_unknown_units(known: str, text: str) -> None:
     tokenizer = knowing(known)
     ids = tokenizer.encode(text)
     # Independently of the tokenizer: the text between the unknown units must stand there literally.
@@ -72,13 +72,13 @@ def test_any_ids_are_a_text(ids: list[int]) -> None:
     assert len(tokenizer.decode(ids)) >= len(ids) - ids.count(JOIN)
 
 
-def test_the_commonest_units_have_the_lowest_ids_and_equals_stand_in_alphabetical_order() -> None:
+def test_the_commonest_units_have_the_lowest_ids_and_ties_are_in_alphabetical_order() -> None:
     units = WordTokenizer.from_text("c b a b , , , ,d\nd", None).state()["units"]
     assert units == [",", "b", "d", "\n", "a", "c"]
 
 
 @given(texts, st.integers(4, 12))
-def test_a_vocabulary_is_as_large_as_told_at_most(text: str, size: int) -> None:
+def test_a_vocabulary_is_no_larger_than_its_limit(text: str, size: int) -> None:
     whole, cut = WordTokenizer.from_text(text, None), WordTokenizer.from_text(text, size)
     assert cut.vocab_size == min(size, whole.vocab_size)
     assert cut.state()["units"] == whole.state()["units"][: size - 3]
@@ -92,7 +92,7 @@ def test_units_are_counted_as_they_are_written(text: str) -> None:
     assert written == sorted(written)
 
 
-def test_no_space_stands_before_a_comma_whatever_the_model_says() -> None:
+def test_no_space_is_written_before_a_comma_whatever_the_model_samples() -> None:
     tokenizer = WordTokenizer(["well", ",", "my", "lord", "(", ")"])
     ids = [tokenizer.encode(word)[0] for word in ("well", ",", "my", "lord", "(", "my", ")", "lord", ",")]
     assert tokenizer.decode(ids) == "well, my lord (my) lord,"

@@ -1,6 +1,6 @@
 """The kinds of corpora and their keys. See docs/data.md."""
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag
 
@@ -20,13 +20,6 @@ WindowOrder = Literal["random", "shuffled"]
 ValFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
-class PathMeaning(NamedTuple):
-    """The meaning of data.path for a kind of corpus, with an example."""
-
-    noun: str
-    example: str
-
-
 class DataConfig(Option):
     """`code` is a class with the methods of `folio.data.corpora.preparation.DataSource`, made from keys of the section.
 
@@ -34,16 +27,16 @@ class DataConfig(Option):
     """
 
     name: str
-    path_meaning: ClassVar[PathMeaning | None] = None
-    """Meaning of data.path; None if there is no path to give."""
+    path_meaning: ClassVar[tuple[str, str] | None] = None
+    """Meaning of data.path, and an example; None if there is no path to give."""
     path: str | None
     window_order: WindowOrder
 
     def check(self) -> None:
         """Raises: ConfigError if data.path is missing, or has no effect."""
         if self.path is None and self.path_meaning is not None:
-            noun, example = self.path_meaning
-            raise ConfigError(f"data.path=null: data={self.name} needs {noun}; add data.path={example}")
+            meaning, example = self.path_meaning
+            raise ConfigError(f"data.path=null: data={self.name} needs {meaning}; add data.path={example}")
         if self.path is not None and self.path_meaning is None:
             raise ConfigError(f"data.path={self.path} has no effect with data={self.name}; add data=text_file")
 
@@ -60,7 +53,7 @@ class TextFileConfig(DataConfig):
     """A UTF-8 text, split by position: the last tenth is for validation."""
 
     code: ClassVar[str] = "folio.data.corpora.single_text:TextFile"
-    path_meaning: ClassVar[PathMeaning] = PathMeaning("a file", "my.txt")
+    path_meaning: ClassVar[tuple[str, str]] = ("a file", "my.txt")
     name: Literal["text_file"]
 
 
@@ -68,7 +61,7 @@ class TextFilesConfig(DataConfig):
     """Documents in many files, split by document."""
 
     code: ClassVar[str] = "folio.data.corpora.text_files:TextFiles"
-    path_meaning: ClassVar[PathMeaning] = PathMeaning("a pattern of files", "'corpus/**/*.txt'")
+    path_meaning: ClassVar[tuple[str, str]] = ("a pattern of files", "'corpus/**/*.txt'")
     name: Literal["text_files"]
     path: str | None
     """A pattern such as corpus/**/*.txt, a file, or a folder, whose readable files are all taken."""
@@ -86,7 +79,7 @@ class HuggingFaceConfig(DataConfig):
     """A dataset of the Hugging Face Hub, split by document like text_files."""
 
     code: ClassVar[str] = "folio.data.corpora.hugging_face:HuggingFaceDataset"
-    path_meaning: ClassVar[PathMeaning] = PathMeaning("the name of a dataset", "roneneldan/TinyStories")
+    path_meaning: ClassVar[tuple[str, str]] = ("the name of a dataset", "roneneldan/TinyStories")
     name: Literal["huggingface"]
     path: str | None
     """Name on the Hub, or a folder."""
@@ -102,9 +95,7 @@ class PreparedConfig(DataConfig):
     """A folder that scripts/prepare_data.py made, wherever it is now."""
 
     code: ClassVar[str] = "folio.data.corpora.prepared_folder:PreparedFolder"
-    path_meaning: ClassVar[PathMeaning] = PathMeaning(
-        "a folder that scripts/prepare_data.py made", "data/text_files/..."
-    )
+    path_meaning: ClassVar[tuple[str, str]] = ("a folder that scripts/prepare_data.py made", "data/text_files/...")
     name: Literal["prepared"]
 
 
@@ -165,7 +156,7 @@ class MixtureConfig(Section):
                 continue
             meaning = CORPORA[part.name].path_meaning
             if (part.path is None) == (meaning is not None):
-                rule = f"must be {meaning.noun}" if meaning is not None else "has no effect"
+                rule = f"must be {meaning[0]}" if meaning is not None else "has no effect"
                 raise ConfigError(f"data.parts.{name}.path={part.path or 'null'} {rule} with name: {part.name}")
 
 

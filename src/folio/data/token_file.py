@@ -12,13 +12,15 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast, get_origin
 
 import numpy as np
 
 from folio.data.tokenizers.base import UnknownTokens
 from folio.runtime.errors import FolioError
 from folio.runtime.files import atomic_writer, sha256_of, write_atomically
+
+T = TypeVar("T")
 
 FORMAT = 2
 LARGEST_UINT16_VOCABULARY = 2**16
@@ -216,26 +218,33 @@ def write_token_file(
 def _read_sidecar(path: Path) -> TokenFileInfo:
     sidecar = sidecar_path(path)
     try:
-        fields = json.loads(sidecar.read_bytes())
+        info = dataclass_from_json(TokenFileInfo, json.loads(sidecar.read_bytes()))
     except FileNotFoundError:
         raise TokenFileError(path, f"has no sidecar {sidecar.name}") from None
     except (ValueError, RecursionError):
         raise TokenFileError(path, f"has a sidecar {sidecar.name} that is not JSON") from None
-    if not _is_sidecar(fields):
+    except TypeError:
+        info = None
+    if info is None or not _is_consistent(info):
         raise TokenFileError(path, f"has a sidecar {sidecar.name} that is not of format {FORMAT}")
-    return TokenFileInfo(**fields)
+    return info
 
 
-def _is_sidecar(fields: Any) -> bool:
-    types: dict[str, Any] = TokenFileInfo.__annotations__
+def _is_consistent(info: TokenFileInfo) -> bool:
     return (
-        isinstance(fields, dict)
-        and fields.keys() == types.keys()
-        and all(type(fields[key]) is kind for key, kind in types.items())
-        and fields["format"] == FORMAT
-        and fields["dtype"] == token_dtype(fields["vocab_size"])
-        and 0 <= fields["n_unknown"] <= fields["n_tokens"]
-        and fields["n_tokens"] > 0
-        and fields["n_bytes"] > 0
-        and 0.0 <= fields["spelling_bits"] < math.inf
+        info.format == FORMAT
+        and info.dtype == token_dtype(info.vocab_size)
+        and 0 <= info.n_unknown <= info.n_tokens
+        and info.n_tokens > 0
+        and info.n_bytes > 0
+        and 0.0 <= info.spelling_bits < math.inf
     )
+
+
+def dataclass_from_json(kind: type[T], fields: Any) -> T:
+    """Return the dataclass with these fields. Raises: TypeError if one is missing, unknown, or of another type."""
+    annotations: dict[str, Any] = kind.__annotations__
+    types: dict[str, Any] = {name: get_origin(expected) or expected for name, expected in annotations.items()}
+    if not isinstance(fields, dict) or {name: type(value) for name, value in fields.items()} != types:
+        raise TypeError
+    return kind(**fields)

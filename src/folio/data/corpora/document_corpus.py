@@ -148,8 +148,6 @@ class DocumentCorpus(ABC):
     def _open(self, folder: Path, choice: TokenizerChoice) -> PreparedData:
         """Raises: NotReusableError unless the folder was made from these documents, options and tokenizer."""
         manifest, prepared = open_document_folder(folder, choice)
-        if not choice.allows(prepared.tokenizer):
-            raise NotReusableError(f"{folder} was made with another tokenizer")
         if manifest.plan != self.plan(manifest.tokenizer_fingerprint):
             raise NotReusableError("the files have changed since")
         return prepared

@@ -5,10 +5,9 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from folio.data.token_file import FORMAT as TOKEN_FORMAT
-from folio.data.token_file import TokenFileError, TokenFileInfo, token_dtype
+from folio.data.token_file import TokenFileError, TokenFileInfo, dataclass_from_json, token_dtype
 from folio.runtime.files import write_atomically
 
 FORMAT = 1
@@ -91,8 +90,8 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         fields = json.loads(path.read_bytes())
-        splits = {split: _checked(SplitInfo, fields[split]) for split in SPLITS}
-        manifest: Manifest = _checked(Manifest, fields | splits)
+        splits = {split: dataclass_from_json(SplitInfo, fields[split]) for split in SPLITS}
+        manifest = dataclass_from_json(Manifest, fields | splits)
     except FileNotFoundError:
         raise TokenFileError(path, "is missing") from None
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
@@ -100,17 +99,6 @@ def read_manifest(folder: Path) -> Manifest:
     if not _is_consistent(manifest):
         raise TokenFileError(path, f"is not a manifest of format {FORMAT}")
     return manifest
-
-
-def _checked(kind: Any, fields: Any) -> Any:
-    """Return the dataclass with these fields. Raises: TypeError if one is missing, unknown, or of another type."""
-    types: dict[str, Any] = kind.__annotations__
-    is_right = fields.keys() == types.keys() and all(
-        type(fields[key]) is (list if expected == list[str] else expected) for key, expected in types.items()
-    )
-    if not is_right:
-        raise TypeError
-    return kind(**fields)
 
 
 def _is_consistent(manifest: Manifest) -> bool:

@@ -59,7 +59,7 @@ class NotReusableError(Exception):
 
 
 class OtherTokenizerError(NotReusableError):
-    """A prepared folder belongs to the tokenizer `found`, which is not the chosen one."""
+    """A prepared folder has another tokenizer or vocabulary than the chosen one. `found` is the tokenizer's name."""
 
     def __init__(self, folder: Path, found: str) -> None:
         super().__init__(f"{folder} was made with another tokenizer")
@@ -82,14 +82,14 @@ def opening(folder: Path) -> Iterator[None]:
 def read_tokenizer(folder: Path, choice: TokenizerChoice) -> tuple[Tokenizer, str]:
     """Return a folder's tokenizer and its fingerprint.
 
-    Raises: NotReusableError if it is missing or damaged; OtherTokenizerError if it is not of the chosen name.
+    Raises: NotReusableError if it is missing or damaged; OtherTokenizerError if it is not the chosen one.
     """
     with opening(folder):
         state_json = (folder / TOKENIZER).read_bytes()
         found = str(state_from_json(state_json).get("name"))
-        if found != choice.name:
+        if found != choice.name or not choice.allows(tokenizer := choice.load(state_json)):
             raise OtherTokenizerError(folder, found)
-        return choice.load(state_json), fingerprint(state_json)
+        return tokenizer, fingerprint(state_json)
 
 
 def write_tokenizer(path: Path, tokenizer: Tokenizer) -> str:

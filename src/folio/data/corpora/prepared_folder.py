@@ -31,20 +31,19 @@ class PreparedFolder:
                 else:
                     data = open_text_folder(folder, tokenizer)
         except OtherTokenizerError as error:
-            raise FolioError(
-                f"data.path={folder} was prepared with tokenizer={error.found}, not {tokenizer.name}; "
-                f"add tokenizer={error.found}"
-            ) from None
+            if error.found != tokenizer.name:
+                problem = f"tokenizer={error.found}, not {tokenizer.name}; add tokenizer={error.found}"
+            else:
+                problem = (
+                    f"another vocabulary of tokenizer={error.found} than the other parts have; prepare it together "
+                    "with them, or use a tokenizer that does not learn from its text"
+                )
+            raise FolioError(f"data.path={folder} was prepared with {problem}") from None
         except NotReusableError as error:
             raise FolioError(
                 f"data.path={folder} is not a prepared folder that can be used: {error}; give one that "
                 "scripts/prepare_data.py has named at its end"
             ) from None
-        if not tokenizer.allows(data.tokenizer):
-            raise FolioError(
-                f"data.path={folder} was prepared with another vocabulary of tokenizer={tokenizer.name} than the other "
-                "parts have; prepare it together with them, or use a tokenizer that does not learn from its text"
-            )
         return data
 
     def identity(self, data_dir: Path) -> str:

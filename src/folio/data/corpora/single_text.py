@@ -176,12 +176,10 @@ def open_text_folder(folder: Path, tokenizer: TokenizerChoice) -> PreparedData:
 
 
 def _open(folder: Path, tokenizer: TokenizerChoice, source_sha256: str) -> PreparedData:
-    """Raises: NotReusableError unless the folder is whole, and of this text and tokenizer."""
+    """Open a folder of this text. Raises: NotReusableError unless it is whole, and of this text and tokenizer."""
     data = open_text_folder(folder, tokenizer)
     if data.train.info.source_sha256 != source_sha256:
         raise NotReusableError("the text has changed since")
-    if not tokenizer.allows(data.tokenizer):
-        raise NotReusableError(f"{folder} was made with another tokenizer")
     return data
 
 
