@@ -35,7 +35,7 @@ from folio.training.loggers.base import RunLogger
 from folio.training.module import LanguageModel
 
 
-def describe(context: RunContext, data: PreparedData) -> None:
+def describe_run(context: RunContext, data: PreparedData) -> None:
     """Write the files that describe a run into its folder, and start its log."""
     overrides = list(context.origin.overrides)
     write_description(context.folder, context.config, data.tokenizer, asdict(context.summary), overrides)
@@ -115,7 +115,7 @@ class TrainingParts:
         """Write the description of a run whose folder was removed while it trained: its weights are still here."""
         folder = self.context.folder
         folder.mkdir(parents=True, exist_ok=True)
-        describe(self.context, self.data)
+        describe_run(self.context, self.data)
         log.warning(f"warning: {folder} was removed and is written again; its curves and samples so far are lost")
 
 

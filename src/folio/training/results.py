@@ -57,8 +57,8 @@ def print_results(metrics: dict[str, Any], parts: TrainingParts) -> None:
     log.info(
         f"""
 run folder       {folder}
-look at it       make tensorboard
+curves           make tensorboard
 generate         {command("scripts/generate.py", folder, option, prompt)}
-measure again    {command("scripts/evaluate.py", folder)}
+evaluate         {command("scripts/evaluate.py", folder)}
 resume           {resume_command(context.folder)} training.max_steps={2 * max_steps}"""
     )

@@ -16,7 +16,7 @@ from folio.runtime.console import console, log, silence_log, start_log
 from folio.runtime.errors import FolioError
 from folio.runtime.files import lock_folder, write_json
 from folio.runtime.signals import Interrupted
-from folio.training.assembly import TrainingParts, describe
+from folio.training.assembly import TrainingParts, describe_run
 from folio.training.callbacks.pruning import TrialPruned
 from folio.training.context import RunContext
 from folio.training.divergence import Diverged
@@ -46,7 +46,7 @@ def run(
 
     def claim_folder() -> None:
         stack.enter_context(lock_folder(folder, f"training in {folder}"))
-        describe(context, data)
+        describe_run(context, data)
 
     with ExitStack() as stack:
         distributed.broadcast(claim_folder)
