@@ -8,6 +8,7 @@ import json
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,15 +25,6 @@ GPT2_VOCAB_SIZE = 50_257
 END_OF_TEXT = 50_256
 """Id of the last symbol of GPT-2's tokenizer."""
 
-GPT2_ARCHITECTURE: dict[str, Any] = {
-    "family": "decoder",
-    "positional_encoding": "learned",
-    "norm_position": "pre",
-    "norm": "layer_norm",
-    "qk_norm": False,
-}
-"""The options in which Folio's GPT may differ from GPT-2, and GPT-2's values."""
-
 CONFIG_KEYS = {
     "vocab_size": "vocab_size",
     "context_length": "n_positions",
@@ -42,6 +34,14 @@ CONFIG_KEYS = {
     "d_ff": "n_inner",
 }
 """Folio's name -> the key in config.json."""
+
+GPT2_ARCHITECTURE: dict[str, Any] = {
+    field.name: field.default
+    for field in fields(TransformerConfig)
+    if field.name not in (*CONFIG_KEYS, "activation", "bias", "tie_weights", "dropout", "attention_dropout")
+    and field.name not in ("init", "positional_base", "conditioning")  # change nothing in a trained GPT-2
+}
+"""The options that the format cannot hold, and GPT-2's values, which are the defaults."""
 
 CONFIG_DEFAULTS: dict[str, Any] = {
     "vocab_size": GPT2_VOCAB_SIZE,
