@@ -35,9 +35,7 @@ TOKENIZER = CharTokenizer("".join(map(chr, range(ord("0"), ord("0") + N_SYMBOLS)
 
 GREEDY = SamplingParams(temperature=0.0)
 SAMPLINGS = {
-    "greedy": SamplingParams(
-        temperature=0.0, repetition_penalty=2.0
-    ),  # otherwise some models would repeat themselves
+    "greedy": SamplingParams(temperature=0.0, repetition_penalty=2.0),  # otherwise some models would repeat themselves
     "sampled": SamplingParams(temperature=0.8, repetition_penalty=1.2, top_k=40, top_p=0.95, min_p=0.01),
 }
 FAMILIES = ("decoder", *CONDITIONINGS)

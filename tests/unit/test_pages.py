@@ -114,10 +114,11 @@ def test_the_architecture_page_draws_the_layers() -> None:
 
 @each_page
 def test_the_tests_that_a_page_names_exist(page: Path) -> None:
-    """Whole names, `tests/e2e/test_faults.py` as `test_faults.py`."""
-    files = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
-    named = {span for span in code_spans(page) if re.fullmatch(r"test_\w+\.py", span)}
-    assert named <= files
+    """Files as `test_faults.py` or with their folders, and functions as `test_a_full_disk_...`."""
+    sources = {path.name: text_of(path) for path in (ROOT / "tests").rglob("test_*.py")}
+    named = {span for span in code_spans(page) if re.fullmatch(r"test_\w+(\.py)?", span)}
+    functions = set(re.findall(r"def (test_\w+)", "".join(sources.values())))
+    assert not named - set(sources) - functions
 
 
 def test_the_tests_of_each_promise_of_security_exist() -> None:
