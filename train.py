@@ -1,10 +1,10 @@
 """Train a GPT: python train.py [group=option] [key=value] ...   (python train.py --help lists them)."""
 
-from folio.runtime.signals import exit_on_signals, ignore_signals_at_exit
-from folio.runtime.startup import fast_imports
+from folio.runtime.signals import ignore_signals_at_exit
+from folio.runtime.startup import fast_imports, prepare_process
 
 if __name__ == "__main__":  # before the other imports, which take a second
-    exit_on_signals()
+    prepare_process()
 
 import sys
 from functools import partial

@@ -1,9 +1,9 @@
 """Measure a trained model again: python scripts/evaluate.py outputs/<run> --split val"""
 
-from folio.runtime.signals import exit_on_signals
+from folio.runtime.startup import prepare_process
 
 if __name__ == "__main__":  # before the imports, which take a second
-    exit_on_signals()
+    prepare_process()
 
 import json
 import time

@@ -1,9 +1,9 @@
 """Export a trained model to Hugging Face's format: python scripts/export.py latest my_gpt2"""
 
-from folio.runtime.signals import exit_on_signals
+from folio.runtime.startup import prepare_process
 
 if __name__ == "__main__":  # before the imports, which take a second
-    exit_on_signals()
+    prepare_process()
 
 from pathlib import Path
 from typing import Annotated

@@ -1,9 +1,9 @@
 """Evaluate runs with other window lengths: python scripts/extrapolate.py outputs/multirun/<date>/<time>"""
 
-from folio.runtime.signals import exit_on_signals
+from folio.runtime.startup import prepare_process
 
 if __name__ == "__main__":  # before the imports, which take a second
-    exit_on_signals()
+    prepare_process()
 
 from collections.abc import Iterator
 from pathlib import Path

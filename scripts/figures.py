@@ -1,9 +1,9 @@
 """Draw the figures of a run: python scripts/figures.py latest --prompt "To be, or not to be" """
 
-from folio.runtime.signals import exit_on_signals
+from folio.runtime.startup import prepare_process
 
 if __name__ == "__main__":  # before the imports, which take a second
-    exit_on_signals()
+    prepare_process()
 
 import re
 from pathlib import Path

@@ -1,10 +1,9 @@
 """Write text with a trained model: python scripts/generate.py latest --prompt "ROMEO:" """
 
-from folio.runtime.signals import exit_on_signals
-from folio.runtime.startup import fast_imports
+from folio.runtime.startup import fast_imports, prepare_process
 
 if __name__ == "__main__":  # before the imports, which take a second
-    exit_on_signals()
+    prepare_process()
 
 import secrets
 import sys
@@ -26,6 +25,7 @@ from folio.models import TransformerConfig
 from folio.models.transformer_config import Family
 from folio.runs.folders import find_checkpoint, read_config
 from folio.runtime.errors import FolioError
+from folio.runtime.streams import output_is_gone
 from folio.runtime.terminal import printable
 
 BATCH_SIZE = 32
@@ -149,6 +149,8 @@ def main(
                 print(sample.heading)
             for piece in pieces:
                 print(printable(piece) if on_terminal else piece, end="", flush=True)
+                if output_is_gone():
+                    raise SystemExit(1)
             print()
 
 

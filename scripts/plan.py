@@ -1,9 +1,9 @@
 """Estimate memory and time of a training run: python scripts/plan.py model=gpt2_xl devices=8 memory=80"""
 
-from folio.runtime.signals import exit_on_signals
+from folio.runtime.startup import prepare_process
 
 if __name__ == "__main__":  # before the imports, which take a second
-    exit_on_signals()
+    prepare_process()
 
 import sys
 from pathlib import Path

@@ -1,9 +1,9 @@
 """Prepare the token files of a corpus without training: python scripts/prepare_data.py tokenizer=cl100k_base"""
 
-from folio.runtime.signals import exit_on_signals
+from folio.runtime.startup import prepare_process
 
 if __name__ == "__main__":  # before the imports, which take a second
-    exit_on_signals()
+    prepare_process()
 
 import hydra
 from omegaconf import DictConfig

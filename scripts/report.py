@@ -1,9 +1,9 @@
 """Compare runs: python scripts/report.py outputs/multirun/<date>/<time> --group-by optimizer"""
 
-from folio.runtime.signals import exit_on_signals
+from folio.runtime.startup import prepare_process
 
 if __name__ == "__main__":  # before the imports, which take a second
-    exit_on_signals()
+    prepare_process()
 
 import sys
 from pathlib import Path

@@ -1,9 +1,9 @@
 """Fit how the loss falls with size, tokens or compute: python scripts/scaling.py outputs/multirun/<date>/<time>"""
 
-from folio.runtime.signals import exit_on_signals
+from folio.runtime.startup import prepare_process
 
 if __name__ == "__main__":  # before the imports, which take a second
-    exit_on_signals()
+    prepare_process()
 
 import sys
 from enum import StrEnum

@@ -5,7 +5,6 @@ import functools
 import re
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from typing import NoReturn, ParamSpec, TypeVar
 
 import yaml
@@ -57,8 +56,7 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
 
 def exit_with_error(message: str) -> NoReturn:
     """Print the message as the reason and exit with code 2."""
-    with suppress(OSError):  # stderr may be redirected to the very disk that is full
-        print(f"error: {message}", file=sys.stderr)
+    print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 

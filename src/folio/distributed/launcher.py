@@ -30,8 +30,9 @@ from folio.distributed.devices import Device
 from folio.distributed.environment import RankInfo, silence_stdout
 from folio.distributed.strategies import init_distributed
 from folio.runtime.errors import FolioError
-from folio.runtime.signals import STOP_NOTICE, Interrupted, stop_signals
+from folio.runtime.signals import STOP_NOTICE, Interrupted, asks_to_hurry, stop_signals
 from folio.runtime.slurm import requeue_job
+from folio.runtime.streams import guard_standard_streams, write_to_stderr
 from folio.runtime.terminal import NumberedLines, job_number
 
 GRACE_PERIOD_S = 10.0
@@ -114,9 +115,11 @@ class Launcher:
 
     def _on_signal(self, number: int, frame: object) -> None:
         if self._stop_signal.value:
+            if not asks_to_hurry(number):
+                return
             raise Interrupted(number, at_once=True)
         self._stop_signal.value = number
-        os.write(2, STOP_NOTICE)
+        write_to_stderr(STOP_NOTICE)
 
     def wait(self) -> float | None:
         """Wait for the processes to end, and return what rank 0 returned; see `train_in_processes`."""
@@ -201,6 +204,7 @@ def _spawn_start_method() -> Iterator[None]:
 
 def _run_rank(rank: int, spec: LaunchSpec, stop_signal: Any, senders: list[Connection]) -> None:
     """Run one of the processes, from its start to its end."""
+    guard_standard_streams()
     threading.Thread(target=_exit_with_parent, daemon=True, name="exit-with-parent").start()
     if rank > 0:
         silence_stdout()

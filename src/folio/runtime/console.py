@@ -1,16 +1,31 @@
 """Messages of a run: the same lines on the terminal and in train.log."""
 
 import logging
+import sys
 from pathlib import Path
+from typing import IO, Any, cast
 
 from rich.console import Console
 
+from folio.runtime.streams import SafeStream, standard_streams
 from folio.runtime.terminal import printable
 
 log = logging.getLogger("folio")
 """Logger for messages to the user."""
 
-console = Console(highlight=False, soft_wrap=True)
+
+class _StandardOutput:
+    """Today's sys.stdout, which may be sent the escape sequences of rich: cursor movements, not only colors."""
+
+    def write(self, text: str) -> int:
+        stream = sys.stdout
+        return stream.write_trusted(text) if type(stream) is SafeStream else stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stdout, name)
+
+
+console = Console(highlight=False, soft_wrap=True, file=cast(IO[str], _StandardOutput()))
 """Standard output. The progress bar draws on it as well, so that messages and bar do not overwrite each other."""
 
 
@@ -42,12 +57,23 @@ def start_log(file: Path) -> None:
     log.addHandler(ConsoleHandler())
     log.addHandler(to_file)
 
+    def warn(problem: str) -> None:
+        text = f"warning: {problem}; the run continues, and its messages are here"
+        to_file.handle(log.makeRecord(log.name, logging.WARNING, "", 0, text, (), None))
+
+    for stream in standard_streams():
+        stream.listener = warn
+        if stream.failure is not None:
+            warn(stream.explain())
+
 
 def close_log() -> None:
     """Close the file of `log`, so that another run does not write into it."""
     for handler in list(log.handlers):
         log.removeHandler(handler)
         handler.close()
+    for stream in standard_streams():
+        stream.listener = None
 
 
 def silence_log() -> None:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from folio.runtime.streams import write_to_stderr
+
 STOP_NOTICE = b"stopping after this step; a second signal stops at once\n"
 
 SCHEDULER_WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
@@ -30,18 +32,31 @@ class Interrupted(BaseException):  # not an Exception, which Lightning's loggers
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
-    """Return the signals that stop a training: under SLURM and submitit also the warnings before a time limit."""
+    """Return the signals that stop a training: under SLURM and submitit also the warnings before a time limit.
+
+    SIGHUP, which a terminal sends when its connection drops, is one of them, unless nohup made the program ignore it.
+    """
     scheduled = any(name in os.environ for name in ("SLURM_JOB_ID", "SUBMITIT_EXECUTOR"))
-    return (signal.SIGINT, signal.SIGTERM, *(SCHEDULER_WARNINGS if scheduled else ()))
+    hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    return (signal.SIGINT, signal.SIGTERM, *hangup, *(SCHEDULER_WARNINGS if scheduled else ()))
+
+
+def asks_to_hurry(number: int) -> bool:
+    """Return whether a second signal, of this number, means to stop at once.
+
+    A shell repeats SIGHUP to all of its jobs when its terminal goes away, which is no second wish.
+    """
+    return number != signal.SIGHUP
 
 
 def exit_on_signals() -> None:
-    """Make Ctrl-C and SIGTERM end the program with one line and exit code 128 + n; unfinished files are removed.
+    """Make Ctrl-C, SIGTERM and SIGHUP end the program in one line with exit code 128 + n, without unfinished files.
 
     From its first to its last step a training stops in another way: `folio.training.callbacks.stopping`.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _exit)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _exit)
 
 
 @contextmanager
@@ -53,12 +68,11 @@ def ignore_signals_at_exit() -> Iterator[None]:
     try:
         yield
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is _exit:
                 signal.signal(number, signal.SIG_IGN)
 
 
 def _exit(number: int, frame: FrameType | None) -> None:
-    # Not through sys.stderr, which the signal may have interrupted in the middle of a write.
-    os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
+    write_to_stderr(f"stopped by {signal.Signals(number).name}\n".encode())
     raise SystemExit(128 + number)

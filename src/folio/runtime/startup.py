@@ -1,9 +1,22 @@
-"""Import torch and Lightning faster."""
+"""The start of a program: its streams and signals, and faster imports of torch and Lightning."""
 
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from folio.runtime.signals import exit_on_signals
+from folio.runtime.streams import guard_standard_streams
+
+
+def prepare_process() -> None:
+    """Make a program print without ever failing, and end at signals in one line. Call it before slow imports."""
+    guard_standard_streams()
+    exit_on_signals()
+    columns = os.environ.get("COLUMNS", "1")
+    if not columns.isdecimal() or int(columns[:9]) == 0:
+        del os.environ["COLUMNS"]  # rich would make every line empty
 
 
 @contextmanager

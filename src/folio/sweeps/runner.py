@@ -13,6 +13,8 @@ from folio.config.hparams_search import SearchConfig
 from folio.runtime import commands
 from folio.runtime.errors import FolioError
 from folio.runtime.files import lock_folder
+from folio.runtime.signals import SCHEDULER_WARNINGS, stop_signals
+from folio.runtime.streams import write_to_stderr
 from folio.runtime.terminal import printable
 from folio.sweeps import search
 from folio.sweeps.manifest import (
@@ -193,21 +195,23 @@ def run_until_signal(folder: Path, run: Callable[[StopRequest], None], n_paralle
 
 @contextmanager
 def forward_signals(sweep: Path) -> Iterator[StopRequest]:
-    """Forward SIGINT and SIGTERM to the running jobs, which save and end. A second signal ends them at once."""
+    """Forward SIGINT, SIGTERM and SIGHUP to the running jobs, which save and end. A second signal ends them at once."""
     stop = StopRequest()
 
     def forward(number: int, frame: FrameType | None) -> None:
         if not stop:
-            os.write(2, b"stopping the jobs after their current step; a second signal stops them at once\n")
+            write_to_stderr(b"stopping the jobs after their current step; a second signal stops them at once\n")
         stop.signal_number = number
-        (sweep / STOPPING_FILE).touch()
+        with suppress(OSError):
+            (sweep / STOPPING_FILE).touch()
         with suppress(FolioError):
             for job in read_manifest(sweep)["jobs"]:
                 if "pid" in job:
                     with suppress(ProcessLookupError):
                         os.kill(job["pid"], number)
 
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [number for number in stop_signals() if number not in SCHEDULER_WARNINGS]
+    previous = {number: signal.signal(number, forward) for number in numbers}
     try:
         yield stop
     finally:

@@ -19,8 +19,7 @@ from folio.distributed.environment import rank_from_environment
 from folio.runs.folders import missing_for_resume
 from folio.runtime.errors import FolioError
 from folio.runtime.files import lock_folder
-from folio.runtime.signals import exit_on_signals
-from folio.runtime.startup import fast_imports
+from folio.runtime.startup import fast_imports, prepare_process
 from folio.runtime.terminal import NumberedLines, printable
 from folio.sweeps.manifest import Manifest, job_status, read_manifest, record_failure, set_status
 
@@ -77,7 +76,7 @@ def run_job(task: Callable[[], object], folder: Path, seed: object) -> None:
     try:
         with isolated():
             if is_worker():
-                exit_on_signals()
+                prepare_process()
                 sys.stdout = NumberedLines(sys.stdout, number)
                 sys.stderr = NumberedLines(sys.stderr, number)
             print(f"job {number} of {n_jobs}: {name}", flush=True)

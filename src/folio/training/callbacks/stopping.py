@@ -1,6 +1,5 @@
 """End a run: after a validation of its last step, after the current step at a signal, or at once at a second signal."""
 
-import os
 import signal
 from types import FrameType
 from typing import Any
@@ -10,8 +9,9 @@ import lightning as L
 from folio.config.training import TrainingConfig
 from folio.distributed.context import SINGLE_PROCESS, DistributedContext
 from folio.distributed.launcher import StopRequested
-from folio.runtime.signals import STOP_NOTICE, Interrupted, stop_signals
+from folio.runtime.signals import STOP_NOTICE, Interrupted, asks_to_hurry, stop_signals
 from folio.runtime.slurm import requeue_job
+from folio.runtime.streams import write_to_stderr
 from folio.training.callbacks.base import StepCallback
 from folio.training.callbacks.checkpoints import CheckpointCallback
 
@@ -28,7 +28,7 @@ class ValidateAtEnd(StepCallback):
 
 
 class StopOnSignal(StepCallback):
-    """Finishes the step, saves and stops at Ctrl-C or SIGTERM. A second signal stops at once and saves nothing.
+    """Finishes the step, saves and stops at Ctrl-C, SIGTERM or SIGHUP. A second signal stops at once and saves nothing.
 
     It is a context manager around the whole fit, so that a signal before the first step waits for that step.
 
@@ -74,13 +74,14 @@ class StopOnSignal(StepCallback):
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
+            if not asks_to_hurry(number):
+                return
             if self.distributed.world_size > 1:  # torchrun and srun repeat a signal, and can end a process by force
                 return
             raise Interrupted(number, at_once=True)
         self.received = number
         if self.distributed.is_global_zero:
-            # Not through print or log, which the signal may have interrupted.
-            os.write(2, STOP_NOTICE)
+            write_to_stderr(STOP_NOTICE)
 
     def on_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # A step that validates is saved after its validation, because a resumed run would not repeat it.
