@@ -18,7 +18,7 @@ import typer
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
 from pages import PAGES, commands_of
-from test_corpora_e2e import lay_down
+from test_corpora_e2e import write_files
 from test_extend import EXTENSIONS
 from workspace import FAMILIES, ROOT, TINY, TINY_TEXT, Workspace
 
@@ -234,7 +234,7 @@ def furnished(make_workspace: Callable[[], Workspace]) -> tuple[Workspace, dict[
     workspace = make_workspace()
     (workspace.folder / "my.txt").write_text(TINY_TEXT + PROMPTED)
     for kind in ("txt", "jsonl.zst"):
-        lay_down(workspace.folder / "corpus", kind, [f"{number}: {PROMPTED}" for number in range(20)])
+        write_files(workspace.folder / "corpus", kind, [f"{number}: {PROMPTED}" for number in range(20)])
     workspace.train("model=debug", "trainer=cpu", "model.bias=true", "name=gpt2", *SMALL, "model.context_length=256")
     workspace.must("scripts/export.py", "latest", "gpt2_folder")
     shutil.rmtree(workspace.folder / "outputs")
