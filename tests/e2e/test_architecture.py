@@ -69,7 +69,7 @@ def test_an_optimizer_step_calls_what_the_page_lists_in_that_order(workspace: Wo
     (workspace.folder / "tracer.py").write_text(TRACER)
     calls = workspace.folder / "calls.txt"
     workspace.must(str(workspace.folder / "tracer.py"), str(calls), str(ROOT / "train.py"), *RECIPE)
-    first = "data/batches/windows.py:TrainingBatches.indices"
+    first = "data/batches/order.py:TrainingBatches.indices"
     _, _, second_step, last_step = calls.read_text().split(f"{first}\n")
     remaining = iter([first, *second_step.splitlines()])
     for path, name in FUNCTION.findall(section("One optimizer step")):
