@@ -71,7 +71,7 @@ class DocumentCorpus(ABC):
 
     @property
     @abstractmethod
-    def folder_name(self) -> tuple[str, str]:
+    def kind_and_name(self) -> tuple[str, str]:
         """Name of the kind of source, and a name that identifies the source on this machine."""
 
     @property
@@ -105,7 +105,7 @@ class DocumentCorpus(ABC):
 
     def folder(self, data_dir: Path) -> Path:
         """Return the folder of this corpus with these options, which has a subfolder for each tokenizer."""
-        kind, name = self.folder_name
+        kind, name = self.kind_and_name
         digest = hashlib.sha256(json.dumps([name, self._options]).encode("utf-8", "surrogateescape")).hexdigest()
         # A hint for people, of characters that any file system allows.
         readable = "".join(char if char.isascii() and char.isalnum() else "-" for char in name)[-40:].strip("-")

@@ -28,7 +28,7 @@ class HuggingFaceDataset(DocumentCorpus):
     revision: str | None = None
 
     @property
-    def folder_name(self) -> tuple[str, str]:
+    def kind_and_name(self) -> tuple[str, str]:
         name = str(Path(self.path).absolute()) if Path(self.path).is_dir() else self.path
         return "huggingface", " ".join(filter(None, [name, self.subset, self.split, self.revision]))
 

@@ -19,7 +19,7 @@ class TextFiles(DocumentCorpus):
     """Text between the documents of a file; None: each text file is one document."""
 
     @property
-    def folder_name(self) -> tuple[str, str]:
+    def kind_and_name(self) -> tuple[str, str]:
         return "text_files", str(Path(self.path).absolute())
 
     @property
