@@ -75,7 +75,7 @@ def test_the_files_that_a_page_names_exist(page: Path) -> None:
 
 @each_page
 def test_the_modules_that_a_page_names_exist(page: Path) -> None:
-    named = {span for span in code_spans(page) if re.fullmatch(r"folio(?:\.\w+)+", span)}
+    named = {match[1] for span in code_spans(page) if (match := re.fullmatch(r"(folio(?:\.\w+)+)(?:\(.*\))?", span))}
     assert not {name for name in named if not is_defined(name)}
 
 
