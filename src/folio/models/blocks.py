@@ -47,6 +47,14 @@ class DotProductAttention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p=dropout, is_causal=mask.is_causal)
 
 
+class FusedLinear(Linear):
+    """Several linear layers that read the same input, computed as one product; `sizes` are their output widths."""
+
+    def __init__(self, in_features: int, sizes: tuple[int, ...], *, bias: bool) -> None:
+        super().__init__(in_features, sum(sizes), bias=bias)
+        self.sizes = sizes
+
+
 class SelfAttention(nn.Module):
     """Multi-head attention of a sequence to itself; the mask says which positions a position attends to.
 
@@ -59,7 +67,7 @@ class SelfAttention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.n_heads = config.n_heads
-        self.qkv_projection = Linear(config.d_model, 3 * config.d_model, bias=config.bias)
+        self.qkv_projection = FusedLinear(config.d_model, 3 * (config.d_model,), bias=config.bias)
         self.q_norm = nn.RMSNorm(config.d_head, eps=NORM_EPS) if config.qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(config.d_head, eps=NORM_EPS) if config.qk_norm else nn.Identity()
         self.attend = DotProductAttention(config.attention_dropout_rate)
@@ -90,7 +98,7 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.n_heads = config.n_heads
         self.q_projection = Linear(config.d_model, config.d_model, bias=config.bias)
-        self.kv_projection = Linear(config.d_model, 2 * config.d_model, bias=config.bias)
+        self.kv_projection = FusedLinear(config.d_model, 2 * (config.d_model,), bias=config.bias)
         self.q_norm = nn.RMSNorm(config.d_head, eps=NORM_EPS) if config.qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(config.d_head, eps=NORM_EPS) if config.qk_norm else nn.Identity()
         self.attend = DotProductAttention(config.attention_dropout_rate)
@@ -161,8 +169,8 @@ class FeedForward(nn.Module):
         super().__init__()
         width = config.feed_forward_width
         self.activation = ACTIVATIONS[config.activation]
-        in_width = 2 * width if config.activation == "swiglu" else width
-        self.in_projection = Linear(config.d_model, in_width, bias=config.bias)
+        n_inputs = 2 if config.activation == "swiglu" else 1
+        self.in_projection = FusedLinear(config.d_model, n_inputs * (width,), bias=config.bias)
         self.out_projection = Linear(width, config.d_model, bias=config.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -35,13 +35,23 @@ CONFIG_KEYS = {
 }
 """Folio's name -> the key in config.json."""
 
-GPT2_ARCHITECTURE: dict[str, Any] = {
-    field.name: field.default
-    for field in fields(TransformerConfig)
-    if field.name not in (*CONFIG_KEYS, "activation", "bias", "tie_weights", "dropout", "attention_dropout")
-    and field.name not in ("init", "positional_base", "conditioning")  # change nothing in a trained GPT-2
+SUPPORTED_OPTIONS = {
+    *CONFIG_KEYS,
+    "dropout",
+    "attention_dropout",
+    "bias",  # zeros if the model has none
+    "tie_weights",
+    "activation",
+    "init",
+    "positional_base",  # learned positions have none
+    "conditioning",  # a decoder has none
 }
-"""The options that the format cannot hold, and GPT-2's values, which are the defaults."""
+"""The options that may have other values than GPT-2's: the format can express them, or they change no result."""
+
+GPT2_ARCHITECTURE: dict[str, Any] = {
+    option.name: option.default for option in fields(TransformerConfig) if option.name not in SUPPORTED_OPTIONS
+}
+"""All other options, and GPT-2's values, which are the defaults."""
 
 CONFIG_DEFAULTS: dict[str, Any] = {
     "vocab_size": GPT2_VOCAB_SIZE,

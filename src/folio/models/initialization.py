@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from folio.models.blocks import FusedLinear
 from folio.models.transformer_config import TransformerConfig
 
 EMBEDDING_STD = 0.02
@@ -22,16 +23,16 @@ def initialize(model: nn.Module, config: TransformerConfig) -> None:
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
     if config.init == "xavier":
-        _draw_xavier(model, config)
+        _draw_xavier(model)
     else:
         _shrink_residual_projections(model, config.n_layers)
 
 
-def _draw_xavier(model: nn.Module, config: TransformerConfig) -> None:
-    n_parts = {"qkv_projection": 3, "kv_projection": 2, "in_projection": 2 if config.activation == "swiglu" else 1}
+def _draw_xavier(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and name != "output":  # whose weight may be the embedding's
-            for part in module.weight.chunk(n_parts.get(name.rpartition(".")[2], 1)):
+            sizes = module.sizes if isinstance(module, FusedLinear) else (module.out_features,)
+            for part in module.weight.split(sizes):
                 nn.init.xavier_uniform_(part)
 
 
