@@ -184,7 +184,7 @@ def _whole_number(path: Path, key: str, value: Any) -> Any:
 
 
 def _option(name: str, value: object) -> str:
-    return f"{name}={str(value).lower()}"
+    return f"{name}={'null' if value is None else str(value).lower()}"
 
 
 # The weights
