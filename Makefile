@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 TRANSFORMERS := tests/golden/transformers.txt
-# The variable turns off advertising.
+# The variable turns off a notice that Material for MkDocs ends in May 2027; see mkdocs.yml.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 # One more than the processors, because many tests wait for processes that they started.
 WORKERS ?= $(shell expr `getconf _NPROCESSORS_ONLN` + 1)

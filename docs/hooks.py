@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: README.md and CHANGELOG.md, which lie beside docs/, become pages of the site."""
+"""Hooks of MkDocs: make pages of README.md and CHANGELOG.md, which are outside docs/."""
 
 from pathlib import Path
 

@@ -1,6 +1,7 @@
 """docs/extend.md, applied literally: its files and changes in a copy of the project, and its commands run there."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -123,13 +124,19 @@ class ExtendedProject:
 
 
 @pytest.fixture
-def extended(title: str, workspace: Workspace, tmp_path: Path) -> ExtendedProject:
+def project(tmp_path: Path) -> Path:
+    """A copy of the project."""
     project = tmp_path / "project"
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in ("src", "conf", "tests", "docs", "scripts"):
+    for name in ("src", "conf", "tests", "docs", "scripts", "benchmarks"):
         shutil.copytree(ROOT / name, project / name, ignore=ignored)
     for name in ("train.py", "pyproject.toml", "README.md", "CHANGELOG.md"):
         shutil.copy(ROOT / name, project / name)
+    return project
+
+
+@pytest.fixture
+def extended(title: str, workspace: Workspace, project: Path) -> ExtendedProject:
     EXTENSIONS[title].apply(project)
     return ExtendedProject(project, workspace, EXTENSIONS[title])
 
@@ -155,6 +162,21 @@ def test_an_extension_touches_few_files_and_changes_at_most_one_module_outside_t
     changed = {path for path, _ in extension.changes}
     assert len(changed) == 1 or title == "An architecture option"
     assert all((ROOT / path).parent.is_dir() for path in extension.files)
+
+
+@pytest.mark.parametrize("command", ["ruff check", "ruff format --check", pytest.param("mypy", marks=pytest.mark.slow)])
+def test_all_extensions_together_pass_lint_and_types(command: str, project: Path) -> None:
+    for extension in EXTENSIONS.values():
+        extension.apply(project)
+    checked = subprocess.run(
+        [sys.executable, "-m", *command.split()],
+        cwd=project,
+        env=os.environ | {"PYTHONPATH": str(project / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout
 
 
 @each_extension
