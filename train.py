@@ -14,7 +14,7 @@ import hydra
 from omegaconf import DictConfig
 
 from folio.cli.compose import job_folder, load_config, task_overrides
-from folio.cli.corpus import check_data, prepare_data
+from folio.cli.corpus import check_data, prepare_data, suggest_moved_text, with_sample_prompt
 from folio.cli.errors import one_line_errors
 from folio.cli.resume import check_same_experiment, check_same_text, load_requeued_config, load_resumed_config
 from folio.config.run import RunConfig
@@ -23,6 +23,7 @@ from folio.data.prepared import PreparedData
 from folio.distributed.environment import check_processes, rank_from_environment, silence_nonzero_ranks
 from folio.runs.folders import create_run_folder, find_resumable_run, missing_for_resume
 from folio.runs.requeue import remember_job, requeued_run
+from folio.runtime.errors import FolioError
 from folio.sweeps.manifest import override_keys, replay_command, varied_keys
 from folio.sweeps.search import build_pruner
 from folio.sweeps.worker import sweep_aware
@@ -56,9 +57,12 @@ def main(cfg: DictConfig) -> float | None:
         device = resolve_device(config.trainer)  # before Lightning is imported, because there may be no such device
         check_devices(config.trainer, device.accelerator)
         from folio.distributed.strategies import init_distributed
+        from folio.runs.checkpoints import stored_config
         from folio.training.context import RunOrigin, build_context
         from folio.training.run import run
 
+    if resumed:
+        check_same_experiment(config, stored_config(resumed / "checkpoints" / "last.ckpt"), resumed)
     overrides, output_dir = task_overrides(), Path(command.paths.output_dir)
     distributed = init_distributed(rank_info, device.accelerator)
     folder = distributed.broadcast(lambda: resumed or job or create_run_folder(output_dir, config.run_name))
@@ -93,14 +97,16 @@ def choose_run(command: RunConfig, job: Path | None) -> tuple[RunConfig, Path | 
 
 def prepare(config: RunConfig, resumed: Path | None, job: Path | None) -> tuple[RunConfig, PreparedData]:
     """Return the config with the vocabulary size of the tokenizer, and the data, prepared and checked."""
-    data = prepare_data(config)
+    try:
+        data = prepare_data(config)
+    except FolioError as error:
+        raise (suggest_moved_text(error, config, "data.path=<where it is now>") if resumed else error) from None
     if resumed:
         check_same_text(resumed, data.train.info.source_sha256)
     config = with_vocab_size(config, data.tokenizer.vocab_size)
-    if resumed and resumed == job:
-        check_same_experiment(config, resumed)
     check_data(config, data)
-    return config, data
+    typed = any(override.lstrip("+").startswith("callbacks.samples.prompt=") for override in task_overrides())
+    return with_sample_prompt(config, data, typed), data
 
 
 if __name__ == "__main__":

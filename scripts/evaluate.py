@@ -7,13 +7,15 @@ if __name__ == "__main__":  # before the imports, which take a second
 
 import json
 import time
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from folio.cli.corpus import check_data, reopen_data
+from folio.cli.corpus import check_data, reopen_data, with_data_path
+from folio.cli.resume import check_same_text
 from folio.cli.scripts import run_script
 from folio.config.updates import with_context_length
 from folio.runs.folders import find_checkpoint
@@ -47,6 +49,9 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
     output_dir: Annotated[Path, typer.Option(help="Folder in which 'latest' is searched.")] = Path("outputs"),
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the prepared data, if not as in training.")] = None,
+    data_path: Annotated[
+        str | None, typer.Option(help="Where the text of data.path lies now, if it has moved. It must be the same.")
+    ] = None,
 ) -> None:
     """Print loss, perplexity, bits per byte and accuracy over a whole split, with every target counted once.
 
@@ -66,6 +71,8 @@ def main(
     from folio.runs.checkpoints import load_checkpoint
 
     trained = load_checkpoint(path, "cpu")
+    if data_path is not None:
+        trained = replace(trained, config=with_data_path(trained.config, data_path))
     config = trained.config if context_length is None else with_context_length(trained.config, context_length)
     device = resolve_device(config.trainer)
     if quantize is not None:
@@ -74,6 +81,8 @@ def main(
         except ValueError as error:
             raise FolioError(f"--quantize={quantize}: {error}") from None
     data = reopen_data(trained, data_dir)
+    if data_path is not None:
+        check_same_text(path.parent.parent, data.train.info.source_sha256, f"--data-path={data_path}")
     check_data(config, data)
     tokens = data.train if split is Split.TRAIN else data.val
     objective = build_objective(config, data)

@@ -21,8 +21,6 @@ from folio.config.tokenizer import read_tokenizer_file
 from folio.data.tokenizers.base import Tokenizer
 from folio.generation.prompts import check_request, default_prompt
 from folio.generation.sampling import SamplingParams
-from folio.models import TransformerConfig
-from folio.models.transformer_config import Family
 from folio.runs.folders import find_checkpoint, read_config
 from folio.runtime.errors import FolioError
 from folio.runtime.streams import output_is_gone
@@ -104,8 +102,9 @@ def main(
     path = find_checkpoint(run, output_dir, checkpoint)
     tokenizer, config = stored_tokenizer(path), stored_config(path)
     if tokenizer is not None and config is not None:  # otherwise `generate` checks, once the checkpoint is loaded
-        for request in requests(config.family, prompt, prefix):
-            check_request(config, tokenizer, *request, stop=stop or [], window=window)
+        model_config = config.transformer_config(config.model.vocab_size or 0)
+        for request in requests(config, tokenizer, prompt, prefix):
+            check_request(model_config, tokenizer, *request, stop=stop or [], window=window)
 
     with fast_imports():  # only now torch, whose import takes seconds
         from folio.distributed.devices import device_from_name
@@ -128,7 +127,7 @@ def main(
         except ValueError as error:
             raise FolioError(f"--quantize={quantize}: {error}") from None
     first_seed = secrets.randbelow(2**31) if seed is None else seed
-    samples = plan_samples(requests(trained.model.config.family, prompt, prefix), num_samples, first_seed)
+    samples = plan_samples(requests(trained.config, trained.tokenizer, prompt, prefix), num_samples, first_seed)
     on_terminal = sys.stdout.isatty()  # a terminal would obey control characters
     for first in range(0, len(samples), BATCH_SIZE):
         batch = samples[first : first + BATCH_SIZE]
@@ -170,10 +169,13 @@ class Sample(NamedTuple):
     """Empty if there is only one sample."""
 
 
-def requests(family: Family, prompts: Sequence[str] | None, prefixes: Sequence[str] | None) -> list[Request]:
+def requests(
+    config: RunConfig, tokenizer: Tokenizer, prompts: Sequence[str] | None, prefixes: Sequence[str] | None
+) -> list[Request]:
     """Combine each prefix with each prompt."""
     all_prefixes: Sequence[str | None] = prefixes or [None]
-    return [Request(prompt, prefix) for prefix in all_prefixes for prompt in prompts or [default_prompt(family)]]
+    all_prompts = prompts or [default_prompt(config.model.family, tokenizer, config.callbacks.samples.prompt)]
+    return [Request(prompt, prefix) for prefix in all_prefixes for prompt in all_prompts]
 
 
 def plan_samples(requests: Sequence[Request], n_samples: int, first_seed: int) -> list[Sample]:
@@ -217,13 +219,14 @@ def stored_tokenizer(checkpoint: Path) -> Tokenizer | None:
         raise FolioError(f"{file} is no tokenizer of this version; move it away: the checkpoint has its own") from None
 
 
-def stored_config(checkpoint: Path) -> TransformerConfig | None:
-    """Read the model's config from the run folder, without torch; None if no file holds it."""
+def stored_config(checkpoint: Path) -> RunConfig | None:
+    """Read the config from the run folder, without torch; None if it has none that is valid."""
     try:
         config = RunConfig.model_validate(migrate_config(read_config(checkpoint.parent.parent)))
-        return config.transformer_config(config.model.vocab_size or 0)
+        config.transformer_config(config.model.vocab_size or 0)
     except ValueError:  # the checkpoint has its own, which decides
         return None
+    return config
 
 
 if __name__ == "__main__":

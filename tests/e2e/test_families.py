@@ -107,7 +107,8 @@ def test_the_log_ends_with_the_results_and_their_baselines(family: str, runs: Ru
 
 def test_a_text_without_the_letters_of_the_sample_prompt_still_trains(family: str, workspace: Workspace) -> None:
     (workspace.folder / "tiny.txt").write_text("über allen gipfeln ist ruh,\nin allen wipfeln spürest du\n" * 40)
-    run = workspace.train(*TINY, *FAMILIES[family], "training.max_steps=3")
+    chosen = [word for word in FAMILIES[family] if not word.startswith("callbacks.")]
+    run = workspace.train(*TINY, *chosen, "training.max_steps=3")
     assert run.metrics["status"] == "finished"
     assert "## Step 3" in (run.folder / "samples.md").read_text()
 

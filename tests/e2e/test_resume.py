@@ -1,14 +1,17 @@
 """A run that was stopped in any way resumes as if it had not been."""
 
+import copy
 import re
 import shlex
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from workspace import FAMILIES, TINY, Run, Workspace
 
 from folio.config.migrations import NEW_KEYS
@@ -178,3 +181,85 @@ def test_a_run_of_a_later_format_is_refused_with_the_folio_that_wrote_it(workspa
     torch.save(state, file)
     refused = workspace.run("train.py", "resume=latest").error_line()
     assert f"last.ckpt has format {FORMAT + 1}, written by Folio 9.1.0; this Folio, " in refused
+
+
+def test_a_resume_that_trains_nothing_changes_no_file_and_one_that_does_records_what_changed(
+    workspace: Workspace,
+) -> None:
+    run = workspace.train(*TINY)
+
+    def contents() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+
+    before = contents()
+    other = ("training.max_steps=60", "trainer.precision=bf16-mixed", "dry_run=true")
+    assert "dry_run=true" in workspace.must("train.py", f"resume={run.folder}", *other)
+    refused = workspace.run("train.py", f"resume={run.folder}", "training.max_steps=5").error_line()
+    assert refused.startswith("error: training.max_steps=5: ")
+    assert "has already taken 20 steps" in refused
+    assert "already finished" in workspace.must("train.py", f"resume={run.folder}")
+    assert contents() == before
+    workspace.must("train.py", f"resume={run.folder}", "training.max_steps=22", "training.log_every_steps=2")
+    workspace.must("train.py", f"resume={run.folder}", "training.max_steps=24")
+    comments = [line for line in (run.folder / "config.yaml").read_text().splitlines() if line.startswith("#")]
+    assert comments == [
+        "# after step 20: training.max_steps 20 -> 22, training.log_every_steps 5 -> 2",
+        "# after step 22: training.max_steps 22 -> 24",
+    ]
+    assert run.config["training"]["max_steps"] == 24
+
+
+EDITS = {
+    "optimizer.learning_rate": 0.5,
+    "seed": 8,
+    "training.batch_size": 6,
+    "model.dropout": 0.5,
+    "schedule.warmup_steps": 1,
+    "data.window_order": "shuffled",
+    "model.n_layers": 3,
+    "model.context_length": 4,
+}
+
+
+def test_a_config_that_was_edited_by_hand_is_compared_with_the_checkpoint(workspace: Workspace) -> None:
+    run = workspace.train(*TINY, "logger=none")
+    original = run.config
+    # All in one file: the first difference is named. Then each of the two that once ended in a traceback.
+    for keys in (list(EDITS), ["model.n_layers"], ["model.context_length"]):
+        edited = copy.deepcopy(original)
+        for key in keys:
+            section, _, leaf = key.rpartition(".")
+            (edited[section] if section else edited)[leaf] = EDITS[key]
+        (run.folder / "config.yaml").write_text(yaml.safe_dump(edited))
+        refused = workspace.run("train.py", f"resume={run.folder}", "training.max_steps=30").error_line()
+        assert refused.startswith(f"error: {min(keys)}={EDITS[min(keys)]}: "), refused
+        assert "a resumed run keeps its experiment" in refused
+
+
+def test_a_text_that_has_moved_is_found_by_its_new_path_and_no_other_text_is(workspace: Workspace) -> None:
+    run = workspace.train(*TINY, "logger=none")
+    text = (workspace.folder / "tiny.txt").rename(workspace.folder / "moved.txt")
+    lost = workspace.run("train.py", f"resume={run.folder}", "training.max_steps=25").error_line()
+    assert "add data.path=" in lost
+    assert "add --data-path=" in workspace.run("scripts/evaluate.py", str(run.folder)).error_line()
+    assert "the same" in workspace.must("scripts/evaluate.py", str(run.folder), "--data-path", text.name)
+    (workspace.folder / "other.txt").write_text(text.read_text() + text.read_text())
+    for words in (
+        ("scripts/evaluate.py", str(run.folder), "--data-path", "other.txt"),
+        ("train.py", f"resume={run.folder}", "training.max_steps=25", "data.path=other.txt"),
+    ):
+        assert "the text is not the one that the run started with" in workspace.run(*words).error_line()
+    workspace.must("train.py", f"resume={run.folder}", "training.max_steps=25", f"data.path={text.name}")
+    assert run.metrics["step"] == 25
+
+
+def test_tensorboards_own_reader_shows_each_point_of_a_killed_and_resumed_run_once(workspace: Workspace) -> None:
+    code, output, run = train_until_signal(workspace, signal.SIGKILL, *LONG)
+    assert code == -signal.SIGKILL, output
+    workspace.must("train.py", "resume=latest")
+    reader = EventMultiplexer(purge_orphaned_data=True)  # what the server uses with --load_fast=false
+    reader.AddRunsFromDirectory(str(run.folder))
+    reader.Reload()
+    steps = [event.step for event in reader.Tensors("tensorboard", "train/loss_nats")]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 400

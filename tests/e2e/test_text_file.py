@@ -38,7 +38,7 @@ def test_a_run_on_a_text_that_has_changed_is_not_resumed(workspace: Workspace) -
     before = run.weights()
     (workspace.folder / "tiny.txt").write_text(TINY_TEXT.replace("ROMEO", "Zounds"))
     finished = workspace.run("train.py", f"resume={run.folder}", "training.max_steps=40")
-    assert "the text of data.path has changed" in finished.error_line()
+    assert "the text is not the one that the run started with" in finished.error_line()
     assert all(value.equal(before[name]) for name, value in run.weights().items())
 
 

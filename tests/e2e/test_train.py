@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from workspace import ROOT, TINY, TINY_TEXT, Run, Workspace
+from workspace import FAMILIES, ROOT, TINY, TINY_TEXT, Run, Workspace
 
 from folio.runs.checkpoints import FORMAT
 
@@ -265,4 +265,21 @@ def test_a_text_without_the_letters_of_the_sample_prompt_still_trains(workspace:
     run = workspace.train(*TINY)
     assert run.metrics["status"] == "finished"
     assert "## Step 20" in (run.folder / "samples.md").read_text()
-    assert "callbacks.samples.prompt='ROMEO:'" in (run.folder / "train.log").read_text()
+    prompt = run.config["callbacks"]["samples"]["prompt"]
+    assert prompt != "ROMEO:"
+    assert f"    {prompt}" in run.samples
+    workspace.must("scripts/generate.py", str(run.folder), "--max-new-tokens", "5")  # the text has no new line
+    refused = workspace.run("train.py", *TINY, "callbacks.samples.prompt=ROMEO:").error_line()
+    assert refused.startswith("error: callbacks.samples.prompt: ")
+
+
+@pytest.mark.parametrize("family", ["masked_lm", "cross_attention"])
+def test_a_default_sample_prompt_that_is_too_long_is_shortened_and_a_dry_run_knows(
+    family: str, workspace: Workspace
+) -> None:
+    chosen = [word for word in FAMILIES[family] if not word.startswith("callbacks.")]
+    words = (*TINY, *chosen, "model.context_length=4")
+    workspace.must("train.py", *words, "dry_run=true")
+    typed = workspace.run("train.py", *words, "callbacks.samples.prompt='ROMEO: [MASK]'", "dry_run=true").error_line()
+    assert typed.startswith("error: callbacks.samples.prompt: ")
+    assert len(workspace.runs()) == 1

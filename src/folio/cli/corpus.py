@@ -1,5 +1,6 @@
 """The corpus that a config names: what it stands for in `folio.data`, and its preparation."""
 
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,13 @@ from folio.data.corpora.mixture import CorpusMixture, WeightedSource
 from folio.data.corpora.named_texts import NAMED_TEXTS
 from folio.data.corpora.preparation import DataSource
 from folio.data.prepared import PreparedData, has_token_outside
+from folio.data.tokenizers.base import Tokenizer
+from folio.generation.prompts import MASK, check_request
+from folio.models import TransformerConfig
 from folio.runtime.errors import FolioError
+
+PROMPT_TOKENS = 6
+"""Length of a prompt that is taken from the text."""
 
 
 def prepare_data(config: RunConfig, data_dir: Path | None = None, verify_all: bool = False) -> PreparedData:
@@ -51,9 +58,27 @@ def _interpret(name: str, weight: float) -> PartConfig:
     return PartConfig(weight=weight, name="text_files", path=name)
 
 
+def with_data_path(config: RunConfig, path: str) -> RunConfig:
+    """Return the config with another data.path: the place where the text of a run lies by now. Raises: FolioError."""
+    if "path" not in type(config.data).model_fields or config.data.path is None:
+        raise FolioError(f"data.path={path}: data={config.data.name} is not read from a path; leave it out")
+    return config.model_copy(update={"data": config.data.model_copy(update={"path": path})})
+
+
+def suggest_moved_text(error: FolioError, config: RunConfig, option: str) -> FolioError:
+    """Return the error of a text that is not where it was, with the option that says where it is now."""
+    path = config.data.path
+    if path is None or Path(path).exists():
+        return error
+    return FolioError(f"{error}; if the text of this run has moved, add {option}")
+
+
 def reopen_data(trained: Any, data_dir: Path | None) -> PreparedData:
     """Return the data that a model was trained on. Raises: FolioError if the tokens would differ."""
-    data = prepare_data(trained.config, data_dir)
+    try:
+        data = prepare_data(trained.config, data_dir)
+    except FolioError as error:
+        raise suggest_moved_text(error, trained.config, "--data-path=<where it is now>") from None
     if data.tokenizer.state() != trained.tokenizer.state():
         raise FolioError(
             f"data.path={trained.config.data.path} gives another tokenizer than the checkpoint's: the text has changed "
@@ -75,3 +100,49 @@ def check_data(config: RunConfig, data: PreparedData) -> None:
                     f"the {file.info.split} split of {file.info.n_tokens} tokens holds only newlines, and "
                     "objective=masked_lm reads the lines between them; use a text with words at its end"
                 )
+
+
+def with_sample_prompt(config: RunConfig, data: PreparedData, typed: bool) -> RunConfig:
+    """Return the config with a callbacks.samples.prompt that the model can read.
+
+    The default need not be in the vocabulary of the user's text, nor fit into a short context; then samples start as
+    the validation text does. A prompt that the user typed is refused instead.
+
+    Raises: FolioError.
+    """
+    samples = config.callbacks.samples
+    if samples.max_new_tokens == 0:
+        return config
+    assert config.model.vocab_size is not None
+    model = config.transformer_config(config.model.vocab_size)
+    try:
+        _check_prompt(model, data.tokenizer, samples.prompt)
+    except FolioError as error:
+        if typed:
+            raise FolioError(f"callbacks.samples.prompt: {error}") from None
+        prompt = _prompt_from_text(model, data)
+        print(f"callbacks.samples.prompt={samples.prompt!r} does not suit this model or text; samples start {prompt!r}")
+        samples = samples.model_copy(update={"prompt": prompt})
+    return config.model_copy(update={"callbacks": config.callbacks.model_copy(update={"samples": samples})})
+
+
+def _prompt_from_text(model: TransformerConfig, data: PreparedData) -> str:
+    """Return the start of the validation text, as much of it as the model can read. Raises: FolioError."""
+    blank = MASK if model.family == "encoder" else ""
+    for n_tokens in range(PROMPT_TOKENS, 0, -1):
+        prompt = data.tokenizer.decode(data.val.tokens[:n_tokens].tolist()) + blank
+        with suppress(FolioError):
+            _check_prompt(model, data.tokenizer, prompt)
+            return prompt
+    raise FolioError(
+        "callbacks.samples.prompt: the model can read no part of the validation text as a prompt; set "
+        "callbacks.samples.max_new_tokens=0 to write no samples"
+    )
+
+
+def _check_prompt(model: TransformerConfig, tokenizer: Tokenizer, prompt: str) -> None:
+    """Raises: FolioError unless samples can start with the prompt, which an encoder-decoder reads as its prefix."""
+    if model.family == "encoder_decoder":
+        check_request(model, tokenizer, "", prompt)
+    else:
+        check_request(model, tokenizer, prompt)

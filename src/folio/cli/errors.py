@@ -1,6 +1,5 @@
 """Report what a user can fix in one line with exit code 2. Our own bugs keep their traceback."""
 
-import errno
 import functools
 import re
 import sys
@@ -12,24 +11,8 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from folio.cli.explain import explain_hydra_error, explain_python_error
-from folio.runtime.errors import FolioError
+from folio.runtime.errors import FolioError, explain_os_error
 from folio.runtime.terminal import printable
-
-FIXABLE_ERRNOS = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
-    errno.ELOOP,
-    errno.EIO,
-}
-"""Errors of the file system that are no bug: a full disk, a quota, permissions, a removed folder, an invalid name."""
 
 LONG_WORD = re.compile(r"(\S{300})\S+")
 """A word too long to show whole, such as a number of 5,000 digits."""
@@ -66,9 +49,9 @@ def describe_error(error: Exception) -> str | None:
         return single_line(str(error))
     if isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError):
         return single_line(explain_hydra_error(error))
-    if isinstance(error, OSError) and error.errno in FIXABLE_ERRNOS:
-        file = f"{error.filename}: " if error.filename else ""
-        return single_line(f"{file}{error.strerror}; fix this and rerun the command")
+    if isinstance(error, OSError):
+        problem = explain_os_error(error)
+        return None if problem is None else single_line(f"{problem}; fix this and rerun the command")
     if isinstance(error, AttributeError | ValueError):
         explained = explain_python_error(error, sys.argv[1:])
         return None if explained is None else single_line(explained)

@@ -8,8 +8,9 @@ from folio.config.checks import check_config
 from folio.config.migrations import migrate_config, missing_keys
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
+from folio.runs.description import flatten
 from folio.runs.folders import read_config
-from folio.runtime.untrusted import UntrustedFileError, read_json_object
+from folio.runtime.untrusted import UntrustedFileError, read_json_object, shown
 
 RESUMABLE_KEYS = (
     "training.max_steps",
@@ -23,11 +24,14 @@ RESUMABLE_KEYS = (
     "logger",
     "callbacks",
     "paths",
+    "data.path",
     "deterministic",
     "dry_run",
     "resume",
 )
-"""Keys and sections that a resumed run may change: its length, its observation, its machine. The rest defines it."""
+"""Keys and sections that a resumed run may change: its length, its observation, its machine. The rest defines it.
+
+A text may have moved (data.path), but must be the same: `check_same_text`."""
 
 
 def load_resumed_config(composed: RunConfig, folder: Path) -> RunConfig:
@@ -42,7 +46,7 @@ def load_resumed_config(composed: RunConfig, folder: Path) -> RunConfig:
     given = composed.model_dump()
     for override in task_overrides():
         key = override.partition("=")[0].lstrip("+~")
-        if not any(key == allowed or key.startswith(allowed + ".") for allowed in RESUMABLE_KEYS):
+        if not is_resumable(key):
             raise ConfigError(
                 f"{override}: a resumed run keeps its experiment; only {', '.join(RESUMABLE_KEYS[:-1])} may change"
             )
@@ -72,40 +76,47 @@ def _checked(values: dict[str, Any]) -> RunConfig:
     return config
 
 
-def check_same_experiment(config: RunConfig, folder: Path) -> None:
-    """Raises: ConfigError if a sweep would resume the job in `folder` with another experiment."""
-    stored, composed = migrate_config(read_config(folder)), config.model_dump()
-    for key in sorted((stored.keys() | composed.keys()) - set(RESUMABLE_KEYS)):
-        before, after = stored.get(key), composed.get(key)
-        if key == "training":
-            before, after = _without_resumable(before), _without_resumable(after)
-        if before != after:
-            raise ConfigError(
-                f"{folder} was started with another {key} than this command composes; remove that folder to start it "
-                "again, or start a new sweep"
-            )
+def check_same_experiment(config: RunConfig, stored: Any, folder: Path) -> None:
+    """Raises: ConfigError unless a run would resume as the experiment that its checkpoint was trained as.
 
+    config.yaml may have been edited by hand, and a sweep may compose another config than before.
 
-def _without_resumable(training: Any) -> dict[str, Any] | None:
-    if not isinstance(training, dict):
-        return None
-    return {key: value for key, value in training.items() if f"training.{key}" not in RESUMABLE_KEYS}
-
-
-def check_same_text(folder: Path, text_sha256: str) -> None:
-    """Raises: ConfigError if a run would resume on another text than it started with.
-
-    Its tokens could have another meaning by now, and its curves would not compare.
+    Args:
+        stored: the plain config in the checkpoint.
     """
-    file = folder / "preflight.json"
+    before, now = flatten(migrate_config(stored)), flatten(config.model_dump())
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) == now.get(key) or is_resumable(key) or key == "name":
+            continue
+        raise ConfigError(
+            f"{key}={shown(now.get(key))}: {folder} was trained with {shown(before.get(key))}, and a resumed run keeps "
+            f"its experiment; restore {folder / 'config.yaml'}, or start a new run"
+        )
+
+
+def is_resumable(key: str) -> bool:
+    """Return whether a resumed run may change a key."""
+    return any(key == allowed or key.startswith(allowed + ".") for allowed in RESUMABLE_KEYS)
+
+
+def check_same_text(folder: Path, text_sha256: str, given: str = "") -> None:
+    """Raises: ConfigError unless a text is the one that the run in `folder` started with.
+
+    The tokens of another could have another meaning, and its curves would not compare.
+
+    Args:
+        given: the option that names the text, if it is not where it was.
+    """
+    file, named = folder / "preflight.json", given or f"resume={folder}"
     try:
         stored = read_json_object(file)["text_sha256"]
     except FileNotFoundError:
+        if given:
+            raise ConfigError(f"{named}: {file} does not exist, so the text cannot be compared; leave it out") from None
         return
     except (KeyError, UntrustedFileError):
-        raise ConfigError(f"resume={folder}: {file} is damaged; move it away, or start a new run") from None
+        raise ConfigError(f"{named}: {file} is damaged; move it away, or start a new run") from None
     if stored != text_sha256:
         raise ConfigError(
-            f"resume={folder}: the text of data.path has changed since the run started; restore the old text, or "
-            "start a new run"
+            f"{named}: the text is not the one that the run started with; give that one, or start a new run"
         )

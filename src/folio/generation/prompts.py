@@ -46,9 +46,16 @@ def encode_masked(text: str, tokenizer: Tokenizer) -> MaskedText:
     return MaskedText(ids, shown)
 
 
-def default_prompt(family: Family) -> str:
-    """Return the prompt to use if none is given."""
-    return "\n" if family == "decoder" else ""
+def default_prompt(family: Family, tokenizer: Tokenizer, sample_prompt: str) -> str:
+    """Return the prompt to use if none is given: a new line if the tokenizer has it, else what the run's samples start
+    with."""
+    if family != "decoder":
+        return ""
+    try:
+        tokenizer.encode("\n")
+    except FolioError:
+        return sample_prompt
+    return "\n"
 
 
 def check_request(

@@ -86,6 +86,11 @@ def _upgrade(state: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
+def stored_config(path: Path) -> Any:
+    """Return the plain config in a checkpoint, unchecked. Raises: FolioError."""
+    return read_checkpoint(path, mmap=True)[FOLIO_KEY].get("config")
+
+
 def checkpoint_step(path: Path) -> int:
     """Return the optimizer step of a checkpoint. Raises: FolioError."""
     return int(read_checkpoint(path, mmap=True)["global_step"])

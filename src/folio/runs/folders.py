@@ -9,6 +9,7 @@ from typing import Any
 from folio.runtime.commands import command, override
 from folio.runtime.errors import FolioError
 from folio.runtime.plain_yaml import read_yaml
+from folio.runtime.untrusted import UntrustedFileError, read_json_object
 
 
 def create_run_folder(output_dir: Path, name: str, now: datetime | None = None) -> Path:
@@ -51,6 +52,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise FolioError(f"{file} holds no config; give another run, or restore the file")
     return values
+
+
+def read_status(folder: Path) -> str | None:
+    """Return the status in a run folder's metrics.json; None if it has none, or none that can be read."""
+    try:
+        status = read_json_object(folder / "metrics.json").get("status")
+    except (OSError, UntrustedFileError):
+        return None
+    return status if isinstance(status, str) else None
 
 
 def find_checkpoint(run: str, output_dir: Path, which: str = "best") -> Path:

@@ -26,7 +26,7 @@ from folio.training.callbacks.figures import FigureLogger
 from folio.training.callbacks.metrics import MetricLogger
 from folio.training.callbacks.progress import DurationEstimate, ProgressBar
 from folio.training.callbacks.pruning import PruningCallback
-from folio.training.callbacks.samples import SampleWriter, sample_prompt
+from folio.training.callbacks.samples import SampleWriter
 from folio.training.callbacks.stopping import StopOnSignal, ValidateAtEnd
 from folio.training.callbacks.throughput import Throughput
 from folio.training.context import RunContext
@@ -38,7 +38,9 @@ from folio.training.module import LanguageModel
 def describe_run(context: RunContext, data: PreparedData) -> None:
     """Write the files that describe a run into its folder, and start its log."""
     overrides = list(context.origin.overrides)
-    write_description(context.folder, context.config, data.tokenizer, asdict(context.summary), overrides)
+    last = context.folder / "checkpoints" / "last.ckpt"
+    resumed_at = checkpoint_step(last) if context.resumed else None
+    write_description(context.folder, context.config, data.tokenizer, asdict(context.summary), overrides, resumed_at)
     start_log(context.folder / "train.log")
 
 
@@ -81,8 +83,7 @@ class TrainingParts:
         self.data_integrity = DataIntegrity(data)
         self.throughput = Throughput(distributed)
         self.metrics = MetricLogger(self.throughput, training, objective.bits_per_byte_info(data.train))
-        samples = config.callbacks.samples.model_copy(update={"prompt": sample_prompt(config, data)})
-        self.samples = SampleWriter(samples, data.tokenizer, config.seed, folder / "samples.md")
+        self.samples = SampleWriter(config.callbacks.samples, data.tokenizer, config.seed, folder / "samples.md")
         self.checkpoints = CheckpointCallback(
             folder / "checkpoints", training, config.callbacks.checkpoint.keep_every_steps, self._restore_folder
         )

@@ -11,9 +11,10 @@ from folio.data.prepared import PreparedData
 from folio.distributed.context import DistributedContext
 from folio.distributed.launcher import LaunchSpec, RankDied, StopRequested, train_in_processes
 from folio.runs.checkpoints import checkpoint_step
-from folio.runs.folders import resume_hint
+from folio.runs.folders import read_status, resume_hint
+from folio.runtime.commands import override
 from folio.runtime.console import console, log, silence_log, start_log
-from folio.runtime.errors import FolioError
+from folio.runtime.errors import FolioError, explain_os_error
 from folio.runtime.files import lock_folder, write_json
 from folio.runtime.signals import Interrupted
 from folio.training.assembly import TrainingParts, describe_run
@@ -40,23 +41,47 @@ def run(
     """
     config, folder = context.config, context.folder
     if not distributed.is_global_zero:
-        distributed.broadcast(lambda: None)  # wait until rank 0 has claimed and described the folder
-        return None if config.dry_run else train(context, data, distributed)
-    console.print(context.summary.table())
+        trains = distributed.broadcast(lambda: False)  # wait until rank 0 has claimed and described the folder
+        return train(context, data, distributed) if trains else None
 
-    def claim_folder() -> None:
+    def claim_folder() -> bool:
+        """Return whether there are steps to train. A resumed run is changed only if there are."""
         stack.enter_context(lock_folder(folder, f"training in {folder}"))
-        describe_run(context, data)
+        console.print(context.summary.table())
+        complete = context.resumed and is_complete(context)
+        trains = not (complete or config.dry_run)
+        if trains or not context.resumed:
+            describe_run(context, data)
+        return trains
 
     with ExitStack() as stack:
-        distributed.broadcast(claim_folder)
+        trains = distributed.broadcast(claim_folder)
         if config.dry_run:
-            log.info("dry_run=true: stopping before the first step")
+            console.print("dry_run=true: stopping before the first step")
+        if not trains:
             return None
         log.info(f"{'resuming' if context.resumed else 'training'} in {folder} on {context.device.name}")
         if config.trainer.n_processes == distributed.world_size:
             return train(context, data, distributed)
         return _train_in_processes(context, open_data)
+
+
+def is_complete(context: RunContext) -> bool:
+    """Return whether a resumed run has already taken all of its steps, and say so.
+
+    Raises: FolioError if it has taken more steps than it is asked for.
+    """
+    folder, max_steps = context.folder, context.config.training.max_steps
+    step = checkpoint_step(folder / "checkpoints" / "last.ckpt")
+    if step > max_steps:
+        raise FolioError(
+            f"training.max_steps={max_steps}: {folder} has already taken {step} steps; give more, or leave it out"
+        )
+    finished = step == max_steps and read_status(folder) == "finished"
+    if finished:
+        longer = override("training.max_steps", 2 * max_steps)
+        console.print(f"already finished: {folder} has taken all of its {step} steps; train longer with {longer}")
+    return finished
 
 
 def _train_in_processes(context: RunContext, open_data: Callable[[], PreparedData]) -> float | None:
@@ -127,7 +152,10 @@ def fit(parts: TrainingParts) -> float | None:
         raise _with_resume_hint(error, parts) from error
     except Exception as error:
         _blame_data(error, parts)
-        raise
+        problem = explain_os_error(error) if isinstance(error, OSError) else None
+        if problem is None:
+            raise
+        raise _with_resume_hint(f"{problem}; fix this", parts) from error
     metrics = _write_metrics(trainer, parts, "finished")
     if parts.distributed.is_global_zero:
         print_results(metrics, parts)

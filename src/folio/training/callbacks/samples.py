@@ -8,20 +8,14 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from folio.config.callbacks import SamplesConfig
-from folio.config.run import RunConfig
-from folio.data.prepared import PreparedData
 from folio.data.tokenizers.base import Tokenizer
 from folio.generation.generate import generate_text
-from folio.generation.prompts import MASK
 from folio.generation.sampling import SamplingParams
 from folio.runtime.console import log
 from folio.runtime.errors import FolioError
 from folio.training.callbacks.base import is_sharded
 from folio.training.loggers.base import run_loggers
 from folio.training.module import LanguageModel
-
-PROMPT_TOKENS = 6
-"""Length of a prompt that is taken from the validation text."""
 
 
 class SampleWriter(Callback):
@@ -82,19 +76,3 @@ class SampleWriter(Callback):
             log.warning(f"warning: the sample of step {trainer.global_step} is lost: {self.file}: {error.strerror}")
         for logger in run_loggers(trainer):
             logger.log_text("samples", text, trainer.global_step)
-
-
-def sample_prompt(config: RunConfig, data: PreparedData) -> str:
-    """Return the configured prompt, or the start of the validation text if the text lacks one of its characters.
-
-    The default prompt need not be encodable in the user's own text, and a run must not end because of it.
-    """
-    prompt = config.callbacks.samples.prompt
-    try:
-        data.tokenizer.encode(prompt.replace(MASK, ""))
-    except FolioError:
-        start = data.tokenizer.decode(data.val.tokens[:PROMPT_TOKENS].tolist())
-        start += MASK if config.model.family == "encoder" else ""
-        log.info(f"callbacks.samples.prompt={prompt!r} has characters that the text lacks; samples begin {start!r}")
-        return start
-    return prompt

@@ -38,10 +38,14 @@ class TensorBoardLogger(RunLogger):
 
     @cached_property
     def experiment(self) -> "BestEffortWriter":
-        """The SummaryWriter, which warns instead of raising OSError. TensorBoard hides what it has after resumed_at."""
+        """The SummaryWriter, which warns instead of raising OSError. TensorBoard hides what it has after resumed_at.
+
+        Every part of a run writes a start event (purge_step), the first one too: TensorBoard's own reader takes the
+        first start event of a run for its beginning, whatever its step, and only those after it for a restart.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
-        purge_step = None if self.resumed_at is None else self.resumed_at + 1
+        purge_step = 0 if self.resumed_at is None else self.resumed_at + 1
         writer = BestEffortWriter(lambda: SummaryWriter(self.event_folder, purge_step=purge_step), self.event_folder)
         if self.resumed_at is None:  # a resumed run has done it
             writer.add_custom_scalars({"training and validation": COMBINED_CHARTS})
