@@ -121,9 +121,7 @@ def test_a_damaged_csv_file_is_one_short_line(name: str, tmp_path: Path) -> None
     (tmp_path / "csv").mkdir()
     text = f"step,name,value\n1,train/loss_nats,2.0\n{CSV_ROWS[name]}\n"
     (tmp_path / "csv" / "metrics.csv").write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(
-        FolioError, match=r"metrics\.csv (is damaged in row 3|holds the step|is damaged in row 1)"
-    ) as error:
+    with pytest.raises(FolioError, match=r"metrics\.csv (is damaged in line \d|holds the step)") as error:
         read_curves(tmp_path)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 600
