@@ -199,7 +199,7 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
         self.activation_checkpointing = False
-        """Whether to keep only the block's input for the backward pass, and to run the block again there."""
+        """Keep only the block's input for the backward pass, and run the block again there."""
 
     def forward(
         self,

@@ -200,7 +200,7 @@ class GPT2Weight(NamedTuple):
     shape: tuple[int, ...]
     """Shape in the file."""
     transposed: bool = False
-    """Whether the file has (inputs, outputs), since GPT-2 multiplies from the right; nn.Linear has the reverse."""
+    """True if the file has (inputs, outputs), since GPT-2 multiplies from the right; nn.Linear has the reverse."""
 
 
 def gpt2_weights(config: TransformerConfig) -> Iterator[GPT2Weight]:

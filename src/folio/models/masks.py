@@ -12,7 +12,7 @@ class AttentionMask:
     """The mask that all layers of a forward pass share, with the positional encoding's bias in it."""
 
     is_causal: bool = False
-    """Whether each position attends to itself and those before it. Then `tensor` is None, which is fastest."""
+    """True if each position attends to itself and those before it. Then `tensor` is None, which is fastest."""
     tensor: Tensor | None = None
     """Broadcastable to (B, H, T, S): bool, or float that is added to the scaled scores; None for all keys."""
 

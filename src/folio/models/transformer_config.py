@@ -38,16 +38,16 @@ class ModelOptions:
     attention_dropout: float | None = None
     """Dropout probability for the attention weights; `dropout` when None. Only at 0 is CPU attention fused."""
     bias: bool = True
-    """Whether linear layers and layer norms have a bias."""
+    """Give linear layers and layer norms a bias."""
     tie_weights: bool = True
-    """Whether the output layer shares its weight with the token embedding (Press and Wolf 2017)."""
+    """Use the token embedding as the weight of the output layer (Press and Wolf 2017)."""
     norm_position: NormPosition = "pre"
     """pre: x + dropout(sublayer(norm(x))), as in GPT-2; post: norm(x + sublayer(dropout(x)))."""
     norm: Norm = "layer_norm"
     activation: Activation = "gelu_tanh"
     """Activation of the feed-forward layer."""
     qk_norm: bool = False
-    """Whether queries and keys are normalized before their product (Henry et al. 2020)."""
+    """Normalize queries and keys before their product (Henry et al. 2020)."""
     init: Init = "gpt2"
     """Distribution of the initial weights; see `folio.models.initialization`."""
 
@@ -66,7 +66,7 @@ class TransformerConfig(ModelOptions):
     positional_base: float = 10_000.0
     """Base of the wavelengths of sinusoidal and rotary encodings; a larger base suits longer contexts."""
     conditioning: Conditioning | None = None
-    """How the decoder of an encoder-decoder reads the encoder; see `folio.models.encoder_decoder`."""
+    """The way in which the decoder of an encoder-decoder reads the encoder; see `folio.models.encoder_decoder`."""
 
     def __post_init__(self) -> None:
         self._check_sizes()
