@@ -1,4 +1,4 @@
-"""The device that was asked for, or one line that says why not; never another one."""
+"""A run gets the requested device, or one line that says why not; never another device."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ Machine = Callable[..., None]
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """Lets PyTorch believe in another machine."""
+    """Make PyTorch report other devices."""
 
     def pretend(*, gpu: bool = False, mps: bool = False, bfloat16: bool = True) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
@@ -30,7 +30,7 @@ def trainer(accelerator: str, precision: str = "auto") -> TrainerConfig:
 
 
 @pytest.mark.parametrize("accelerator", ["gpu", "mps"])
-def test_a_device_that_is_not_there_is_one_line_with_the_remedy(accelerator: str, machine: Machine) -> None:
+def test_a_missing_device_is_one_line_with_the_remedy(accelerator: str, machine: Machine) -> None:
     machine()
     with pytest.raises(ConfigError, match=rf"^trainer={accelerator}: .* use trainer=cpu, or trainer=auto"):
         resolve_device(trainer(accelerator))
@@ -39,12 +39,12 @@ def test_a_device_that_is_not_there_is_one_line_with_the_remedy(accelerator: str
 @pytest.mark.parametrize(
     ("gpu", "mps", "expected"), [(True, True, "gpu"), (True, False, "gpu"), (False, True, "mps"), (False, False, "cpu")]
 )
-def test_auto_takes_the_best_there_is(gpu: bool, mps: bool, expected: str, machine: Machine) -> None:
+def test_auto_takes_the_best_available_device(gpu: bool, mps: bool, expected: str, machine: Machine) -> None:
     machine(gpu=gpu, mps=mps)
     assert resolve_device(trainer("auto")).accelerator == expected
 
 
-def test_cpu_is_taken_where_there_is_a_gpu(machine: Machine) -> None:
+def test_cpu_is_used_even_if_there_is_a_gpu(machine: Machine) -> None:
     machine(gpu=True)
     assert resolve_device(trainer("cpu")).accelerator == "cpu"
 
@@ -74,7 +74,7 @@ def test_float16_on_a_cpu_is_refused_with_the_remedy() -> None:
         resolve_device(trainer("cpu", "16-mixed"))
 
 
-def test_the_optimizer_is_not_fused_where_gradients_are_scaled(machine: Machine) -> None:
+def test_the_optimizer_is_not_fused_if_gradients_are_scaled(machine: Machine) -> None:
     machine(gpu=True, mps=True)
     fused = {
         (accelerator, precision): resolve_device(trainer(accelerator, precision)).supports_fused_optimizer
@@ -94,22 +94,22 @@ def test_autocast_computes_in_the_precision_of_training(precision: str, dtype: t
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
-def test_names_of_devices_become_torchs(machine: Machine) -> None:
+def test_device_names_are_translated_to_torchs(machine: Machine) -> None:
     machine(gpu=True, mps=True)
     assert [device_from_name(name).type for name in ("auto", "gpu", "mps", "cpu")] == ["cuda", "cuda", "mps", "cpu"]
     assert resolve_device(trainer("gpu")).torch_device.type == "cuda"
 
 
-def test_an_unknown_device_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_device_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="device=cuda is not one of auto, cpu, gpu, mps"):
         device_from_name("cuda")
 
 
-def test_more_devices_than_there_are_is_one_line(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_devices_is_one_line(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(gpu=True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     four = trainer("gpu").model_copy(update={"devices": 4})
-    assert resolve_device(four).accelerator == "gpu", "what was trained on four can be measured on one"
+    assert resolve_device(four).accelerator == "gpu", "a model that was trained on four can be evaluated on one"
     check_devices(four.model_copy(update={"devices": 2}), "gpu")
     with pytest.raises(ConfigError, match=r"^trainer.devices=4: this machine has 2 GPU"):
         check_devices(four, "gpu")
@@ -122,7 +122,7 @@ def test_sharding_without_a_gpu_is_one_line() -> None:
         check_devices(trainer("auto").model_copy(update={"strategy": "fsdp"}), "cpu")
 
 
-def test_processes_on_a_cpu_divide_its_threads_and_say_so(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_on_a_cpu_divide_its_threads(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(gpu=True)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     cpu, gpu = resolve_device(trainer("cpu")), resolve_device(trainer("gpu"))

@@ -1,4 +1,4 @@
-"""The loss of a split is the mean over its targets, each counted once, whatever the batches and the objective."""
+"""The loss of a split is the mean over its targets, each counted once, for every batch size and objective."""
 
 import math
 import random
@@ -34,8 +34,8 @@ VOCAB_SIZE, CONTEXT = 17, 8
 CPU = torch.device("cpu")
 
 
-def lively(**changes: Any) -> Model:
-    """In float64, with dropout that a forgotten eval() would show, and weights drawn large."""
+def random_model(**changes: Any) -> Model:
+    """Return a float64 model with large weights, and with dropout that would reveal a missing eval()."""
     torch.manual_seed(0)
     sizes = {"vocab_size": VOCAB_SIZE, "context_length": CONTEXT, "n_layers": 2, "n_heads": 2, "d_model": 8}
     model = build_model(TransformerConfig(**sizes, dropout=0.5, **changes)).double().eval()
@@ -46,14 +46,14 @@ def lively(**changes: Any) -> Model:
 
 @pytest.fixture
 def model() -> GPT:
-    model = lively()
+    model = random_model()
     assert isinstance(model, GPT)
     return model
 
 
 @pytest.fixture
 def split() -> np.ndarray:
-    """47 tokens: five full windows and a sixth that overlaps."""
+    """47 tokens: five full windows and a sixth that overlaps the fifth."""
     return np.random.default_rng(0).integers(0, VOCAB_SIZE, 47).astype(np.uint16)
 
 
@@ -72,7 +72,7 @@ def prefixed_of(split: np.ndarray, batch_size: int, shuffled: bool = False) -> I
 
 
 KINDS: dict[str, tuple[dict[str, Any], Callable[[np.ndarray, int], Iterable[Batch]]]] = {
-    # objective: (the model, the batches of a split)
+    # objective: (changes to the model, batches of a split)
     "causal_lm": ({}, windows_of),
     "masked_lm": ({"family": "encoder"}, lines_of),
     "prefix_lm by hidden_cache": ({"family": "encoder_decoder", "conditioning": "hidden_cache"}, prefixed_of),
@@ -81,14 +81,14 @@ KINDS: dict[str, tuple[dict[str, Any], Callable[[np.ndarray, int], Iterable[Batc
 
 
 def logits_of(model: Model, batch: Batch) -> Tensor:
-    """(B, T, V), by the call that a user of the model would write."""
+    """Return the logits (B, T, V), by the call that a user would write."""
     if isinstance(model, EncoderDecoder):
         return model(batch.tokens, batch.prefix, batch.prefix_lengths)
     return model(batch.tokens, batch.lengths) if isinstance(model, Encoder) else model(batch.tokens)
 
 
 def sums_one_by_one(model: Model, batch: Batch) -> list[float]:
-    """As anyone would write it: for each target its probability and whether it was the likeliest."""
+    """Return the sums from the probability of each target, in a plain loop."""
     nats, correct, n_tokens = 0.0, 0, 0
     probabilities = logits_of(model, batch).softmax(dim=-1)
     for row, column in np.ndindex(*batch.targets.shape):
@@ -106,10 +106,10 @@ def random_batch() -> Batch:
 
 
 @pytest.mark.parametrize("chunk_rows", [5, 256])
-def test_sums_are_those_of_a_plain_loop(chunk_rows: int, model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sums_equal_those_of_a_plain_loop(chunk_rows: int, model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics_module, "CHUNK_ROWS", chunk_rows)
     batch = random_batch()
-    batch.targets[0] = model(batch.tokens)[0].argmax(dim=-1)  # some that are right
+    batch.targets[0] = model(batch.tokens)[0].argmax(dim=-1)  # some correct predictions
     assert token_sums(model, batch).tolist() == pytest.approx(sums_one_by_one(model, batch))
 
 
@@ -123,16 +123,16 @@ def test_ignored_targets_do_not_count(model: GPT) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_objective_is_measured_with_what_its_model_reads(kind: str, split: np.ndarray) -> None:
+def test_every_objective_is_evaluated_with_all_inputs_of_its_model(kind: str, split: np.ndarray) -> None:
     changes, batches_of = KINDS[kind]
-    model = lively(**changes)
+    model = random_model(**changes)
     for batch in batches_of(split, 4):
         assert token_sums(model, batch).tolist() == pytest.approx(sums_one_by_one(model, batch))
 
 
-def test_validation_counts_what_training_makes_small(split: np.ndarray) -> None:
-    """Of a masked LM, whose batches hold targets that are not counted in training either."""
-    model = lively(family="encoder")
+def test_validation_measures_the_loss_of_training(split: np.ndarray) -> None:
+    """A masked LM ignores most targets, in both."""
+    model = random_model(family="encoder")
     (batch,) = lines_of(split, 100)
     nats, correct, n_tokens = token_sums(model, batch).tolist()
     assert [part.item() for part in batch_loss(model, batch)] == pytest.approx([nats / n_tokens, correct / n_tokens])
@@ -141,7 +141,7 @@ def test_validation_counts_what_training_makes_small(split: np.ndarray) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_of_a_split_does_not_depend_on_the_batch_size(kind: str, split: np.ndarray) -> None:
     changes, batches_of = KINDS[kind]
-    model = lively(**changes)
+    model = random_model(**changes)
     one_by_one, *others = [
         sum_over(model, batches_of(split, batch_size), CPU).tolist() for batch_size in (1, 2, 5, 100)
     ]
@@ -157,7 +157,7 @@ def test_evaluation_turns_dropout_off(model: GPT, split: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_evaluation_draws_from_no_generator_of_training(kind: str, split: np.ndarray) -> None:
+def test_evaluation_uses_no_random_generator_of_training(kind: str, split: np.ndarray) -> None:
     def next_draws() -> list[float]:
         return [torch.rand(()).item(), random.random(), float(np.random.rand())]
 
@@ -167,7 +167,7 @@ def test_evaluation_draws_from_no_generator_of_training(kind: str, split: np.nda
         np.random.seed(3)
 
     changes, batches_of = KINDS[kind]
-    model = lively(**changes)
+    model = random_model(**changes)
     seed_all()
     expected = next_draws()
     seed_all()
@@ -181,8 +181,8 @@ def test_evaluation_leaves_no_gradients(model: GPT, split: np.ndarray) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_a_masked_lm_is_measured_beside_its_baseline_and_without_bits_per_byte(split: np.ndarray) -> None:
-    model, baseline = lively(family="encoder"), {"unigram_loss_nats": 2.5, "unigram_accuracy": 0.1}
+def test_a_masked_lm_has_a_baseline_and_no_bits_per_byte(split: np.ndarray) -> None:
+    model, baseline = random_model(family="encoder"), {"unigram_loss_nats": 2.5, "unigram_accuracy": 0.1}
     metrics = evaluate(model, Validation(None, (ValidationPart("", None, lines_of(split, 4), None),), baseline), CPU)
     assert metrics.keys() == {"loss_nats", "perplexity", "accuracy", *baseline}
     assert metrics.items() >= baseline.items()
@@ -192,10 +192,10 @@ def test_a_masked_lm_is_measured_beside_its_baseline_and_without_bits_per_byte(s
 
 
 @pytest.mark.parametrize("conditioning", ["hidden_cache", "cross_attention"])
-def test_a_prefix_lm_is_measured_with_its_own_prefixes_and_with_those_of_others(
+def test_a_prefix_lm_is_evaluated_with_its_own_and_with_shuffled_prefixes(
     conditioning: str, split: np.ndarray, info_of: Callable[..., TokenFileInfo]
 ) -> None:
-    model, info = lively(family="encoder_decoder", conditioning=conditioning), info_of(n_tokens=47, n_bytes=94)
+    model, info = random_model(family="encoder_decoder", conditioning=conditioning), info_of(n_tokens=47, n_bytes=94)
     right, shuffled = (prefixed_of(split, 2, shuffled) for shuffled in (False, True))
     metrics = evaluate(model, Validation(info, (ValidationPart("", info, right, shuffled),), {}), CPU)
     assert metrics.keys() == {"loss_nats", "perplexity", "bits_per_byte", "accuracy", "shuffled_prefix_loss_nats"}
@@ -213,7 +213,7 @@ def test_metrics_by_hand(info_of: Callable[..., TokenFileInfo]) -> None:
     assert metrics_from_sums(sums, info_of(n_tokens=10, n_bytes=40)) == pytest.approx(expected)
 
 
-def test_what_unknown_tokens_hide_counts_in_bits_per_byte(info_of: Callable[..., TokenFileInfo]) -> None:
+def test_the_spelling_of_unknown_words_counts_in_bits_per_byte(info_of: Callable[..., TokenFileInfo]) -> None:
     info = info_of(n_tokens=10, n_bytes=40, n_unknown=2, spelling_bits=50.0)
     assert compute_metrics(3 * math.log(2), 0.4, info)["bits_per_byte"] == pytest.approx((30 + 50) / 40)
 
@@ -222,18 +222,18 @@ def test_without_a_token_file_there_are_no_bits_per_byte() -> None:
     assert compute_metrics(0.0, 1.0, None) == {"loss_nats": 0.0, "perplexity": 1.0, "accuracy": 1.0}
 
 
-def test_a_guess_among_all_symbols_has_the_perplexity_of_their_number() -> None:
+def test_the_perplexity_of_a_uniform_guess_is_the_vocabulary_size() -> None:
     assert perplexity(math.log(VOCAB_SIZE)) == pytest.approx(VOCAB_SIZE)
 
 
-def test_a_perplexity_past_the_largest_float_is_infinite() -> None:
+def test_a_perplexity_beyond_the_largest_float_is_infinite() -> None:
     assert perplexity(1e4) == math.inf
 
 
 CAUSAL = {"loss_nats": 1.5, "perplexity": 4.4817, "bits_per_byte": 2.25, "accuracy": 0.4}
 
 
-def test_a_line_of_progress_has_the_figures_and_what_to_compare_them_with() -> None:
+def test_a_log_line_has_the_metrics_and_their_baselines() -> None:
     assert format_line(CAUSAL) == "val loss 1.5000 nats, perplexity 4.5, bits per byte 2.2500, accuracy 0.400"
     masked = {"loss_nats": 1.5, "perplexity": 4.4817, "accuracy": 0.4}
     baseline = {"unigram_loss_nats": 3.25, "unigram_accuracy": 0.125}
@@ -245,7 +245,7 @@ def test_a_line_of_progress_has_the_figures_and_what_to_compare_them_with() -> N
     )
 
 
-def test_figures_are_told_in_words_where_there_are_some() -> None:
+def test_rows_have_titles_for_the_metrics_that_are_there() -> None:
     assert format_rows(CAUSAL) == [
         ("loss", "1.500000 nats"),
         ("perplexity", "4.48"),

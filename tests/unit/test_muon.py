@@ -1,4 +1,4 @@
-"""Muon and AdamW make one optimizer: each parameter has one of the two rules, and a checkpoint holds both."""
+"""Muon and AdamW are one optimizer: each updates its own parameters, and a checkpoint holds the state of both."""
 
 import io
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def loss_of(model: nn.Module, step: int) -> Tensor:
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
-    """Steps whose gradients follow from their numbers, as a run's do."""
+    """Take steps whose gradients are a function of the step, as in a run."""
     for step in steps:
         optimizer.zero_grad()
         loss_of(model, step).backward()
@@ -45,12 +45,12 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> N
 
 
 def same(first: nn.Module, second: nn.Module) -> bool:
-    """Bit for bit."""
+    """Return whether two models have the same weights, bit for bit."""
     return all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("tie_weights", [True, False])
-def test_muon_has_the_matrices_of_the_blocks_and_nothing_else(tie_weights: bool) -> None:
+def test_muon_updates_the_matrices_of_the_blocks_and_nothing_else(tie_weights: bool) -> None:
     model = model_of(0, tie_weights=tie_weights, bias=True)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     layers = ("attention.qkv_projection", "attention.out_projection")
@@ -79,7 +79,7 @@ def test_frozen_parameters_are_in_no_group() -> None:
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
-def test_steps_are_those_of_torchs_muon_on_the_matrices_and_of_its_adamw_on_the_rest(fused: bool) -> None:
+def test_steps_equal_those_of_torchs_muon_for_the_matrices_and_of_its_adamw_for_the_rest(fused: bool) -> None:
     model, twin = model_of(0), model_of(0)
     ours = build_optimizer(model, CONFIG, fused)
     matrices = [parameter for name, parameter in twin.blocks.named_parameters() if parameter.ndim == 2]
@@ -100,7 +100,7 @@ def test_steps_are_those_of_torchs_muon_on_the_matrices_and_of_its_adamw_on_the_
 
 
 def test_a_step_moves_a_matrix_by_the_root_mean_square_of_an_adamw_step() -> None:
-    """0.2 times the learning rate (Liu et al. 2025, section 2.2), whatever the gradient's size and the shape.
+    """It is 0.2 times the learning rate (Liu et al. 2025, section 2.2), for every gradient and shape.
 
     Five Newton-Schulz steps leave singular values between about 0.7 and 1.2.
     """
@@ -113,7 +113,7 @@ def test_a_step_moves_a_matrix_by_the_root_mean_square_of_an_adamw_step() -> Non
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
-def test_steps_before_and_after_a_checkpoint_end_in_the_bits_of_steps_without_one(fused: bool) -> None:
+def test_a_checkpoint_between_steps_changes_no_bit(fused: bool) -> None:
     straight, before, after = (model_of(seed) for seed in (0, 0, 1))
     train(straight, build_optimizer(straight, CONFIG, fused), range(8))
 
@@ -145,7 +145,7 @@ def test_a_checkpoint_holds_the_state_of_every_parameter_once() -> None:
 
 
 @pytest.mark.parametrize("loaded", [False, True], ids=["new", "loaded"])
-def test_the_rate_that_training_sets_reaches_every_parameter(loaded: bool) -> None:
+def test_a_learning_rate_of_0_stops_every_parameter(loaded: bool) -> None:
     model = model_of(0)
     optimizer = build_optimizer(model, CONFIG, fused=False)
     train(model, optimizer, range(1))
@@ -158,7 +158,7 @@ def test_the_rate_that_training_sets_reaches_every_parameter(loaded: bool) -> No
     assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
 
 
-def test_the_two_halves_may_have_rates_of_their_own_at_every_point_of_the_schedule() -> None:
+def test_adamw_may_have_its_own_learning_rate_throughout_the_schedule() -> None:
     config = CONFIG.model_copy(update={"adamw_learning_rate": 4 * LEARNING_RATE})
     optimizer = build_optimizer(model_of(0), config, fused=False)
     optimizer.load_state_dict(optimizer.state_dict())
@@ -166,7 +166,7 @@ def test_the_two_halves_may_have_rates_of_their_own_at_every_point_of_the_schedu
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 0.04, 0.04])
 
 
-def test_a_checkpoint_from_before_format_4_keeps_the_rates_of_the_two_halves() -> None:
+def test_the_learning_rates_of_a_checkpoint_before_format_4_are_read() -> None:
     optimizer = build_optimizer(model_of(0), CONFIG.model_copy(update={"adamw_learning_rate": 0.2}), fused=False)
     saved = optimizer.state_dict()
     for group in saved["param_groups"][1:]:
@@ -177,7 +177,7 @@ def test_a_checkpoint_from_before_format_4_keeps_the_rates_of_the_two_halves() -
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 0.03, 0.03])
 
 
-def test_a_closure_is_called_once_with_gradients_on_and_before_the_update() -> None:
+def test_a_closure_is_called_once_before_the_update_with_gradients_enabled() -> None:
     model, twin = model_of(0), model_of(0)
     optimizer, calls = build_optimizer(model, CONFIG, fused=False), 0
 
@@ -195,7 +195,7 @@ def test_a_closure_is_called_once_with_gradients_on_and_before_the_update() -> N
     assert same(model, twin)
 
 
-def test_zero_grad_forgets_all_gradients() -> None:
+def test_zero_grad_removes_all_gradients() -> None:
     model = model_of(0)
     optimizer = build_optimizer(model, CONFIG, fused=False)
     loss_of(model, step=0).backward()
@@ -206,6 +206,6 @@ def test_zero_grad_forgets_all_gradients() -> None:
 @pytest.mark.parametrize(
     "empty", [lambda model: ([], [{"params": list(model.parameters())}]), lambda model: (block_matrices(model), [])]
 )
-def test_a_half_without_parameters_is_refused(empty: Callable[[GPT], tuple[list, list]]) -> None:
+def test_muon_or_adamw_without_parameters_is_refused(empty: Callable[[GPT], tuple[list, list]]) -> None:
     with pytest.raises(ValueError, match="empty parameter list"):
         MuonWithAdamW(*empty(model_of(0)), CONFIG, fused=False)

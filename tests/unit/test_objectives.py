@@ -1,4 +1,4 @@
-"""The loss is the mean over the targets whatever the objective, and the chunked one is the plain one."""
+"""The loss is the mean over the targets for every objective, and the chunked loss equals F.cross_entropy."""
 
 import math
 from dataclasses import replace
@@ -32,7 +32,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def problem(n_rows: int, seed: int = 0, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden (N, D), weight (V, D) and targets (N,)."""
+    """Return hidden (N, D), weight (V, D) and targets (N,)."""
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(n_rows, WIDTH, generator=generator, dtype=torch.float64).mul_(scale).requires_grad_()
     weight = torch.randn(VOCAB_SIZE, WIDTH, generator=generator, dtype=torch.float64).requires_grad_()
@@ -41,7 +41,7 @@ def problem(n_rows: int, seed: int = 0, scale: float = 1.0) -> tuple[Tensor, Ten
 
 @given(n_rows=st.integers(1, 13), seed=st.integers(0, 2**32), scale=st.floats(0.1, 100), factor=st.floats(-3, 3))
 @example(n_rows=6, seed=0, scale=1.0, factor=1.0)
-def test_the_chunked_loss_and_gradients_are_those_of_cross_entropy(
+def test_the_chunked_loss_and_its_gradients_equal_those_of_cross_entropy(
     n_rows: int, seed: int, scale: float, factor: float
 ) -> None:
     hidden, weight, targets = problem(n_rows, seed, scale)
@@ -54,7 +54,7 @@ def test_the_chunked_loss_and_gradients_are_those_of_cross_entropy(
         torch.testing.assert_close(ours, reference)
 
 
-def test_the_chunked_loss_refuses_to_be_differentiated_twice() -> None:
+def test_the_chunked_loss_cannot_be_differentiated_twice() -> None:
     hidden, weight, targets = problem(n_rows=6)
     loss, _ = ChunkedCrossEntropy.apply(hidden, weight, targets)
     loss.backward(retain_graph=True)
@@ -66,7 +66,7 @@ def test_the_chunked_loss_of_huge_logits_is_finite() -> None:
     hidden, weight = torch.tensor([[1e4], [-1e4]]), torch.tensor([[1.0], [-1.0], [0.5]])
     hidden.requires_grad_()
     loss, _ = ChunkedCrossEntropy.apply(hidden, weight, torch.tensor([0, 0]))
-    assert loss.item() == 1e4  # nothing where the target is the largest, else the distance from it
+    assert loss.item() == 1e4  # 0 if the target has the largest logit, else the difference
     assert torch.autograd.grad(loss, hidden)[0].isfinite().all()
 
 
@@ -80,7 +80,7 @@ def test_the_chunked_accuracy_is_the_share_of_rows_whose_target_is_largest() -> 
 
 
 def problem_of(kind: str, **changes: Any) -> tuple[Model, Batch]:
-    """A model of float64, whose weights are drawn large, and a batch such as its objective makes."""
+    """Return a float64 model with large weights, and a batch like those of its objective."""
     generator = torch.Generator().manual_seed(0)
     model = build_model(replace(TINY, **KINDS[kind], **changes)).double().eval()
     for parameter in model.parameters():
@@ -88,9 +88,9 @@ def problem_of(kind: str, **changes: Any) -> tuple[Model, Batch]:
     tokens, targets, prefix = torch.randint(VOCAB_SIZE, (3, 3, 7), generator=generator)
     batch = Batch(tokens, targets, n_tokens=21)
     if kind == "masked_lm":
-        asked = torch.tensor([[1, 0, 0, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 0, 1, 1]]).bool()
+        is_target = torch.tensor([[1, 0, 0, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 0, 1, 1]]).bool()
         return model, batch._replace(
-            targets=targets.masked_fill(~asked, IGNORE_INDEX), lengths=torch.tensor([5, 2, 7]), weight=3.0
+            targets=targets.masked_fill(~is_target, IGNORE_INDEX), lengths=torch.tensor([5, 2, 7]), weight=3.0
         )
     if kind.startswith("prefix_lm"):
         return model, batch._replace(prefix=prefix, prefix_lengths=torch.tensor([7, 1, 4]))
@@ -98,14 +98,14 @@ def problem_of(kind: str, **changes: Any) -> tuple[Model, Batch]:
 
 
 def logits_of(model: Model, batch: Batch) -> Tensor:
-    """(B, T, V), by the call that a user of the model would write."""
+    """Return the logits (B, T, V), by the call that a user would write."""
     if batch.prefix is not None:
         return model(batch.tokens, batch.prefix, batch.prefix_lengths)
     return model(batch.tokens) if batch.lengths is None else model(batch.tokens, batch.lengths)
 
 
 def losses_of(model: Model, batch: Batch) -> tuple[str, float, float, list[Tensor]]:
-    """Which way was taken, loss, accuracy and gradients."""
+    """Return the name of the loss function, the loss, the accuracy and the gradients."""
     model.zero_grad()
     loss, accuracy = batch_loss(model, batch)
     assert loss.grad_fn is not None
@@ -116,7 +116,7 @@ def losses_of(model: Model, batch: Batch) -> tuple[str, float, float, list[Tenso
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tie_weights", [True, False])
-def test_both_ways_give_the_same_loss_accuracy_and_gradients(
+def test_loss_accuracy_and_gradients_are_the_same_with_and_without_chunks(
     tie_weights: bool, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, batch = problem_of(kind, tie_weights=tie_weights)
@@ -127,21 +127,21 @@ def test_both_ways_give_the_same_loss_accuracy_and_gradients(
     (chunked_name, *chunked), (plain_name, *plain) = results
     assert "ChunkedCrossEntropy" in chunked_name
     assert "ChunkedCrossEntropy" not in plain_name
-    # In float32 because the plain way makes its logits that.
+    # The tolerances of float32, which the logits have without chunks.
     torch.testing.assert_close(chunked, plain, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("threshold", [1, 10_000])
-def test_loss_and_accuracy_are_means_over_the_targets_one_by_one(
+def test_loss_and_accuracy_are_means_over_the_targets(
     threshold: int, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As anyone would write it: for each target its probability and whether it was the likeliest."""
+    """Compared with a plain loop over the targets."""
     monkeypatch.setattr(objectives, "MIN_CHUNKED_VOCABULARY", threshold)
     model, batch = problem_of(kind)
     logits = logits_of(model, batch)
     counted = batch.targets != IGNORE_INDEX
-    batch.targets[0, 0] = logits[0, 0].argmax()  # one that is right
+    batch.targets[0, 0] = logits[0, 0].argmax()  # one correct prediction
     nats, correct = [], []
     for row, column in counted.nonzero().tolist():
         target = int(batch.targets[row, column])
@@ -160,7 +160,7 @@ def test_the_loss_is_the_cross_entropy_of_the_models_own_logits(kind: str) -> No
     torch.testing.assert_close(batch_loss(model, batch)[0].double(), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_a_masked_lm_learns_from_what_it_is_asked_for_alone() -> None:
+def test_a_masked_lm_learns_only_from_its_targets() -> None:
     model, batch = problem_of("masked_lm")
     hidden = model.token_embedding.weight.new_zeros(3, 7, WIDTH).requires_grad_()
     model.hidden = lambda tokens, lengths: hidden  # type: ignore[method-assign]
@@ -169,7 +169,7 @@ def test_a_masked_lm_learns_from_what_it_is_asked_for_alone() -> None:
     assert torch.equal(hidden.grad.abs().sum(dim=-1) > 0, batch.targets != IGNORE_INDEX)
 
 
-def test_under_autocast_the_loss_is_taken_plainly_and_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_under_autocast_the_loss_is_not_chunked_and_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objectives, "MIN_CHUNKED_VOCABULARY", 1)
     model = GPT(TINY)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,4 +1,4 @@
-"""Every parameter is updated once a step, by the rule of the paper, and decays where it should."""
+"""Every parameter is updated once per step, by the rule of the paper, and only matrices decay."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -15,7 +15,7 @@ LEARNING_RATE, DECAY, BETAS, EPS, MOMENTUM = 0.05, 0.3, (0.8, 0.95), 1e-3, 0.9
 TINY = GPTConfig(vocab_size=13, context_length=8, n_layers=2, n_heads=2, d_model=6)
 
 Rule = Callable[[Tensor, list[Tensor], float], Tensor]
-"""A parameter before the first step, the gradients of all steps and the decay -> the parameter after them."""
+"""Maps a parameter, the gradients of all steps and the weight decay to the parameter after these steps."""
 
 
 def adam(name: Literal["adam", "adamw"]) -> AdamConfig:
@@ -27,7 +27,7 @@ def sgd(nesterov: bool) -> SGDConfig:
 
 
 def adamw_rule(value: Tensor, gradients: list[Tensor], decay: float) -> Tensor:
-    """Loshchilov and Hutter 2019, algorithm 2, with the decay times the learning rate."""
+    """Loshchilov and Hutter 2019, algorithm 2, with decay multiplied by the learning rate."""
     first = second = torch.zeros_like(value)
     for step, gradient in enumerate(gradients, start=1):
         first = BETAS[0] * first + (1 - BETAS[0]) * gradient
@@ -38,7 +38,7 @@ def adamw_rule(value: Tensor, gradients: list[Tensor], decay: float) -> Tensor:
 
 
 def adam_rule(value: Tensor, gradients: list[Tensor], decay: float) -> Tensor:
-    """Kingma and Ba 2015, algorithm 1, with L2 regularisation: the decay goes through the moments."""
+    """Kingma and Ba 2015, algorithm 1, with L2 regularization: the decay passes through the moments."""
     first = second = torch.zeros_like(value)
     for step, gradient in enumerate(gradients, start=1):
         regularized = gradient + decay * value
@@ -113,6 +113,6 @@ def test_frozen_parameters_are_in_no_group() -> None:
     assert len(grouped) == len(list(model.parameters())) - 1
 
 
-def test_a_model_of_matrices_alone_has_one_group() -> None:
+def test_a_model_with_only_matrices_has_one_group() -> None:
     (group,) = param_groups(nn.Linear(3, 2, bias=False), DECAY)
     assert group["weight_decay"] == DECAY

@@ -1,4 +1,4 @@
-"""Processes that train together: who is which, what each reads, and how they stop."""
+"""Processes that train together: their ranks, what each reads, and how they stop."""
 
 from itertools import chain
 from pathlib import Path
@@ -46,26 +46,26 @@ def trainer(**changes: Any) -> TrainerConfig:
     return TrainerConfig(**(values | changes))
 
 
-def test_the_environment_tells_who_is_which() -> None:
+def test_the_environment_gives_the_rank() -> None:
     assert rank_from_environment(TORCHRUN) == RankInfo(5, 8, 1, 4, "torchrun")
     assert rank_from_environment(SRUN) == RankInfo(5, 8, 1, 4, "srun")
     assert rank_from_environment({}) == SINGLE_RANK
     assert rank_from_environment(TORCHRUN | {"WORLD_SIZE": "1"}) == SINGLE_RANK
 
 
-def test_a_batch_script_of_slurm_is_one_process_and_so_is_an_interactive_one() -> None:
+def test_a_slurm_batch_script_and_an_interactive_job_are_single_processes() -> None:
     script = {name: value for name, value in SRUN.items() if name != "SLURM_STEP_ID"}
     assert rank_from_environment(script) == SINGLE_RANK
     assert rank_from_environment(SRUN | {"SLURM_JOB_NAME": "interactive"}) == SINGLE_RANK
 
 
-def test_tasks_of_slurm_that_could_not_find_their_devices_are_refused() -> None:
+def test_slurm_tasks_that_could_not_find_their_devices_are_refused() -> None:
     environment = {name: value for name, value in SRUN.items() if name != "SLURM_NTASKS_PER_NODE"}
     with pytest.raises(ConfigError, match=r"8 tasks without --ntasks-per-node"):
         rank_from_environment(environment)
 
 
-def test_as_many_processes_as_the_config_says_or_none() -> None:
+def test_the_number_of_started_processes_must_be_the_configs() -> None:
     rank_info = RankInfo(5, 8, 1, 4, "torchrun")
     check_processes(trainer(devices=4, num_nodes=2), rank_info)
     check_processes(trainer(devices=4), SINGLE_RANK)
@@ -77,13 +77,13 @@ def test_as_many_processes_as_the_config_says_or_none() -> None:
 
 @pytest.mark.parametrize("order", ["random", "shuffled"])
 @pytest.mark.parametrize(("world_size", "micro_batch_size"), [(1, 2), (2, 4), (2, 1), (4, 2)])
-def test_each_step_reads_the_same_windows_once_however_it_is_cut(
+def test_each_step_reads_the_same_windows_for_any_world_size_and_accumulation(
     order: str, world_size: int, micro_batch_size: int
 ) -> None:
     dataset = TrainingWindows(TOKENS, 8)
 
     def first_tokens(rank: int, size: int, at_once: int) -> list[list[int]]:
-        """Of the windows of each step."""
+        """Return the first tokens of the windows of each step."""
         batches = TrainingBatches(order, len(dataset), 1, 8, at_once, 0, 5, rank, size)
         read = [dataset.__getitems__(micro_batch).tokens[:, 0].tolist() for micro_batch in batches]
         per_step = 8 // (size * at_once)
@@ -96,7 +96,7 @@ def test_each_step_reads_the_same_windows_once_however_it_is_cut(
 
 @pytest.mark.parametrize("n_tokens", [9, 65, 200, 1000])
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_validation_counts_each_target_once_over_all_processes_with_as_many_batches_each(
+def test_validation_counts_each_target_once_and_every_process_has_as_many_batches(
     n_tokens: int, world_size: int
 ) -> None:
     windows = ValidationWindows(TOKENS[:n_tokens], 8)
@@ -108,16 +108,16 @@ def test_validation_counts_each_target_once_over_all_processes_with_as_many_batc
     assert sorted(targets[targets != IGNORE_INDEX].tolist()) == list(range(1, n_tokens))
 
 
-def test_alone_nothing_is_sent() -> None:
+def test_a_single_process_communicates_nothing() -> None:
     distributed, values = DistributedContext(), torch.tensor([1.0, 2.0])
     assert distributed.all_reduce_sum(values) is values
     assert (distributed.rank, distributed.world_size, distributed.is_global_zero) == (0, 1, True)
     assert distributed.all_reduce_max(3) == 3
     assert distributed.all_gather("own") == ["own"]
-    assert distributed.broadcast(lambda: "made") == "made"
+    assert distributed.broadcast(lambda: "own") == "own"
 
 
-def test_computing_blocks_again_changes_no_bit() -> None:
+def test_activation_checkpointing_changes_no_bit() -> None:
     shape = GPTConfig(vocab_size=65, n_layers=2, n_heads=2, d_model=16, context_length=8, dropout=0.1)
     torch.manual_seed(0)
     model = build_model(shape)
@@ -136,7 +136,7 @@ def test_computing_blocks_again_changes_no_bit() -> None:
     assert all(torch.equal(a, b) for a, b in zip(plain, gradients(), strict=True))
 
 
-def test_one_device_is_lightnings_own_choice_and_sharding_is_as_asked() -> None:
+def test_the_strategy_is_auto_for_one_device_then_ddp_or_fsdp() -> None:
     alone, two = DistributedContext(), DistributedContext(RankInfo(0, 2, 0, 2, "torchrun"))
     assert build_strategy(trainer(), alone) == "auto"
     assert type(build_strategy(trainer(devices=2), two)).__name__ == "DDPStrategy"
@@ -144,7 +144,7 @@ def test_one_device_is_lightnings_own_choice_and_sharding_is_as_asked() -> None:
 
 
 @pytest.mark.parametrize("where", ["slurm", "local"])
-def test_a_sweep_can_be_given_to_submitit(where: str) -> None:
+def test_submitit_can_launch_a_sweep(where: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         words = [f"hydra/launcher=submitit_{where}", "hydra.launcher.gpus_per_node=8"]
         launcher = compose_hydra("train", words, return_hydra_config=True).hydra.launcher
@@ -160,7 +160,7 @@ def job(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("job")
-def test_a_job_that_slurm_starts_again_finds_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_slurm_restarts_finds_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "outputs" / "run"
     run.mkdir(parents=True)
     remember_job(tmp_path / "outputs", run)
@@ -181,7 +181,7 @@ def test_without_a_scheduler_no_job_is_remembered(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.usefixtures("job")
-def test_a_warned_job_is_put_in_line_again_once_and_a_stopped_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_warned_job_is_requeued_once_and_a_stopped_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(signals.SCHEDULER_WARNINGS) < set(stop_signals())
     asked: list[Any] = []
     done = SimpleNamespace(returncode=0, stderr="")
@@ -195,7 +195,7 @@ def test_a_warned_job_is_put_in_line_again_once_and_a_stopped_one_is_not(monkeyp
     assert asked[1:] == [(signals.signal.SIGUSR2, None)], "submitit's own handler requeues"
 
 
-def test_a_process_that_is_watched_over_stops_when_it_is_asked(tmp_path: Path) -> None:
+def test_a_process_of_the_launcher_stops_on_request(tmp_path: Path) -> None:
     saved: list[int] = []
     checkpoints: Any = SimpleNamespace(save_last=lambda trainer: saved.append(3))
     training: Any = SimpleNamespace(is_validation_step=lambda step: False)

@@ -1,4 +1,4 @@
-"""Learning rates by hand, and what holds for all of them."""
+"""Learning rates computed by hand, and properties of all schedules."""
 
 import pytest
 from hypothesis import given
@@ -28,13 +28,13 @@ def rate_of(
         (0, 2e-4),  # 1/5 of the peak
         (3, 8e-4),  # 4/5 of it
         (4, 1e-3),
-        (9, 5.5e-4),  # half way: (1e-3 + 1e-4) / 2
+        (9, 5.5e-4),  # halfway: (1e-3 + 1e-4) / 2
         (13, 1.2202457e-4),  # 1e-4 + 9e-4 x (1 + cos 162 deg) / 2, with cos 162 deg = -0.95105652
         (14, 1e-4),
-        (1000, 1e-4),  # a run that goes on past its first max_steps does not climb again
+        (1000, 1e-4),  # the learning rate does not rise again after max_steps
     ],
 )
-def test_warmup_and_cosine_have_the_rates_computed_by_hand(step: int, rate: float) -> None:
+def test_cosine_has_the_rates_computed_by_hand(step: int, rate: float) -> None:
     assert rate_of(COSINE, step) == pytest.approx(rate, rel=1e-7)
 
 
@@ -43,7 +43,7 @@ def test_without_warmup_the_first_step_has_the_peak() -> None:
     assert rate_of(schedule, 0) == PEAK
 
 
-def test_constant_stays_at_the_peak_after_its_warmup() -> None:
+def test_constant_stays_at_the_peak_after_the_warmup() -> None:
     schedule = ConstantScheduleConfig(name="constant", warmup_steps=3)
     rates = [rate_of(schedule, step) for step in range(20)]
     assert rates[:3] == pytest.approx([2.5e-4, 5e-4, 7.5e-4])
@@ -56,13 +56,13 @@ def test_constant_stays_at_the_peak_after_its_warmup() -> None:
         (0, 2e-4),  # 1/5 of the peak
         (4, 1e-3),
         (8, 1e-3),  # 20 - 0.6 x 20: the last step at the peak
-        (14, 5.5e-4),  # half way: (1e-3 + 1e-4) / 2
+        (14, 5.5e-4),  # halfway: (1e-3 + 1e-4) / 2
         (19, 1.75e-4),  # 1e-4 + 9e-4 / 12
         (20, 1e-4),
         (1000, 1e-4),
     ],
 )
-def test_warmup_stable_decay_has_the_rates_computed_by_hand(step: int, rate: float) -> None:
+def test_wsd_has_the_rates_computed_by_hand(step: int, rate: float) -> None:
     schedule = WSDScheduleConfig(name="wsd", warmup_steps=4, decay_share=0.6, min_learning_rate=1e-4)
     assert rate_of(schedule, step, max_steps=20) == pytest.approx(rate, rel=1e-7)
 
@@ -71,13 +71,13 @@ def test_warmup_stable_decay_has_the_rates_computed_by_hand(step: int, rate: flo
     warmup_steps=st.integers(0, 50),
     n_cosine_steps=st.integers(1, 200),
     peak=st.floats(1e-6, 1.0),
-    lowest_share=st.floats(0.0, 1.0),
+    min_share=st.floats(0.0, 1.0),
 )
-def test_the_rate_rises_to_the_peak_then_falls_to_the_lowest(
-    warmup_steps: int, n_cosine_steps: int, peak: float, lowest_share: float
+def test_cosine_rises_to_the_peak_then_falls_to_the_minimum(
+    warmup_steps: int, n_cosine_steps: int, peak: float, min_share: float
 ) -> None:
-    lowest = peak * lowest_share
-    schedule = CosineScheduleConfig(name="cosine", warmup_steps=warmup_steps, min_learning_rate=lowest)
+    minimum = peak * min_share
+    schedule = CosineScheduleConfig(name="cosine", warmup_steps=warmup_steps, min_learning_rate=minimum)
     max_steps = warmup_steps + n_cosine_steps
     rates = [rate_of(schedule, step, peak=peak, max_steps=max_steps) for step in range(max_steps + 1)]
     rising, falling = rates[: warmup_steps + 1], rates[warmup_steps:]
@@ -85,7 +85,7 @@ def test_the_rate_rises_to_the_peak_then_falls_to_the_lowest(
     assert falling == sorted(falling, reverse=True)
     assert rates[0] > 0
     assert max(rates) == rates[warmup_steps] == pytest.approx(peak)
-    assert rates[-1] == pytest.approx(lowest, abs=1e-12)
+    assert rates[-1] == pytest.approx(minimum, abs=1e-12)
 
 
 def noam(step: int, peak: float = PEAK, warmup_steps: int = 4000, scale: float = 1.0, d_model: int = 128) -> float:
@@ -104,12 +104,12 @@ def noam(step: int, peak: float = PEAK, warmup_steps: int = 4000, scale: float =
         (100_000, 0.000279508497),  # golden
     ],
 )
-def test_noam_has_the_rates_of_the_paper_computed_by_hand(number: int, rate: float) -> None:
+def test_noam_has_the_rates_of_the_paper(number: int, rate: float) -> None:
     assert noam(number - 1) == pytest.approx(rate, rel=1e-7)
 
 
 @given(step=st.integers(0, 10_000), warmup_steps=st.integers(1, 5_000), scale=st.floats(0.01, 10.0))
-def test_noam_scales_with_its_scale_and_the_width_and_never_with_the_peak(
+def test_noam_is_proportional_to_its_scale_depends_on_the_width_and_ignores_the_peak(
     step: int, warmup_steps: int, scale: float
 ) -> None:
     plain = noam(step, warmup_steps=warmup_steps)
@@ -119,6 +119,6 @@ def test_noam_scales_with_its_scale_and_the_width_and_never_with_the_peak(
 
 
 @given(warmup_steps=st.integers(1, 100))
-def test_noam_is_highest_where_its_warmup_ends(warmup_steps: int) -> None:
+def test_noam_is_highest_when_the_warmup_ends(warmup_steps: int) -> None:
     rates = [noam(step, warmup_steps=warmup_steps) for step in range(2 * warmup_steps)]
     assert rates.index(max(rates)) == warmup_steps - 1
