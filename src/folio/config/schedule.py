@@ -12,7 +12,7 @@ class ScheduleConfig(Option):
 
     name: str
     scaled_by: ClassVar[str] = "optimizer.learning_rate"
-    """Key that every learning rate of the schedule is proportional to, which a run that diverges should lower."""
+    """Key that scales the schedule. A run that diverges should lower it."""
 
     def check(self, peak: float, max_steps: int) -> None:
         """Raises: ConfigError if the schedule does not fit optimizer.learning_rate or training.max_steps."""
