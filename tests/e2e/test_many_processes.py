@@ -253,7 +253,7 @@ def test_a_job_preempted_under_submitit_saves_and_resumes_in_its_folder(workspac
     assert Run(folder).metrics["status"] == "finished"
     assert Run(folder).metrics["step"] == 200
     text = log.read_text()
-    assert "stopped by SIGUSR2 after step" in text
+    assert "stopped by SIGUSR2; last.ckpt has step" in text
     assert text.count("training in") == text.count("resuming in") == 1
 
 
