@@ -1,4 +1,4 @@
-"""How signals stop a program: at once before training starts, after the current step while it trains.
+"""Stop a program on a signal: at once before training starts, after the current step while it trains.
 
 Imports nothing slow: entry points call `exit_on_signals` before their other imports.
 """

@@ -17,7 +17,7 @@ Pruner = Callable[[int, Metrics], str | None]
 
 @dataclass(frozen=True)
 class RunOrigin:
-    """How a run was started, and what it is part of."""
+    """The origin of a run: its command line, its sweep, its search."""
 
     overrides: Sequence[str] = ()
     """Overrides on the command line."""

@@ -85,7 +85,7 @@ class SpikeDetector:
     MIN_LOSSES = 5
     """Number of losses needed for a comparison; the first ones fall fast and say little."""
     THRESHOLD_NATS = 1.0
-    """How far a spike is above the median."""
+    """Distance above the median from which a loss is a spike."""
 
     def __init__(self, losses_nats: Iterable[float] = ()) -> None:
         self.losses_nats = deque(losses_nats, maxlen=self.WINDOW)
