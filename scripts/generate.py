@@ -7,10 +7,10 @@ if __name__ == "__main__":  # before the imports, which take a second
 
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -25,6 +25,9 @@ from folio.runs.folders import find_checkpoint, read_config
 from folio.runtime.errors import FolioError
 from folio.runtime.streams import output_is_gone
 from folio.runtime.terminal import printable
+
+if TYPE_CHECKING:
+    from folio.models import Model
 
 BATCH_SIZE = 32
 """Number of texts that are generated together, so that any number of samples fits into memory."""
@@ -109,8 +112,6 @@ def main(
     with fast_imports():  # only now torch, whose import takes seconds
         from folio.distributed.devices import device_from_name
         from folio.generation.generate import generate
-        from folio.models.cpu_linear import store_column_major
-        from folio.models.quantization import quantize_int8
         from folio.runs.checkpoints import load_checkpoint
 
     trained = load_checkpoint(path, device_from_name(device))
@@ -119,16 +120,9 @@ def main(
             f"{tokenizer_file(path)} is not the tokenizer that {path} was trained with; move it away: the checkpoint "
             "has its own"
         )
-    if quantize is None:
-        store_column_major(trained.model)
-    else:
-        try:
-            quantize_int8(trained.model)
-        except ValueError as error:
-            raise FolioError(f"--quantize={quantize}: {error}") from None
+    prepare_weights(trained.model, quantize)
     first_seed = secrets.randbelow(2**31) if seed is None else seed
     samples = plan_samples(requests(trained.config, trained.tokenizer, prompt, prefix), num_samples, first_seed)
-    on_terminal = sys.stdout.isatty()  # a terminal would obey control characters
     for first in range(0, len(samples), BATCH_SIZE):
         batch = samples[first : first + BATCH_SIZE]
         texts = generate(
@@ -144,13 +138,33 @@ def main(
             use_cache=not no_cache,
         )
         for sample, pieces in zip(batch, texts, strict=True):
-            if sample.heading:
-                print(sample.heading)
-            for piece in pieces:
-                print(printable(piece) if on_terminal else piece, end="", flush=True)
-                if output_is_gone():
-                    raise SystemExit(1)
-            print()
+            print_sample(sample.heading, pieces)
+
+
+def prepare_weights(model: "Model", quantize: Quantization | None) -> None:
+    """Round the weights, or only change their layout in memory. Raises: FolioError if they cannot be quantized."""
+    from folio.models.cpu_linear import store_column_major
+    from folio.models.quantization import quantize_int8
+
+    if quantize is None:
+        store_column_major(model)
+        return
+    try:
+        quantize_int8(model)
+    except ValueError as error:
+        raise FolioError(f"--quantize={quantize}: {error}") from None
+
+
+def print_sample(heading: str, pieces: Iterable[str]) -> None:
+    """Print each piece of a text as soon as it is generated."""
+    if heading:
+        print(heading)
+    on_terminal = sys.stdout.isatty()  # a terminal would obey control characters
+    for piece in pieces:
+        print(printable(piece) if on_terminal else piece, end="", flush=True)
+        if output_is_gone():
+            raise SystemExit(1)
+    print()
 
 
 class Request(NamedTuple):
