@@ -13,6 +13,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
+from folio.cli.arguments import order_arguments
 from folio.cli.compose import job_folder, load_config, task_overrides
 from folio.cli.corpus import check_data, prepare_data, suggest_moved_text, with_sample_prompt
 from folio.cli.errors import one_line_errors
@@ -34,6 +35,7 @@ from folio.sweeps.worker import sweep_aware
 def start() -> None:
     """Run Hydra, which reads sys.argv and calls `main`: once for a run, once for each job of a sweep."""
     silence_nonzero_ranks()
+    sys.argv[1:] = order_arguments(sys.argv[1:], Path(__file__).with_name("conf"))
     sys.argv[1:] = replay_command(sys.argv[1:])  # sweep=FOLDER alone stands for the command that started the sweep
     main()
 

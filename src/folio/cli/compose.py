@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from folio.cli.config_files import install_reader, read_keys
 from folio.cli.explain import explain_hydra_error, explain_validation_error
 from folio.cli.init_from import apply_init_from, explicit_model_keys
 from folio.config.checks import check_config
@@ -23,7 +23,8 @@ from folio.config.section import ConfigError
 from folio.runtime.terminal import did_you_mean
 
 # Without it, Hydra prints errors itself, in several lines, instead of letting one_line_errors see them.
-os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+os.environ["HYDRA_FULL_ERROR"] = "1"
+install_reader()
 
 
 def load_config(cfg: DictConfig, log: Callable[[str], None] = print) -> RunConfig:
@@ -67,7 +68,7 @@ def drop_replaced_keys(values: dict[str, Any], overrides: Sequence[str], log: Ca
         files = {path.stem: path for path in (conf_dir() / group).glob("*.yaml")}
         if group not in ("optimizer", "schedule") or option not in files:
             continue
-        keys = {name: set(yaml.safe_load(path.read_text(encoding="utf-8"))) for name, path in files.items()}
+        keys = {name: set(read_keys(path)) for name, path in files.items()}
         of_other_options = set(values[group]) & set().union(*keys.values()) - keys[option]
         dropped = sorted(key for key in of_other_options if f"{group}.{key}" not in dict(typed))
         if dropped:

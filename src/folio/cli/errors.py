@@ -3,6 +3,7 @@
 import functools
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from typing import NoReturn, ParamSpec, TypeVar
 
@@ -10,7 +11,7 @@ import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from folio.cli.explain import explain_hydra_error, explain_python_error
+from folio.cli.explain import explain_composing_error, explain_hydra_error, explain_python_error
 from folio.runtime.errors import FolioError, explain_os_error
 from folio.runtime.terminal import printable
 
@@ -54,8 +55,16 @@ def describe_error(error: Exception) -> str | None:
         return None if problem is None else single_line(f"{problem}; fix this and rerun the command")
     if isinstance(error, AttributeError | ValueError):
         explained = explain_python_error(error, sys.argv[1:])
-        return None if explained is None else single_line(explained)
-    return None
+        if explained is not None:
+            return single_line(explained)
+    return single_line(explain_composing_error(error)) if _is_from_hydra(error) else None
+
+
+def _is_from_hydra(error: Exception) -> bool:
+    """Return whether Hydra itself failed on what the user typed or wrote, before it ran any code of ours."""
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    names = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return modules[-1].partition(".")[0] != "folio" and "hydra.main" in modules and "run_job" not in names
 
 
 def single_line(message: str) -> str:

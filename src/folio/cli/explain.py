@@ -12,6 +12,7 @@ import yaml
 from hydra.errors import MissingConfigException, OverrideParseException
 from pydantic import BaseModel, ValidationError
 
+from folio.cli.config_files import last_read, read_keys, relative
 from folio.config.run import RunConfig
 from folio.runtime.terminal import did_you_mean
 
@@ -19,25 +20,69 @@ LONGEST_SHOWN = 200
 """Number of characters of a value that a message shows."""
 
 OTHER_NAMES = {
+    "always_save_checkpoint": "training.checkpoint_every_steps",
     "attn_pdrop": "model.attention_dropout",
+    "attention_probs_dropout_prob": "model.attention_dropout",
+    "beta1": "optimizer.betas",
+    "beta2": "optimizer.betas",
     "block_size": "model.context_length",
+    "check_val_every_n_epoch": "training.validate_every_steps",
     "ckpt_path": "resume",
     "dataset": "data",
+    "decay_lr": "schedule",
     "embd_pdrop": "model.dropout",
+    "epochs": "training.max_steps",
     "eval_interval": "training.validate_every_steps",
+    "eval_steps": "training.validate_every_steps",
     "grad_clip": "training.gradient_clip_norm",
     "gradient_accumulation_steps": "training.micro_batch_size",
+    "gradient_clip_val": "training.gradient_clip_norm",
+    "hidden_dropout_prob": "model.dropout",
+    "hidden_size": "model.d_model",
+    "intermediate_size": "model.d_ff",
+    "log_every_n_steps": "training.log_every_steps",
     "log_interval": "training.log_every_steps",
+    "logging_steps": "training.log_every_steps",
     "lr": "optimizer.learning_rate",
+    "lr_scheduler_type": "schedule",
     "max_epochs": "training.max_steps",
+    "max_grad_norm": "training.gradient_clip_norm",
     "max_iters": "training.max_steps",
+    "max_position_embeddings": "model.context_length",
     "min_lr": "schedule.min_learning_rate",
+    "model_name_or_path": "init_from",
+    "n_ctx": "model.context_length",
     "n_embd": "model.d_model",
+    "n_head": "model.n_heads",
+    "n_inner": "model.d_ff",
+    "n_layer": "model.n_layers",
+    "n_positions": "model.context_length",
+    "num_attention_heads": "model.n_heads",
+    "num_hidden_layers": "model.n_layers",
+    "num_train_epochs": "training.max_steps",
     "out_dir": "paths.output_dir",
+    "output_dir": "paths.output_dir",
+    "per_device_train_batch_size": "training.micro_batch_size",
     "resid_pdrop": "model.dropout",
+    "resume_from_checkpoint": "resume",
+    "save_steps": "training.checkpoint_every_steps",
+    "train_batch_size": "training.batch_size",
+    "val_check_interval": "training.validate_every_steps",
     "warmup_iters": "schedule.warmup_steps",
 }
 """Keys of nanoGPT, Hugging Face's GPT-2, lightning-hydra-template and others, with ours."""
+
+SENTENCES = {
+    "device": "write trainer=cpu or trainer=gpu",
+    "dtype": "write trainer.precision=bf16-mixed, or another precision",
+    "eval_iters": "Folio validates on the whole split; leave it out",
+    "num_workers": "batches are read from memory, without workers; leave it out",
+    "profiler": "Folio has no profiler; leave it out",
+    "tags": "write name=... to name the run",
+    "wandb": "the loggers are the files of conf/logger; write logger=...",
+    "wandb_log": "the loggers are the files of conf/logger; write logger=...",
+}
+"""Keys of other projects that no single key of ours replaces."""
 
 
 def explain_hydra_error(error: Exception) -> str:
@@ -48,6 +93,8 @@ def explain_hydra_error(error: Exception) -> str:
         assert named is not None
         group, option = named[1], error.missing_cfg_file[named.end() :]
         options = list(error.options or [])
+        if not option and not options:
+            return f"--config-name={group}: conf/{group}.yaml does not exist; leave the option out"
         return f"{group}={option} is not one of {', '.join(options)}{did_you_mean(option, options)}"
     text = str(error)
     if unknown := re.search(r"Could not override '([^']+)'", text):
@@ -62,7 +109,7 @@ def explain_hydra_error(error: Exception) -> str:
         return f"+{group}: {group} already has an option; write {group}=option without the plus"
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         mark = error.problem_mark
-        return f"{_relative(mark.name)}, line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+        return f"{relative(mark.name)}, line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
     if missing := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{missing[1]} must be given: add {missing[1]}=..."
     reason, _, location = text.partition("\n    full_key: ")
@@ -70,11 +117,20 @@ def explain_hydra_error(error: Exception) -> str:
     return " ".join(f"{key}: {reason}".split() if key else text.split())
 
 
+def explain_composing_error(error: Exception) -> str:
+    """Return one line for any other error with which Hydra ends before the run begins."""
+    file = f"{relative(last_read[0])}: " if last_read else ""
+    if isinstance(error, RecursionError):
+        return f"{file}the defaults lists lead back to the file itself, or are nested too deeply"
+    return f"cannot compose the config: {str(error).strip() or type(error).__name__}; check the overrides"
+
+
 def explain_python_error(error: AttributeError | ValueError, arguments: Sequence[str]) -> str | None:
     """Return one line for a Python error with which Hydra rejects an argument; None if the error is a bug."""
     text = str(error)
     if "Config group override" in text:  # model=null
-        return f"{text}; write group=option, as in model=nano"
+        words = [word for word in arguments if word.partition("=")[2] == "null" or "={" in word]
+        return f"{' '.join(words) or text}: a group takes the name of an option; write group=option, as in model=nano"
     if "integer string conversion" in text:
         argument = next((argument for argument in arguments if re.search(r"\d{4301}", argument)), None)
         return f"{argument} has more digits than can be read; use a smaller number" if argument else None
@@ -115,12 +171,29 @@ def _shorten(value: str) -> str:
     return value if len(value) <= LONGEST_SHOWN else f"{value[:LONGEST_SHOWN]}..."
 
 
+def explain_name(name: str) -> str:
+    """Return a remedy for the name of a key, which may be another project's; empty if none is close."""
+    last = name.rpartition(".")[2]
+    if last in SENTENCES:
+        return SENTENCES[last]
+    known = list(_known_keys(RunConfig))
+    if name in known:
+        return ""
+    matches = [full for full in known if full.rpartition(".")[2] == last]
+    key = OTHER_NAMES.get(last) or (matches[0] if len(matches) == 1 else None)
+    return f"did you mean {key}?" if key else ""
+
+
 def _explain_unknown_key(key: str) -> str:
     known = list(_known_keys(RunConfig))
     full_keys = {full.rpartition(".")[2]: full for full in known}
     name = key.rpartition(".")[2]
+    if name in SENTENCES and key not in known:
+        return f"{key} is not a key of the config; {SENTENCES[name]}"
     closest = [OTHER_NAMES[name]] if name in OTHER_NAMES else difflib.get_close_matches(key, known, n=1, cutoff=0.75)
-    closest = closest or [full_keys[match] for match in difflib.get_close_matches(name, full_keys, n=1)]
+    closest = closest or [full_keys[match] for match in difflib.get_close_matches(name, full_keys, n=1, cutoff=0.75)]
+    if closest == [key] and "." not in key:
+        return f"{key}={{...}} cannot replace the section {key}; set its keys one by one, as in {key}.<key>=<value>"
     if closest == [key]:
         group = key.partition(".")[0]
         return f"{key} is a key of another {group}, not of the chosen one; leave it out or choose that {group}"
@@ -164,10 +237,10 @@ def _lookup(values: Any, path: list[str]) -> Any:
 def _file_with(path: list[str], files: dict[str, Path]) -> str:
     """Return the file that holds a key, in brackets; empty if the key is from the command line."""
     for group, file in files.items():
-        content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+        content = read_keys(file)
         inner = path[1:] if path[0] == group else path
         if _holds(content, path) or (inner != path and _holds(content, inner)):
-            return f" (in {_relative(file)})"
+            return f" (in {relative(file)})"
     return ""
 
 
@@ -177,8 +250,3 @@ def _holds(content: Any, path: list[str]) -> bool:
             return False
         content = content[part]
     return True
-
-
-def _relative(file: str | Path) -> str:
-    path = Path(file)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -8,10 +8,8 @@ folder, or the run is refused.
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
-import yaml
-
+from folio.cli.config_files import read_keys
 from folio.config.model import ModelConfig
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
@@ -111,8 +109,8 @@ def explicit_model_keys(overrides: Iterable[str], conf_dir: Path) -> dict[str, s
 def _model_keys(conf_dir: Path, group: str, option: str) -> set[str]:
     """Return the keys of the model section that an option's file sets, directly or by its defaults list."""
     file = conf_dir / group / f"{option}.yaml"
-    content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    keys = set(content.get("model", content if group == "model" else {}))
+    content = read_keys(file)
+    keys = set(content.get("model", content if group == "model" else {}) or {})
     for entry in content.get("defaults", []):
         if isinstance(entry, str) and entry != "_self_":
             keys |= _model_keys(conf_dir, group, entry)

@@ -52,12 +52,12 @@ def _check_events(text: str) -> None:
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
-        elif isinstance(event, yaml.ScalarEvent) and _is_long_number(event):
+        elif isinstance(event, yaml.ScalarEvent) and is_long_number(event):
             raise yaml.YAMLError(f"it holds a number of {len(event.value):,} digits")
         if depth > MAX_DEPTH:
             raise yaml.YAMLError(f"it is nested more than {MAX_DEPTH} levels deep")
 
 
-def _is_long_number(event: yaml.ScalarEvent) -> bool:
+def is_long_number(event: yaml.ScalarEvent) -> bool:
     """Return whether an unquoted scalar could be a number of more than MAX_DIGITS digits."""
     return event.implicit[0] and len(event.value) > MAX_DIGITS and event.value.lstrip("+-")[:1].isdigit()

@@ -1,0 +1,91 @@
+"""A fault in a file of conf/, or a misplaced word on the command line, is answered in one line that names it."""
+
+from pathlib import Path
+
+import pytest
+
+from folio.cli.arguments import order_arguments
+from folio.cli.config_files import read_config_file, read_keys
+from folio.config.section import ConfigError
+
+CONF = Path(__file__).parents[2] / "conf"
+PACKAGE = "# @package _global_\n"
+BOMB = "a0: &a0 [1, 1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40))
+
+FAULTS: list[tuple[str | bytes, str]] = [
+    (f"{PACKAGE}name: café\n".encode("latin-1"), "line 2: this is not UTF-8"),
+    (PACKAGE.encode("utf-16"), "line 1: this is not UTF-8"),
+    ("", "must begin with the line"),
+    ("# words\nseed: 1\n", "must begin with the line"),
+    ("# @package global\nseed: 1\n", "must begin with the line"),
+    (f"{PACKAGE}optimizer:\n", "line 2, column 1: `optimizer:` is empty"),
+    (f"{PACKAGE}hydra: null\n", "`hydra:` is empty"),
+    (f"{PACKAGE}model: debug\n", "write `- override /model: debug`"),
+    (f"{PACKAGE}training.max_steps: 20\n", "must be nested"),
+    (f"{PACKAGE}defaults:\n  - model: debug\n", "line 3, column 5: write `override /model: debug`"),
+    (f"{PACKAGE}defaults:\n  - override model: debug\n", "write `override /model: debug`"),
+    *((f"{PACKAGE}defaults: {value}\n", "must be a list") for value in ("{a: b}", "text", "null", "3")),
+    (f"{PACKAGE}defaults: [3]\n", "an entry of `defaults:`"),
+    (f"{PACKAGE}seed: {'9' * 5000}\n", "a number of 5,000 digits"),
+    (f"{PACKAGE}a: &a [*a]\n", "an anchor contains itself"),
+    (PACKAGE + BOMB, "its aliases stand for"),
+    (f"{PACKAGE}a: {'[' * 200}{']' * 200}\n", "the nesting is deeper"),
+    (f"{PACKAGE}null: 1\n", "a key must be a word"),
+    (f"{PACKAGE}name: '${{a'\n", "is not an interpolation"),
+    (f"{PACKAGE}name: !!set {{a}}\n", "!!set is not a value"),
+    (f"{PACKAGE}a: [\n", "line 3"),
+    (f"{PACKAGE}- a\n", "a config file holds keys"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), FAULTS, ids=range(len(FAULTS)))
+def test_a_fault_names_file_and_line(content: str | bytes, message: str, tmp_path: Path) -> None:
+    for group in CONF.iterdir():
+        if group.is_dir():
+            (tmp_path / group.name).mkdir()
+    file = tmp_path / "experiment" / "x.yaml"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigError) as caught:
+        read_config_file(file, "experiment")
+    assert message in str(caught.value)
+    assert "x.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("start", [f"# words\n{PACKAGE}", f"---\n{PACKAGE}", f"\ufeff{PACKAGE}"])
+def test_the_package_line_may_follow_comments_and_a_byte_order_mark(start: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(f"{start}training: &t {{max_steps: 3}}\nother: *t\n", encoding="utf-8")
+    content, package = read_config_file(file, "experiment")
+    assert package == "_global_"
+    assert content == {"training": {"max_steps": 3}, "other": {"max_steps": 3}}
+
+
+@pytest.mark.parametrize("content", [b"", b"# words\n", b"caf\xe9: 1\n", b"a: [\n", b"- 1\n", BOMB.encode()])
+def test_a_file_that_nobody_selected_does_no_harm(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_bytes(content)
+    assert read_keys(tmp_path / "x.yaml") == {}
+
+
+def test_options_may_stand_between_words() -> None:
+    assert order_arguments(["model=debug", "-m", "seed=1,2"], CONF) == ["model=debug", "seed=1,2", "-m"]
+    assert order_arguments(["--cfg", "job", "seed=1"], CONF) == ["seed=1", "--cfg", "job"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--device=cpu", "write trainer=cpu or trainer=gpu"),
+        ("--n_layer=3", "did you mean model.n_layers?"),
+        ("--resume latest", "write resume=latest"),
+        ("--resolve", "--resolve belongs to --cfg job"),
+        ("--shell-completion", "install=bash"),
+        ("hydra.job.chdir=true", "paths.output_dir"),
+        ("model=nano model=mini", "model takes one option"),
+        ("experiment=[null]", "experiment takes one option"),
+        ("--cfg", "needs a value"),
+    ],
+)
+def test_a_misplaced_word_is_named(words: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
+        order_arguments(words.split(), CONF)
