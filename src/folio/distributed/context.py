@@ -13,7 +13,7 @@ from folio.distributed.environment import SINGLE_RANK, RankInfo
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)
-"""How long a process waits for one that is alive but silent, for example while rank 0 writes a checkpoint or a sample.
+"""Longest wait for a process that is alive but silent, for example while rank 0 writes a checkpoint or a sample.
 A process that died is noticed within seconds, by its closed connection and by the launcher."""
 
 

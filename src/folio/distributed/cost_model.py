@@ -55,7 +55,7 @@ class Memory:
     gradients: float
     moments: float
     activations: float
-    """What the forward pass of one micro-batch keeps for the backward pass."""
+    """Tensors that the forward pass of one micro-batch keeps for the backward pass."""
     logits: float
     """Logits in the loss, with their softmax and gradient."""
     workspace: float = 0.0

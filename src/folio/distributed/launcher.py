@@ -36,7 +36,7 @@ from folio.runtime.streams import guard_standard_streams, write_to_stderr
 from folio.runtime.terminal import NumberedLines, job_number
 
 GRACE_PERIOD_S = 10.0
-"""How long the other processes may run once one has failed. They may be waiting for it forever."""
+"""Time that the other processes get to end once one has failed. They may be waiting for it forever."""
 
 MAX_TRACEBACK_CHARACTERS = 20_000
 """Limit that lets a traceback fit into its pipe, which is read only when the process has ended."""
@@ -47,7 +47,7 @@ StopRequested = Callable[[], int]
 
 @dataclass(frozen=True)
 class LaunchSpec:
-    """What to run in the processes of one machine. Picklable."""
+    """The function to run in the processes of one machine, and its circumstances. Picklable."""
 
     train: Callable[[DistributedContext, StopRequested], float | None]
     """Function that each process calls. It returns the final validation loss, or None."""
@@ -63,7 +63,7 @@ class LaunchSpec:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a process ended, as it reports itself."""
+    """The end of a process, as it reports itself."""
 
     status: Literal["finished", "stopped", "refused", "failed"]
     value: Any

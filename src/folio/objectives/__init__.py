@@ -1,1 +1,1 @@
-"""What a model is trained to predict: the batches it reads, the loss it minimizes, and the metrics of a split."""
+"""Training objectives: the batches that a model reads, the loss that it minimizes, and the metrics of a split."""

@@ -38,7 +38,7 @@ def build_objective(
 
 
 class Objective(ABC):
-    """What a model reads, which tokens it predicts, and the loss that training minimizes.
+    """A training objective: the batches that a model reads, the targets in them, and the loss.
 
     Validation measures cross-entropy whatever the loss is, so that objectives of one family can be compared.
     """
