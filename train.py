@@ -35,8 +35,8 @@ from folio.sweeps.worker import sweep_aware
 def start() -> None:
     """Run Hydra, which reads sys.argv and calls `main`: once for a run, once for each job of a sweep."""
     silence_nonzero_ranks()
-    sys.argv[1:] = order_arguments(sys.argv[1:], Path(__file__).with_name("conf"))
-    sys.argv[1:] = replay_command(sys.argv[1:])  # sweep=FOLDER alone stands for the command that started the sweep
+    arguments = order_arguments(sys.argv[1:], Path(__file__).with_name("conf"))
+    sys.argv[1:] = replay_command(arguments)  # sweep=FOLDER alone stands for the command that started the sweep
     main()
 
 

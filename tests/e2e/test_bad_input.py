@@ -119,7 +119,7 @@ TRAINING_MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "half a surrogate pair": (("name=\udcff",), (r"\udcff",)),
     "a text with only newlines at its end": (
         (*MASKED, *OWN_TEXT[1:], "data.path=newlines.txt"),
-        ("val split", "newlines alone", "objective=masked_lm"),
+        ("val split", "only newlines", "objective=masked_lm"),
     ),
     "a vocabulary without room for the mask": (
         (*MASKED, "tokenizer=gpt2", "model.vocab_size=50257"),

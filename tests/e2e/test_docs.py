@@ -79,6 +79,8 @@ def address(site: Path) -> Iterator[str]:
 def test_search_works_without_the_network(address: str, browser: Browser) -> None:
     with window(browser, f"{address}index.html") as opened:
         opened.page.get_by_role("textbox", name="Search").fill("rotary")
-        expect(opened.page.locator(".md-search-result__item").first).to_contain_text("rotary", ignore_case=True)
+        expect(opened.page.locator(".md-search-result__item").first).to_contain_text(
+            "rotary", ignore_case=True, timeout=60_000
+        )
         assert not opened.external_requests
         assert not opened.errors

@@ -46,7 +46,7 @@ def test_a_tag_in_the_config_of_a_run_runs_nothing(copy: Path, workspace: Worksp
     canary = workspace.folder / "canary"
     text = (copy / "config.yaml").read_text()
     (copy / "config.yaml").write_text(f"{text}\nevil: !!python/object/apply:os.system ['touch {canary}']\n")
-    assert "config.yaml cannot be read" in workspace.run(*COMMANDS["resume"]).error_line()
+    assert "config.yaml is not plain YAML" in workspace.run(*COMMANDS["resume"]).error_line()
     workspace.must("scripts/generate.py", "downloaded", "--max-new-tokens", "3")  # which reads the checkpoint's config
     assert not canary.exists()
     yaml.unsafe_load((copy / "config.yaml").read_text())

@@ -11,6 +11,7 @@ WITH_VALUE = {
     *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
     *("--config-dir", "-cd", "--experimental-rerun"),
 }
+MULTIRUN = ("-m", "--multirun")
 FLAGS = {"--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m", "--info", "-i"}
 COMPLETION = {"--shell-completion", "-sc"}
 
@@ -38,7 +39,9 @@ def order_arguments(arguments: Sequence[str], conf: Path) -> list[str]:
         else:
             raise ConfigError(_unknown_option(word, waiting))
     _check(words, options, conf)
-    return [*words, *options]
+    # sweep.json records -m in front of the words. The others stay behind them: --info would take a word for its value.
+    multirun = [option for option in options if option in MULTIRUN]
+    return [*multirun, *words, *(option for option in options if option not in MULTIRUN)]
 
 
 def _unknown_option(word: str, following: Sequence[str]) -> str:
