@@ -4,6 +4,7 @@ Each test also shows that its payload works if it is allowed to.
 """
 
 import json
+import os
 import pickle
 import re
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 import torch
 import yaml
 from gadget import Gadget
+from safetensors.torch import load_file, save_file
 
 from folio.cli.compose import validate
 from folio.cli.resume import check_same_text
@@ -180,6 +182,115 @@ def test_a_missing_value_in_a_checkpoint_is_reported_in_one_line(
     del (state["folio"] if key in state["folio"] else state)[key]
     save_checkpoint(state, tmp_path / "part.ckpt")
     refused(tmp_path / "part.ckpt")
+
+
+class Call:
+    """Pickles to a call."""
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self.call = function, args
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+ALLOCATE = """
+import resource, sys
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
+from folio.models.gpt2_format import check_gpt2_folder
+from folio.runs.checkpoints import load_checkpoint
+for read, path in ((lambda path: load_checkpoint(path, "cpu"), sys.argv[1]), (check_gpt2_folder, sys.argv[2])):
+    try:
+        read(Path(path))
+    except ValueError as error:
+        print(error)
+print(max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0))
+"""
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_a_small_file_that_asks_for_gigabytes_is_refused_before_torch_reads_it(
+    zipped: bool, state: dict[str, Any], gpt2: Path, tmp_path: Path
+) -> None:
+    """weights_only=True allows bytearray(n): 31 kB once took 6 GB."""
+    bomb = [Call(bytearray, 2**31) for _ in range(4)]
+    state["folio"]["bomb"] = bomb
+    torch.save(state, tmp_path / "bomb.ckpt", _use_new_zipfile_serialization=zipped)
+    (gpt2 / "model.safetensors").unlink()
+    torch.save({"wte.weight": bomb}, gpt2 / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    command = [sys.executable, "-c", ALLOCATE, str(tmp_path / "bomb.ckpt"), str(gpt2)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    checkpoint, weights, peak = result.stdout.splitlines()
+    assert "bomb.ckpt" in checkpoint
+    assert "bytearray" in checkpoint
+    assert "pytorch_model.bin" in weights
+    assert int(peak) < 1.5 * 2**20  # KiB, most of them torch's own
+
+
+def nested_shared_lists() -> list[Any]:
+    value: list[Any] = ["x"]
+    for _ in range(60):
+        value = [value, value]  # printed in full it would have 2^60 parts
+    return value
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("global_step", -1),
+        ("global_step", 2**70),
+        ("global_step", True),
+        ("global_step", "7\x1b[2J"),
+        ("global_step", nested_shared_lists()),
+        ("format", True),
+        ("format", nested_shared_lists()),
+        ("val", {"loss_nats": "low"}),
+        ("val", {3: 1.0}),
+        ("val", {"loss_nats": nested_shared_lists()}),
+        ("tokenizer", {"name": nested_shared_lists()}),
+        ("config", {"name": nested_shared_lists()}),
+        ("version", torch.zeros(3)),
+    ],
+    ids=range(13),
+)
+def test_values_of_a_wrong_type_are_reported_short_and_printable(
+    key: str, value: object, state: dict[str, Any], tmp_path: Path
+) -> None:
+    (state["folio"] if key in state["folio"] else state)[key] = value
+    if key == "version":
+        state["folio"]["format"] = 99
+    torch.save(state, tmp_path / "part.ckpt")
+    assert len(refused(tmp_path / "part.ckpt")) < 2000
+
+
+def test_weights_that_are_not_finite_are_refused(state: dict[str, Any], tmp_path: Path) -> None:
+    name = next(iter(state["state_dict"]))
+    state["state_dict"][name] = torch.full_like(state["state_dict"][name], torch.nan)
+    save_checkpoint(state, tmp_path / "nan.ckpt")
+    assert "NaN or infinite" in refused(tmp_path / "nan.ckpt")
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "folder"])
+def test_a_checkpoint_that_is_no_regular_file_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    {"fifo": os.mkfifo, "device": lambda path: path.symlink_to("/dev/zero"), "folder": Path.mkdir}[kind](path)
+    refused(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.float32])
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_what_a_gpt2_folder_holds_besides_weights_may_have_any_type(dtype: torch.dtype, name: str, gpt2: Path) -> None:
+    """transformers wrote causal masks as uint8 and bool (and OpenAI's files as float32)."""
+    weights = load_file(gpt2 / "model.safetensors")
+    masks = {f"transformer.h.{layer}.attn.bias": torch.ones(1, 1, 8, 8).to(dtype) for layer in range(2)}
+    (gpt2 / "model.safetensors").unlink()
+    if name.endswith("bin"):
+        torch.save(weights | masks, gpt2 / name)
+    else:
+        save_file(weights | masks, gpt2 / name)
+    check_gpt2_folder(gpt2)
+    assert load_gpt2(gpt2).config.n_layers == 2
 
 
 def test_a_class_named_in_a_config_is_an_unknown_key(state: dict[str, Any], tmp_path: Path) -> None:

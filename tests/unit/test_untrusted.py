@@ -210,4 +210,4 @@ def test_a_tensor_that_claims_more_than_its_file_is_refused(tmp_path: Path) -> N
 @given(st.binary(max_size=200))
 def test_any_bytes_in_place_of_a_pickle_are_refused_or_inert(data: bytes) -> None:
     with suppress(UnsafePickleError):
-        check_pickle(data, 1000, several=True)
+        check_pickle(data, 1000, n_pickles=5)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from folio.models.transformer_config import Activation, TransformerConfig
-from folio.runtime.torch_files import check_archive, check_tensor_sizes
+from folio.runtime.torch_files import check_tensor_sizes, check_torch_file
+from folio.runtime.untrusted import UntrustedFileError, read_json_object
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -256,6 +257,8 @@ def read_gpt2_weights(folder: Path, config: TransformerConfig) -> "dict[str, Ten
     tensors: dict[str, Tensor] = {}
     for file in _weight_files(folder):
         for name, tensor in _read_tensors(file).items():
+            if _is_ignored(name):
+                continue  # whatever its type: transformers wrote causal masks as uint8, bool and float
             if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
                 is_tensor = isinstance(tensor, torch.Tensor)
                 raise _not_floats(file, name, tensor.dtype if is_tensor else type(tensor).__name__)
@@ -294,6 +297,11 @@ def _weight_files(folder: Path) -> list[Path]:
     return [folder / piece for piece in sorted(set(pieces))]
 
 
+def _is_ignored(name: str) -> bool:
+    """Return whether a tensor of a GPT-2 file is not a weight, such as a causal mask."""
+    return NOT_WEIGHTS.fullmatch(name.removeprefix(PREFIX)) is not None
+
+
 def _short_names(names: Iterable[str], folder: Path) -> dict[str, str]:
     """Map each weight's name without prefix to its name in the file. Raises: GPT2FormatError for duplicates."""
     short: dict[str, str] = {}
@@ -301,8 +309,7 @@ def _short_names(names: Iterable[str], folder: Path) -> dict[str, str]:
         key = name.removeprefix(PREFIX)
         if key in short:
             raise GPT2FormatError(f"{folder}: the weights hold {short[key]} and {name}, which are one tensor; keep one")
-        if not NOT_WEIGHTS.fullmatch(key):
-            short[key] = name
+        short[key] = name
     return short
 
 
@@ -342,7 +349,8 @@ def _safetensors_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
     try:
         with safe_open(file, framework="numpy") as tensors:
-            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118, not a mapping
+            names = [name for name in tensors.keys() if not _is_ignored(name)]  # noqa: SIM118, not a mapping
+            slices = {name: tensors.get_slice(name) for name in names}
     except (OSError, SafetensorError) as error:
         raise _unreadable(file, error) from None
     for name, part in slices.items():
@@ -359,9 +367,8 @@ def _read_tensors(file: Path) -> "dict[str, Tensor]":
         if file.suffix == ".safetensors":
             return load_file(file)
         # weights_only: a pickle may hold any program, and this runs none. Files from before torch 1.6 are no zip.
+        check_torch_file(file)
         is_zip = zipfile.is_zipfile(file)
-        if is_zip:
-            check_archive(file)
         tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # torch raises half a dozen types for damaged and foreign files
         raise _unreadable(file, error) from None
@@ -372,15 +379,13 @@ def _read_tensors(file: Path) -> "dict[str, Tensor]":
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json_object(path)
     except FileNotFoundError:
         raise GPT2FormatError(
             f"{path} does not exist; give a folder into which Hugging Face's GPT-2 was saved"
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, UntrustedFileError) as error:
         raise GPT2FormatError(f"{path} cannot be read ({_first_line(error)}); download it again") from None
-    if not isinstance(values, dict):
-        raise GPT2FormatError(f"{path} holds no JSON object; download it again")
     return values
 
 

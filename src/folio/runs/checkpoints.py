@@ -16,7 +16,8 @@ from folio.data.tokenizers.base import Tokenizer
 from folio.models import Model, TransformerConfig, build_model
 from folio.runtime.errors import FolioError
 from folio.runtime.files import atomic_writer
-from folio.runtime.torch_files import check_archive, check_tensor_sizes
+from folio.runtime.torch_files import check_tensor_sizes, check_torch_file
+from folio.runtime.untrusted import shown
 
 FORMAT = 4
 """Version of the file format. It increases when older versions of Folio could not read the new files."""
@@ -26,6 +27,10 @@ OLDEST_FORMAT = 2
 
 CALLBACK_KEYS_BEFORE_4 = {"Curves": "metrics", "Checkpoints": "checkpoints", "Pace": "throughput"}
 """Class names under which formats 2 and 3 stored the states of callbacks, and the `state_key` of each since."""
+
+MAX_STEP = 2**53
+MAX_VALUES = 10_000_000
+"""Limit for the plain values in a checkpoint. A model of 1,000 layers has some 100,000."""
 
 VERSION = folio.__version__
 FOLIO_KEY = "folio"
@@ -59,22 +64,25 @@ def _torch_save(state: dict[str, Any], file: BinaryIO) -> None:
 
 def read_checkpoint(path: Path, device: str | torch.device = "cpu", mmap: bool = False) -> dict[str, Any]:
     """Return the content of a checkpoint: tensors and plain values only. Raises: FolioError."""
-    if not zipfile.is_zipfile(path):  # the format of torch.save
-        raise FolioError(f"{path} is not a checkpoint that can be read (no zip archive, or cut short); choose another")
     try:
-        check_archive(path)
+        check_torch_file(path)
+        if not zipfile.is_zipfile(path):
+            raise ValueError("a file from before torch 1.6, or cut short")
         state = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
     except Exception as error:  # torch raises half a dozen types for damaged and foreign files
         raise FolioError(f"{path} is not a checkpoint that can be read ({_reason(error)}); choose another") from None
     saved = state.get(FOLIO_KEY) if isinstance(state, dict) else None
-    if not isinstance(saved, dict) or "format" not in saved:
+    if not isinstance(saved, dict) or type(saved.get("format")) is not int:
         raise FolioError(f"{path} was not written by Folio; give a checkpoint from a run folder")
     if saved["format"] not in range(OLDEST_FORMAT, FORMAT + 1):
-        writer = f"written by Folio {saved['version']}" if "version" in saved else "from before versions were stored"
+        version = shown(saved.get("version"))
+        writer = f"written by Folio {version}" if "version" in saved else "from before versions were stored"
         raise FolioError(
-            f"{path} has format {saved['format']}, {writer}; this Folio, {VERSION}, reads {OLDEST_FORMAT} to "
+            f"{path} has format {shown(saved['format'])}, {writer}; this Folio, {VERSION}, reads {OLDEST_FORMAT} to "
             f"{FORMAT}: use the one that wrote it, which metrics.json in the run folder names"
         )
+    if problem := structural_problem(state):
+        raise FolioError(f"{path} is damaged ({problem}); choose another checkpoint")
     assert isinstance(state, dict)
     return _upgrade(state)
 
@@ -84,6 +92,59 @@ def _upgrade(state: dict[str, Any]) -> dict[str, Any]:
     if state[FOLIO_KEY]["format"] < 4 and isinstance(state.get("callbacks"), dict):
         state["callbacks"] = {CALLBACK_KEYS_BEFORE_4.get(key, key): value for key, value in state["callbacks"].items()}
     return state
+
+
+def structural_problem(state: dict[Any, Any]) -> str | None:
+    """Return what of a checkpoint is not of the type that it must have; None if nothing is.
+
+    Checked when a checkpoint is read, so that code and messages can rely on it.
+    """
+    saved = state[FOLIO_KEY]
+    for name, value, kind in (
+        ("state_dict", state.get("state_dict"), dict),
+        ("callbacks", state.get("callbacks", {}), dict),
+        ("loops", state.get("loops", {}), dict),
+        ("optimizer_states", state.get("optimizer_states", []), list),
+        *((key, saved.get(key), dict) for key in ("config", "model", "tokenizer", "val")),
+    ):
+        if not isinstance(value, kind):
+            return f"its {name} is {shown(value)}"
+    step = state.get("global_step")
+    if type(step) is not int or not 0 <= step < MAX_STEP:
+        return f"its global_step is {shown(step)}"
+    for name, tensor in state["state_dict"].items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            return f"its state_dict holds {shown(name)}"
+    for name, number in saved["val"].items():
+        if not isinstance(name, str) or isinstance(number, bool) or not isinstance(number, int | float):
+            return f"its val holds {shown(name)}"
+    return _plainness_problem(state)
+
+
+def _plainness_problem(state: Any) -> str | None:
+    """Return what of the values is not plain, or too many or too deeply nested once they are printed; None if nothing.
+
+    A pickle can hold one list in many places: sixty of them, each with the next one twice, would print as 2^60 values.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(value: Any) -> int:
+        if not isinstance(value, dict | list | tuple):
+            if not isinstance(value, torch.Tensor | str | int | float | None):
+                raise TypeError(f"it holds {shown(type(value).__name__)}")
+            return 1
+        if id(value) not in sizes:
+            sizes[id(value)] = MAX_VALUES  # what a container that holds itself would come to
+            children = [*value, *value.values()] if isinstance(value, dict) else value
+            sizes[id(value)] = 1 + sum(size(child) for child in children)
+        return sizes[id(value)]
+
+    try:
+        return None if size(state) < MAX_VALUES else f"it holds more than {MAX_VALUES:,} values"
+    except TypeError as error:
+        return str(error)
+    except RecursionError:
+        return "it is nested too deeply"
 
 
 def stored_config(path: Path) -> Any:
@@ -154,8 +215,9 @@ def load_checkpoint(path: Path, device: str | torch.device) -> LoadedCheckpoint:
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of an error; its type if it has no message."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    """Return a short line about an error, without torch's advice to read the file by a way that runs its code."""
+    text = shown(error)
+    return "it asks for more than tensors and plain values" if "weights_only" in text else text
 
 
 def _rebuild_model(
@@ -177,6 +239,9 @@ def _rebuild_model(
         if weights[name].shape != tensor.shape or weights[name].dtype != tensor.dtype:
             raise ValueError(f"{name} is {tuple(weights[name].shape)}, and the model has {tuple(tensor.shape)}")
     check_tensor_sizes(weights)
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} holds NaN or infinite values")
     with torch.device(device):
         model = build_model(config)
     model.load_state_dict(weights)

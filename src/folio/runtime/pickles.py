@@ -74,25 +74,24 @@ class UnsafePickleError(ValueError):
     """A pickle that asks for more than tensors and plain values."""
 
 
-def check_pickle(data: bytes, file_bytes: int, *, several: bool = False) -> None:
-    """Check a pickle of torch.save; `several` allows more of them, one after the other, and other bytes behind.
+def check_pickle(data: bytes, file_bytes: int, n_pickles: int = 1) -> None:
+    """Check the pickles of torch.save.
 
     Args:
-        data: the pickle.
-        file_bytes: size of the file around it: no tensor can hold more.
+        data: the pickles, one after the other, and anything behind them.
+        file_bytes: size of the file around them: no tensor can hold more.
+        n_pickles: number of them, 5 in files from before torch 1.6.
 
     Raises: UnsafePickleError with what it holds that torch.save does not write.
     """
     stream = io.BytesIO(data)
-    while True:
+    for _ in range(n_pickles):
         start = stream.tell()
         _check_opcodes(stream)
         end = stream.tell()
         stream.seek(start)
         _read_inert(stream, file_bytes)
         stream.seek(end)
-        if not several or end == len(data):
-            return
 
 
 def _check_opcodes(stream: io.BytesIO) -> None:

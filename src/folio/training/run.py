@@ -9,6 +9,7 @@ import lightning as L
 
 from folio.data.prepared import PreparedData
 from folio.distributed.context import DistributedContext
+from folio.distributed.devices import is_out_of_memory
 from folio.distributed.launcher import LaunchSpec, RankDied, StopRequested, train_in_processes
 from folio.runs.checkpoints import checkpoint_step
 from folio.runs.folders import read_status, resume_hint
@@ -17,6 +18,7 @@ from folio.runtime.console import console, log, silence_log, start_log
 from folio.runtime.errors import FolioError, explain_os_error
 from folio.runtime.files import lock_folder, write_json
 from folio.runtime.signals import Interrupted
+from folio.runtime.untrusted import shown
 from folio.training.assembly import TrainingParts, describe_run
 from folio.training.callbacks.pruning import TrialPruned
 from folio.training.context import RunContext
@@ -152,6 +154,7 @@ def fit(parts: TrainingParts) -> float | None:
         raise _with_resume_hint(error, parts) from error
     except Exception as error:
         _blame_data(error, parts)
+        _blame_checkpoint(error, trainer, parts)
         problem = explain_os_error(error) if isinstance(error, OSError) else None
         if problem is None:
             raise
@@ -178,6 +181,19 @@ def _blame_data(error: Exception, parts: TrainingParts) -> None:
         parts.data_integrity.check()
     except FolioError as fault:
         raise _with_resume_hint(fault, parts) from error
+
+
+def _blame_checkpoint(error: Exception, trainer: L.Trainer, parts: TrainingParts) -> None:
+    """Raises: FolioError if a resumed run fails before the end of its first step: its checkpoint does not fit it.
+
+    The states of the optimizer, the loops and the generators are read by torch and Lightning, which answer a changed
+    one with any error, some of them in the first step.
+    """
+    if parts.resumed_at is not None and trainer.global_step <= parts.resumed_at and not is_out_of_memory(error):
+        raise FolioError(
+            f"{parts.last_checkpoint} cannot be resumed ({type(error).__name__}: {shown(error)}); it is damaged, or of "
+            "another model or optimizer than its config says: use another checkpoint, or start a new run"
+        ) from error
 
 
 def _write_metrics(trainer: L.Trainer, parts: TrainingParts, status: str) -> dict[str, Any]:
