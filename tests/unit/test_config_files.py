@@ -68,7 +68,7 @@ def test_a_file_that_nobody_selected_does_no_harm(content: bytes, tmp_path: Path
 
 
 def test_options_may_stand_between_words() -> None:
-    assert order_arguments(["model=debug", "-m", "seed=1,2"], CONF) == ["model=debug", "seed=1,2", "-m"]
+    assert order_arguments(["model=debug", "-m", "seed=1,2"], CONF) == ["-m", "model=debug", "seed=1,2"]
     assert order_arguments(["--cfg", "job", "seed=1"], CONF) == ["seed=1", "--cfg", "job"]
 
 
