@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
+import folio.cli.compose  # noqa: F401  (installs the reader)
 from folio.cli.arguments import order_arguments
 from folio.cli.config_files import read_config_file, read_keys
 from folio.config.section import ConfigError
@@ -89,3 +91,10 @@ def test_options_may_stand_between_words() -> None:
 def test_a_misplaced_word_is_named(words: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
         order_arguments(words.split(), CONF)
+
+
+def test_hydra_itself_reads_the_files_this_way(tmp_path: Path) -> None:
+    """Hydra loads its own copy of the class that reads files, so calling our function alone proves nothing."""
+    (tmp_path / "train.yaml").write_bytes(b"seed: 1\nname: caf\xe9\n")
+    with initialize_config_dir(str(tmp_path), version_base="1.3"), pytest.raises(ConfigError, match=r"yaml, line 2"):
+        compose("train")

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra.plugins.config_source import ConfigResult
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
 from folio.config.run import RunConfig
@@ -32,11 +32,22 @@ last_read: list[Path] = []
 
 
 def install_reader() -> None:
-    """Let Hydra read its files with `read_config_file`."""
-    FileConfigSource.load_config = _load_config  # type: ignore[method-assign, assignment]
+    """Let Hydra read its files with `read_config_file`.
+
+    Hydra loads its plugins as new modules, so the class that it uses is not the one that an import would give.
+    """
+    resolve = SourcesRegistry.resolve
+
+    def resolve_with_reader(registry: SourcesRegistry, scheme: str) -> Any:
+        source = resolve(registry, scheme)
+        if scheme == "file":
+            source.load_config = _load_config  # type: ignore[method-assign, assignment]
+        return source
+
+    SourcesRegistry.resolve = resolve_with_reader  # type: ignore[method-assign, assignment]
 
 
-def _load_config(source: FileConfigSource, config_path: str) -> ConfigResult:
+def _load_config(source: ConfigSource, config_path: str) -> ConfigResult:
     name = config_path if config_path.endswith((".yaml", ".yml")) else f"{config_path}.yaml"
     path = (Path(source.path) / name).resolve()
     last_read[:] = [path]
