@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from workspace import TINY, TINY_TEXT, Finished, Run, Workspace
+from workspace import TINY, TINY_TEXT, Finished, Run, Workspace, choose
 
 from folio.cli.corpus import prepare_data
 from folio.config.run import RunConfig
@@ -215,7 +215,7 @@ def answers(
         workspace = make_workspace()
         shutil.copytree(begun.folder / "gpt2_folder", workspace.folder / "gpt2_folder")
         spoil(workspace.folder / "gpt2_folder")
-        return workspace, workspace.run("train.py", *OWN_TEXT, *typed, **no_torch)
+        return workspace, workspace.run("train.py", *choose(OWN_TEXT, *typed), **no_torch)
 
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(BEGINNINGS, pool.map(answer, BEGINNINGS), strict=True))

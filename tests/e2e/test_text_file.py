@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from workspace import TINY, TINY_TEXT, Workspace
+from workspace import TINY, TINY_TEXT, Workspace, choose
 
 PREPARE = ("scripts/prepare_data.py", "tokenizer=char", "data=text_file", "data.path=tiny.txt")
 
@@ -43,7 +43,7 @@ def test_a_run_on_a_text_that_has_changed_is_not_resumed(workspace: Workspace) -
 
 
 def test_a_text_can_be_cut_by_a_byte_pair_encoding(workspace: Workspace) -> None:
-    run = workspace.train(*TINY, "tokenizer=gpt2", "logger=none")
+    run = workspace.train(*choose(TINY, "tokenizer=gpt2", "logger=none"))
     assert run.config["model"]["vocab_size"] == 50_257
     assert run.metrics["val/bits_per_byte"] < run.metrics["val/loss_nats"], "a token spans several bytes"
 

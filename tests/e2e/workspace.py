@@ -31,6 +31,12 @@ TINY_TEXT = "".join(
 )
 
 
+def choose(words: tuple[str, ...], *typed: str) -> tuple[str, ...]:
+    """Return the words with others in place of those of the same key: a group can be chosen only once."""
+    keys = {word.partition("=")[0] for word in typed}
+    return (*(word for word in words if word.partition("=")[0] not in keys), *typed)
+
+
 @dataclass(frozen=True)
 class Finished:
     """The result of a process."""
