@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from workspace import FAMILIES, Workspace
+from workspace import FAMILIES, Workspace, choose
 
 from folio.data.corpora.manifest import read_manifest, shard_path, write_manifest
 from folio.data.token_file import TokenFile, sidecar_path
@@ -100,7 +100,9 @@ def test_a_prepared_folder_is_trained_on_where_its_text_is_gone(workspace: Works
     (manifest,) = workspace.folder.rglob("corpus.json")
     manifest.parent.rename(workspace.folder / "moved")
     workspace.train(*TINY, "data=prepared", "data.path=moved")
-    refused = workspace.run("train.py", *TINY, "data=prepared", "data.path=moved", "tokenizer=gpt2").error_line()
+    refused = workspace.run(
+        "train.py", *choose(TINY, "data=prepared", "data.path=moved", "tokenizer=gpt2")
+    ).error_line()
     assert "was prepared with tokenizer=byte, not gpt2; add tokenizer=byte" in refused
 
 
@@ -155,7 +157,7 @@ def sparse_file(folder: Path) -> None:
 
 def resident_at_end(workspace: Workspace, folder: Path) -> int:
     """Return the resident bytes after the 400 steps of a run on that prepared folder."""
-    words = [*TINY, "tokenizer=gpt2", "data=prepared", f"data.path={folder}", "training.max_steps=400"]
+    words = choose(TINY, "tokenizer=gpt2", "data=prepared", f"data.path={folder}", "training.max_steps=400")
     process = workspace.start("train.py", *words, "training.validate_every_steps=400", "training.log_every_steps=400")
     assert process.stdout is not None
     found = 0
