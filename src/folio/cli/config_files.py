@@ -95,7 +95,7 @@ def read_keys(path: Path) -> dict[str, Any]:
             _check_size(path, node, {})
         content = yaml.load(text, SafeLoader)
     except (ConfigError, OSError, TypeError, ValueError, yaml.YAMLError):
-        return {}  # nobody selected it, or Hydra has refused it
+        return {}  # the command does not select it, or Hydra has refused it
     return content if isinstance(content, dict) else {}
 
 

@@ -72,7 +72,7 @@ OTHER_NAMES = {
 }
 """Keys of nanoGPT, Hugging Face's GPT-2, lightning-hydra-template and others, with ours."""
 
-SENTENCES = {
+ADVICE = {
     "device": "write trainer=cpu or trainer=gpu",
     "dtype": "write trainer.precision=bf16-mixed, or another precision",
     "eval_iters": "Folio validates on the whole split; leave it out",
@@ -174,8 +174,8 @@ def _shorten(value: str) -> str:
 def explain_name(name: str) -> str:
     """Return a remedy for the name of a key, which may be another project's; empty if none is close."""
     last = name.rpartition(".")[2]
-    if last in SENTENCES:
-        return SENTENCES[last]
+    if last in ADVICE:
+        return ADVICE[last]
     known = list(_known_keys(RunConfig))
     if name in known:
         return ""
@@ -188,8 +188,8 @@ def _explain_unknown_key(key: str) -> str:
     known = list(_known_keys(RunConfig))
     full_keys = {full.rpartition(".")[2]: full for full in known}
     name = key.rpartition(".")[2]
-    if name in SENTENCES and key not in known:
-        return f"{key} is not a key of the config; {SENTENCES[name]}"
+    if name in ADVICE and key not in known:
+        return f"{key} is not a key of the config; {ADVICE[name]}"
     closest = [OTHER_NAMES[name]] if name in OTHER_NAMES else difflib.get_close_matches(key, known, n=1, cutoff=0.75)
     closest = closest or [full_keys[match] for match in difflib.get_close_matches(name, full_keys, n=1, cutoff=0.75)]
     if closest == [key] and "." not in key:
