@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from folio.config.run import RunConfig
+from folio.config.tokenizer import TOKENIZERS, load_tokenizer
+from folio.data.tokenizers.base import LearnedTokenizer
 from folio.data.tokenizers.char import CharTokenizer
 from folio.models import GPT, build_model
 from folio.runs.checkpoints import (
@@ -104,6 +106,15 @@ def test_a_checkpoint_alone_restores_a_model_of_any_kind(
     tokens = torch.from_numpy(TOKENIZER.encode("gabcdef")).long()[None]
     inputs = (tokens, tokens[:, :3]) if config.model.family == "encoder_decoder" else (tokens,)
     assert torch.equal(trained.model(*inputs), model(*inputs))
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_checkpoint_keeps_any_tokenizer(name: str, state: dict[str, Any], assets_dir: Path, tmp_path: Path) -> None:
+    kind = TOKENIZERS[name].load_code()
+    tokenizer = kind.from_text("abc") if issubclass(kind, LearnedTokenizer) else kind.create(name, assets_dir)
+    state["folio"]["tokenizer"] = tokenizer.state()
+    save_checkpoint(state, tmp_path / "last.ckpt")
+    assert load_tokenizer(read_checkpoint(tmp_path / "last.ckpt")["folio"]["tokenizer"]).state() == tokenizer.state()
 
 
 def test_a_checkpoint_is_read_by_torchs_safe_loader(saved: Path, state: dict[str, Any]) -> None:

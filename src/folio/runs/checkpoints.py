@@ -130,7 +130,7 @@ def _plainness_problem(state: Any) -> str | None:
 
     def size(value: Any) -> int:
         if not isinstance(value, dict | list | tuple):
-            if not isinstance(value, torch.Tensor | str | int | float | None):
+            if not isinstance(value, torch.Tensor | str | bytes | int | float | None):
                 raise TypeError(f"it holds {shown(type(value).__name__)}")
             return 1
         if id(value) not in sizes:
