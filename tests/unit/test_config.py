@@ -680,7 +680,10 @@ def test_a_split_of_one_window_is_enough() -> None:
 def test_the_prefix_counts_as_part_of_a_window() -> None:
     config = config_of(ENCODER_DECODER | {"objective": {**PREFIX_LM, "max_prefix_length": 5}})
     check_split_lengths(config, 13, 13)
-    with pytest.raises(ConfigError, match=r"^model\.context_length=8 .* val split of 12 tokens.*longest prefix = 13"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^model\.context_length=8 .* takes 13 tokens: use at most 7",
+    ):
         check_split_lengths(config, 13, 12)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from folio.config.checks import check_split_lengths
 from folio.config.data import DataSources, MixtureConfig, PartConfig
-from folio.config.objective import MaskedLMConfig
 from folio.config.run import RunConfig
 from folio.data.corpora.mixture import CorpusMixture, WeightedSource
 from folio.data.corpora.named_texts import NAMED_TEXTS
@@ -92,13 +91,13 @@ def check_data(config: RunConfig, data: PreparedData) -> None:
     for part in data.parts:
         check_split_lengths(config, part.train.info.n_tokens, part.val.info.n_tokens, part.name)
     check_split_lengths(config, data.train.info.n_tokens, data.val.info.n_tokens)
-    if isinstance(config.objective, MaskedLMConfig):
+    if config.objective.reads_lines:
         line_breaks = data.tokenizer.line_break_ids().tolist()
         for file in data.files:
             if not has_token_outside(file.tokens, line_breaks):
                 raise FolioError(
                     f"the {file.info.split} split of {file.info.n_tokens} tokens holds only newlines, and "
-                    "objective=masked_lm reads the lines between them; use a text with words at its end"
+                    f"objective={config.objective.name} reads the lines between them; use a text with words at its end"
                 )
 
 

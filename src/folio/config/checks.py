@@ -3,7 +3,7 @@
 The types of the sections hold the rules of single keys, their `check` methods those between keys of one section.
 """
 
-from folio.config.objective import MaskedLMConfig, Objectives, PrefixLMConfig
+from folio.config.objective import Objectives
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError, sections_by_name
 from folio.config.training import largest_micro_batch_size
@@ -28,18 +28,17 @@ def check_split_lengths(
     `corpus_name` is for the corpora of a mixture.
     """
     objective, context_length = config.objective, config.model.context_length
-    if isinstance(objective, MaskedLMConfig):
-        return  # a line may have any length
-    n_needed, formula, remedy = context_length + 1, "context_length + 1", "use at most {}"
-    if isinstance(objective, PrefixLMConfig):
-        n_needed = context_length + objective.prefix_lengths(context_length)[1]
-        formula, remedy = f"context_length + the longest prefix = {n_needed}", "lower them"
+    if objective.reads_lines:
+        return
     of_corpus = "" if corpus_name is None else f" of {corpus_name}"
     for split, n_tokens in (("train", n_train_tokens), ("val", n_val_tokens)):
-        if n_tokens < n_needed:
+        if n_tokens < objective.window_length(context_length):
+            shorter = (length for length in range(context_length, 0, -1) if objective.window_length(length) <= n_tokens)
+            longest = next(shorter, None)
             raise ConfigError(
                 f"model.context_length={context_length} is too long for the {split} split of {n_tokens} tokens"
-                f"{of_corpus}; a window takes {formula} tokens: {remedy.format(max(n_tokens - 1, 0))}, or use more text"
+                f"{of_corpus}; a window takes {objective.window_length(context_length)} tokens: "
+                f"{'' if longest is None else f'use at most {longest}, or '}use more text"
             )
 
 

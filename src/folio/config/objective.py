@@ -14,6 +14,12 @@ class ObjectiveConfig(Option):
     name: str
     family: ClassVar[Family]
     """Family of the models that the objective trains."""
+    reads_lines: ClassVar[bool] = False
+    """Whether batches hold the lines of the text, of any length, instead of windows."""
+
+    def window_length(self, context_length: int) -> int:
+        """Return the number of tokens of a window: those that the model reads, and the last target."""
+        return context_length + 1
 
     def check(self, context_length: int) -> None:
         """Raises: ConfigError if the keys do not fit together, or do not fit model.context_length."""
@@ -32,6 +38,7 @@ class MaskedLMConfig(ObjectiveConfig):
 
     code: ClassVar[str] = "folio.objectives.masked_lm:MaskedLM"
     family: ClassVar[Family] = "encoder"
+    reads_lines: ClassVar[bool] = True
     name: Literal["masked_lm"]
     mask_fraction: Annotated[float, Field(gt=0.0, le=1.0)]
     """Share of a line's tokens that are targets; at least one is."""
@@ -63,6 +70,10 @@ class PrefixLMConfig(ObjectiveConfig):
     def prefix_lengths(self, context_length: int) -> tuple[int, int]:
         """Return the lengths of the shortest and the longest prefix."""
         return self.min_prefix_length, self.max_prefix_length or context_length
+
+    def window_length(self, context_length: int) -> int:
+        """Return the number of tokens of the longest prefix and of the text that follows it."""
+        return self.prefix_lengths(context_length)[1] + context_length
 
     def check(self, context_length: int) -> None:
         """Raises: ConfigError."""

@@ -8,7 +8,6 @@ from rich.table import Table
 from rich.text import Text
 
 from folio.config.run import RunConfig
-from folio.config.schedule import NoamScheduleConfig
 from folio.config.section import ConfigError
 from folio.data.prepared import PreparedData
 from folio.distributed.devices import Device
@@ -167,7 +166,7 @@ def describe_model(name: str, config: TransformerConfig) -> str:
 def describe_optimizer(config: RunConfig) -> str:
     """Return the optimizer, its schedule, and the highest learning rate."""
     optimizer, schedule = config.optimizer, config.schedule
-    if not isinstance(schedule, NoamScheduleConfig):
+    if schedule.scaled_by == "optimizer.learning_rate":
         return f"{optimizer.name}, learning rate {optimizer.learning_rate:g}, schedule {schedule.name}"
     step = min(schedule.warmup_steps, config.training.max_steps)
     return (
