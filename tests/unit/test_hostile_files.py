@@ -223,7 +223,7 @@ def test_a_small_file_that_asks_for_gigabytes_is_refused_before_torch_reads_it(
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     checkpoint, weights, peak = result.stdout.splitlines()
     assert "bomb.ckpt" in checkpoint
-    assert "bytearray" in checkpoint
+    assert ("bytearray" if zipped else "no archive of torch.save") in checkpoint
     assert "pytorch_model.bin" in weights
     assert int(peak) < 1.5 * 2**20  # KiB, most of them torch's own
 

@@ -318,7 +318,7 @@ def test_nothing_in_a_bin_file_is_executed(zipped: bool, folder: Path, tmp_path:
     (folder / WEIGHTS).unlink()
     harm = tmp_path / "harm"
     torch.save({"wte.weight": Hostile(harm)}, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
-    assert "pytorch_model.bin cannot be read (the name" in refusal(load_gpt2, folder)
+    assert "pytorch_model.bin cannot be read (it holds the name " in refusal(load_gpt2, folder)
     assert not harm.exists()
 
 

@@ -1,9 +1,12 @@
 """Files of unknown origin are plain data of bounded size, or one line that says why not."""
 
+import io
 import json
 import os
 import pickle
+import tempfile
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,11 +15,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from folio.runtime.pickles import UnsafePickleError, check_pickle
 from folio.runtime.plain_yaml import parse_yaml, read_yaml
+from folio.runtime.torch_files import check_torch_file, load_torch_file
 from folio.runtime.untrusted import (
     UntrustedFileError,
     open_regular,
@@ -163,6 +167,7 @@ def test_what_torch_saves_of_plain_values_and_tensors_passes(tmp_path: Path) -> 
     dtypes = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool)
     tensors = {str(dtype): torch.ones(3, 2).to(dtype) for dtype in dtypes}
     plain = {"n": 3, "big": 2**70, "x": 0.5, "no": None, "list": [1, "ä"], "pair": (1, True), "dtype": torch.float32}
+    plain |= {"bytes": b"\0\xff", "order": OrderedDict(a=1)}
     torch.save({"state_dict": tensors, "parameter": torch.nn.Parameter(torch.ones(2)), **plain}, path)
     check_pickle(structure_of(path), path.stat().st_size)
 
@@ -209,5 +214,118 @@ def test_a_tensor_that_claims_more_than_its_file_is_refused(tmp_path: Path) -> N
 
 @given(st.binary(max_size=200))
 def test_any_bytes_in_place_of_a_pickle_are_refused_or_inert(data: bytes) -> None:
-    with suppress(UnsafePickleError):
-        check_pickle(data, 1000, n_pickles=5)
+    for n_pickles in (1, 5):
+        with suppress(UnsafePickleError):
+            check_pickle(data, 1000, n_pickles=n_pickles)
+
+
+def tensor_call(*arguments: bytes) -> bytes:
+    """Return a pickle of a tensor: of 4 float32 values under the key 0, with these arguments behind its storage."""
+    storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x04tQ"
+    return b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"".join(arguments) + b"tR."
+
+
+NO_HOOKS = b"\x89ccollections\nOrderedDict\n)R"
+ENCODE = b"c_codecs\nencode\nq\0X\x40\0\0\0" + 64 * b"x" + b"q\x01X\x06\0\0\0latin1q\x02"
+
+HARMFUL: dict[str, bytes] = {
+    "a huge number": b"\x80\x02\x8b" + (2**31 - 1).to_bytes(4, "little"),
+    "nested tuples as a key": b"\x80\x02}" + b")" + b"q\0h\0\x86" * 200 + b"Ns.",
+    "a deep tuple as a key": b"\x80\x02}" + b")" + b"\x85" * 500_000 + b"Ns.",
+    "a text encoded often": b"\x80\x02" + ENCODE + b"h\0h\x01h\x02\x86R" * 200_000 + b".",
+    "a dictionary copied often": b"\x80\x02ccollections\nOrderedDict\nq\0](NNe\x85R.",
+    "millions of dictionaries": b"\x80\x02" + b"}" * 2_100_000 + b".",
+    "a text cut short": b"\x80\x02X\xff\xff\xff\x7fx.",
+    "attributes of a list": b"\x80\x02]}b.",
+    "a number in place of a method": b"\x80\x02ccollections\nOrderedDict\n)R}X\x05\0\0\0itemsK\x01sb.",
+    "another protocol": b"\x80\x04N.",
+    "text that two encodings read": b"\x80\x02U\x01\xff.",
+    "items of a list": b"\x80\x02]NNs.",
+    "a stride of 0": tensor_call(b"K\0", b"J\0\0\0\x10\x85", b"K\0\x85", NO_HOOKS),
+    "a negative stride": tensor_call(b"K\0", b"K\x02\x85", b"J\xff\xff\xff\xff\x85", NO_HOOKS),
+    "a negative offset": tensor_call(b"J\xff\xff\xff\xff", b"K\x02\x85", b"K\x01\x85", NO_HOOKS),
+    "an offset beyond the end": tensor_call(b"K\x03", b"K\x02\x85", b"K\x01\x85", NO_HOOKS),
+    "a shape without strides": tensor_call(b"K\0", b"K\x02\x85", b")", NO_HOOKS),
+    "metadata": tensor_call(b"K\0", b"K\x02\x85", b"K\x01\x85", NO_HOOKS, b"}"),
+    "a frame": b"\x80\x04\x95" + (2**62).to_bytes(8, "little"),
+}
+
+
+@pytest.mark.parametrize("name", HARMFUL)
+def test_a_pickle_that_makes_much_of_little_is_refused(name: str) -> None:
+    check_pickle(tensor_call(b"K\0", b"K\x02\x85", b"K\x02\x85", NO_HOOKS), 16)  # a tensor that is none of these
+    with pytest.raises(UnsafePickleError) as error:
+        check_pickle(HARMFUL[name], 10**7)
+    assert "\n" not in str(error.value)
+
+
+def rewrite(path: Path, change: Callable[[zipfile.ZipFile, zipfile.ZipFile, list[str]], None]) -> None:
+    """Write a torch archive again with the changes of `change(old, new, names)`."""
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(path.with_suffix(".new"), "w") as new:
+        change(old, new, old.namelist())
+    path.with_suffix(".new").replace(path)
+
+
+@pytest.mark.parametrize("kind", ["short", "missing", "twice", "comment", "behind", "packed", "no structure"])
+def test_an_archive_that_torch_save_does_not_write_is_refused(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "file.pt"
+    torch.save({"x": torch.ones(1000)}, path)
+    assert check_torch_file(path)
+
+    def change(old: zipfile.ZipFile, new: zipfile.ZipFile, names: list[str]) -> None:
+        for name in names:
+            data = old.read(name)
+            if name.endswith("data/0"):
+                data = data[:8] if kind == "short" else data
+                if kind == "missing":
+                    continue
+            if kind == "no structure" and name.endswith("data.pkl"):
+                continue
+            new.writestr(name, data, zipfile.ZIP_DEFLATED if kind == "packed" else None)
+            if kind == "twice" and name.endswith("data.pkl"):
+                new.writestr(name.upper(), data)
+        if kind == "comment":
+            new.comment = b"x"
+
+    rewrite(path, change)
+    if kind == "behind":
+        path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(ValueError, match=r"^.+$"):
+        check_torch_file(path)
+
+
+@given(st.integers(0, 3000), st.binary(min_size=1, max_size=8), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_a_changed_torch_file_is_read_or_refused_in_one_line(position: int, put: bytes, zipped: bool) -> None:
+    buffer = io.BytesIO()
+    torch.save({"x": torch.ones(3), "n": 1}, buffer, _use_new_zipfile_serialization=zipped)
+    data = bytearray(buffer.getvalue())
+    position %= len(data)
+    data[position : position + len(put)] = put
+    with tempfile.NamedTemporaryFile() as file:
+        Path(file.name).write_bytes(data)
+        message = ""
+        try:
+            load_torch_file(Path(file.name), legacy=True)
+        except ValueError as error:
+            message = str(error)
+        assert "\n" not in message
+        assert "Weights only" not in message
+
+
+def test_the_advice_of_torch_to_run_the_code_of_a_file_is_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file.pt"
+    torch.save({"x": Reduced(range, 3)}, path)
+    monkeypatch.setattr("folio.runtime.torch_files.check_torch_file", lambda path, legacy: True)
+    with pytest.raises(ValueError, match=r"^UnpicklingError$"):
+        load_torch_file(path)
+
+
+def test_a_file_from_before_torch_1_6_is_read_where_it_is_allowed(tmp_path: Path) -> None:
+    path = tmp_path / "file.pt"
+    torch.save({"x": torch.arange(3.0)}, path, _use_new_zipfile_serialization=False)
+    assert load_torch_file(path, legacy=True)["x"].tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="no archive of torch"):
+        load_torch_file(path)

@@ -12,6 +12,10 @@ from folio.data.tokenizers.choice import TokenizerChoice
 from folio.data.tokenizers.state import state_from_json
 from folio.runtime.errors import FolioError
 from folio.runtime.terminal import did_you_mean
+from folio.runtime.untrusted import MIB, read_bytes, shown
+
+MAX_TOKENIZER_BYTES = 256 * MIB
+"""Limit for a tokenizer.json. A vocabulary of five million words has 60 MB."""
 
 
 class TokenizerConfig(Option):
@@ -75,7 +79,7 @@ def load_tokenizer(state: Mapping[str, Any]) -> Tokenizer:
     name = state.get("name")
     if not isinstance(name, str) or name not in TOKENIZERS:
         raise FolioError(
-            f"tokenizer state with name={name!r} is not one that this version of Folio writes (tokenizers: "
+            f"tokenizer state with name={shown(repr(name))} is not one that this version of Folio writes (tokenizers: "
             f"{', '.join(TOKENIZERS)}); prepare the data or train again"
         )
     tokenizer: Tokenizer = TOKENIZERS[name].load_code().from_state(state)
@@ -84,4 +88,4 @@ def load_tokenizer(state: Mapping[str, Any]) -> Tokenizer:
 
 def read_tokenizer_file(path: Path) -> Tokenizer:
     """Return the tokenizer of a run's tokenizer.json. Raises: OSError; ValueError if it is unknown or damaged."""
-    return load_tokenizer(state_from_json(path.read_bytes()))
+    return load_tokenizer(state_from_json(read_bytes(path, MAX_TOKENIZER_BYTES)))

@@ -6,15 +6,14 @@ checks. A folder of safetensors is checked without importing torch; only old .bi
 
 import json
 import re
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from folio.models.transformer_config import Activation, TransformerConfig
-from folio.runtime.torch_files import check_tensor_sizes, check_torch_file
-from folio.runtime.untrusted import UntrustedFileError, read_json_object
+from folio.runtime.torch_files import check_tensor_sizes, load_torch_file
+from folio.runtime.untrusted import UntrustedFileError, open_regular, read_json_object, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,18 +115,20 @@ def read_gpt2_config(folder: Path) -> TransformerConfig:
         value = values.get(key, None if key == "model_type" else needed)
         if value != needed:
             raise GPT2FormatError(
-                f"{path}: {key}={json.dumps(value)} is not GPT-2's {json.dumps(needed)}, the only value that Folio's "
-                "GPT supports; choose another folder"
+                f"{path}: {key}={shown(json.dumps(value))} is not GPT-2's {json.dumps(needed)}, the only value that "
+                "Folio's GPT supports; choose another folder"
             )
     values = CONFIG_DEFAULTS | values
     activation = values["activation_function"]
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise GPT2FormatError(
-            f"{path}: activation_function={json.dumps(activation)} is not one of {', '.join(ACTIVATIONS)}; "
+            f"{path}: activation_function={shown(json.dumps(activation))} is not one of {', '.join(ACTIVATIONS)}; "
             "choose another folder"
         )
     if not isinstance(values["tie_word_embeddings"], bool):
-        raise GPT2FormatError(f"{path}: tie_word_embeddings={values['tie_word_embeddings']!r} must be true or false")
+        raise GPT2FormatError(
+            f"{path}: tie_word_embeddings={shown(repr(values['tie_word_embeddings']))} must be true or false"
+        )
     sizes = {ours: _whole_number(path, theirs, values[theirs]) for ours, theirs in CONFIG_KEYS.items()}
     try:
         return TransformerConfig(**sizes, tie_weights=values["tie_word_embeddings"], activation=ACTIVATIONS[activation])
@@ -181,7 +182,7 @@ def check_export_folder(folder: Path, overwrite: bool) -> None:
 def _whole_number(path: Path, key: str, value: Any) -> Any:
     if type(value) is int or (value is None and CONFIG_DEFAULTS[key] is None):
         return value
-    raise GPT2FormatError(f"{path}: {key}={json.dumps(value)} must be a whole number")
+    raise GPT2FormatError(f"{path}: {key}={shown(json.dumps(value))} must be a whole number")
 
 
 def _option(name: str, value: object) -> str:
@@ -257,8 +258,8 @@ def read_gpt2_weights(folder: Path, config: TransformerConfig) -> "dict[str, Ten
     tensors: dict[str, Tensor] = {}
     for file in _weight_files(folder):
         for name, tensor in _read_tensors(file).items():
-            if _is_ignored(name):
-                continue  # whatever its type: transformers wrote causal masks as uint8, bool and float
+            if _is_mask(name):
+                continue
             if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
                 is_tensor = isinstance(tensor, torch.Tensor)
                 raise _not_floats(file, name, tensor.dtype if is_tensor else type(tensor).__name__)
@@ -279,7 +280,7 @@ def read_gpt2_weights(folder: Path, config: TransformerConfig) -> "dict[str, Ten
 
 def _weight_files(folder: Path) -> list[Path]:
     """Return the files that hold the weights, the same that transformers would read. Raises: GPT2FormatError."""
-    name = next((name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    name = next((name for name in WEIGHT_FILES if (folder / name).exists()), None)
     if name is None:
         raise GPT2FormatError(f"{folder} has none of {', '.join(WEIGHT_FILES)}; download or export the weights again")
     if not name.endswith(".index.json"):
@@ -289,16 +290,18 @@ def _weight_files(folder: Path) -> list[Path]:
     suffix = Path(name.removesuffix(".index.json")).suffix
     for piece in pieces:
         if not isinstance(piece, str) or Path(piece).name != piece or Path(piece).suffix != suffix:
-            raise GPT2FormatError(f"{folder / name}: weight_map names {piece!r}, which is no {suffix} file beside it")
-        if not (folder / piece).is_file():
+            raise GPT2FormatError(
+                f"{folder / name}: weight_map names {shown(repr(piece))}, which is no {suffix} file beside it"
+            )
+        if not (folder / piece).exists():
             raise GPT2FormatError(f"{folder / piece} does not exist, though {name} names it; download it again")
     if not pieces:
         raise GPT2FormatError(f"{folder / name} names no files in weight_map; download it again")
     return [folder / piece for piece in sorted(set(pieces))]
 
 
-def _is_ignored(name: str) -> bool:
-    """Return whether a tensor of a GPT-2 file is not a weight, such as a causal mask."""
+def _is_mask(name: str) -> bool:
+    """Return whether a tensor is a causal mask, which is dropped whatever its type and shape."""
     return NOT_WEIGHTS.fullmatch(name.removeprefix(PREFIX)) is not None
 
 
@@ -308,7 +311,9 @@ def _short_names(names: Iterable[str], folder: Path) -> dict[str, str]:
     for name in names:
         key = name.removeprefix(PREFIX)
         if key in short:
-            raise GPT2FormatError(f"{folder}: the weights hold {short[key]} and {name}, which are one tensor; keep one")
+            raise GPT2FormatError(
+                f"{folder}: the weights hold {shown(short[key])} and {shown(name)}, which are one tensor; keep one"
+            )
         short[key] = name
     return short
 
@@ -337,7 +342,7 @@ def _check_shapes(shapes: Mapping[str, tuple[int, ...]], config: TransformerConf
         raise GPT2FormatError(f"{folder}: lm_head.weight has shape {head}, but wte.weight, its twin, {embedding}")
     if unexpected := sorted(shapes.keys() - expected):
         raise GPT2FormatError(
-            f"{folder}: the weights hold {unexpected[0]} of shape {shapes[unexpected[0]]}"
+            f"{folder}: the weights hold {shown(unexpected[0])} of shape {shapes[unexpected[0]]}"
             f"{f' and {len(unexpected) - 1} more' if len(unexpected) > 1 else ''}, which a GPT-2 of "
             f"{config.n_layers} layers lacks; save it as GPT2LMHeadModel, or correct config.json"
         )
@@ -347,9 +352,10 @@ def _safetensors_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     """Read the shapes of all tensors from the file's header."""
     from safetensors import SafetensorError, safe_open
 
+    _check_regular(file)
     try:
         with safe_open(file, framework="numpy") as tensors:
-            names = [name for name in tensors.keys() if not _is_ignored(name)]  # noqa: SIM118, not a mapping
+            names = [name for name in tensors.keys() if not _is_mask(name)]  # noqa: SIM118, not a mapping
             slices = {name: tensors.get_slice(name) for name in names}
     except (OSError, SafetensorError) as error:
         raise _unreadable(file, error) from None
@@ -360,17 +366,12 @@ def _safetensors_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _read_tensors(file: Path) -> "dict[str, Tensor]":
-    import torch
     from safetensors.torch import load_file
 
+    _check_regular(file)
     try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        # weights_only: a pickle may hold any program, and this runs none. Files from before torch 1.6 are no zip.
-        check_torch_file(file)
-        is_zip = zipfile.is_zipfile(file)
-        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
-    except Exception as error:  # torch raises half a dozen types for damaged and foreign files
+        tensors = load_file(file) if file.suffix == ".safetensors" else load_torch_file(file, mmap=True, legacy=True)
+    except Exception as error:  # safetensors raises several types for damaged and foreign files
         raise _unreadable(file, error) from None
     if not isinstance(tensors, dict):
         raise GPT2FormatError(f"{file} holds {type(tensors).__name__}, not tensors by name; choose another folder")
@@ -379,14 +380,25 @@ def _read_tensors(file: Path) -> "dict[str, Tensor]":
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = read_json_object(path)
+        return read_json_object(path)
     except FileNotFoundError:
         raise GPT2FormatError(
             f"{path} does not exist; give a folder into which Hugging Face's GPT-2 was saved"
         ) from None
-    except (OSError, UntrustedFileError) as error:
-        raise GPT2FormatError(f"{path} cannot be read ({_first_line(error)}); download it again") from None
-    return values
+    except OSError as error:
+        raise GPT2FormatError(f"{path} cannot be read ({error.strerror}); download it again") from None
+    except UntrustedFileError as error:
+        raise GPT2FormatError(str(error)) from None
+
+
+def _check_regular(file: Path) -> None:
+    try:
+        with open_regular(file):
+            pass
+    except OSError as error:
+        raise _unreadable(file, error) from None
+    except UntrustedFileError as error:
+        raise GPT2FormatError(str(error)) from None
 
 
 def _unreadable(file: Path, error: Exception) -> GPT2FormatError:
@@ -394,8 +406,8 @@ def _unreadable(file: Path, error: Exception) -> GPT2FormatError:
 
 
 def _not_floats(file: Path, name: str, dtype: object) -> GPT2FormatError:
-    return GPT2FormatError(f"{file}: {name} holds {dtype}, not floating-point numbers; choose another folder")
+    return GPT2FormatError(f"{file}: {shown(name)} holds {dtype}, not floating-point numbers; choose another folder")
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    return shown(error).strip().rstrip(".") or type(error).__name__

@@ -1,6 +1,5 @@
 """Checkpoint files: plain data, written completely or not at all, and read without executing anything in them."""
 
-import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,7 +15,7 @@ from folio.data.tokenizers.base import Tokenizer
 from folio.models import Model, TransformerConfig, build_model
 from folio.runtime.errors import FolioError
 from folio.runtime.files import atomic_writer
-from folio.runtime.torch_files import check_tensor_sizes, check_torch_file
+from folio.runtime.torch_files import check_tensor_sizes, load_torch_file
 from folio.runtime.untrusted import shown
 
 FORMAT = 4
@@ -65,12 +64,10 @@ def _torch_save(state: dict[str, Any], file: BinaryIO) -> None:
 def read_checkpoint(path: Path, device: str | torch.device = "cpu", mmap: bool = False) -> dict[str, Any]:
     """Return the content of a checkpoint: tensors and plain values only. Raises: FolioError."""
     try:
-        check_torch_file(path)
-        if not zipfile.is_zipfile(path):
-            raise ValueError("a file from before torch 1.6, or cut short")
-        state = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
-    except Exception as error:  # torch raises half a dozen types for damaged and foreign files
-        raise FolioError(f"{path} is not a checkpoint that can be read ({_reason(error)}); choose another") from None
+        state = load_torch_file(path, device, mmap=mmap)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else shown(error)
+        raise FolioError(f"{path} is not a checkpoint that can be read ({reason}); choose another") from None
     saved = state.get(FOLIO_KEY) if isinstance(state, dict) else None
     if not isinstance(saved, dict) or type(saved.get("format")) is not int:
         raise FolioError(f"{path} was not written by Folio; give a checkpoint from a run folder")
@@ -210,14 +207,8 @@ def load_checkpoint(path: Path, device: str | torch.device) -> LoadedCheckpoint:
         )
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise FolioError(
-            f"{path} is damaged ({type(error).__name__}: {_reason(error)}); choose another checkpoint"
+            f"{path} is damaged ({type(error).__name__}: {shown(error)}); choose another checkpoint"
         ) from None
-
-
-def _reason(error: Exception) -> str:
-    """Return a short line about an error, without torch's advice to read the file by a way that runs its code."""
-    text = shown(error)
-    return "it asks for more than tensors and plain values" if "weights_only" in text else text
 
 
 def _rebuild_model(

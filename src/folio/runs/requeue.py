@@ -4,9 +4,13 @@ import os
 from pathlib import Path
 
 from folio.runtime.files import write_atomically
+from folio.runtime.untrusted import KIB, read_text
 
 JOBS_FOLDER = ".jobs"
 """Folder in the output folder with one file per SLURM job, which holds the path of its run folder."""
+
+MAX_PATH_BYTES = 64 * KIB
+"""Limit for such a file; Linux allows paths of 4 KiB."""
 
 
 def requeued_run(output_dir: Path) -> Path | None:
@@ -14,7 +18,7 @@ def requeued_run(output_dir: Path) -> Path | None:
     if int(os.environ.get("SLURM_RESTART_COUNT", "0")) == 0:
         return None
     file = _job_file(output_dir)
-    folder = Path(file.read_text(encoding="utf-8")) if file and file.is_file() else None
+    folder = Path(read_text(file, MAX_PATH_BYTES)) if file and file.exists() else None
     return folder if folder and (folder / "checkpoints" / "last.ckpt").is_file() else None
 
 

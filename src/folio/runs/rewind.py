@@ -4,6 +4,10 @@ import re
 from pathlib import Path
 
 from folio.runtime.files import remove_unfinished, write_atomically
+from folio.runtime.untrusted import MIB, read_text
+
+MAX_HISTORY_BYTES = 512 * MIB
+"""Limit for the samples and the metrics of a run. A million log lines with four metrics have 160 MB."""
 
 
 def rewind(folder: Path, step: int) -> None:
@@ -14,8 +18,8 @@ def rewind(folder: Path, step: int) -> None:
     """
     for name, truncate in (("csv/metrics.csv", truncate_rows), ("samples.md", truncate_samples)):
         path = folder / name
-        if path.is_file():
-            before = path.read_bytes().decode("utf-8", "replace")
+        if path.exists():
+            before = read_text(path, MAX_HISTORY_BYTES, "replace")
             after = truncate(before, step)
             if after != before:
                 write_atomically(path, after.encode())

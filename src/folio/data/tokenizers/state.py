@@ -8,6 +8,7 @@ from typing import Any
 
 from folio.data.tokenizers.base import Tokenizer
 from folio.runtime.errors import FolioError
+from folio.runtime.untrusted import shown
 
 
 def state_to_json(state: Mapping[str, Any]) -> bytes:
@@ -24,10 +25,15 @@ def state_from_json(data: bytes) -> dict[str, Any]:
     try:
         return {
             key: base64.b64decode(value["base64"], validate=True) if isinstance(value, dict) else value
-            for key, value in json.loads(data).items()
+            for key, value in json.loads(data, parse_int=_parse_no_int).items()
         }
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"not a tokenizer state: {error}") from error
+        raise ValueError(f"not a tokenizer state: {shown(error)}") from error
+
+
+def _parse_no_int(digits: str) -> int:
+    """Raises: ValueError, since no tokenizer's state holds a number; thousands of digits take quadratic time."""
+    raise ValueError("it holds a number")
 
 
 def fingerprint(state_json: bytes) -> str:
@@ -44,7 +50,8 @@ def check_state(state: Mapping[str, Any], **fields: type) -> None:
     """Raises: FolioError unless the state has a name and exactly these fields, with values of these types."""
     wanted = {"name": str, **fields}
     if state.keys() != wanted.keys() or not all(isinstance(state[key], kind) for key, kind in wanted.items()):
+        name, keys = shown(repr(state.get("name"))), shown(str(sorted(map(str, state))))
         raise FolioError(
-            f"tokenizer state with name={state.get('name')!r} and keys {sorted(map(str, state))} is not one that this "
-            "version of Folio writes; prepare the data or train again"
+            f"tokenizer state with name={name} and keys {keys} is not one that this version of Folio writes; prepare "
+            "the data or train again"
         )
