@@ -23,8 +23,9 @@ from folio.figures.labeled_prompt import LabeledPrompt, label_prompt
 from folio.figures.plots import loss_figure, positional_figure, schedule_figure
 from folio.models import TransformerConfig
 from folio.optim.schedules import learning_rates
-from folio.runs.folders import check_links, find_checkpoint, find_started_run, list_checkpoints, read_config
+from folio.runs.folders import find_checkpoint, find_started_run, list_checkpoints, read_config
 from folio.runtime.errors import FolioError
+from folio.runtime.files import check_writable
 
 
 def main(
@@ -51,7 +52,7 @@ def main(
     chosen_heads = parse_numbers(heads, model_config.n_heads, "heads")
     labeled = label_text(folder, config, model_config, prompt, prefix)
     if output is None:
-        check_links(folder)
+        check_writable(folder)
     figures = FigureWriter(output or folder / "figures", folder.name)
 
     figures.save("schedule", schedule_figure(learning_rates(config), figures.title("learning rate")))

@@ -301,6 +301,10 @@ def flip(folder: Path) -> None:
     path.write_bytes(bytes(data))
 
 
+def change_json(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -309,7 +313,9 @@ def flip(folder: Path) -> None:
         (lambda folder: (folder / "val-00000.bin").unlink(), "val-00000.bin is missing"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "tokenizer.json is damaged"),
         (lambda folder: (folder / MANIFEST).write_text("{}"), "is not a manifest of format 1"),
-        (lambda folder: (folder / MANIFEST).write_text("[" * 10_000), "is not a manifest of format 1"),
+        (lambda folder: (folder / MANIFEST).write_text("[" * 10_000), "corpus.json is nested too deeply"),
+        (lambda folder: change_json(folder / MANIFEST, n_duplicates=-1), "is not a manifest of format 1"),
+        (lambda folder: change_json(folder / MANIFEST, vocab_size=2**70), "is not a manifest of format 1"),
     ],
 )
 def test_damage_is_reported_and_the_corpus_prepared_again(

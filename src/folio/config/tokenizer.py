@@ -9,13 +9,10 @@ from pydantic import Field
 from folio.config.section import Option, sections_by_name
 from folio.data.tokenizers.base import Tokenizer
 from folio.data.tokenizers.choice import TokenizerChoice
-from folio.data.tokenizers.state import state_from_json
+from folio.data.tokenizers.state import read_state_file, state_from_json
 from folio.runtime.errors import FolioError
 from folio.runtime.terminal import did_you_mean
-from folio.runtime.untrusted import MIB, read_bytes, shown
-
-MAX_TOKENIZER_BYTES = 256 * MIB
-"""Limit for a tokenizer.json. A vocabulary of five million words has 60 MB."""
+from folio.runtime.untrusted import shown
 
 
 class TokenizerConfig(Option):
@@ -88,4 +85,4 @@ def load_tokenizer(state: Mapping[str, Any]) -> Tokenizer:
 
 def read_tokenizer_file(path: Path) -> Tokenizer:
     """Return the tokenizer of a run's tokenizer.json. Raises: OSError; ValueError if it is unknown or damaged."""
-    return load_tokenizer(state_from_json(read_bytes(path, MAX_TOKENIZER_BYTES)))
+    return load_tokenizer(state_from_json(read_state_file(path)))

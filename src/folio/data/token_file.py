@@ -19,6 +19,7 @@ import numpy as np
 from folio.data.tokenizers.base import UnknownTokens
 from folio.runtime.errors import FolioError
 from folio.runtime.files import atomic_writer, sha256_of, write_atomically
+from folio.runtime.untrusted import UntrustedFileError, check_regular, read_json
 
 T = TypeVar("T")
 
@@ -90,6 +91,7 @@ class MappedTokens(np.memmap):
 
 def map_tokens(path: Path, dtype: str, random_access: bool = False) -> MappedTokens:
     """Map the ids of a file. `random_access`: it is one of many shards that together may be larger than memory."""
+    check_regular(path)
     tokens = MappedTokens(path, dtype=dtype, mode="r")
     # Windows can be anywhere. The kernel would read megabytes around each, which only helps if the whole file stays.
     if (random_access or tokens.nbytes > LARGEST_HASHED_BYTES) and hasattr(mmap, "MADV_RANDOM"):
@@ -218,11 +220,11 @@ def write_token_file(
 def _read_sidecar(path: Path) -> TokenFileInfo:
     sidecar = sidecar_path(path)
     try:
-        info = dataclass_from_json(TokenFileInfo, json.loads(sidecar.read_bytes()))
+        info = dataclass_from_json(TokenFileInfo, read_json(sidecar))
     except FileNotFoundError:
         raise TokenFileError(path, f"has no sidecar {sidecar.name}") from None
-    except (ValueError, RecursionError):
-        raise TokenFileError(path, f"has a sidecar {sidecar.name} that is not JSON") from None
+    except UntrustedFileError as error:
+        raise TokenFileError(path, f"has a sidecar {sidecar.name} that {error.problem}") from None
     except TypeError:
         info = None
     if info is None or not _is_consistent(info):
@@ -242,9 +244,14 @@ def _is_consistent(info: TokenFileInfo) -> bool:
 
 
 def dataclass_from_json(kind: type[T], fields: Any) -> T:
-    """Return the dataclass with these fields. Raises: TypeError if one is missing, unknown, or of another type."""
+    """Return the dataclass with these fields.
+
+    Raises: TypeError if one is missing, unknown, of another type, or a whole number below 0 or beyond 64 bits.
+    """
     annotations: dict[str, Any] = kind.__annotations__
     types: dict[str, Any] = {name: get_origin(expected) or expected for name, expected in annotations.items()}
     if not isinstance(fields, dict) or {name: type(value) for name, value in fields.items()} != types:
+        raise TypeError
+    if any(isinstance(value, int) and not 0 <= value < 2**63 for value in fields.values()):
         raise TypeError
     return kind(**fields)

@@ -17,6 +17,9 @@ from folio.runtime.untrusted import MIB, open_regular, refuse, shown
 MAX_RECORD_BYTES = 64 * MIB
 """Limit for one event. A figure, the largest of ours, has less than one megabyte."""
 
+MAX_CSV_BYTES = 512 * MIB
+"""Limit for metrics.csv. A million log lines with four metrics have 160 MB."""
+
 MAX_STEP = 2**53
 """Limit for a step: beyond it a float, as which charts draw it, skips numbers."""
 
@@ -96,7 +99,7 @@ def _from_csv(file: Path) -> dict[str, Curve]:
     if not file.is_file():
         return {}
     points: dict[str, list[tuple[int, float]]] = {}
-    with open_regular(file) as content:
+    with open_regular(file, MAX_CSV_BYTES) as content:
         rows = _csv_rows(io.TextIOWrapper(content, encoding="utf-8", newline=""), file)
         for step, name, value in rows:
             points.setdefault(name, []).append((_checked_step(step, file), value))

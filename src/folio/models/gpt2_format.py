@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from folio.models.transformer_config import Activation, TransformerConfig
 from folio.runtime.torch_files import check_tensor_sizes, load_torch_file
-from folio.runtime.untrusted import UntrustedFileError, open_regular, read_json_object, shown
+from folio.runtime.untrusted import UntrustedFileError, check_regular, read_json_object, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -393,8 +393,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _check_regular(file: Path) -> None:
     try:
-        with open_regular(file):
-            pass
+        check_regular(file)
     except OSError as error:
         raise _unreadable(file, error) from None
     except UntrustedFileError as error:

@@ -1,6 +1,5 @@
 """Create run folders, find the one that the user means, and print how to resume it. Imports no torch."""
 
-import os
 import re
 from datetime import datetime
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from folio.runtime.commands import command, override
 from folio.runtime.errors import FolioError
+from folio.runtime.files import check_writable
 from folio.runtime.plain_yaml import read_yaml
 from folio.runtime.untrusted import UntrustedFileError, read_json_object
 
@@ -96,7 +96,7 @@ def find_resumable_run(run: str, output_dir: Path) -> Path:
     folder = latest_run(output_dir) if run == "latest" else Path(run)
     if missing := missing_for_resume(folder):
         raise FolioError(f"resume={run}: {missing[0]} does not exist; give a run folder or 'latest'")
-    check_links(folder)
+    check_writable(folder)
     return folder
 
 
@@ -104,21 +104,6 @@ def missing_for_resume(folder: Path) -> list[Path]:
     """Return the missing files without which a run cannot be resumed."""
     needed = (folder / "config.yaml", folder / "checkpoints" / "last.ckpt")
     return [file for file in needed if not file.is_file()]
-
-
-def check_links(folder: Path) -> None:
-    """Check a folder of a run or a sweep before Folio writes in it: samples.md of a stranger could link to any file.
-
-    Raises: FolioError if a link leads out of the folder. Reading through links is harmless.
-    """
-    home = os.path.realpath(folder)
-    for path in sorted(folder.rglob("*")):
-        target = os.path.realpath(path)
-        if path.is_symlink() and os.path.commonpath([home, target]) != home:
-            raise FolioError(
-                f"{path} is a link to {target}, outside the run folder, and would be written to; replace the link "
-                "with a copy of the file"
-            )
 
 
 def latest_run(output_dir: Path) -> Path:

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from folio.runtime.files import write_atomically
+from folio.runtime.files import check_writable, write_atomically
 from folio.runtime.untrusted import KIB, read_text
 
 JOBS_FOLDER = ".jobs"
@@ -14,12 +14,18 @@ MAX_PATH_BYTES = 64 * KIB
 
 
 def requeued_run(output_dir: Path) -> Path | None:
-    """Return the run of this job before it was requeued; None at the first start and without a checkpoint."""
+    """Return the run of this job before it was requeued; None at the first start and without a checkpoint.
+
+    Raises: FolioError if the file that names it is not regular, or a link leads out of the run folder; OSError.
+    """
     if int(os.environ.get("SLURM_RESTART_COUNT", "0")) == 0:
         return None
     file = _job_file(output_dir)
     folder = Path(read_text(file, MAX_PATH_BYTES)) if file and file.exists() else None
-    return folder if folder and (folder / "checkpoints" / "last.ckpt").is_file() else None
+    if folder is None or not (folder / "checkpoints" / "last.ckpt").is_file():
+        return None
+    check_writable(folder)
+    return folder
 
 
 def remember_job(output_dir: Path, folder: Path) -> None:

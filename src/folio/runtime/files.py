@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from folio.runtime.errors import FolioError
+from folio.runtime.untrusted import kind_of_file, open_regular
 
 UNFINISHED = ".tmp"
 """Suffix of files that are being written."""
@@ -63,6 +65,29 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def check_writable(folder: Path) -> None:
+    """Check a folder from someone else before Folio writes in it: samples.md could link to any file, or be a FIFO.
+
+    Raises: FolioError if a link leads out of the folder, or something is neither a file nor a folder. Reading through
+    links is harmless.
+    """
+    home = os.path.realpath(folder)
+    for path in sorted(folder.rglob("*")):
+        try:
+            mode = path.lstat().st_mode
+        except FileNotFoundError:  # another process works here, too
+            continue
+        if stat.S_ISLNK(mode):
+            target = os.path.realpath(path)
+            if os.path.commonpath([home, target]) != home:
+                raise FolioError(
+                    f"{path} is a link to {target}, outside {folder}, and would be written to; replace the link with "
+                    "a copy of the file"
+                )
+        elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise FolioError(f"{path} is {kind_of_file(mode)}, and would be written to; remove it")
+
+
 @contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
     """Hold the lock file next to `path`; other processes wait for it. The kernel releases it if this process dies.
@@ -70,9 +95,14 @@ def exclusive_lock(path: Path) -> Iterator[None]:
     The lock file is never removed: a third process would lock a new file while a second one still waits on the old.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.lock"), "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    # A link would create a file elsewhere, and opening a FIFO would wait.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path.with_name(f".{path.name}.lock"), flags, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -95,6 +125,6 @@ def lock_folder(folder: Path, activity: str) -> Iterator[None]:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 hex digest of a file."""
-    with open(path, "rb") as file:
+    """Return the SHA-256 hex digest of a regular file. Raises: UntrustedFileError; OSError."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,8 +11,9 @@ import reprlib
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 from folio.runtime.errors import FolioError
 
@@ -29,16 +30,20 @@ MAX_DIGITS = 400
 
 
 class UntrustedFileError(FolioError):
-    """A file that is not what its name promises: path, problem and remedy in one line."""
+    """A file that is not what its name promises. `problem` is the reason without the path and the remedy."""
+
+    problem: str
 
 
 def refuse(path: Path, problem: str, remedy: str = "give another file") -> NoReturn:
     """Raises: UntrustedFileError."""
-    raise UntrustedFileError(f"{path} {problem}; {remedy}")
+    error = UntrustedFileError(f"{path} {problem}; {remedy}")
+    error.problem = problem
+    raise error
 
 
 @contextmanager
-def open_regular(path: Path, max_bytes: int | None = None) -> Iterator[BinaryIO]:
+def open_regular(path: Path, max_bytes: int | None = None) -> Iterator[BufferedReader]:
     """Open a regular file for reading; a link to one is followed.
 
     A FIFO would block, a device never ends: neither is opened for longer than it takes to see what it is.
@@ -51,7 +56,7 @@ def open_regular(path: Path, max_bytes: int | None = None) -> Iterator[BinaryIO]
     try:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            refuse(path, f"is {_kind(found.st_mode)}, not a regular file")
+            refuse(path, f"is {kind_of_file(found.st_mode)}, not a regular file")
         if max_bytes is not None and found.st_size > max_bytes:
             refuse(path, f"has {found.st_size:,} bytes, and Folio reads at most {max_bytes:,} of such a file")
         with open(descriptor, "rb", closefd=False) as file:
@@ -60,7 +65,17 @@ def open_regular(path: Path, max_bytes: int | None = None) -> Iterator[BinaryIO]
         os.close(descriptor)
 
 
-def _kind(mode: int) -> str:
+def check_regular(path: Path) -> None:
+    """Check a file that a library will open by its path.
+
+    Raises: UntrustedFileError if it is no regular file; OSError.
+    """
+    with open_regular(path):
+        pass
+
+
+def kind_of_file(mode: int) -> str:
+    """Return what a file is that is not regular, by its mode."""
     kinds = {
         "a folder": stat.S_ISDIR,
         "a FIFO": stat.S_ISFIFO,

@@ -19,10 +19,11 @@ from folio.config.hparams_search import SearchConfig
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
 from folio.distributed.environment import RankInfo, rank_from_environment
-from folio.runs.folders import check_links, create_folder
+from folio.runs.folders import create_folder
 from folio.runtime.commands import quote_for_hydra
 from folio.runtime.cpus import available_cpus
 from folio.runtime.errors import FolioError
+from folio.runtime.files import check_writable
 from folio.sweeps.manifest import find_sweep, resume_sweep_command
 from folio.sweeps.planning import GridAxis, Job, plan_grid
 from folio.sweeps.runner import Launch, run_grid, run_search
@@ -213,7 +214,7 @@ def open_sweep_folder(config: DictConfig, base: RunConfig) -> Path:
     if not base.sweep:
         return create_folder(Path(str(config.hydra.sweep.dir)), Path(base.paths.output_dir))
     folder = find_sweep(base.sweep, Path(base.paths.output_dir))
-    check_links(folder)
+    check_writable(folder)
     return folder
 
 

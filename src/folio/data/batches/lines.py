@@ -12,6 +12,7 @@ from folio.data.batches.windows import gather_spans
 from folio.data.sharded_tokens import Tokens
 from folio.runtime.errors import FolioError
 from folio.runtime.files import atomic_writer, write_atomically
+from folio.runtime.untrusted import UntrustedFileError, check_regular, read_json_object
 
 CHUNK_TOKENS = 1 << 22
 """Number of tokens searched at a time, since a mapped file can be larger than memory."""
@@ -44,13 +45,15 @@ class LineFiles:
     def open(self) -> Spans | None:
         """Return the mapped arrays; None if the files are missing or incomplete."""
         try:
-            n_lines = json.loads(self.summary.read_bytes())["n_lines"]
+            n_lines = read_json_object(self.summary)["n_lines"]
+            for file in (self.starts, self.lengths):
+                check_regular(file)
             if (self.starts.stat().st_size, self.lengths.stat().st_size) != (8 * n_lines, 4 * n_lines):
                 return None
             if n_lines == 0:
                 return np.empty(0, np.int64), np.empty(0, np.int64)
             return np.memmap(self.starts, "<i8", mode="r"), np.memmap(self.lengths, "<u4", mode="r")
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, UntrustedFileError, KeyError, TypeError):
             return None
 
     def write(self, lines: Iterator[Spans]) -> None:
@@ -98,6 +101,7 @@ class Lines:
                 "between them; use a text with words in it"
             )
         self._tokens = tokens
+        self._stem = files.stem if files is not None else ""
         self.max_length = max_length
 
     def __len__(self) -> int:
@@ -105,8 +109,13 @@ class Lines:
 
     def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the lines at `indices` (B,): tokens (B, T), padded with zeros, and lengths (B,), all int64."""
+        starts = np.asarray(self.starts[indices], dtype=np.int64)
         lengths = np.asarray(self.lengths[indices], dtype=np.int64)
-        return gather_spans(self._tokens, np.asarray(self.starts[indices]), lengths), lengths
+        # The files may be from someone else: a length of 2^32 would ask for as much memory.
+        is_valid = starts.min() >= 0 and (starts + lengths).max() <= len(self._tokens) and lengths.min() > 0
+        if not is_valid or lengths.max() > self.max_length:
+            raise FolioError(f"{self._stem}.* are damaged; remove these files, and they are made again")
+        return gather_spans(self._tokens, starts, lengths), lengths
 
     @cached_property
     def mean_length(self) -> float:

@@ -49,6 +49,7 @@ from folio.data.prepared import PreparedData
 from folio.data.token_file import TokenFileError, token_dtype
 from folio.data.tokenizers.base import LearnedTokenizer, Tokenizer
 from folio.data.tokenizers.choice import TokenizerChoice
+from folio.data.tokenizers.state import read_state_file
 from folio.runtime.errors import FolioError
 from folio.runtime.files import exclusive_lock, remove_unfinished
 
@@ -285,7 +286,7 @@ class _Preparation:
             return self.choice.build(self.assets_dir)
         learned = self.unfinished / f"tokenizer-{self.corpus.plan(self.choice.folder_name)[:16]}.json"
         if learned.is_file():
-            return self.choice.load(learned.read_bytes())
+            return self.choice.load(read_state_file(learned))
         counts = self.corpus.count_units_with(workers, kind, self.log)
         tokenizer = self.choice.build(self.assets_dir, with_separator(counts))
         write_tokenizer(learned, tokenizer)

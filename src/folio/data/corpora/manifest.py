@@ -9,9 +9,13 @@ from pathlib import Path
 from folio.data.token_file import FORMAT as TOKEN_FORMAT
 from folio.data.token_file import TokenFileError, TokenFileInfo, dataclass_from_json, token_dtype
 from folio.runtime.files import write_atomically
+from folio.runtime.untrusted import MIB, UntrustedFileError, read_json_object
 
 FORMAT = 1
 MANIFEST = "corpus.json"
+MAX_MANIFEST_BYTES = 32 * MIB
+"""Limit for corpus.json: room for the checksums of 400,000 shards."""
+
 SPLITS = ("train", "val")
 
 
@@ -89,12 +93,14 @@ def read_manifest(folder: Path) -> Manifest:
     """Raises: TokenFileError if it is missing or damaged."""
     path = folder / MANIFEST
     try:
-        fields = json.loads(path.read_bytes())
+        fields = read_json_object(path, MAX_MANIFEST_BYTES)
         splits = {split: dataclass_from_json(SplitInfo, fields[split]) for split in SPLITS}
         manifest = dataclass_from_json(Manifest, fields | splits)
     except FileNotFoundError:
         raise TokenFileError(path, "is missing") from None
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+    except UntrustedFileError as error:
+        raise TokenFileError(path, error.problem) from None
+    except (KeyError, TypeError):
         raise TokenFileError(path, f"is not a manifest of format {FORMAT}") from None
     if not _is_consistent(manifest):
         raise TokenFileError(path, f"is not a manifest of format {FORMAT}")
@@ -112,6 +118,7 @@ def _is_consistent(manifest: Manifest) -> bool:
             and split.n_bytes > 0
             and 0 <= split.n_unknown <= split.n_tokens
             and 0.0 <= split.spelling_bits < math.inf
+            and all(isinstance(sha256, str) for sha256 in split.shard_sha256)
             and len(split.shard_sha256) == -(-split.n_tokens // manifest.shard_tokens)
             for split in (manifest.train, manifest.val)
         )

@@ -14,9 +14,10 @@ from folio.data.sharded_tokens import ShardedTokens, join_tokens
 from folio.data.token_file import TokenFileInfo
 from folio.data.tokenizers.base import LearnedTokenizer, Tokenizer
 from folio.data.tokenizers.choice import TokenizerChoice
-from folio.data.tokenizers.state import state_to_json
+from folio.data.tokenizers.state import MAX_TOKENIZER_BYTES, state_to_json
 from folio.runtime.errors import FolioError
 from folio.runtime.files import exclusive_lock, write_atomically
+from folio.runtime.untrusted import read_json_object
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,10 @@ class CorpusMixture:
 def _read_learned(file: Path, choice: TokenizerChoice, identities: list[str]) -> Tokenizer | None:
     """Return the tokenizer of a file, if it was learned from corpora with these identities."""
     try:
-        fields = json.loads(file.read_bytes())
+        fields = read_json_object(file, MAX_TOKENIZER_BYTES)
         if fields["learned_from"] == identities:
             return choice.load(json.dumps(fields["state"]).encode())
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # FolioError is a ValueError
+    except (OSError, ValueError, KeyError):  # FolioError is a ValueError
         pass
     return None
 

@@ -21,9 +21,9 @@ from folio.data.prepared import PreparedData
 from folio.data.token_file import TokenFileError
 from folio.data.tokenizers.base import LearnedTokenizer, Tokenizer
 from folio.data.tokenizers.choice import TokenizerChoice
-from folio.data.tokenizers.state import fingerprint, state_from_json, state_to_json
+from folio.data.tokenizers.state import fingerprint, read_state_file, state_from_json, state_to_json
 from folio.runtime.errors import FolioError
-from folio.runtime.files import exclusive_lock, write_atomically
+from folio.runtime.files import check_writable, exclusive_lock, write_atomically
 
 TOKENIZER = "tokenizer.json"
 
@@ -85,7 +85,7 @@ def read_tokenizer(folder: Path, choice: TokenizerChoice) -> tuple[Tokenizer, st
     Raises: NotReusableError if it is missing or damaged; OtherTokenizerError if it is not the chosen one.
     """
     with opening(folder):
-        state_json = (folder / TOKENIZER).read_bytes()
+        state_json = read_state_file(folder / TOKENIZER)
         found = str(state_from_json(state_json).get("name"))
         if found != choice.name or not choice.allows(tokenizer := choice.load(state_json)):
             raise OtherTokenizerError(folder, found)
@@ -125,6 +125,7 @@ def prepare_locked(
         try:
             return open_prepared()  # another process may have done the work while this one waited
         except NotReusableError as reason:
+            check_writable(folder)
             log(f"Preparing {folder}" if is_new or resumes else f"Preparing {folder} again: {reason}")
         return prepare()
 

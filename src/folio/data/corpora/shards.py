@@ -12,6 +12,7 @@ import numpy as np
 from folio.data.corpora.manifest import (
     FORMAT,
     MANIFEST,
+    MAX_MANIFEST_BYTES,
     SPLITS,
     Manifest,
     SplitInfo,
@@ -26,6 +27,7 @@ from folio.data.corpora.workers import Workers
 from folio.data.sharded_tokens import ShardedTokens, ShardFile
 from folio.data.token_file import LARGEST_HASHED_BYTES, TokenFileError, TokenFileInfo, token_dtype
 from folio.runtime.files import atomic_writer, sha256_of, write_atomically
+from folio.runtime.untrusted import read_text
 
 COPY_BYTES = 1 << 22
 
@@ -223,7 +225,7 @@ class _WrittenShards:
 
     def __init__(self, path: Path, plan: str) -> None:
         self.sha256: dict[str, str] = {}
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        lines = read_text(path, MAX_MANIFEST_BYTES).splitlines() if path.exists() else []
         if lines[:1] == [plan]:
             self.sha256 = dict(line.split() for line in lines[1:] if len(line.split()) == 2)
         write_atomically(path, "".join(f"{line}\n" for line in (plan, *map(" ".join, self.sha256.items()))).encode())

@@ -36,6 +36,7 @@ from folio.data.tokenizers.base import LearnedTokenizer
 from folio.data.tokenizers.choice import TokenizerChoice
 from folio.runtime.errors import FolioError
 from folio.runtime.files import remove_unfinished, sha256_of, write_atomically
+from folio.runtime.untrusted import UntrustedFileError, read_json_object
 
 SOURCE_RECORD = "text.json"
 
@@ -150,10 +151,10 @@ def _recorded_sha256(record: Path, path: Path) -> str | None:
     """
     try:
         status = path.stat()
-        fields = json.loads(record.read_bytes())
+        fields = read_json_object(record)
         is_same = (fields["n_bytes"], fields["modified_ns"]) == (status.st_size, status.st_mtime_ns)
         return str(fields["sha256"]) if is_same and status.st_size > LARGEST_HASHED_BYTES else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, UntrustedFileError, KeyError):
         return None
 
 

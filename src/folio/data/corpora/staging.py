@@ -16,7 +16,9 @@ from typing import BinaryIO
 
 from folio.data.corpora.progress import Advance
 from folio.data.corpora.tasks import EncodedDocuments, PositionedBlock, ReadPosition, Task, group_blocks
+from folio.data.token_file import dataclass_from_json
 from folio.runtime.files import write_atomically
+from folio.runtime.untrusted import UntrustedFileError, read_json_object
 
 JOURNAL_EVERY_S = 2.0
 
@@ -51,13 +53,14 @@ class Staging:
     def read_journal(self) -> Journal:
         """Return how far an earlier process came; nowhere if the files are shorter than its journal says."""
         try:
-            fields = json.loads((self.folder / "journal.json").read_bytes())
-            journal = Journal(**fields | {"position": ReadPosition(**fields["position"])})
+            fields = read_json_object(self.folder / "journal.json")
+            position = dataclass_from_json(ReadPosition, fields["position"])
+            journal = dataclass_from_json(Journal, fields | {"position": position})
             sizes = (self.tokens, journal.tokens_bytes), (self.documents, journal.documents_bytes)
             is_whole = all(n_bytes == 0 or path.stat().st_size >= n_bytes for path, n_bytes in sizes)
             if journal.plan == self.plan and is_whole:
                 return journal
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, UntrustedFileError, KeyError, TypeError):
             pass
         return Journal(self.plan, ReadPosition(), 0, 0, 0)
 

@@ -11,6 +11,7 @@ import numpy as np
 from folio.data.corpora.documents import BLOCK_BYTES, DocumentBlock, DocumentFormat, parse_documents
 from folio.data.tokenizers.base import LearnedTokenizer, Tokenizer
 from folio.data.tokenizers.choice import TokenizerChoice
+from folio.data.tokenizers.state import read_state_file
 
 DOCUMENT = np.dtype(
     [
@@ -107,7 +108,7 @@ def encode_in_worker(
     """`encode_blocks` with the tokenizer of a file, which each process loads once."""
     if fingerprint not in _loaded:
         _loaded.clear()
-        _loaded[fingerprint] = choice.load(tokenizer_file.read_bytes())
+        _loaded[fingerprint] = choice.load(read_state_file(tokenizer_file))
     return encode_blocks(blocks, document_format, _loaded[fingerprint], dtype)
 
 

@@ -4,11 +4,15 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from folio.data.tokenizers.base import Tokenizer
 from folio.runtime.errors import FolioError
-from folio.runtime.untrusted import shown
+from folio.runtime.untrusted import MIB, read_bytes, shown
+
+MAX_TOKENIZER_BYTES = 256 * MIB
+"""Limit for a tokenizer.json. A vocabulary of five million words has 60 MB."""
 
 
 def state_to_json(state: Mapping[str, Any]) -> bytes:
@@ -18,6 +22,11 @@ def state_to_json(state: Mapping[str, Any]) -> bytes:
         for key, value in state.items()
     }
     return json.dumps(plain, sort_keys=True).encode("ascii")
+
+
+def read_state_file(path: Path) -> bytes:
+    """Return the content of a tokenizer.json, for `state_from_json`. Raises: UntrustedFileError; OSError."""
+    return read_bytes(path, MAX_TOKENIZER_BYTES)
 
 
 def state_from_json(data: bytes) -> dict[str, Any]:
