@@ -20,7 +20,7 @@ from folio.config.run import RunConfig
 from folio.config.tokenizer import read_tokenizer_file
 from folio.data.tokenizers.base import Tokenizer
 from folio.generation.prompts import check_request, default_prompt
-from folio.generation.sampling import SamplingParams
+from folio.models.sampling import SamplingParams
 from folio.runs.folders import find_checkpoint, read_config
 from folio.runtime.errors import FolioError
 from folio.runtime.streams import output_is_gone

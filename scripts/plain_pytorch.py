@@ -13,8 +13,8 @@ import typer
 from folio.config.tokenizer import choose_tokenizer
 from folio.data.corpora.single_text import NamedText
 from folio.generation.generate import generate_text
-from folio.generation.sampling import SamplingParams
 from folio.models import GPT, GPTConfig
+from folio.models.sampling import SamplingParams
 
 CONTEXT_LENGTH, BATCH_SIZE = 64, 12
 

@@ -12,9 +12,9 @@ from benchmarks.contenders.protocol import Channel, WorkerSpec
 from benchmarks.contenders.training_loops import model_config_of
 from folio.config.run import RunConfig
 from folio.generation.generate import generate_tokens
-from folio.generation.sampling import SamplingParams
 from folio.models import GPT
 from folio.models.cpu_linear import store_column_major
+from folio.models.sampling import SamplingParams
 from folio.models.transformer_config import TransformerConfig
 from folio.runtime.memory import peak_bytes, resident_bytes
 

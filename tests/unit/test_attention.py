@@ -111,7 +111,7 @@ def test_a_row_with_every_key_masked_gives_no_nan_forward_or_backward() -> None:
 def test_padding_in_front_of_a_row_gives_no_nan_in_any_layer(encoding: str) -> None:
     """Causal and padding mask together leave no key to the first positions of a left-padded row."""
     model = build(GPT, positional_encoding=encoding)
-    hidden = model.hidden(random_tokens(2, 6), n_padding=torch.tensor([5, 0]))
+    hidden = model.hidden(random_tokens(2, 6), torch.arange(6) >= torch.tensor([[5], [0]]))
     assert hidden.isfinite().all()
     hidden.sum().backward()
     assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in model.parameters())
@@ -122,7 +122,8 @@ def test_padding_in_front_of_a_row_gives_no_nan_in_any_layer(encoding: str) -> N
 
 def test_scores_are_products_and_weights_are_their_softmax_over_the_allowed_keys() -> None:
     q, k = random_heads(2, 1, 2, 3, 4).unbind()
-    scores, weights = attention_map(q, k, AttentionMask(is_causal=True))
+    scores, weights, mask = attention_map(q, k, AttentionMask(is_causal=True))
+    assert torch.equal(mask, causal_mask(3, 3)[None, None])
     for head in range(2):
         for t in range(3):
             products = [q[0, head, t].dot(k[0, head, s]).item() for s in range(3)]
@@ -135,7 +136,7 @@ def test_alibi_is_in_the_weights_and_not_in_the_scores() -> None:
     q, k = random_heads(2, 1, 4, 3, 4).unbind()
     positions = torch.arange(3)
     bias = build_positional_encoding(replace(TINY, positional_encoding="alibi")).bias(positions, positions)
-    scores, weights = attention_map(q, k, AttentionMask.bidirectional(bias=bias))
+    scores, weights, _ = attention_map(q, k, AttentionMask.bidirectional(bias=bias))
     torch.testing.assert_close(scores, q @ k.transpose(-2, -1))
     torch.testing.assert_close(weights, (scores / 2 + bias).softmax(dim=-1))
 
@@ -153,7 +154,7 @@ def assert_causal_rows(weights: Tensor) -> None:
 def test_weights_of_a_decoder_sum_to_1_and_are_0_for_the_future(encoding: str, choices: dict[str, Any]) -> None:
     maps = build(GPT, positional_encoding=encoding, **choices).attention_maps(random_tokens(2, 7))
     assert len(maps) == TINY.n_layers
-    for scores, weights in maps:
+    for scores, weights, _ in maps:
         assert scores.shape == weights.shape == (2, TINY.n_heads, 7, 7)
         assert scores.isfinite().all()
         assert_causal_rows(weights)
@@ -162,8 +163,8 @@ def test_weights_of_a_decoder_sum_to_1_and_are_0_for_the_future(encoding: str, c
 @each_encoding
 def test_weights_of_an_encoder_sum_to_1_and_are_positive_everywhere(encoding: str) -> None:
     maps = build(Encoder, positional_encoding=encoding).attention_maps(random_tokens(2, 7))
-    assert [tuple(weights.shape) for _, weights in maps] == [(2, TINY.n_heads, 7, 7)] * TINY.n_layers
-    for _, weights in maps:
+    assert [tuple(weights.shape) for _, weights, _ in maps] == [(2, TINY.n_heads, 7, 7)] * TINY.n_layers
+    for _, weights, _ in maps:
         torch.testing.assert_close(weights.sum(dim=-1), torch.ones_like(weights[..., 0]))
         assert (weights > 0).all()
 
@@ -172,8 +173,8 @@ def test_weights_of_an_encoder_sum_to_1_and_are_positive_everywhere(encoding: st
 def test_weights_of_cross_attention_are_positive_over_the_whole_prefix(encoding: str) -> None:
     model = build(EncoderDecoder, conditioning="cross_attention", positional_encoding=encoding)
     maps = model.attention_maps(random_tokens(2, 4), random_tokens(2, 6, seed=1))
-    assert [tuple(weights.shape) for _, weights in maps] == [(2, TINY.n_heads, 4, 6)] * TINY.n_layers
-    for _, weights in maps:
+    assert [tuple(weights.shape) for _, weights, _ in maps] == [(2, TINY.n_heads, 4, 6)] * TINY.n_layers
+    for _, weights, _ in maps:
         torch.testing.assert_close(weights.sum(dim=-1), torch.ones_like(weights[..., 0]))
         assert (weights > 0).all()
 
@@ -182,8 +183,8 @@ def test_weights_of_cross_attention_are_positive_over_the_whole_prefix(encoding:
 def test_weights_over_a_hidden_cache_are_positive_over_the_prefix_and_0_for_the_future(encoding: str) -> None:
     model = build(EncoderDecoder, conditioning="hidden_cache", positional_encoding=encoding)
     maps = model.attention_maps(random_tokens(2, 4), random_tokens(2, 6, seed=1))
-    assert [tuple(weights.shape) for _, weights in maps] == [(2, TINY.n_heads, 4, 6 + 4)] * TINY.n_layers
-    for _, weights in maps:
+    assert [tuple(weights.shape) for _, weights, _ in maps] == [(2, TINY.n_heads, 4, 6 + 4)] * TINY.n_layers
+    for _, weights, _ in maps:
         torch.testing.assert_close(weights.sum(dim=-1), torch.ones_like(weights[..., 0]))
         is_seen = torch.cat((torch.ones(4, 6, dtype=torch.bool), causal_mask(4, 4)), dim=1)
         assert (weights[:, :, ~is_seen] == 0).all()
@@ -216,7 +217,7 @@ def every_output(encoding: str, choices: dict[str, Any]) -> list[Tensor]:
     options = {"positional_encoding": encoding, "n_layers": 2, **choices}
     tokens, prefix, lengths = random_tokens(2, 5), random_tokens(2, 4, seed=1), torch.tensor([4, 2])
     decoder = build(GPT, **options)
-    outputs = [decoder(tokens), decoder.hidden(tokens, n_padding=torch.tensor([0, 3]))]
+    outputs = [decoder(tokens), decoder.hidden(tokens, torch.arange(5) >= torch.tensor([[0], [3]]))]
     encoder = build(Encoder, **options)
     outputs += [encoder(tokens), encoder(prefix, lengths)]
     for conditioning in CONDITIONINGS:
@@ -272,7 +273,7 @@ def test_the_check_of_the_fast_path_notices_a_softmax() -> None:
 
 def test_products_of_512_terms_have_variance_512_and_scaled_ones_1() -> None:
     q, k = (random_heads(1, 1, 256, 512, seed=seed) for seed in (0, 1))
-    scores, weights = attention_map(q, k, AttentionMask())
+    scores, weights, _ = attention_map(q, k, AttentionMask())
     assert q.var().item() == pytest.approx(1, rel=0.02)
     assert scores.var().item() == pytest.approx(512, rel=0.05)
     # A softmax only shifts the scaled scores of a row.
@@ -281,7 +282,7 @@ def test_products_of_512_terms_have_variance_512_and_scaled_ones_1() -> None:
 
 def test_unscaled_products_would_select_one_key_and_give_the_others_no_gradient() -> None:
     q, k = (random_heads(1, 1, 256, 512, seed=seed) for seed in (0, 1))
-    scores, weights = attention_map(q, k, AttentionMask())
+    scores, weights, _ = attention_map(q, k, AttentionMask())
     unscaled = scores.softmax(dim=-1)
     assert unscaled.amax(dim=-1).mean() > 0.8
     assert weights.amax(dim=-1).mean() < 0.1

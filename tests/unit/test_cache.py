@@ -38,17 +38,20 @@ def read(
     sizes: list[int],
     prefix: Tensor,
     lengths: Tensor | None = None,
-    n_padding: Tensor | None = None,
+    padding_mask: Tensor | None = None,
 ) -> Tensor:
     """Read tokens (B, T) in chunks of these sizes with one cache: -> (B, T, V)."""
     cache = KeyValueCache(model.config.n_layers, capacity=N_STATES + tokens.size(1))
     encoder_output = model.encode(prefix, lengths) if isinstance(model, EncoderDecoder) else None
-    outputs = []
+    outputs: list[Tensor] = []
+    n_read = 0
     for chunk in tokens.split(sizes, dim=1):
+        n_read += chunk.size(1)
+        options = {"cache": cache, "padding_mask": None if padding_mask is None else padding_mask[:, :n_read]}
         if isinstance(model, EncoderDecoder):
-            outputs.append(model.decode(chunk, encoder_output, cache=cache, n_padding=n_padding))
+            outputs.append(model.decode(chunk, encoder_output, **options))
         else:
-            outputs.append(model.hidden(chunk, cache=cache, n_padding=n_padding))
+            outputs.append(model.hidden(chunk, **options))
     return model.output(torch.cat(outputs, dim=1))
 
 
@@ -86,7 +89,8 @@ def test_rows_of_any_lengths_in_any_chunks_have_the_logits_of_each_alone(
     tokens, prefix = random_tokens(3, n_tokens), random_tokens(3, N_STATES, seed=1)
     n_padding = data.draw(st.lists(st.integers(0, n_tokens - 1), min_size=3, max_size=3))
     lengths = data.draw(st.lists(st.integers(1, N_STATES), min_size=3, max_size=3))
-    together = read(model, tokens, sizes, prefix, torch.tensor(lengths), torch.tensor(n_padding))
+    padding_mask = torch.arange(n_tokens) >= torch.tensor(n_padding)[:, None]
+    together = read(model, tokens, sizes, prefix, torch.tensor(lengths), padding_mask)
     assert together.isfinite().all()
     for row in range(3):
         alone = read_at_once(model, tokens[row : row + 1, n_padding[row] :], prefix[row : row + 1, : lengths[row]])

@@ -15,8 +15,8 @@ from folio.data.tokenizers.word import WordTokenizer
 from folio.generation.filling import fill_tokens
 from folio.generation.generate import generate, generate_text
 from folio.generation.prompts import MASK, encode_masked
-from folio.generation.sampling import SamplingParams
 from folio.models import Encoder
+from folio.models.sampling import SamplingParams
 from folio.runtime.errors import FolioError
 
 TOKENIZER = CharTokenizer("".join(map(chr, range(ord("0"), ord("0") + 60))))

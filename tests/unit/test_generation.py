@@ -23,9 +23,9 @@ from folio.generation.generate import (
     generate_tokens,
     until_stop,
 )
-from folio.generation.sampling import SamplingParams
 from folio.models import GPT, EncoderDecoder
 from folio.models.positional import POSITIONAL_ENCODINGS
+from folio.models.sampling import SamplingParams
 from folio.runtime.errors import FolioError
 
 CONTEXT = TINY.context_length

@@ -8,8 +8,8 @@ from folio.data.tokenizers.byte import ByteTokenizer
 from folio.data.tokenizers.char import CharTokenizer
 from folio.data.tokenizers.word import WordTokenizer
 from folio.generation.generate import generate_text
-from folio.generation.sampling import SamplingParams
 from folio.models import GPT
+from folio.models.sampling import SamplingParams
 from folio.runtime.errors import FolioError
 
 TOKENIZERS: dict[str, Tokenizer] = {

@@ -6,9 +6,9 @@ from tiny_models import CONDITIONINGS, build, random_tokens
 from torch import Tensor, nn
 
 from folio.generation.generate import generate_tokens
-from folio.generation.sampling import SamplingParams
 from folio.models import GPT, Encoder, EncoderDecoder, Model
 from folio.models.quantization import Int8Linear, Int8Weight, quantize_int8, quantize_rows
+from folio.models.sampling import SamplingParams
 
 FAMILIES = ("decoder", "encoder", *CONDITIONINGS)
 LARGEST_ERROR = 0.05

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from folio.generation.sampling import SamplingParams
-from folio.generation.token_sampler import TokenSampler, penalize_repetition, token_probabilities
+from folio.models.sampling import SamplingParams
+from folio.models.token_sampler import TokenSampler, penalize_repetition, token_probabilities
 from folio.runtime.errors import FolioError
 
 # Eighths, so that no difference between them is rounded away.

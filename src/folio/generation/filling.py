@@ -6,9 +6,9 @@ import torch
 
 from folio.data.tokenizers.base import Tokenizer
 from folio.generation.prompts import encode_masked
-from folio.generation.sampling import SamplingParams
-from folio.generation.token_sampler import TokenSampler
 from folio.models import Encoder
+from folio.models.sampling import SamplingParams
+from folio.models.token_sampler import TokenSampler
 
 
 def fill_masks(

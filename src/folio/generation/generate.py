@@ -4,16 +4,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, tee
 
 import torch
-from torch import Tensor
 
 from folio.data.tokenizers.base import Tokenizer
 from folio.generation.filling import fill_masks
 from folio.generation.prompts import check_request
-from folio.generation.sampling import SamplingParams
-from folio.generation.token_sampler import TokenSampler
 from folio.models import GPT, Encoder, EncoderDecoder, Model
 from folio.models.blocks import EncoderOutput
-from folio.models.cache import KeyValueCache
+from folio.models.decoding import DecodingBatch
+from folio.models.sampling import SamplingParams
+from folio.models.token_sampler import TokenSampler
 
 
 def generate(
@@ -150,73 +149,6 @@ def encode_prefixes(model: EncoderDecoder, prefixes: Sequence[Sequence[int]]) ->
     padded = torch.tensor([[*prefix, *[0] * (longest - len(prefix))] for prefix in prefixes], device=device)
     lengths = torch.tensor([len(prefix) for prefix in prefixes], device=device)
     return model.encode(padded, None if (lengths == longest).all() else lengths)
-
-
-class DecodingBatch:
-    """Texts that grow together by n_new tokens and keep at most `window` tokens each.
-
-    Shorter texts are padded at the start, so that all end in the same column. Memory for the tokens, and for a cache's
-    keys and values, is allocated once.
-    """
-
-    def __init__(
-        self,
-        model: GPT | EncoderDecoder,
-        texts: Sequence[Sequence[int]],
-        encoder_output: EncoderOutput | None,
-        window: int,
-        *,
-        n_new: int,
-        use_cache: bool,
-    ) -> None:
-        device = next(model.parameters()).device
-        longest = max(map(len, texts))
-        padding = torch.tensor([longest - len(text) for text in texts], device=device)
-        padded = torch.tensor([[0] * (longest - len(text)) + [*text] for text in texts], device=device)  # (B, T)
-        self._model = model
-        self._encoder_output = encoder_output
-        self._n_tokens = min(longest, window)
-        self._tokens = padded.new_zeros(len(texts), min(window, longest + n_new))
-        """(B, capacity), of which the first n_tokens columns are used."""
-        self._tokens[:, : self._n_tokens] = padded[:, longest - self._n_tokens :]
-        padding = (padding - (longest - self._n_tokens)).clamp(min=0)
-        self._n_padding = padding if padding.any() else None
-        self._cache: KeyValueCache | None = None
-        self._n_cached = 0
-        """Number of columns in the cache."""
-        if use_cache and longest <= window:
-            capacity = self._tokens.size(1)
-            if encoder_output is not None and model.config.conditioning == "hidden_cache":
-                capacity += encoder_output.states.size(1)
-            self._cache = KeyValueCache(model.config.n_layers, capacity)
-
-    def next_logits(self) -> Tensor:
-        """Return the logits of the token after each text, (B, V)."""
-        hidden = self._hidden(self._tokens[:, self._n_cached : self._n_tokens])[:, -1]  # (B, D): only the last
-        if self._cache is not None:
-            self._n_cached = self._n_tokens
-        return self._model.output(hidden)
-
-    def append(self, tokens: Sequence[int]) -> None:
-        """Append one token to each text; a text longer than the window loses its oldest token."""
-        if self._n_tokens == self._tokens.size(1):
-            self._slide()
-        self._tokens[:, self._n_tokens] = torch.tensor(tokens, device=self._tokens.device)
-        self._n_tokens += 1
-
-    def _slide(self) -> None:
-        """Drop the oldest column, and the cache with it: every position changes."""
-        self._tokens[:, :-1] = self._tokens[:, 1:].clone()
-        self._n_tokens -= 1
-        self._cache, self._n_cached = None, 0
-        if self._n_padding is not None:
-            self._n_padding = (self._n_padding - 1).clamp(min=0)
-
-    def _hidden(self, tokens: Tensor) -> Tensor:
-        if isinstance(self._model, EncoderDecoder):
-            assert self._encoder_output is not None
-            return self._model.decode(tokens, self._encoder_output, cache=self._cache, n_padding=self._n_padding)
-        return self._model.hidden(tokens, cache=self._cache, n_padding=self._n_padding)
 
 
 def until_stop(pieces: Iterable[str], stop: Sequence[str]) -> Iterator[str]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from folio.models.blocks import CrossAttention, SelfAttention
-from folio.models.masks import AttentionMask, causal_mask
+from folio.models.masks import AttentionMask
 
 
 class AttentionMap(NamedTuple):
@@ -19,6 +19,8 @@ class AttentionMap(NamedTuple):
     """(B, H, T, S): the products of queries and keys, neither scaled nor masked."""
     weights: Tensor
     """(B, H, T, S): rows sum to 1; exactly 0 for a key that is masked."""
+    mask: Tensor
+    """(B, 1, T, S) bool: the causal and the padding mask combined, True where a position may attend."""
 
 
 def attention_map(q: Tensor, k: Tensor, mask: AttentionMask) -> AttentionMap:
@@ -29,10 +31,11 @@ def attention_map(q: Tensor, k: Tensor, mask: AttentionMask) -> AttentionMap:
     """
     scores = q @ k.transpose(-2, -1)  # (B, H, T, S)
     scaled = scores / q.size(-1) ** 0.5
-    tensor = causal_mask(q.size(2), k.size(2), device=q.device) if mask.is_causal else mask.tensor
-    if tensor is not None:
-        scaled = scaled + tensor if tensor.is_floating_point() else scaled.masked_fill(~tensor, float("-inf"))
-    return AttentionMap(scores, scaled.softmax(dim=-1))
+    allowed = mask.allowed(q.size(2), k.size(2), q.device)
+    if mask.tensor is not None and mask.tensor.is_floating_point():
+        scaled = scaled + mask.tensor
+    weights = scaled.masked_fill(~allowed, float("-inf")).softmax(dim=-1)
+    return AttentionMap(scores, weights, allowed[:, :1].expand(q.size(0), -1, -1, -1))
 
 
 @contextmanager

@@ -63,12 +63,12 @@ class EncoderDecoder(CountsParameters):
         encoder_output: EncoderOutput,
         *,
         cache: KeyValueCache | None = None,
-        n_padding: Tensor | None = None,
+        padding_mask: Tensor | None = None,
     ) -> Tensor:
-        """(B, T) -> (B, T, D), continuing what the cache holds; n_padding (B,) as in `GPT.hidden`."""
+        """(B, T) -> (B, T, D), continuing what the cache holds; padding_mask as in `GPT.hidden`."""
         if self.config.conditioning == "cross_attention":
-            return decode(self.decoder, tokens, cache=cache, n_padding=n_padding, encoder_output=encoder_output)
-        return self._decode_after_states(tokens, encoder_output, cache, n_padding)
+            return decode(self.decoder, tokens, padding_mask, cache=cache, encoder_output=encoder_output)
+        return self._decode_after_states(tokens, encoder_output, cache, padding_mask)
 
     def attention_maps(self, tokens: Tensor, prefix: Tensor) -> list[AttentionMap]:
         """Return what each layer of the decoder attends to, n_layers maps.
@@ -80,20 +80,20 @@ class EncoderDecoder(CountsParameters):
         with record_attention(self.decoder, layer_type) as maps:
             self.hidden(tokens, prefix)
         n_tokens = tokens.size(1)
-        return [AttentionMap(scores[:, :, -n_tokens:], weights[:, :, -n_tokens:]) for scores, weights in maps]
+        return [AttentionMap(*(part[:, :, -n_tokens:] for part in layer)) for layer in maps]
 
     def _decode_after_states(
         self,
         tokens: Tensor,
         encoder_output: EncoderOutput,
         cache: KeyValueCache | None,
-        n_padding: Tensor | None,
+        padding_mask: Tensor | None,
     ) -> Tensor:
         n_new, n_states = tokens.size(1), encoder_output.states.size(1)
         is_first = cache is None or cache.n_keys == 0
         n_before = 0 if cache is None or is_first else cache.n_keys - n_states
         self.decoder.check_length(n_before + n_new)
-        new, all_positions, key_mask = positions_after(n_before, n_new, n_padding, tokens.device)
+        new, all_positions, key_mask = positions_after(n_before, tokens, padding_mask)
         hidden = self.decoder.embed(tokens, new)
         all_positions, key_mask = _prepend_states(encoder_output, all_positions, key_mask)
         if is_first:  # afterwards the cache holds the states

@@ -1,15 +1,18 @@
 """GPT-2's decoder, from tokens to logits. This file and `blocks.py` are the whole model; the rest is detail."""
 
+import torch
 from torch import Tensor, nn
 
 from folio.models.attention_maps import AttentionMap, record_attention
 from folio.models.blocks import EncoderOutput, SelfAttention, build_block, build_norm
 from folio.models.cache import KeyValueCache
 from folio.models.cpu_linear import Linear
+from folio.models.decoding import continue_tokens
 from folio.models.initialization import initialize
 from folio.models.masks import AttentionMask, positions_after
 from folio.models.parameter_count import CountsParameters
 from folio.models.positional import Rotation, build_positional_encoding
+from folio.models.sampling import SamplingParams
 from folio.models.transformer_config import TransformerConfig
 
 
@@ -72,8 +75,11 @@ class GPT(Transformer):
         attention.qkv_projection = c_attn    attention.out_projection, feed_forward.out_projection = c_proj
         feed_forward.in_projection = c_fc    attention_norm = ln_1    feed_forward_norm = ln_2
 
-    Shapes: tokens (B, T) of int64 -> (B, T, V).
-    Raises: ValueError if a sequence is longer than the positional encoding allows.
+    Rows of different lengths are padded at either end, with any id, and padding_mask is True for their tokens and
+    False for padding. Each token's logits are then those of its row alone; the logits at padding are meaningless.
+
+    Shapes: tokens (B, T) of int64, padding_mask (B, T) bool or None if no row is padded -> (B, T, V).
+    Raises: ValueError if a sequence is longer than the positional encoding allows, or the mask is not (B, T) bool.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -81,38 +87,76 @@ class GPT(Transformer):
         self.output = build_output(config, self.token_embedding)
         initialize(self, config)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """(B, T) -> logits (B, T, V)."""
-        return self.output(self.hidden(tokens))
+        return self.output(self.hidden(tokens, padding_mask))
 
-    def hidden(self, tokens: Tensor, *, cache: KeyValueCache | None = None, n_padding: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, tokens: Tensor, padding_mask: Tensor | None = None, *, cache: KeyValueCache | None = None
+    ) -> Tensor:
         """Return the output layer's input: (B, T) -> (B, T, D).
 
         Use this instead of `forward` for the logits of a few positions, or for a loss that never holds all (B, T, V)
-        logits. With a cache, tokens continue the cached ones and are added to them. If the rows of a batch differ in
-        length, row b starts with n_padding[b] tokens that no token attends to.
+        logits. With a cache, tokens continue the cached ones and are added to them; padding_mask (B, S) then covers
+        the cached ones too.
         """
-        return decode(self, tokens, cache=cache, n_padding=n_padding)
+        return decode(self, tokens, padding_mask, cache=cache)
 
-    def attention_maps(self, tokens: Tensor) -> list[AttentionMap]:
+    @torch.no_grad()
+    def generate(
+        self,
+        tokens: Tensor,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+        *,
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Continue each row by max_new_tokens tokens: (B, T) -> (B, T + max_new_tokens).
+
+        The options are those of `SamplingParams`; temperature=0 always takes the likeliest token. Random numbers come
+        from the generator, or from torch's own. The model sees the last context_length tokens. It stays in its mode:
+        call `eval()` first, or dropout acts. `folio.generation` generates text, with more options.
+
+        With a padding_mask (B, T), as in `forward`, each row is continued as it would be alone: the new tokens follow
+        its last token, and padding at its end moves behind them.
+
+        Raises: ValueError naming the argument, its value and the rule.
+        """
+        sampling = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p)
+        return continue_tokens(self, tokens, padding_mask, max_new_tokens, sampling, generator)
+
+    def attention_mask(self, tokens: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Return which positions each position attends to, by the causal and the padding mask: (B, 1, T, T) bool.
+
+        A position with nothing to attend to, such as padding before a text, attends to the first: see `combine_masks`.
+        """
+        batch_size, n_tokens = tokens.shape
+        key_mask = positions_after(0, tokens, padding_mask).key_mask
+        mask = AttentionMask.causal(n_tokens, n_tokens, tokens.device, key_mask=key_mask)
+        return mask.allowed(n_tokens, n_tokens, tokens.device).expand(batch_size, -1, -1, -1)
+
+    def attention_maps(self, tokens: Tensor, padding_mask: Tensor | None = None) -> list[AttentionMap]:
         """Return what each layer attends to: (B, T) -> n_layers maps of (B, H, T, T)."""
         with record_attention(self, SelfAttention) as maps:
-            self.hidden(tokens)
+            self.hidden(tokens, padding_mask)
         return maps
 
 
 def decode(
     stack: Transformer,
     tokens: Tensor,
+    padding_mask: Tensor | None = None,
     *,
     cache: KeyValueCache | None = None,
-    n_padding: Tensor | None = None,
     encoder_output: EncoderOutput | None = None,
 ) -> Tensor:
     """Run a stack over tokens that attend to themselves and what came before: (B, T) -> (B, T, D)."""
     n_before, n_new = cache.n_keys if cache else 0, tokens.size(1)
     stack.check_length(n_before + n_new)
-    positions = positions_after(n_before, n_new, n_padding, tokens.device)
+    positions = positions_after(n_before, tokens, padding_mask)
     encoding = stack.positional_encoding
     mask = AttentionMask.causal(
         n_new,

@@ -40,6 +40,15 @@ class AttentionMask:
         allowed = causal_mask(n_queries, n_keys, n_prefix, device)
         return cls(tensor=_add_bias(combine_masks(allowed, _for_all_heads(key_mask)), bias))
 
+    def allowed(self, n_queries: int, n_keys: int, device: torch.device) -> Tensor:
+        """Return which keys each query may attend to: (B or 1, H or 1, T, S) bool."""
+        if self.tensor is None:
+            full = torch.ones(n_queries, n_keys, dtype=torch.bool, device=device)
+            return (full.tril() if self.is_causal else full)[None, None]
+        mask = self.tensor != float("-inf") if self.tensor.is_floating_point() else self.tensor
+        mask = mask if mask.ndim == 4 else mask[None, None]
+        return mask.expand(-1, -1, n_queries, -1)
+
     @classmethod
     def bidirectional(cls, key_mask: Tensor | None = None, bias: Tensor | None = None) -> "AttentionMask":
         """Build a mask that hides only padding; key_mask (B, S) is False there."""
@@ -89,20 +98,40 @@ class Positions(NamedTuple):
     """Positions of new tokens, and of all tokens that they may attend to: the earlier ones and themselves."""
 
     new: Tensor
-    """(T,), or (B, T) if rows start with padding."""
+    """(T,), or (B, T) if rows are padded."""
     all: Tensor
     """(S,), or (B, S)."""
     key_mask: Tensor | None
     """(B, S) bool, False for padding; None if there is no padding."""
 
 
-def positions_after(n_before: int, n_new: int, n_padding: Tensor | None, device: torch.device) -> Positions:
-    """Return the positions of n_new tokens after n_before others, if row b starts with n_padding[b] padding tokens."""
-    columns = torch.arange(n_before + n_new, device=device)
-    if n_padding is None:
+def positions_after(n_before: int, tokens: Tensor, padding_mask: Tensor | None) -> Positions:
+    """Return the positions of tokens (B, T) after n_before others; padding_mask (B, S) covers all of them.
+
+    Only tokens count, so that a row has the same positions with and without its padding, wherever that stands.
+
+    Raises: ValueError if the mask has another shape or type.
+    """
+    n_keys = n_before + tokens.size(1)
+    if padding_mask is None:
+        columns = torch.arange(n_keys, device=tokens.device)
         return Positions(columns[n_before:], columns, None)
-    positions = (columns - n_padding[:, None]).clamp(min=0)
-    return Positions(positions[:, n_before:], positions, columns >= n_padding[:, None])
+    check_padding_mask(padding_mask, tokens.size(0), n_keys)
+    positions = (padding_mask.cumsum(dim=1) - 1).clamp(min=0)
+    return Positions(positions[:, n_before:], positions, padding_mask)
+
+
+def check_padding_mask(padding_mask: Tensor, batch_size: int, n_keys: int) -> None:
+    """Raises: ValueError if the mask is not (B, S) bool."""
+    if padding_mask.dtype != torch.bool:
+        raise ValueError(
+            f"padding_mask is of type {padding_mask.dtype}, but must be torch.bool: True for a token, False for padding"
+        )
+    if padding_mask.shape != (batch_size, n_keys):
+        raise ValueError(
+            f"padding_mask has the shape {tuple(padding_mask.shape)}, but must have that of the tokens, "
+            f"{(batch_size, n_keys)}: True for a token, False for padding"
+        )
 
 
 def _add_bias(mask: Tensor | None, bias: Tensor | None) -> Tensor | None:

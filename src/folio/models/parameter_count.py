@@ -17,6 +17,9 @@ class CountsParameters(nn.Module):
     def n_trainable_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
+    total_parameters = n_parameters
+    trainable_parameters = n_trainable_parameters
+
     @property
     def n_parameters_without_embeddings(self) -> int:
         """Number of parameters except those of the tokens, the positions and the output layer."""

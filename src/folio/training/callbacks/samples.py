@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from folio.config.callbacks import SamplesConfig
 from folio.data.tokenizers.base import Tokenizer
 from folio.generation.generate import generate_text
-from folio.generation.sampling import SamplingParams
+from folio.models.sampling import SamplingParams
 from folio.runtime.console import log
 from folio.runtime.errors import FolioError
 from folio.training.callbacks.base import is_sharded

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from folio.generation.sampling import SamplingParams
+from folio.models.sampling import SamplingParams
 
 
 class TokenSampler:
@@ -30,15 +30,18 @@ class TokenSampler:
         """Draw one id for each row of (B, V), which then counts as part of the text."""
         logits = logits[:, : self._n_symbols].float().cpu()
         logits = penalize_repetition(logits, self._seen, self._sampling.repetition_penalty)
-        if self._sampling.temperature == 0.0:
-            tokens = logits.argmax(dim=1)
-        else:
-            probabilities = token_probabilities(logits, self._sampling)
-            rows = zip(probabilities, self._generators, strict=True)
-            tokens = torch.cat([torch.multinomial(row, num_samples=1, generator=generator) for row, generator in rows])
+        tokens = draw_tokens(logits, self._sampling, self._generators)
         self._seen[torch.arange(len(tokens)), tokens] = True
         sampled: list[int] = tokens.tolist()
         return sampled
+
+
+def draw_tokens(logits: Tensor, sampling: SamplingParams, generators: Sequence[torch.Generator | None]) -> Tensor:
+    """Draw one id for each row of logits (B, V) from the row's generator, or torch's own if it is None: (B,) int64."""
+    if sampling.temperature == 0.0:
+        return logits.argmax(dim=1)
+    rows = zip(token_probabilities(logits, sampling), generators, strict=True)
+    return torch.cat([torch.multinomial(row, num_samples=1, generator=generator) for row, generator in rows])
 
 
 def penalize_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
