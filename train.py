@@ -25,6 +25,7 @@ from folio.distributed.environment import check_processes, rank_from_environment
 from folio.runs.folders import create_run_folder, find_resumable_run, missing_for_resume
 from folio.runs.requeue import remember_job, requeued_run
 from folio.runtime.errors import FolioError
+from folio.runtime.files import check_output_folder
 from folio.sweeps.manifest import override_keys, replay_command, varied_keys
 from folio.sweeps.search import build_pruner
 from folio.sweeps.worker import sweep_aware
@@ -51,6 +52,8 @@ def main(cfg: DictConfig) -> float | None:
     config, resumed = choose_run(command, job)
     rank_info = rank_from_environment()
     check_processes(config.trainer, rank_info)
+    if not (resumed or job):
+        check_output_folder(Path(config.paths.output_dir), "paths.output_dir")
     config, data = prepare(config, resumed, job)
 
     with fast_imports():

@@ -14,6 +14,7 @@ from folio.cli.scripts import run_script
 from folio.models.gpt2_format import END_OF_TEXT, GPT2FormatError, check_export_folder, gpt2_config_json
 from folio.runs.folders import find_checkpoint
 from folio.runtime.errors import FolioError
+from folio.runtime.files import check_output_folder
 
 
 def main(
@@ -29,6 +30,7 @@ def main(
         check_export_folder(folder, force)
     except GPT2FormatError as error:
         raise FolioError(f"DIR={folder}: {error}") from None
+    check_output_folder(folder, "DIR")
 
     # Only now torch, whose import takes seconds.
     from folio.models import GPT

@@ -19,7 +19,7 @@ from folio.report.extrapolation import CSV_HEADINGS, Measurement, csv_rows, extr
 from folio.report.grouping import Group
 from folio.report.reading import ReportedRun
 from folio.report.tables import to_csv, to_markdown_table, to_rich_table
-from folio.report.writing import to_png, write_files
+from folio.report.writing import output_folder, to_png, write_files
 from folio.runs.folders import find_checkpoint
 from folio.runtime.errors import FolioError
 
@@ -41,6 +41,7 @@ def main(
     Writes extrapolation.csv, .md and .png.
     """
     lengths = None if context_lengths is None else parse_lengths(context_lengths)
+    output = output_folder(output, folders)
     report = make_report(folders)
     if not any(group.averaged for group in report.groups):
         raise FolioError("none of these runs has finished; give finished runs")
@@ -55,7 +56,7 @@ def main(
         "extrapolation.png": to_png(plot_extrapolation(measurements)),
     }
     output_console().print(to_rich_table(f"{report.title}: validation loss in nats per token", headings, rows))
-    print(*write_files(output or folders[0], files), sep="\n")
+    print(*write_files(output, files), sep="\n")
 
 
 def parse_lengths(text: str) -> list[int]:

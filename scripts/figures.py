@@ -23,9 +23,10 @@ from folio.figures.labeled_prompt import LabeledPrompt, label_prompt
 from folio.figures.plots import loss_figure, positional_figure, schedule_figure
 from folio.models import TransformerConfig
 from folio.optim.schedules import learning_rates
+from folio.report.writing import to_png
 from folio.runs.folders import find_checkpoint, find_started_run, list_checkpoints, read_config
 from folio.runtime.errors import FolioError
-from folio.runtime.files import check_writable
+from folio.runtime.files import check_output_folder, check_writable, make_folder, write_atomically
 
 
 def main(
@@ -53,6 +54,7 @@ def main(
     labeled = label_text(folder, config, model_config, prompt, prefix)
     if output is None:
         check_writable(folder)
+    check_output_folder(output or folder / "figures", "--output")
     figures = FigureWriter(output or folder / "figures", folder.name)
 
     figures.save("schedule", schedule_figure(learning_rates(config), figures.title("learning rate")))
@@ -90,22 +92,19 @@ def main(
 
 
 class FigureWriter:
-    """Saves the figures of a run in a folder. Raises: FolioError if it cannot be made."""
+    """Saves the figures of a run in a folder."""
 
     def __init__(self, folder: Path, run_name: str) -> None:
         self.folder = folder
         self.run_name = run_name
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FolioError(f"--output={folder}: cannot make that folder ({error.strerror}); name another") from None
 
     def title(self, *parts: str) -> str:
         return f"{self.run_name}: {', '.join(filter(None, parts))}"
 
     def save(self, name: str, figure: Figure) -> None:
         file = self.folder / f"{name}.png"
-        figure.savefig(file)
+        with make_folder(self.folder, "--output"):
+            write_atomically(file, to_png(figure))
         print(file)
 
 

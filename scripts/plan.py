@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from folio.cli.compose import validate
 from folio.cli.errors import one_line_errors
+from folio.cli.scripts import require_output
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
 
@@ -146,3 +147,4 @@ def duration(seconds: float) -> str:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+    require_output()

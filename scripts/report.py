@@ -13,6 +13,7 @@ import typer
 
 from folio.cli.scripts import run_script
 from folio.report import make_report, output_console, print_report, write_report
+from folio.report.writing import output_folder
 from folio.runtime.errors import FolioError
 
 
@@ -37,8 +38,9 @@ def main(
     if "" in folders:
         raise FolioError("FOLDER= is empty; give a run folder, a sweep, or a folder that contains some")
     paths = [Path(folder) for folder in folders]
+    output = output_folder(output, paths)
     report = make_report(paths, group_by, command=["python", "scripts/report.py", *sys.argv[1:]])
-    written = write_report(report, output or paths[0])
+    written = write_report(report, output)
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print_report(report, output_console())

@@ -18,7 +18,7 @@ from folio.report.metrics import format_mean_std
 from folio.report.scaling import fit_scaling
 from folio.report.tables import to_csv, to_markdown_table, to_rich_table
 from folio.report.text import fixed_point
-from folio.report.writing import to_png, write_files
+from folio.report.writing import output_folder, to_png, write_files
 
 
 class Along(StrEnum):
@@ -38,6 +38,7 @@ def main(
 
     Writes scaling_<along>.csv, .md and .png.
     """
+    output = output_folder(output, folders)
     report = make_report(folders)
     scaling = fit_scaling(report, along)
     for warning in report.warnings:
@@ -67,7 +68,7 @@ def main(
         f"scaling_{along}.png": to_png(plot_scaling(scaling)),
     }
     output_console().print(to_rich_table(report.title, headings, rows))
-    print(sentence, *write_files(output or folders[0], files), sep="\n")
+    print(sentence, *write_files(output, files), sep="\n")
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def test_the_report_of_one_folder_is_written_into_it_and_can_be_repeated(compare
         (["data"], "FOLDER=data: no run that can be read"),
         (["outputs", "data"], "--output is missing"),
         (["outputs", "--group-by", "sead"], "--group-by=sead is not a key of these runs' configs; did you mean seed?"),
-        (["outputs", "--output", "tiny.txt"], "--output=tiny.txt: cannot make that folder"),
+        (["outputs", "--output", "tiny.txt"], "--output=tiny.txt: cannot write in tiny.txt"),
     ],
 )
 def test_bad_input_is_one_line_of_error_and_writes_nothing(args: list[str], message: str, compared: Workspace) -> None:

@@ -139,8 +139,8 @@ MISTAKES: dict[str, list[tuple[tuple[str, ...], str]]] = {
         (("--prompt", "\N{GRINNING FACE}"), "U+1F600"),
         (("--prompt", ""), "prompt=''"),
         (("--prefix", "ROME"), "prefix='ROME'"),
-        (("--output", "file"), "--output=file: cannot make that folder"),
-        (("--output", "file/under"), "--output=file/under: cannot make that folder"),
+        (("--output", "file"), "--output=file: cannot write in file"),
+        (("--output", "file/under"), "--output=file/under: cannot write in file"),
         (("--output", LONG), "File name too long"),
     ],
 }

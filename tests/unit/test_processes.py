@@ -65,6 +65,12 @@ def test_slurm_tasks_that_could_not_find_their_devices_are_refused() -> None:
         rank_from_environment(environment)
 
 
+@pytest.mark.parametrize("wrong", [{"RANK": "8"}, {"LOCAL_RANK": "4"}, {"LOCAL_WORLD_SIZE": "0"}])
+def test_a_rank_beyond_the_number_of_processes_is_refused(wrong: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"RANK=\d WORLD_SIZE=8 .*leave these variables to torchrun"):
+        rank_from_environment(TORCHRUN | wrong)
+
+
 def test_the_number_of_started_processes_must_be_the_configs() -> None:
     rank_info = RankInfo(5, 8, 1, 4, "torchrun")
     check_processes(trainer(devices=4, num_nodes=2), rank_info)

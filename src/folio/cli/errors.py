@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from folio.cli.explain import explain_composing_error, explain_hydra_error, explain_python_error
-from folio.runtime.errors import FolioError, explain_os_error
+from folio.runtime.errors import FolioError, explain_machine_error, explain_os_error
 from folio.runtime.terminal import printable
 
 LONG_WORD = re.compile(r"(\S{300})\S+")
@@ -50,6 +50,9 @@ def describe_error(error: Exception) -> str | None:
         return single_line(str(error))
     if isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError):
         return single_line(explain_hydra_error(error))
+    machine = explain_machine_error(error)
+    if machine is not None:
+        return single_line(machine)
     if isinstance(error, OSError):
         problem = explain_os_error(error)
         return None if problem is None else single_line(f"{problem}; fix this and rerun the command")

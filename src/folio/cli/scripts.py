@@ -8,6 +8,7 @@ import typer
 
 from folio.cli.errors import exit_with_error, one_line_errors, single_line
 from folio.runtime.signals import ignore_signals_at_exit
+from folio.runtime.streams import output_failure
 
 
 def run_script(main: Callable[..., None]) -> None:
@@ -16,11 +17,12 @@ def run_script(main: Callable[..., None]) -> None:
     Errors take one line, as in train.py: those of `main` and those of the command line, for which Typer would draw a
     frame below the usage.
     """
-    app = typer.Typer(add_completion=False)
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(one_line_errors(main))
     try:
         with ignore_signals_at_exit():
             code = app(standalone_mode=False)
+            require_output()
     except typer.Abort:
         code = 1
     except Exception as error:
@@ -31,3 +33,13 @@ def run_script(main: Callable[..., None]) -> None:
         message = format_message().removesuffix(".")
         exit_with_error(single_line(f"{message}; {Path(sys.argv[0]).name} --help lists the options"))
     raise SystemExit(code)
+
+
+def require_output() -> None:
+    """Exit with code 2 if what a script printed was lost, as on a full disk: printing is what it is for.
+
+    A reader that went away, or a stream that was closed from the start, wanted no more.
+    """
+    sys.stdout.flush()
+    if problem := output_failure():
+        exit_with_error(problem)

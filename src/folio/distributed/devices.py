@@ -8,6 +8,7 @@ import torch
 
 from folio.config.section import ConfigError
 from folio.config.trainer import TrainerConfig
+from folio.runtime.errors import is_memory_error
 from folio.runtime.memory import peak_bytes, reset_peak
 
 ACCELERATORS = ("auto", "cpu", "gpu", "mps")
@@ -78,11 +79,8 @@ def check_devices(config: TrainerConfig, accelerator: str) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether a device or the machine ran out of memory. torch has no exception type for the machine."""
-    phrases = ("can't allocate memory", "bad_alloc", "could not create a memory", "Cannot allocate memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError | OSError) and any(phrase in str(error) for phrase in phrases)
-    )
+    """Return whether a device or the machine ran out of memory."""
+    return isinstance(error, torch.OutOfMemoryError) or is_memory_error(error)
 
 
 def peak_memory_bytes(device: Device) -> int:

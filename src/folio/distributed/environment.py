@@ -42,7 +42,7 @@ def rank_from_environment(environment: Mapping[str, str] = os.environ) -> RankIn
 
     A SLURM batch script has SLURM's variables too, but is a single process: only srun's processes belong to a step.
 
-    Raises: ConfigError if srun did not say how many processes there are per machine.
+    Raises: ConfigError if srun did not say how many processes there are per machine, or a rank is out of range.
     """
     if "TORCHELASTIC_RUN_ID" in environment:
         launcher: LauncherName = "torchrun"
@@ -52,14 +52,19 @@ def rank_from_environment(environment: Mapping[str, str] = os.environ) -> RankIn
         names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE")
     else:
         return SINGLE_RANK
-    rank, world_size, local_rank, local_world_size = (environment.get(name, "1") for name in names)
-    if int(world_size) == 1:
+    rank, world_size, local_rank, local_world_size = (int(environment.get(name, "1")) for name in names)
+    if world_size <= 1:
         return SINGLE_RANK
     if launcher == "srun" and names[-1] not in environment:
         raise ConfigError(
             f"srun started {world_size} tasks without --ntasks-per-node; add it, so that each task finds its device"
         )
-    return RankInfo(int(rank), int(world_size), int(local_rank), int(local_world_size), launcher)
+    if rank >= world_size or local_rank >= local_world_size:
+        raise ConfigError(
+            f"{names[0]}={rank} {names[1]}={world_size} {names[2]}={local_rank} {names[3]}={local_world_size}: ranks "
+            f"count from 0 and are below the numbers of processes; leave these variables to {launcher}"
+        )
+    return RankInfo(rank, world_size, local_rank, local_world_size, launcher)
 
 
 def check_processes(trainer: TrainerConfig, rank_info: RankInfo) -> None:

@@ -8,6 +8,7 @@ The logits are equal in both. `folio.models.gpt2_format` knows the names and sha
 
 import json
 import os
+import re
 import shutil
 import uuid
 from dataclasses import replace
@@ -116,6 +117,7 @@ def save_gpt2(model: GPT, folder: str | Path, *, overwrite: bool = False) -> Non
 
 
 def _write_weights(model: GPT, path: Path) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     parameters = dict(model.named_parameters())
@@ -127,7 +129,13 @@ def _write_weights(model: GPT, path: Path) -> None:
             tensor = tensor.T
         name = weight.name if weight.name == "lm_head.weight" else PREFIX + weight.name
         tensors[name] = tensor.contiguous()
-    save_file(tensors, path, metadata={"format": "pt"})
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # which hides an OSError: "I/O error: File too large (os error 27)"
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
 
 
 def _flush(path: Path) -> None:

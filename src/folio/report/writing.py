@@ -1,17 +1,28 @@
 """Write the files of a report."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from folio.report.page import to_html
 from folio.report.report import Report
 from folio.report.tables import groups_csv, runs_csv, to_markdown
-from folio.runtime.errors import FolioError
-from folio.runtime.files import write_atomically
+from folio.runtime.files import check_output_folder, make_folder, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+def output_folder(output: Path | None, folders: Sequence[Path]) -> Path:
+    """Return the folder for the files: `output`, or else the first of the folders that are read.
+
+    Raises: FolioError, before the runs are read and measured, if nothing can be written there.
+    """
+    folder = output or folders[0]
+    if output is not None or folder.is_dir():  # reading the runs explains a folder that is none
+        check_output_folder(folder, "--output")
+    return folder
 
 
 def write_report(report: Report, folder: Path) -> list[Path]:
@@ -35,12 +46,9 @@ def write_report(report: Report, folder: Path) -> list[Path]:
 
 def write_files(folder: Path, files: dict[str, bytes]) -> list[Path]:
     """Create the folder, write files into it by name, and return their paths. Raises: FolioError, OSError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FolioError(f"--output={folder}: cannot make that folder ({error.strerror}); name another") from None
-    for name, content in files.items():
-        write_atomically(folder / name, content)
+    with make_folder(folder, "--output"):
+        for name, content in files.items():
+            write_atomically(folder / name, content)
     return [folder / name for name in files]
 
 

@@ -25,6 +25,6 @@ def git_commit() -> str | None:
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+    except OSError:  # there is no git, or a limit on files or processes: no reason to lose a run's metrics
         return None
     return result.stdout.strip() or None

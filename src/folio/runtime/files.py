@@ -7,7 +7,7 @@ import os
 import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +16,17 @@ from folio.runtime.untrusted import kind_of_file, open_regular
 
 UNFINISHED = ".tmp"
 """Suffix of files that are being written."""
+
+
+def expand_home(path: str) -> str:
+    """Return a path with a leading `~` or `~user` replaced by the home folder, as a shell does.
+
+    Raises: FolioError if there is no such home: a folder named `~` would be dangerous to remove. It can be had as ./~.
+    """
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise FolioError(f"{path}: {path.partition('/')[0]} is no user with a home folder; write the whole path")
+    return expanded
 
 
 @contextmanager
@@ -33,8 +44,11 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error  # not the name of the temporary file
         raise
     _sync_folder(path.parent)
 
@@ -54,6 +68,47 @@ def remove_unfinished(folder: Path) -> None:
     """Remove the temporary files of a killed process. No other process may be writing in the folder."""
     for path in folder.glob(f".*{UNFINISHED}"):
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def make_folder(folder: Path, option: str) -> Iterator[None]:
+    """Make a folder for the files that follow. If they fail, it is removed again, unless something is in it.
+
+    Raises: FolioError, which names the option that gave the folder, if it cannot be made.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FolioError(f"{option}={folder}: cannot make that folder ({error.strerror}); name another") from None
+    try:
+        yield
+    except BaseException:
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
+        raise
+
+
+def check_output_folder(folder: Path, option: str) -> None:
+    """Check that files can be written into a folder, before the work whose results they hold. Leaves nothing behind.
+
+    Raises: FolioError, which names the option that gave the folder.
+    """
+    existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    trial = existing / f".folio.{uuid.uuid4().hex}{UNFINISHED}"
+    try:
+        before = existing.stat()
+        trial.mkdir()  # the only certain test: permissions say nothing about /proc, quotas or a full disk
+        trial.rmdir()
+        with suppress(PermissionError):  # of a folder that belongs to someone else
+            os.utime(existing, ns=(before.st_atime_ns, before.st_mtime_ns))
+        for name in folder.parts:
+            with suppress(FileNotFoundError):
+                os.lstat(existing / name)  # which may be too long
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise FolioError(f"{option}={folder}: cannot write in {existing} ({reason}); use another folder") from None
 
 
 def _sync_folder(folder: Path) -> None:

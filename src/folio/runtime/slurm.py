@@ -20,5 +20,9 @@ def requeue_job(signal_number: int, previous_handler: Any, is_global_zero: bool 
     if callable(previous_handler):
         previous_handler(signal_number, None)
     elif is_global_zero and (job := os.environ.get("SLURM_JOB_ID")):
-        result = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
-        log.info(f"SLURM job {job} " + ("was requeued" if result.returncode == 0 else f"ends: {result.stderr}"))
+        try:
+            result = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+            problem = result.stderr if result.returncode else ""
+        except OSError as error:
+            problem = f"scontrol: {error.strerror}"
+        log.info(f"SLURM job {job} ends: {problem}" if problem else f"SLURM job {job} was requeued")

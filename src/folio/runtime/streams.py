@@ -18,8 +18,6 @@ _COLOR = r"[0-79]|[34][0-79]|9[0-7]|10[0-7]|[34]8[;:]5[;:]\d{1,3}|[34]8[;:]2(?:[
 COLORS = re.compile(rf"\x1b\[(?:(?:{_COLOR})[;:]?)*m")
 """Escape sequences that a terminal may be sent: they set colors and weights, and hide nothing."""
 
-PIPE_CLOSED = errno.EPIPE
-
 Listener = Callable[[str], None]
 
 
@@ -147,6 +145,14 @@ def standard_streams() -> list[SafeStream]:
 def output_is_gone() -> bool:
     """Return whether no one reads standard output any more, so that a program that only prints can end."""
     return isinstance(sys.stdout, SafeStream) and sys.stdout.failure is not None
+
+
+def output_failure() -> str | None:
+    """Return why output was lost that someone wanted to read; None if none was."""
+    if not isinstance(sys.stdout, SafeStream) or sys.stdout.failure is None:
+        return None
+    unwanted = getattr(sys.stdout.failure, "errno", None) in (errno.EPIPE, errno.EBADF)
+    return None if unwanted else sys.stdout.explain()
 
 
 def write_to_stderr(message: bytes) -> None:

@@ -199,7 +199,10 @@ def _blame_checkpoint(error: Exception, trainer: L.Trainer, parts: TrainingParts
 def _write_metrics(trainer: L.Trainer, parts: TrainingParts, status: str) -> dict[str, Any]:
     metrics = final_metrics(status, trainer.global_step, parts)
     if parts.distributed.is_global_zero:
-        write_json(parts.context.folder / "metrics.json", metrics)
+        try:
+            write_json(parts.context.folder / "metrics.json", metrics)
+        except OSError as error:
+            raise _with_resume_hint(f"{explain_os_error(error) or error}; fix this", parts) from error
     return metrics
 
 
