@@ -26,7 +26,8 @@ from folio.runs.folders import create_run_folder, find_resumable_run, missing_fo
 from folio.runs.requeue import remember_job, requeued_run
 from folio.runtime.errors import FolioError
 from folio.runtime.files import check_output_folder
-from folio.sweeps.manifest import override_keys, replay_command, varied_keys
+from folio.sweeps.manifest import override_keys, varied_keys
+from folio.sweeps.replay import replay_command
 from folio.sweeps.search import build_pruner
 from folio.sweeps.worker import sweep_aware
 
@@ -37,7 +38,7 @@ def start() -> None:
     """Run Hydra, which reads sys.argv and calls `main`: once for a run, once for each job of a sweep."""
     silence_nonzero_ranks()
     arguments = order_arguments(sys.argv[1:], Path(__file__).with_name("conf"))
-    sys.argv[1:] = replay_command(arguments)  # sweep=FOLDER alone stands for the command that started the sweep
+    sys.argv[1:] = replay_command(arguments)  # sweep=FOLDER stands for words that its sweep.json keeps
     main()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import pty
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 import torch
 import yaml
 from gadget import Gadget
-from workspace import TINY, Run, Workspace
+from workspace import ROOT, TINY, Run, Workspace
 
 
 @pytest.fixture
@@ -102,6 +103,24 @@ def test_a_job_folder_that_links_out_of_its_sweep_is_not_used(workspace: Workspa
     said = workspace.run("train.py", "-m", "sweep=downloaded").error_line()
     assert f"downloaded/seed=1 is a link to {victim}, outside downloaded" in said
     assert [path.name for path in victim.iterdir()] == ["thesis.txt"]
+
+
+def test_a_sweep_runs_nothing_that_its_words_name(workspace: Workspace) -> None:
+    """A value may select any YAML file, whose `hydra` section names a class to create: one that reads a pickle."""
+    downloaded, canary = workspace.folder / "outputs" / "downloaded", workspace.folder / "canary"
+    downloaded.mkdir(parents=True)
+    (downloaded / "x.pkl").write_bytes(pickle.dumps(Gadget(canary)))
+    evil = {"hydra": {"callbacks": {"x": {"_target_": "joblib.load", "filename": str(downloaded / "x.pkl")}}}}
+    (downloaded / "x.yaml").write_text(f"# @package _global_\n{yaml.safe_dump(evil)}")
+    word = f"experiment={os.path.relpath(downloaded / 'x', ROOT / 'conf' / 'experiment')}"
+    for command, overrides in (([word, "seed=1,2"], ["seed=1"]), (["seed=1,2"], [word, "seed=1"])):
+        job = {"folder": "seed=1", "overrides": overrides, "status": "missing"}
+        (downloaded / "sweep.json").write_text(json.dumps({"command": ["train.py", "-m", *command], "jobs": [job]}))
+        for typed in (["sweep=outputs/downloaded"], ["-m", "sweep=latest", "dry_run=true"]):
+            assert f"{word} names no file of conf/experiment/" in workspace.run("train.py", *typed).error_line()
+    assert not canary.exists()
+    workspace.run("train.py", word, "dry_run=true")  # from the command line, Hydra trusts it
+    assert canary.exists()
 
 
 def test_escape_sequences_in_a_text_reach_a_pipe_but_no_terminal(copy: Path, workspace: Workspace) -> None:

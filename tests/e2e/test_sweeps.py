@@ -181,6 +181,11 @@ def test_a_sweep_in_which_every_job_would_fail_is_refused_before_anything_is_wri
         ("hparams_search=optuna", "seed=1,2"): "seed cannot be searched",
         ("hparams_search=optuna", "hparams_search.n_trial=3"): "did you mean hparams_search.n_trials?",
         ("hparams_search=optuna", "hparams_search.objective=loss"): "is not one of val/loss_nats",
+        ("hparams_search=optuna", "schedule=wsd,wdd"): "schedule=wdd is not one of",
+        ("hparams_search=optuna", "model.d_model=6,7"): "model.d_model=7 is impossible for every trial",
+        ("hparams_search=optuna", "hparams_search.n_trials=2000"): "2,000 jobs, and max_jobs=1000; give fewer",
+        ("seed=range(1,100000000)",): "99,999,999 jobs, and max_jobs=1000; give fewer values, or raise max_jobs",
+        ("seed=range(1,5,0)",): "a range needs finite limits and a step other than 0",
     }.items():
         assert message in workspace.run("train.py", "-m", *QUICK, *overrides).error_line()
     assert "add -m" in workspace.run("train.py", *QUICK, "hparams_search=optuna").error_line()
@@ -295,7 +300,8 @@ SEARCH = (
     "training.validate_every_steps=5",
     "training.checkpoint_every_steps=5",
     "optimizer.learning_rate=tag(log,interval(1e-5,1e-1))",
-    "model.d_model=choice(4,6,5)",
+    "model.d_model=choice(4,6)",
+    "model.n_heads=choice(2,3)",
 )
 
 
@@ -316,7 +322,7 @@ def test_a_search_survives_failed_trials_and_a_kill_and_prunes(workspace: Worksp
     assert len(found) == 12
     assert set(found.values()) == {"finished", "failed", "pruned"}
     for name, status in found.items():
-        assert (status == "failed") == ("d_model=5" in name)
+        assert (status == "failed") == ("d_model=4,n_heads=3" in name)
     assert "best: val/bits_per_byte" in output
     assert re.search(r"^pruned after step \d+: val/bits_per_byte .* is worse than the median", output, re.MULTILINE)
     pruned = next(name for name, status in found.items() if status == "pruned")

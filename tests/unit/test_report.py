@@ -284,7 +284,7 @@ def test_a_sweep_lists_its_command_its_failed_jobs_and_its_missing_jobs(three_ki
     jobs = [{"folder": failed.name, "overrides": ["positional_encoding=rope", "seed=1"], "status": "failed"}]
     jobs += [{"folder": "gone", "overrides": ["name=a b"], "status": "missing"}]
     jobs += [{"folder": "rotary-1", "overrides": ["positional_encoding=rotary"], "status": "finished"}]
-    sweep = {"command": ["train.py", "-m", "positional_encoding=a,b; rm -rf ~"], "jobs": jobs}
+    sweep = {"command": ["train.py", "-m", "positional_encoding=rotary,alibi", "name=b; rm -rf ~"], "jobs": jobs}
     (three_kinds / "sweep.json").write_text(json.dumps(sweep))
     report = make_report([three_kinds])
     assert [(run.name, run.status, run.error) for run in report.unfinished] == [
@@ -292,8 +292,19 @@ def test_a_sweep_lists_its_command_its_failed_jobs_and_its_missing_jobs(three_ki
         ("positional_encoding=rope,seed=1", "failed", "no such option"),
     ]
     assert len(report.groups) == 3
-    assert report_commands(report) == ["python train.py -m 'positional_encoding=a,b; rm -rf ~'"]
+    assert report_commands(report) == ["python train.py -m positional_encoding=rotary,alibi 'name=b; rm -rf ~'"]
     assert "python train.py &#39;name=a b&#39;" in to_html(report, {})
+
+
+def test_a_command_that_says_more_than_what_to_train_is_not_shown(three_kinds: Path) -> None:
+    sweep = {
+        "command": ["train.py", "-m", "experiment=../../evil/x"],
+        "jobs": [{"folder": "rotary-1", "overrides": ["+hydra.callbacks.x._target_=evil"], "status": "finished"}],
+    }
+    (three_kinds / "sweep.json").write_text(json.dumps(sweep))
+    (three_kinds / "learned-1" / "overrides.json").write_text(json.dumps(["--config-dir=/evil"]))
+    report = make_report([three_kinds])
+    assert "evil" not in "".join(report_commands(report)) + to_html(report, {})
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"jobs": [3]}', '{"jobs": [{"folder": "x", "overrides": 3}]}', "null"])

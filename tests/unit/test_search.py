@@ -15,7 +15,7 @@ from folio.config.run import RunConfig
 from folio.runtime.errors import FolioError
 from folio.sweeps import manifest, search
 from folio.sweeps.command_line import parse_dimension, parse_grid_axis
-from folio.sweeps.planning import Job
+from folio.sweeps.planning import Grid, Job
 from folio.sweeps.runner import MAX_INITIAL_FAILURES, check_trials, run_grid, run_search
 from folio.sweeps.search import Choice, Dimension, MedianPruner, Range
 
@@ -36,7 +36,7 @@ def config(compose: Callable[..., RunConfig]) -> SearchConfig:
 @pytest.fixture
 def sweep(tmp_path: Path, config: SearchConfig) -> Path:
     """A search that has started, without trials."""
-    manifest.add_jobs(tmp_path, (), ["train.py", "-m", "hparams_search=optuna"])
+    manifest.create_manifest(tmp_path, ["train.py", "-m", "hparams_search=optuna"])
     search.start_search(tmp_path, config, SPACE, seed=1)
     return tmp_path
 
@@ -44,7 +44,7 @@ def sweep(tmp_path: Path, config: SearchConfig) -> Path:
 def end_trial(sweep: Path, status: str, value: float | None = None, values: Sequence[float] = ()) -> Path:
     """Propose a trial and end it with the objective `value`, after `values` at steps 10, 20, ..."""
     (job,) = search.propose_trials(sweep, 1, ["model=debug"])
-    manifest.add_jobs(sweep, [job], [])
+    manifest.add_jobs(sweep, [job])
     folder = sweep / job.folder
     folder.mkdir()
     (folder / "metrics.json").write_text(json.dumps({"status": status, "val/bits_per_byte": value, "error": "x"}))
@@ -68,7 +68,7 @@ def test_a_proposed_trial_has_a_value_for_every_key(sweep: Path) -> None:
 
 def test_a_killed_search_continues_with_the_trials_it_would_have_had(tmp_path: Path, config: SearchConfig) -> None:
     def trials(folder: Path, kill_after: int) -> list[object]:
-        manifest.add_jobs(folder, (), [])
+        manifest.create_manifest(folder, [])
         for number in range(8):
             if number in (0, kill_after):  # as a new process does
                 search.start_search(folder, config, SPACE, seed=1)
@@ -147,7 +147,7 @@ def test_a_resumed_trial_forgets_validations_after_its_checkpoint(sweep: Path) -
 
 
 def test_no_trial_is_pruned_if_pruning_is_off(tmp_path: Path, config: SearchConfig) -> None:
-    manifest.add_jobs(tmp_path, (), [])
+    manifest.create_manifest(tmp_path, [])
     search.start_search(tmp_path, config.model_copy(update={"prune": False}), SPACE, seed=1)
     for _ in range(6):
         end_trial(tmp_path, "finished", 1.0, values=(1.0,))
@@ -155,7 +155,7 @@ def test_no_trial_is_pruned_if_pruning_is_off(tmp_path: Path, config: SearchConf
 
 
 def test_an_objective_that_no_validation_has_prunes_no_trial(tmp_path: Path, config: SearchConfig) -> None:
-    manifest.add_jobs(tmp_path, (), [])
+    manifest.create_manifest(tmp_path, [])
     search.start_search(tmp_path, config.model_copy(update={"objective": "train/tokens_per_s"}), SPACE, seed=1)
     assert prune(tmp_path, 10, 9.0) is None
 
@@ -169,6 +169,10 @@ def test_a_trial_resumes_with_overrides_rebuilt_from_its_values(sweep: Path) -> 
         {**job.params, "hydra.x": 1},
         {**job.params, "schedule": "x"},
         {**job.params, "model.n_layers": "hydra.x=1"},
+        {**job.params, "model.n_layers": True},
+        {**job.params, "model.n_layers": 1.5},
+        {**job.params, "model.n_layers": 10**9},
+        {**job.params, "optimizer.learning_rate": float("nan")},
     ):
         with pytest.raises(FolioError, match="has other values than the search"):
             search.resumed_trial(replace(job, params=values), SPACE, [])
@@ -195,14 +199,15 @@ def test_a_refused_command_does_not_replace_the_recorded_one(tmp_path: Path, con
         pytest.fail("a job started")
 
     jobs = [Job("seed=1", ("seed=1",))]
-    manifest.add_jobs(tmp_path, jobs, ["recorded"])
+    manifest.create_manifest(tmp_path, ["recorded"])
+    manifest.add_jobs(tmp_path, jobs)
     with pytest.raises(FolioError, match="is not a search"):
         run_search(tmp_path, config, SPACE, [], 1, ["search"], launch, n_parallel=1)
     assert manifest.read_manifest(tmp_path)["command"] == ["recorded"]
     a_search = {"command": ["recorded"], "jobs": [], "search": {}}
     manifest.write_manifest(tmp_path, a_search)
     with pytest.raises(FolioError, match="is a search; add hparams_search=optuna"):
-        run_grid(tmp_path, jobs, ["grid"], launch, n_parallel=1)
+        run_grid(tmp_path, Grid(jobs), ["grid"], launch, n_parallel=1)
     assert manifest.read_manifest(tmp_path) == a_search
 
 

@@ -1,17 +1,15 @@
 """The jobs of a sweep, the names of their folders, and what sweep.json records about them."""
 
 import json
-import shlex
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from folio.runtime.commands import python_command
 from folio.runtime.errors import FolioError
 from folio.sweeps import manifest
-from folio.sweeps.manifest import OUTPUT_DIR, replay_command
+from folio.sweeps.manifest import OUTPUT_DIR
 from folio.sweeps.planning import MAX_NAME_BYTES, GridAxis, Job, folder_name, plan_grid, trial_name
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +81,8 @@ def test_trials_are_named_by_their_number_and_short_values() -> None:
 def make_sweep(folder: Path, **statuses: str) -> Path:
     """Create a sweep whose jobs seed=... ended with these statuses; a `missing` one has no folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    manifest.add_jobs(folder, [Job(f"seed={name}", (f"seed={name}",)) for name in statuses], COMMAND)
+    manifest.create_manifest(folder, COMMAND)
+    manifest.add_jobs(folder, [Job(f"seed={name}", (f"seed={name}",)) for name in statuses])
     for name, status in statuses.items():
         if status != "missing":
             (folder / f"seed={name}").mkdir()
@@ -119,23 +118,26 @@ def test_a_job_with_damaged_metrics_runs_again(content: str, tmp_path: Path) -> 
     assert manifest.job_status(tmp_path) == "missing"
 
 
-def test_jobs_can_be_added_unless_a_folder_has_other_overrides(tmp_path: Path) -> None:
+def test_jobs_can_be_added_unless_a_folder_has_another_experiment(tmp_path: Path) -> None:
     sweep = make_sweep(tmp_path / "s", a="finished")
-    manifest.add_jobs(sweep, [Job("seed=b", ("seed=b",))], COMMAND)
+    manifest.add_jobs(sweep, [Job("seed=b", ("seed=b",)), Job("seed=a", ("seed=a", "paths.data_dir=x"))])
     assert [job["folder"] for job in manifest.read_manifest(sweep)["jobs"]] == ["seed=a", "seed=b"]
     with pytest.raises(FolioError, match=r"seed=a was started with fewer overrides, not with model=nano; run the same"):
-        manifest.add_jobs(sweep, [Job("seed=a", ("seed=a", "model=nano"))], COMMAND)
+        manifest.add_jobs(sweep, [Job("seed=a", ("seed=a", "model=nano"))])
 
 
-def test_a_job_with_the_same_overrides_keeps_its_folder(tmp_path: Path) -> None:
-    job = Job("seed=1", ("seed=1", "model=debug"))
+def test_a_job_of_the_same_experiment_keeps_its_folder(tmp_path: Path) -> None:
+    job = Job("seed=1", ("seed=1", "model=debug", "trainer=cpu"))
+    manifest.create_manifest(tmp_path, COMMAND)
     assert manifest.with_known_folders(tmp_path, [job]) == [job]
-    manifest.add_jobs(tmp_path, [Job("seed=1,model=debug", job.overrides)], COMMAND)
+    manifest.add_jobs(tmp_path, [Job("seed=1,model=debug", ("model=debug", "seed=1", "trainer=gpu"))])
     other = Job("seed=2", ("seed=2", "model=debug"))
     assert [known.folder for known in manifest.with_known_folders(tmp_path, [job, other])] == [
         "seed=1,model=debug",
         "seed=2",
     ]
+    varied = manifest.with_known_folders(tmp_path, [job], varied={"trainer"})
+    assert varied == [job], "a sweep that compares machines has a job for each"
 
 
 @pytest.mark.parametrize(
@@ -148,6 +150,11 @@ def test_a_job_with_the_same_overrides_keeps_its_folder(tmp_path: Path) -> None:
         '{"command": [], "jobs": [{"folder": "../x", "overrides": []}]}',
         '{"command": [], "jobs": [{"folder": "..", "overrides": []}]}',
         '{"command": [], "jobs": [{"folder": "x", "overrides": [null]}]}',
+        '{"command": [], "jobs": [{"folder": "x\\u001b[31m", "overrides": []}]}',
+        '{"command": [], "jobs": [{"folder": "x\\n", "overrides": []}]}',
+        '{"command": [], "jobs": [], "search": []}',
+        '{"command": ' + "[" * 5000 + "]" * 5000 + "}",
+        '{"command": [], "jobs": [], "search": {"seed": ' + "9" * 5000 + "}}",
     ],
 )
 def test_a_damaged_sweep_json_is_one_line_of_error(content: str, tmp_path: Path) -> None:
@@ -183,60 +190,6 @@ def test_override_keys_are_sorted_and_without_signs() -> None:
         "schedule",
         "seed",
     ]
-
-
-def test_sweep_alone_is_replaced_by_the_recorded_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    make_sweep(Path(OUTPUT_DIR) / "multirun" / "x")
-    for typed in (["-m", "sweep=latest"], ["sweep=latest"], ["-m", "sweep=outputs/multirun/x"]):
-        assert replay_command(typed) == ["-m", "seed=1,2", "model=debug", typed[-1]]
-    assert replay_command(["-m", "hydra/launcher=joblib", "sweep=latest"]) == [
-        *COMMAND[1:],
-        "hydra/launcher=joblib",
-        "sweep=latest",
-    ]
-
-
-@pytest.mark.parametrize(
-    "word",
-    [
-        "+hydra.callbacks.x._target_=os.system",
-        "hydra/job_logging=x",
-        "hydra/launcher=a/b",
-        "hydra.launcher._target_=x",
-        "hydra.launcher.n_jobs=1,2",
-        "~hydra.mode",
-        "--config-dir=.",
-        "--config-path",
-        "name=${oc.env:HOME}",
-    ],
-)
-def test_no_override_that_may_name_code_is_replayed(word: str, tmp_path: Path) -> None:
-    manifest.add_jobs(tmp_path, (), [*COMMAND, word])
-    with pytest.raises(FolioError, match="is not read from a file; type the whole command"):
-        replay_command(["-m", f"sweep={tmp_path}"])
-
-
-@pytest.mark.parametrize("word", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=-1", "data.path=hydra.txt"])
-def test_the_number_of_parallel_jobs_is_replayed(word: str, tmp_path: Path) -> None:
-    manifest.add_jobs(tmp_path, (), [*COMMAND, word])
-    assert word in replay_command(["-m", f"sweep={tmp_path}"])
-
-
-@pytest.mark.parametrize(
-    "typed", [["-m", "sweep=x", "seed=3"], ["-m", "seed=1,2"], ["seed=1"], [], ["--help"], ["--cfg", "job", "sweep=x"]]
-)
-def test_any_other_command_is_unchanged(typed: list[str]) -> None:
-    assert replay_command(typed) == typed
-
-
-@pytest.mark.parametrize("name", ["10-00-00", "it's, odd", 'a "b" c', "a\\\\b", "back\\", '\\"', "${x}", "\\\\${x}"])
-def test_the_command_to_resume_can_be_typed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    command = manifest.resume_sweep_command(make_sweep(tmp_path / name))
-    assert command.startswith(f"{python_command()} train.py -m ")
-    words = shlex.split(command.removeprefix(python_command()))[1:]
-    assert replay_command(words)[:-1] == COMMAND[1:]
 
 
 def test_the_default_output_folder_is_that_of_the_config() -> None:

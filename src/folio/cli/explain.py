@@ -2,18 +2,17 @@
 
 import difflib
 import re
-import types
-import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra.errors import MissingConfigException, OverrideParseException
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from folio.cli.config_files import last_read, read_keys, relative
 from folio.config.run import RunConfig
+from folio.config.section import dotted_keys
 from folio.runtime.terminal import did_you_mean
 
 LONGEST_SHOWN = 200
@@ -176,7 +175,7 @@ def explain_name(name: str) -> str:
     last = name.rpartition(".")[2]
     if last in ADVICE:
         return ADVICE[last]
-    known = list(_known_keys(RunConfig))
+    known = list(dotted_keys(RunConfig))
     if name in known:
         return ""
     matches = [full for full in known if full.rpartition(".")[2] == last]
@@ -185,7 +184,7 @@ def explain_name(name: str) -> str:
 
 
 def _explain_unknown_key(key: str) -> str:
-    known = list(_known_keys(RunConfig))
+    known = list(dotted_keys(RunConfig))
     full_keys = {full.rpartition(".")[2]: full for full in known}
     name = key.rpartition(".")[2]
     if name in ADVICE and key not in known:
@@ -199,19 +198,6 @@ def _explain_unknown_key(key: str) -> str:
         return f"{key} is a key of another {group}, not of the chosen one; leave it out or choose that {group}"
     hint = f"did you mean {closest[0]}?" if closest else "`python train.py --cfg job` prints all keys"
     return f"{key} is not a key of the config; {hint}"
-
-
-def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Yield all dotted keys of a schema, including those of sections."""
-    for name, field in section.model_fields.items():
-        yield prefix + name
-        for inner in _sections_of(field.annotation):
-            yield from _known_keys(inner, f"{prefix}{name}.")
-
-
-def _sections_of(annotation: Any) -> list[type[BaseModel]]:
-    members = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    return [member for member in members if isinstance(member, type) and issubclass(member, BaseModel)]
 
 
 def _key_path(values: dict[str, Any], location: tuple[int | str, ...]) -> list[str]:

@@ -17,7 +17,7 @@ from folio.config.model import ModelConfig, PositionalEncodingConfig
 from folio.config.objective import Objectives
 from folio.config.optimizer import Optimizers
 from folio.config.schedule import Schedules
-from folio.config.section import ConfigError, Name, Section, Text
+from folio.config.section import ConfigError, Count, Name, Section, Text
 from folio.config.tokenizer import Tokenizers
 from folio.config.trainer import TrainerConfig
 from folio.config.training import TrainingConfig
@@ -34,14 +34,19 @@ class PathsConfig(Section):
     """Folder of run folders."""
 
 
-class RunConfig(Section):
-    """All keys of a run. Together with the code, they repeat the run."""
+class SweepConfig(Section):
+    """Keys of a sweep, which are none of its runs': config.yaml leaves them out."""
 
-    # The command, not the run: config.yaml leaves these out.
     sweep: Text | None = Field(default=None, exclude=True)
     """`latest` or the folder of a sweep whose missing and failed runs are to be run."""
+    max_jobs: Count = Field(default=1000, exclude=True)
+    """Largest number of jobs that a sweep may have: a mistyped range gives millions."""
     hparams_search: SearchConfig | None = Field(default=None, exclude=True)
     """The search that a sweep performs."""
+
+
+class RunConfig(SweepConfig):
+    """All keys of a run. Together with the code, they repeat the run."""
 
     # The run
     name: Name | None

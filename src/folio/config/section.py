@@ -1,6 +1,8 @@
 """Base classes and field types of the config's sections."""
 
 import pkgutil
+import types
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -49,3 +51,13 @@ class Option(Section):
 def sections_by_name(union: Any) -> dict[str, type[Any]]:
     """Return the sections of a union, such as `Optimizers`, by the names that select them."""
     return {name: section for section in get_args(union) for name in get_args(section.model_fields["name"].annotation)}
+
+
+def dotted_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield all dotted keys of a schema, including those of its sections and of every option of a union."""
+    for name, field in section.model_fields.items():
+        yield prefix + name
+        members = get_args(field.annotation) if isinstance(field.annotation, types.UnionType) else (field.annotation,)
+        for member in members:
+            if isinstance(member, type) and issubclass(member, BaseModel):
+                yield from dotted_keys(member, f"{prefix}{name}.")

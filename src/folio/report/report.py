@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from folio.config.stored_words import check_words
 from folio.report.comparison import Comparison, compare_groups
 from folio.report.grouping import Group, Grouping, differing_keys, find_key, group_runs
 from folio.report.metrics import COLUMNS, Column, PrimaryMetric, choose_primary_metric
@@ -121,17 +122,18 @@ def _notes(runs: Sequence[ReportedRun], grouping: Grouping) -> list[str]:
 
 def report_commands(report: Report) -> list[str]:
     """Return the commands that repeat the sweeps, the runs outside of them, and the report."""
-    swept = {run.folder.parent.resolve() for run in report.runs} & {
-        sweep.folder.resolve() for sweep in report.sweeps if sweep.command
-    }
-    lines = [shell_command(["python", *sweep.command]) for sweep in report.sweeps if sweep.command]
+    sweeps = [sweep for sweep in report.sweeps if sweep.command and check_words(sweep.command[1:]) is None]
+    swept = {run.folder.parent.resolve() for run in report.runs} & {sweep.folder.resolve() for sweep in sweeps}
+    lines = [shell_command(["python", "train.py", *sweep.command[1:]]) for sweep in sweeps]
     lines += [run_command(run) for run in report.runs if run.folder.parent.resolve() not in swept]
     return [line for line in [*dict.fromkeys(lines), report.command] if line]
 
 
 def run_command(run: ReportedRun) -> str:
-    """Return the command that repeats a run; empty if it is not known."""
+    """Return the command that repeats a run; empty if it is not known, or would say more than what to train."""
     if run.overrides is not None:
+        if check_words(run.overrides) is not None:
+            return ""
         return shell_command(["python", "train.py", *run.overrides])
     if run.config:
         return shell_command(["python", "train.py", "--config-dir", clean_text(run.folder), "--config-name", "config"])

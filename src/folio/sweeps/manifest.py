@@ -4,17 +4,17 @@ Every process that runs a job updates it, under a lock. A job's own folder decid
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from folio.runtime import commands
 from folio.runtime.errors import FolioError
 from folio.runtime.files import exclusive_lock, write_json
 from folio.runtime.untrusted import MIB, read_json_object
 from folio.sweeps.planning import Job
+from folio.sweeps.words import experiment_of, keys_of
 
 MANIFEST_FILE = "sweep.json"
 METRICS_FILE = "metrics.json"
@@ -22,14 +22,15 @@ OVERRIDES_FILE = "overrides.json"
 MAX_MANIFEST_BYTES = 32 * MIB
 """Limit for sweep.json: room for some 50,000 jobs."""
 
+JOB_NAME = re.compile(r"[\w.=+-][\w.=+,-]{0,254}")
+"""Names that `folio.sweeps.planning` gives to the folders of jobs."""
+
 DONE = ("finished", "pruned", "diverged")
 """Statuses that running the job again would not change."""
 SUCCESSFUL = ("finished", "pruned")
 
 OUTPUT_DIR = "outputs"
 """Default of paths.output_dir, as in conf/train.yaml."""
-
-MULTIRUN = ("-m", "--multirun")
 
 Manifest = dict[str, Any]
 
@@ -41,9 +42,9 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = read_json_object(file, MAX_MANIFEST_BYTES)
         names = [job["folder"] for job in manifest["jobs"]]
         texts = [*manifest["command"], *names, *(text for job in manifest["jobs"] for text in job["overrides"])]
-        if not all(isinstance(text, str) for text in texts):
+        if not all(isinstance(text, str) for text in texts) or not isinstance(manifest.get("search", {}), dict):
             raise TypeError
-        if any(Path(name).name != name or name in ("", "..") for name in names):
+        if any(JOB_NAME.fullmatch(name) is None or name in (".", "..") for name in names):
             raise ValueError
     except FileNotFoundError:
         raise FolioError(f"sweep={folder}: {file} does not exist; give the folder of a sweep, or 'latest'") from None
@@ -52,10 +53,10 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def create_manifest(folder: Path) -> None:
-    """Create sweep.json, without a command or jobs, if it is missing."""
+def create_manifest(folder: Path, command: Sequence[str]) -> None:
+    """Create sweep.json, without jobs, if it is missing. Its command stays what started the sweep."""
     if not (folder / MANIFEST_FILE).exists():
-        write_manifest(folder, {"command": [], "jobs": []})
+        write_manifest(folder, {"command": list(command), "jobs": []})
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -75,7 +76,7 @@ def find_sweep(sweep: str, output_dir: Path) -> Path:
     """Return the sweep folder that `latest` or a path names. Raises: FolioError if it is not the folder of a sweep."""
     folder = Path(sweep)
     if sweep == "latest":
-        files = list(output_dir.glob(f"**/{MANIFEST_FILE}"))
+        files = [file for file in output_dir.glob(f"**/{MANIFEST_FILE}") if file.is_file()]
         if not files:
             raise FolioError(f"sweep=latest: no sweep below {output_dir}/; start one with -m, or give its folder")
         folder = max(files, key=lambda path: path.stat().st_mtime_ns).parent
@@ -83,33 +84,44 @@ def find_sweep(sweep: str, output_dir: Path) -> Path:
     return folder
 
 
+def check_kind(folder: Path, is_search: bool) -> None:
+    """Raises: FolioError if the sweep is a search and the command is not, or the other way round."""
+    manifest = read_manifest(folder)
+    if "search" in manifest and not is_search:
+        raise FolioError(f"sweep={folder} is a search; add hparams_search=optuna, or start a new sweep")
+    if is_search and manifest["jobs"] and "search" not in manifest:
+        raise FolioError(f"sweep={folder} is not a search; leave hparams_search out, or start a new sweep")
+
+
 # Jobs
 
 
-def add_jobs(folder: Path, jobs: Iterable[Job], command: Sequence[str]) -> None:
-    """Add the jobs that are not in sweep.json yet, and replace its command.
+def add_jobs(folder: Path, jobs: Iterable[Job], varied: Collection[str] = ()) -> None:
+    """Add the jobs that are not in sweep.json yet.
 
-    Raises: FolioError if a job of the same name has other overrides.
+    Args:
+        varied: the keys that the sweep varies.
+
+    Raises: FolioError if a job of the same name is another experiment.
     """
-    create_manifest(folder)
 
     def change(manifest: Manifest) -> None:
         known = {entry["folder"]: entry for entry in manifest["jobs"]}
         for job in jobs:
             if job.folder in known:
-                _check_same_overrides(folder, job, known[job.folder]["overrides"])
+                _check_same_experiment(folder, job, known[job.folder]["overrides"], varied)
                 continue
             entry = {"folder": job.folder, "overrides": list(job.overrides), "status": "missing"}
             manifest["jobs"].append(entry if job.params is None else entry | {"trial": dict(job.params)})
-        manifest["command"] = list(command)
 
     update_manifest(folder, change)
 
 
-def _check_same_overrides(folder: Path, job: Job, recorded: Sequence[str]) -> None:
-    if tuple(recorded) != job.overrides:
-        before = " ".join(override for override in recorded if override not in job.overrides)
-        now = " ".join(override for override in job.overrides if override not in recorded)
+def _check_same_experiment(folder: Path, job: Job, recorded: Sequence[str], varied: Collection[str]) -> None:
+    old, new = experiment_of(recorded, varied), experiment_of(job.overrides, varied)
+    if set(old) != set(new):
+        before = " ".join(override for override in old if override not in new)
+        now = " ".join(override for override in new if override not in old)
         raise FolioError(
             f"sweep={folder}: {job.folder} was started with {before or 'fewer overrides'}, not with "
             f"{now or 'fewer overrides'}; run the same command, or start a new sweep"
@@ -120,17 +132,20 @@ def listed_jobs(manifest: Manifest) -> list[Job]:
     return [Job(entry["folder"], tuple(entry["overrides"]), entry.get("trial")) for entry in manifest["jobs"]]
 
 
-def with_known_folders(folder: Path, jobs: Sequence[Job]) -> list[Job]:
-    """Give each job the folder that sweep.json has for a job of the same overrides, if it has one."""
-    if not (folder / MANIFEST_FILE).exists():
-        return list(jobs)
-    known = {job.overrides: job.folder for job in listed_jobs(read_manifest(folder))}
-    return [replace(job, folder=known.get(job.overrides, job.folder)) for job in jobs]
+def with_known_folders(folder: Path, jobs: Sequence[Job], varied: Collection[str] = ()) -> list[Job]:
+    """Give each job the folder that sweep.json has for a job of the same experiment, if it has one.
+
+    Args:
+        varied: the keys that the sweep varies.
+    """
+    listed = listed_jobs(read_manifest(folder))
+    known = {frozenset(experiment_of(job.overrides, varied)): job.folder for job in listed}
+    return [replace(job, folder=known.get(frozenset(experiment_of(job.overrides, varied)), job.folder)) for job in jobs]
 
 
 def override_keys(overrides: Iterable[str]) -> list[str]:
     """Return the keys and groups that overrides name, sorted and without duplicates."""
-    return sorted({override.lstrip("+~").partition("=")[0] for override in overrides})
+    return sorted(keys_of(overrides))
 
 
 def varied_keys(job_folder: Path) -> list[str]:
@@ -190,56 +205,3 @@ def record_failure(job_folder: Path, error: str, seed: object, overrides: Sequen
         write_json(job_folder / METRICS_FILE, {"status": "failed", "error": error, "seed": seed})
         if not (job_folder / OVERRIDES_FILE).exists():
             write_json(job_folder / OVERRIDES_FILE, list(overrides))
-
-
-# Replay: the command that sweep.json keeps
-
-
-def resume_sweep_command(folder: Path) -> str:
-    """Return the command that runs the jobs that are missing or failed."""
-    return commands.command("train.py", "-m", commands.override("sweep", folder))
-
-
-def replay_command(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments of train.py, with `sweep=<folder>` replaced by the command that sweep.json keeps.
-
-    They are replaced only if no other override of the experiment is given. Hydra's own overrides, such as
-    hydra/launcher=joblib, are added to the recorded command.
-
-    Raises: FolioError if the folder is not that of a sweep, or its command names code to run.
-    """
-    overrides = [word for word in arguments if not word.startswith(("-", "hydra.", "hydra/", "paths.output_dir="))]
-    options = [word for word in arguments if word.startswith("-")]
-    if len(overrides) != 1 or not overrides[0].startswith("sweep=") or not set(options) <= set(MULTIRUN):
-        return list(arguments)
-    sweep = overrides[0].partition("=")[2]
-    output_dirs = [word.partition("=")[2] for word in arguments if word.startswith("paths.output_dir=")]
-    folder = find_sweep(_unquote(sweep), Path(_unquote(output_dirs[-1]) if output_dirs else OUTPUT_DIR))
-    _, *recorded = read_manifest(folder)["command"] or [""]
-    for word in recorded:
-        if not is_safe_to_replay(word):
-            raise FolioError(
-                f"sweep={sweep}: {word} is not read from a file; type the whole command with sweep={sweep}"
-            )
-    added = [word for word in arguments if word not in recorded and word not in options]
-    return [*(word for word in recorded if not word.startswith("sweep=")), *added]
-
-
-def is_safe_to_replay(word: str) -> bool:
-    """Return whether a word of a recorded command only says what to train and how many jobs run in parallel.
-
-    Other words of Hydra's could name code to run, and sweep.json may come from someone else.
-    """
-    if word.startswith("-"):
-        return word in MULTIRUN
-    if "${" in word:  # would read the environment
-        return False
-    is_hydras = word.lstrip("+~").partition("=")[0].partition(".")[0].partition("/")[0].startswith("hydra")
-    return not is_hydras or re.fullmatch(r"hydra/launcher=\w+|hydra\.launcher\.n_jobs=-?\d+", word) is not None
-
-
-def _unquote(value: str) -> str:
-    """Read a value as Hydra and OmegaConf do: undo `folio.runtime.commands.quote_for_hydra`."""
-    if len(value) < 2 or value[0] != value[-1] or value[0] not in "'\"":
-        return value
-    return re.sub(rf"(\\+)(?={value[0]}|\$\{{|$)", lambda found: found[1][: len(found[1]) // 2], value[1:-1])

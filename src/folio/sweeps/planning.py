@@ -3,8 +3,8 @@
 import hashlib
 import itertools
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 MAX_NAME_BYTES = 200
 """Longest name of a job's folder. File systems allow 255 bytes; temporary files beside a folder need some of them."""
@@ -39,14 +39,26 @@ class Job:
     """Values that a search chose for this trial; None outside a search."""
 
 
+@dataclass(frozen=True)
+class Grid:
+    """The jobs of a sweep that is no search."""
+
+    jobs: Sequence[Job]
+    varied: Collection[str] = ()
+    """Keys that the sweep varies."""
+    errors: Mapping[str, str] = field(default_factory=dict)
+    """For jobs that Hydra cannot compose, by folder: why. A launcher would stop at them."""
+
+
 def plan_grid(axes: Sequence[GridAxis]) -> list[Job]:
     """Return a job for every combination of the swept values. The last key changes fastest."""
     last_of_key = {axis.key: axis for axis in axes}
-    jobs = []
+    jobs = {}  # a value that is given twice makes one job
     for combination in itertools.product(*(axis.overrides() for axis in last_of_key.values())):
         swept = [text for axis, text in zip(last_of_key.values(), combination, strict=True) if axis.is_swept]
-        jobs.append(Job(folder_name(swept or combination), combination))
-    return jobs
+        job = Job(folder_name(swept or combination), combination)
+        jobs[job.folder] = job
+    return list(jobs.values())
 
 
 def folder_name(overrides: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """Run a sweep from its main process: launch the jobs that have no result, stop on signals, print a summary."""
 
 import os
+import re
 import signal
 import sys
 from collections import Counter
@@ -21,6 +22,7 @@ from folio.sweeps.manifest import (
     DONE,
     SUCCESSFUL,
     add_jobs,
+    check_kind,
     create_manifest,
     job_status,
     listed_jobs,
@@ -28,14 +30,16 @@ from folio.sweeps.manifest import (
     read_metrics,
     record_failure,
     refresh_statuses,
-    resume_sweep_command,
-    with_known_folders,
 )
-from folio.sweeps.planning import Job
-from folio.sweeps.worker import STOPPING_FILE
+from folio.sweeps.planning import Grid, Job
+from folio.sweeps.replay import resume_sweep_command
+from folio.sweeps.worker import MAIN_PROCESS, STOPPING_FILE
 
 Launch = Callable[[Sequence[Job]], None]
 """Runs jobs, each by `folio.sweeps.worker.run_job`, and returns when all have ended."""
+
+MAX_PRINTED = 50
+"""Number of jobs that a dry run lists by name."""
 
 MAX_INITIAL_FAILURES = 5
 """A search ends if this many trials have ended and all of them failed."""
@@ -50,25 +54,31 @@ class StopRequest:
         return self.signal_number is not None
 
 
-def run_grid(folder: Path, jobs: Sequence[Job], command: Sequence[str], launch: Launch, n_parallel: int) -> None:
+def run_grid(folder: Path, grid: Grid, command: Sequence[str], launch: Launch, n_parallel: int) -> None:
     """Run the jobs of a grid that have no result yet.
 
     Raises: SystemExit with 2 if a job has no result at the end, or with 128 + n after signal n.
     """
     with lock_folder(folder, f"running the sweep {folder}"):
-        create_manifest(folder)
-        if "search" in read_manifest(folder):
-            raise FolioError(f"sweep={folder} is a search; add hparams_search=optuna, or start a new sweep")
-        jobs = with_known_folders(folder, jobs)
-        add_jobs(folder, jobs, command)
+        create_manifest(folder, command)
+        check_kind(folder, is_search=False)
+        add_jobs(folder, grid.jobs, grid.varied)
         refresh_statuses(folder)
-        pending = pending_jobs(folder, jobs)
-        if n_done := len(jobs) - len(pending):
-            print(f"{n_done} of {len(jobs)} jobs in {folder} are done; {len(pending)} to run", flush=True)
+        pending = pending_jobs(folder, grid.jobs)
+        if n_done := len(grid.jobs) - len(pending):
+            print(f"{n_done} of {len(grid.jobs)} jobs in {folder} are done; {len(pending)} to run", flush=True)
         else:
-            print(f"{len(jobs)} jobs in {folder}", flush=True)
-        code = run_until_signal(folder, lambda stop: launch_jobs(folder, pending, launch, stop, n_parallel), n_parallel)
-        print_summary(folder, [job.folder for job in jobs], code)
+            print(f"{len(grid.jobs)} jobs in {folder}", flush=True)
+
+        def run_jobs(stop: StopRequest) -> None:
+            for job in pending:
+                if job.folder in grid.errors:
+                    record_failure(folder / job.folder, grid.errors[job.folder], seed_of(job), job.overrides)
+            jobs = [job for job in pending if job.folder not in grid.errors]
+            launch_jobs(folder, jobs, launch, stop, n_parallel)
+
+        code = run_until_signal(folder, run_jobs, n_parallel)
+        print_summary(folder, [job.folder for job in grid.jobs], code)
 
 
 def run_search(
@@ -86,24 +96,18 @@ def run_search(
     Raises: SystemExit with 2 if no trial has finished, or with 128 + n after signal n.
     """
     with lock_folder(folder, f"running the sweep {folder}"):
-        create_manifest(folder)
+        create_manifest(folder, command)
         search.start_search(folder, config, space, seed)
-        add_jobs(folder, (), command)
 
         def run_trials(stop: StopRequest) -> None:
-            trials = listed_jobs(refresh_statuses(folder))
-            n_trials = len(trials)
-            resumed = [
-                search.resumed_trial(trial, space, fixed)
-                for trial in trials
-                if job_status(folder / trial.folder) in ("missing", "interrupted")
-            ]
+            n_trials = len(refresh_statuses(folder)["jobs"])
+            resumed = [search.resumed_trial(trial, space, fixed) for trial in pending_trials(folder)]
             print(f"{max(0, config.n_trials - n_trials + len(resumed))} trials to run in {folder}", flush=True)
             while not stop and (resumed or n_trials < config.n_trials):
                 batch, resumed = resumed[:n_parallel], resumed[n_parallel:]
                 if not batch:
                     batch = search.propose_trials(folder, min(n_parallel, config.n_trials - n_trials), fixed)
-                    add_jobs(folder, batch, command)
+                    add_jobs(folder, batch)
                     n_trials += len(batch)
                 launch_jobs(folder, batch, launch, stop, n_parallel)
                 check_trials(folder, config)
@@ -112,9 +116,29 @@ def run_search(
         print_summary(folder, [trial.folder for trial in listed_jobs(read_manifest(folder))], code)
 
 
+def print_pending(folder: Path, pending: Sequence[Job], n_jobs: int, n_new: int = 0) -> None:
+    """Print which jobs of an existing sweep would run, as dry_run=true asks. Nothing is written.
+
+    Args:
+        n_new: the number of trials that are not proposed yet.
+    """
+    n_pending = len(pending) + n_new
+    print(f"dry_run=true: {n_pending} of {n_jobs} jobs in {folder} would run, and nothing is written")
+    for job in pending[:MAX_PRINTED]:
+        print(f"  {job.folder}")
+    if n_more := n_pending - len(pending[:MAX_PRINTED]):
+        print(f"  and {n_more} {'new trials' if n_new else 'more'}")
+
+
 def pending_jobs(folder: Path, jobs: Sequence[Job]) -> list[Job]:
     """Return the jobs that another run would give a result, or a different one."""
     return [job for job in jobs if job_status(folder / job.folder) not in DONE]
+
+
+def pending_trials(folder: Path) -> list[Job]:
+    """Return the trials that were started and have not ended. One that failed is a result."""
+    trials = listed_jobs(read_manifest(folder))
+    return [trial for trial in trials if job_status(folder / trial.folder) in ("missing", "interrupted")]
 
 
 def check_trials(folder: Path, config: SearchConfig) -> None:
@@ -170,9 +194,13 @@ def launch_alone(folder: Path, job: Job, launch: Launch, stop: StopRequest) -> N
     except Exception as error:
         if not stop:
             reason = f"its process was killed, possibly because the system ran out of memory ({type(error).__name__})"
-            seeds = [text.partition("=")[2] for text in job.overrides if text.startswith("seed=")]
-            seed = int(seeds[-1]) if seeds and seeds[-1].isdecimal() else None
-            record_failure(folder / job.folder, reason, seed, job.overrides)
+            record_failure(folder / job.folder, reason, seed_of(job), job.overrides)
+
+
+def seed_of(job: Job) -> int | None:
+    """Return the seed among the overrides of a job, if there is one."""
+    seeds = [text.partition("=")[2] for text in job.overrides if text.startswith("seed=")]
+    return int(seeds[-1]) if seeds and re.fullmatch("[0-9]{1,10}", seeds[-1]) else None
 
 
 # Signals
@@ -184,6 +212,7 @@ def run_until_signal(folder: Path, run: Callable[[StopRequest], None], n_paralle
         if n_parallel == 1:
             run(StopRequest())
             return 0
+        os.environ[MAIN_PROCESS] = str(os.getpid())
         with forward_signals(folder) as stop:
             run(stop)
         return 0 if stop.signal_number is None else 128 + stop.signal_number

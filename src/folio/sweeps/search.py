@@ -16,8 +16,17 @@ from folio.config.hparams_search import SearchConfig
 from folio.runtime.errors import FolioError
 from folio.runtime.files import write_json
 from folio.runtime.untrusted import read_json_object
-from folio.sweeps.manifest import Manifest, job_status, listed_jobs, read_manifest, read_metrics, update_manifest
+from folio.sweeps.manifest import (
+    Manifest,
+    check_kind,
+    job_status,
+    listed_jobs,
+    read_manifest,
+    read_metrics,
+    update_manifest,
+)
 from folio.sweeps.planning import Job, TrialParams, trial_name
+from folio.sweeps.words import SEARCH_KEYS
 
 if TYPE_CHECKING:
     import optuna
@@ -26,8 +35,8 @@ if TYPE_CHECKING:
 OBJECTIVE_FILE = "objective.json"
 """In a trial's folder: the objective at each validation, by step."""
 
-CHANGEABLE = ("n_trials", "prune", "n_startup_trials")
-"""Settings that may differ when a search is resumed."""
+MAX_CHECKED = 10
+"""Largest number of integers of a range that are all checked before the first trial."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,12 @@ class Range:
     log: bool = False
     step: int | None = None
 
+    def overrides(self) -> list[str]:
+        """Return overrides with the values to check before the first trial: all of a few integers, or both ends."""
+        if self.step is not None and (self.high - self.low) / self.step < MAX_CHECKED:
+            return [f"{self.key}={value}" for value in range(int(self.low), int(self.high) + 1, self.step)]
+        return [f"{self.key}={self.low}", f"{self.key}={self.high}"]
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -47,6 +62,10 @@ class Choice:
 
     key: str
     options: tuple[str, ...]
+
+    def overrides(self) -> list[str]:
+        """Return an override for each option."""
+        return [f"{self.key}={option}" for option in self.options]
 
 
 Dimension = Range | Choice
@@ -87,15 +106,16 @@ def start_search(folder: Path, config: SearchConfig, space: Sequence[Dimension],
     def change(manifest: Manifest) -> None:
         recorded = manifest.get("search", settings)
         for key, value in settings.items():
-            if key not in CHANGEABLE and recorded.get(key) != value:
+            if f"hparams_search.{key}" not in SEARCH_KEYS and recorded.get(key) != value:
                 raise FolioError(
                     f"sweep={folder}: that search was started with another {key}; run the same command, or start a new "
                     "search"
                 )
-        if "search" not in manifest and manifest["jobs"]:
-            raise FolioError(f"sweep={folder} is not a search; leave hparams_search out, or start a new sweep")
+        for trial in listed_jobs(manifest):
+            check_values(trial, space)
         manifest["search"] = settings
 
+    check_kind(folder, is_search=True)
     update_manifest(folder, change)
 
 
@@ -117,17 +137,26 @@ def resumed_trial(trial: Job, space: Sequence[Dimension], fixed: Sequence[str]) 
 
     So sweep.json cannot add an override of its own. Raises: FolioError if the values are not in the space.
     """
-    params = trial.params or {}
+    check_values(trial, space)
+    return _trial(trial.folder, trial.params or {}, fixed)
+
+
+def check_values(trial: Job, space: Sequence[Dimension]) -> None:
+    """Raises: FolioError if sweep.json gives the trial values that the search could not have proposed."""
+    params = trial.params if isinstance(trial.params, dict) else {}
     by_key = {dimension.key: dimension for dimension in space}
     if params.keys() != by_key.keys() or not all(_is_value_of(by_key[key], value) for key, value in params.items()):
         raise FolioError(
             f"sweep.json: {trial.folder} has other values than the search; remove it there, or start a new search"
         )
-    return _trial(trial.folder, params, fixed)
 
 
 def _is_value_of(dimension: Dimension, value: object) -> bool:
-    return value in dimension.options if isinstance(dimension, Choice) else isinstance(value, int | float)
+    if isinstance(dimension, Choice):
+        return value in dimension.options
+    if isinstance(value, bool) or not isinstance(value, int | float) or not dimension.low <= value <= dimension.high:
+        return False
+    return dimension.step is None or (isinstance(value, int) and (value - dimension.low) % dimension.step == 0)
 
 
 def _trial(folder: str, params: TrialParams, fixed: Sequence[str]) -> Job:

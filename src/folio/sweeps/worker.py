@@ -1,11 +1,12 @@
 """Run one job of a sweep, in the main process or in a worker process: isolated, and with its failure recorded."""
 
-import ctypes
 import functools
 import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,8 +30,14 @@ STOPPING_FILE = ".stopping"
 MAX_ERROR_LENGTH = 500
 """Characters of the one line that a failure leaves in metrics.json; train.log has the whole error."""
 
-PR_SET_PDEATHSIG = 1
-"""From <sys/prctl.h>: the signal that this process gets when its parent dies."""
+MAIN_PROCESS = "FOLIO_SWEEP_PID"
+"""Environment variable with the PID of the process that runs the sweep, from which its workers inherit it."""
+
+CHECK_S = 1.0
+"""Time between two looks of a worker at whether the main process is alive."""
+
+working = threading.Lock()
+"""Held while this worker process runs a job."""
 
 
 def sweep_aware(task: Callable[[DictConfig], object]) -> Callable[[DictConfig], None]:
@@ -57,9 +64,17 @@ def run_job(task: Callable[[], object], folder: Path, seed: object) -> None:
     if not rank_from_environment().is_global_zero:
         task()
         return
+    if not is_worker():
+        _run_job(task, folder, seed)
+        return
+    init_worker()
+    with working:
+        if not main_process_is_gone():
+            _run_job(task, folder, seed)
+
+
+def _run_job(task: Callable[[], object], folder: Path, seed: object) -> None:
     sweep, name = folder.parent, folder.name
-    if is_worker():
-        init_worker()
     if is_in_use(folder):
         print(f"job {name}: skipped, because another process is training in it", flush=True)
         return
@@ -98,16 +113,34 @@ def is_worker() -> bool:
     return multiprocessing.parent_process() is not None or "Loky" in multiprocessing.current_process().name
 
 
+def main_process_is_gone() -> bool:
+    """Return whether the main process of the sweep, which set MAIN_PROCESS, has died."""
+    return os.getppid() != int(os.environ.get(MAIN_PROCESS, os.getppid()))
+
+
+@functools.cache
 def init_worker() -> None:
-    """Let signals come from the main process only, and a SIGTERM if it dies.
+    """Let signals come from the main process only, and end this process if it dies.
 
     A terminal sends Ctrl-C to the whole process group. A worker that received it from there and from the main process
     would take it as a second signal, stop at once and save nothing.
     """
     if os.getpgrp() != os.getpid():
         os.setpgrp()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    threading.Thread(target=end_with_main_process, daemon=True).start()
+
+
+def end_with_main_process() -> None:
+    """Wait until the main process is gone; then let the job save and end, and end this process.
+
+    Without this, the worker would take the jobs that are still queued, and then wait for more for ever.
+    """
+    while not main_process_is_gone():
+        time.sleep(CHECK_S)
+    if working.locked():
+        os.kill(os.getpid(), signal.SIGTERM)
+    with working:
+        os._exit(128 + signal.SIGTERM)
 
 
 def job_position(name: str, manifest: Manifest) -> tuple[int, int]:
