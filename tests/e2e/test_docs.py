@@ -60,6 +60,7 @@ def test_a_page_loads_nothing_from_the_network(site: Path) -> None:
         ("tokenizers", ["Tokenizer", "CharTokenizer", "WordTokenizer"]),
         ("generation", ["SamplingParams", "generate_text"]),
         ("runs", ["find_resumable_run", "find_checkpoint"]),
+        ("python", ["load", "LoadedRun", "TextLoss", "RunRecord", "list_runs", "train", "FolioError"]),
     ],
 )
 def test_the_api_reference_documents_the_public_names(page: str, names: list[str], site: Path) -> None:

@@ -1,9 +1,11 @@
 """Callbacks that measure, log and show progress."""
 
 import io
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -192,6 +194,43 @@ def test_without_a_terminal_progress_is_a_line_now_and_then_and_at_the_end(
         bar.on_train_batch_end(trainer, module, None, None, step - 1)
     bar.on_train_end(trainer, module)
     assert lines == ["step 3/6: 25 tokens/s, 12 s left", "step 6/6: 25 tokens/s, 0 s left"]
+
+
+def test_a_notebook_shows_a_bar_in_place(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, lines: list[str], module: LanguageModel
+) -> None:
+    shown: list[str] = []
+
+    class Handle:
+        """What IPython's display returns."""
+
+        def update(self, data: dict[str, str], raw: bool) -> None:
+            shown.append(data["text/plain"])
+
+    def display(data: dict[str, str], raw: bool, display_id: bool) -> Handle:
+        Handle().update(data, raw)
+        return Handle()
+
+    shell = SimpleNamespace(kernel=object())
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
+    trainer, measured = fake_trainer(), Throughput()
+    metrics = MetricLogger(measured, training_config(max_steps=2), train_info=None)
+    bar = ProgressBar(Console(force_terminal=True), measured, metrics, max_steps=2)
+    measured.on_train_start(trainer, module)
+    bar.on_train_start(trainer, module)
+    for step in (1, 2):
+        read_batches(measured, module, 100)
+        clock.now += 4
+        trainer.global_step = step
+        bar.on_train_batch_end(trainer, module, None, None, step - 1)
+    bar.on_train_end(trainer, module)
+    assert shown == [
+        f"{'╌' * 40} 0/2 ",
+        f"{'━' * 20}{'╌' * 20} 1/2 25 tokens/s, 4 s left",
+        f"{'━' * 40} 2/2 25 tokens/s, 0 s left",
+    ]
+    assert lines == []
 
 
 def test_the_duration_is_estimated_once_and_without_the_slow_first_step(

@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training", "report"),
     ("cli",),
     ("sweeps",),
+    ("api",),
 )
 """The packages of folio, from the bottom up. A package may import itself and the packages of the layers below."""
 
@@ -169,6 +170,13 @@ def import_statements(path: Path, *, top_level_only: bool) -> str:
 def test_scripts_that_use_a_trained_model_never_load_lightning(script: str) -> None:
     code = import_statements(ROOT / "scripts" / f"{script}.py", top_level_only=False)
     assert loaded_after(code, "torch", "lightning", "pytorch_lightning") == ["torch"]
+
+
+def test_importing_folio_loads_nothing_and_loading_a_model_no_lightning() -> None:
+    assert loaded_after("import folio; folio.FolioError", "torch", "hydra", "numpy", "pydantic", "yaml") == []
+    assert loaded_after("import folio; folio.load, folio.train, folio.runs", "torch", "lightning", "matplotlib") == []
+    code = "import folio.api.load, folio.api.loaded_run"
+    assert loaded_after(code, "torch", "lightning", "pytorch_lightning", "hydra", "matplotlib") == ["torch"]
 
 
 def test_generation_starts_without_what_only_training_needs() -> None:

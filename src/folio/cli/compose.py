@@ -5,12 +5,16 @@ Only this package, the entry points and the sweeper import Hydra and OmegaConf. 
 
 import os
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from hydra.version import VersionBase
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
@@ -25,6 +29,26 @@ from folio.runtime.terminal import did_you_mean
 # Without it, Hydra prints errors itself, in several lines, instead of letting one_line_errors see them.
 os.environ["HYDRA_FULL_ERROR"] = "1"
 install_reader()
+
+
+@contextmanager
+def composed(overrides: Sequence[str], conf: Path) -> Iterator[DictConfig]:
+    """Compose conf/train.yaml as `hydra.main` does, and let `load_config` and the other functions here ask about it.
+
+    A program may use Hydra itself, even in a function of its own `hydra.main`: its state is put back at the end.
+    """
+    hydra, version = GlobalHydra.instance(), VersionBase.instance()
+    before = hydra.hydra, HydraConfig.instance().cfg, version.version_base
+    hydra.clear()
+    try:
+        initialize_config_dir(str(conf), job_name="train", version_base="1.3")
+        cfg = compose("train", list(overrides), return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        with open_dict(cfg):
+            del cfg["hydra"]
+        yield cfg
+    finally:
+        hydra.hydra, HydraConfig.instance().cfg, version.version_base = before
 
 
 def load_config(cfg: DictConfig, log: Callable[[str], None] = print) -> RunConfig:

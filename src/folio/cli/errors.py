@@ -4,7 +4,7 @@ import functools
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn, ParamSpec, TypeVar
 
 import yaml
@@ -44,8 +44,11 @@ def exit_with_error(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def describe_error(error: Exception) -> str | None:
-    """Return one line about an error that the user can fix; None for a bug of ours."""
+def describe_error(error: Exception, arguments: Sequence[str] | None = None) -> str | None:
+    """Return one line about an error that the user can fix; None for a bug of ours.
+
+    `arguments` are the words of the command, those of the command line if not given.
+    """
     if isinstance(error, FolioError):
         return single_line(str(error))
     if isinstance(error, HydraException | OmegaConfBaseException | yaml.YAMLError):
@@ -57,7 +60,7 @@ def describe_error(error: Exception) -> str | None:
         problem = explain_os_error(error)
         return None if problem is None else single_line(f"{problem}; fix this and rerun the command")
     if isinstance(error, AttributeError | ValueError):
-        explained = explain_python_error(error, sys.argv[1:])
+        explained = explain_python_error(error, sys.argv[1:] if arguments is None else arguments)
         if explained is not None:
             return single_line(explained)
     return single_line(explain_composing_error(error)) if _is_from_hydra(error) else None
@@ -67,7 +70,8 @@ def _is_from_hydra(error: Exception) -> bool:
     """Return whether Hydra itself failed on what the user typed or wrote, before it ran any code of ours."""
     modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     names = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return modules[-1].partition(".")[0] != "folio" and "hydra.main" in modules and "run_job" not in names
+    starts_hydra = "hydra.main" in modules or "hydra.compose" in modules
+    return modules[-1].partition(".")[0] != "folio" and starts_hydra and "run_job" not in names
 
 
 def single_line(message: str) -> str:

@@ -74,7 +74,12 @@ class TokenFileInfo:
         This makes tokenizers comparable: a token that spans more text may cost more, and an unknown token costs its
         spelling in addition.
         """
-        return (loss_nats / math.log(2) * self.n_tokens + self.spelling_bits) / self.n_bytes
+        return bits_per_byte(loss_nats, self.n_tokens, self.n_bytes, self.spelling_bits)
+
+
+def bits_per_byte(loss_nats: float, n_tokens: int, n_bytes: int, spelling_bits: float) -> float:
+    """Return the bits for each byte of a text of n_tokens, whose unknown tokens take spelling_bits to spell out."""
+    return (loss_nats / math.log(2) * n_tokens + spelling_bits) / n_bytes
 
 
 class MappedTokens(np.memmap):

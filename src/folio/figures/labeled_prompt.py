@@ -33,7 +33,11 @@ class LabeledPrompt(NamedTuple):
 
 
 def label_prompt(
-    config: TransformerConfig, tokenizer: Tokenizer, prompt: str, prefix: str | None = None
+    config: TransformerConfig,
+    tokenizer: Tokenizer,
+    prompt: str,
+    prefix: str | None = None,
+    max_tokens: int = MAX_TOKENS,
 ) -> LabeledPrompt:
     """Encode what a model of this config reads: the first tokens of the prompt and the last tokens of the prefix.
 
@@ -42,7 +46,7 @@ def label_prompt(
     """
     # An encoder can read a text without a blank, too.
     check_prompt(config, tokenizer, prompt + MASK if config.family == "encoder" else prompt, prefix)
-    limit = min(MAX_TOKENS, config.context_length)
+    limit = min(max_tokens, config.context_length)
     all_prefix = tokenizer.encode(prefix).tolist() if prefix is not None else []
     encoded = encode_masked(prompt, tokenizer).ids if config.family == "encoder" else tokenizer.encode(prompt).tolist()
     all_tokens = [*all_prefix[-1:], *encoded]

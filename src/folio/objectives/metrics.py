@@ -4,7 +4,7 @@ Imports no lightning.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -31,18 +31,27 @@ def token_sums(model: Model, batch: Batch) -> Tensor:
     Sums, because a mean of means would give the tokens of a batch with few targets more weight. In float64, because
     they are added up over a whole split.
     """
+    sums = torch.zeros(3, dtype=torch.float64)
+    for losses, correct in target_losses(model, batch):
+        # float64 on the CPU: Apple's GPU has none.
+        sums[:2] += torch.stack((losses, correct)).cpu().double().sum(dim=1)
+        sums[2] += len(losses)
+    return sums
+
+
+def target_losses(model: Model, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the losses of the targets of a batch in nats, row by row, and whether each was predicted: (R,), (R,).
+
+    In chunks: the logits of a whole batch over a large vocabulary would set the run's peak memory. The caller turns
+    gradients off.
+    """
     hidden = hidden_states(model, batch).flatten(end_dim=1)  # (B*T, D)
     targets = batch.targets.flatten()
     counted = targets != IGNORE_INDEX
-    sums = torch.zeros(3, dtype=torch.float64)
-    # In chunks: the logits of a whole batch over a large vocabulary would set the run's peak memory.
     chunks = zip(hidden[counted].split(CHUNK_ROWS), targets[counted].split(CHUNK_ROWS), strict=True)
     for chunk_hidden, chunk_targets in chunks:
         losses, correct, *_ = cross_entropy_(model.output(chunk_hidden).float(), chunk_targets)  # (R,), (R,)
-        # float64 on the CPU: Apple's GPU has none.
-        sums[:2] += torch.stack((losses, correct)).cpu().double().sum(dim=1)
-    sums[2] = int(counted.sum())
-    return sums
+        yield losses, correct
 
 
 def metrics_from_sums(sums: Tensor, info: TokenFileInfo | None) -> Metrics:

@@ -7,7 +7,7 @@ is named in a warning and left out.
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from folio.config.migrations import migrate_config
 from folio.report.curves import RunCurve, read_run_curves
 from folio.report.text import ABSENT, Scalar, clean_text, format_value, natural_sort_key
 from folio.runs.folders import read_config
+from folio.runs.listing import is_run, walk_runs
 from folio.runtime.errors import FolioError
 from folio.runtime.terminal import printable
 from folio.runtime.untrusted import MIB, open_regular, read_json, read_json_object
@@ -94,7 +95,7 @@ def read_folders(folders: Iterable[Path], warn: Warn) -> tuple[list[ReportedRun]
             raise FolioError(f"FOLDER={folder} is not a folder; give run folders, a sweep, or a folder that holds some")
     found: dict[Path, Path] = {}  # by resolved path, so that a folder given twice counts once
     sweeps: dict[Path, Sweep] = {}
-    for path in (path for folder in folders for path in _walk(folder)):
+    for path in (path for folder in folders for path in walk_runs(folder)):
         if (path / "sweep.json").is_file() and (sweep := _read_sweep(path, warn)) is not None:
             sweeps[path.resolve()] = sweep
         if is_run(path):
@@ -114,19 +115,6 @@ def read_folders(folders: Iterable[Path], warn: Warn) -> tuple[list[ReportedRun]
     names = shorten_run_names([run.name for run in readable])
     renamed = [replace(run, name=name) for run, name in zip(readable, names, strict=True)]
     return sorted(renamed, key=lambda run: natural_sort_key(run.name)), list(sweeps.values())
-
-
-def is_run(folder: Path) -> bool:
-    """Return whether a folder is that of a run. A job that failed early has metrics.json only."""
-    return any((folder / name).is_file() for name in ("metrics.json", "config.yaml", "preflight.json"))
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the folder and those below it, but not those below runs. Links are not followed: they may form a circle."""
-    for parent, below, _ in os.walk(folder):
-        path = Path(parent)
-        below[:] = [] if is_run(path) else sorted(name for name in below if not name.startswith("."))
-        yield path
 
 
 # Names

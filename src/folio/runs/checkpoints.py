@@ -7,7 +7,6 @@ from typing import Any, BinaryIO
 import torch
 from pydantic import ValidationError
 
-import folio
 from folio.config.migrations import migrate_config
 from folio.config.run import RunConfig
 from folio.config.tokenizer import load_tokenizer
@@ -17,6 +16,7 @@ from folio.runtime.errors import FolioError
 from folio.runtime.files import atomic_writer
 from folio.runtime.torch_files import check_tensor_sizes, load_torch_file
 from folio.runtime.untrusted import shown
+from folio.runtime.version import VERSION
 
 FORMAT = 4
 """Version of the file format. It increases when older versions of Folio could not read the new files."""
@@ -31,7 +31,6 @@ MAX_STEP = 2**53
 MAX_VALUES = 10_000_000
 """Limit for the plain values in a checkpoint. A model of 1,000 layers has some 100,000."""
 
-VERSION = folio.__version__
 FOLIO_KEY = "folio"
 """Key of everything that Folio adds to Lightning's checkpoint."""
 MODEL_PREFIX = "model."

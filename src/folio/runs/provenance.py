@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-import folio
+from folio.runtime.version import VERSION
 
 
 def versions() -> dict[str, str]:
     """Return the versions of everything that affects the numbers of a run."""
     return {
-        "folio": folio.__version__,
+        "folio": VERSION,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "lightning": version("lightning"),

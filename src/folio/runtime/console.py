@@ -25,8 +25,15 @@ class _StandardOutput:
         return getattr(sys.stdout, name)
 
 
-console = Console(highlight=False, soft_wrap=True, file=cast(IO[str], _StandardOutput()))
+# In a notebook too it prints text: rich would make a table of HTML of each line.
+console = Console(highlight=False, soft_wrap=True, file=cast(IO[str], _StandardOutput()), force_jupyter=False)
 """Standard output. The progress bar draws on it as well, so that messages and bar do not overwrite each other."""
+
+
+def in_notebook() -> bool:
+    """Return whether the program runs in the kernel of a notebook, such as Jupyter's."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 class ConsoleHandler(logging.Handler):

@@ -60,7 +60,8 @@ def isolated() -> Iterator[None]:
                 set_setting(setting)
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = cudnn
         for number, handler in handlers.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is not handler:  # only the main thread may set one, and no other changes any
+                signal.signal(number, handler)
         threading.excepthook, (sys.stdout, sys.stderr) = hook, streams
         if "torch._dynamo" in sys.modules:
             # torch.compile compiles a function for at most eight models, and runs it uncompiled after that.

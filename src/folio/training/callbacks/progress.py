@@ -1,12 +1,13 @@
 """Show progress on the terminal."""
 
 import time
+from typing import Protocol
 
 import lightning as L
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from folio.runtime.console import log
+from folio.runtime.console import in_notebook, log
 from folio.training.callbacks.base import StepCallback
 from folio.training.callbacks.metrics import MetricLogger
 from folio.training.callbacks.throughput import Throughput, format_duration
@@ -17,26 +18,71 @@ REDRAW_EVERY_S = 0.5
 LINE_EVERY_S = 10.0
 
 
+class Bar(Protocol):
+    """A progress bar that is redrawn in place."""
+
+    def update(self, step: int, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class TerminalBar:
+    """A bar in the last line of a terminal."""
+
+    def __init__(self, console: Console, step: int, max_steps: int) -> None:
+        # Without a refresh thread, which would compete with the step for the interpreter.
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+        self._progress = Progress(*columns, console=console, auto_refresh=False)
+        self._task = self._progress.add_task("", total=max_steps, completed=step)
+        self._progress.start()
+
+    def update(self, step: int, text: str) -> None:
+        self._progress.update(self._task, completed=step, description=text)
+        self._progress.refresh()
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+class NotebookBar:
+    """A bar of text in the output of a notebook's cell. rich's own needs ipywidgets, which many notebooks lack."""
+
+    WIDTH = 40
+
+    def __init__(self, step: int, max_steps: int) -> None:
+        from IPython.display import display
+
+        self._max_steps = max_steps
+        self._display = display(self._draw(step, ""), raw=True, display_id=True)
+
+    def update(self, step: int, text: str) -> None:
+        self._display.update(self._draw(step, text), raw=True)
+
+    def close(self) -> None:
+        """The bar stays as it is."""
+
+    def _draw(self, step: int, text: str) -> dict[str, str]:
+        bar = "━" * (self.WIDTH * step // self._max_steps)
+        return {"text/plain": f"{bar:╌<{self.WIDTH}} {step}/{self._max_steps} {text}"}
+
+
 class ProgressBar(StepCallback):
-    """Shows loss, tokens/s and remaining time: a bar on a terminal, a line now and then elsewhere."""
+    """Shows loss, tokens/s and remaining time: a bar on a terminal or in a notebook, a line now and then elsewhere."""
 
     def __init__(self, console: Console, throughput: Throughput, metrics: MetricLogger, max_steps: int) -> None:
         self.console = console
         self.throughput = throughput
         self.metrics = metrics
         self.max_steps = max_steps
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
+        self._bar: Bar | None = None
         self._last_shown = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._last_shown = time.perf_counter()
-        if self.console.is_terminal:
-            # Without a refresh thread, which would compete with the step for the interpreter.
-            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-            self._bar = Progress(*columns, console=self.console, auto_refresh=False)
-            self._task = self._bar.add_task("", total=self.max_steps, completed=trainer.global_step)
-            self._bar.start()
+        if in_notebook():  # first, because a kernel says FORCE_COLOR=1
+            self._bar = NotebookBar(trainer.global_step, self.max_steps)
+        elif self.console.is_terminal:
+            self._bar = TerminalBar(self.console, trainer.global_step, self.max_steps)
 
     def on_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         now, step = time.perf_counter(), trainer.global_step
@@ -53,9 +99,7 @@ class ProgressBar(StepCallback):
         if self._bar is None:
             log.info(f"step {step}/{self.max_steps}: {line}")
         else:
-            assert self._task is not None
-            self._bar.update(self._task, completed=step, description=line)
-            self._bar.refresh()
+            self._bar.update(step, line)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._close()
@@ -64,8 +108,10 @@ class ProgressBar(StepCallback):
         self._close()
 
     def _close(self) -> None:
+        """Leave the bar on the screen, once: Lightning may end a run with two of its hooks."""
         if self._bar is not None:
-            self._bar.stop()
+            self._bar.close()
+            self._bar = None
 
 
 class DurationEstimate(StepCallback):

@@ -1,6 +1,7 @@
 """End a run: after a validation of its last step, after the current step at a signal, or at once at a second signal."""
 
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
@@ -52,7 +53,8 @@ class StopOnSignal(StepCallback):
         self._previous_handlers: dict[int, Any] = {}
 
     def __enter__(self) -> None:
-        if self._stop_requested is None:
+        # folio.train may be called in another thread, which receives no signals.
+        if self._stop_requested is None and threading.current_thread() is threading.main_thread():
             self._previous_handlers = {number: signal.signal(number, self._on_signal) for number in stop_signals()}
 
     def __exit__(self, *_: object) -> None:
