@@ -72,7 +72,7 @@ class TrainingLoop(ABC):
         windows = ValidationWindows(self.data.val.tokens, self.model_config.context_length)
         batch_size, total, n_targets = self.config.training.batch_size, 0.0, 0
         for first in range(0, len(windows), batch_size):
-            batch = windows.__getitems__(range(first, min(first + batch_size, len(windows)))).to(self.torch_device)
+            batch = windows.batch(range(first, min(first + batch_size, len(windows)))).to(self.torch_device)
             logits = self.logits(batch.tokens).flatten(end_dim=1)  # (B*T, V)
             targets = batch.targets.flatten()
             total += F.cross_entropy(logits.float(), targets, ignore_index=IGNORE_INDEX, reduction="sum").item()

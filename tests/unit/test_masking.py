@@ -42,7 +42,7 @@ def randoms_for(n_rows: int, n_columns: int, seed: int = 0) -> np.ndarray:
 
 
 def whole_step(dataset: MaskedTrainingLines, indices: np.ndarray, step: int = 0) -> Batch:
-    return dataset.__getitems__(MicroBatch(step, indices, slice(None)))
+    return dataset.batch(MicroBatch(step, indices, slice(None)))
 
 
 def rows_of(batch: Batch) -> list[tuple[list[int], list[int]]]:
@@ -157,7 +157,7 @@ def test_a_step_is_the_same_however_its_batch_is_divided(
     batch_size = world_size * micro_batch_size * n_micro
     dataset = MaskedTrainingLines(lines_of(line_lengths), MASKING, seed=seed)
     micro_batches = [
-        dataset.__getitems__(micro_batch)
+        dataset.batch(micro_batch)
         for rank in range(world_size)
         for micro_batch in TrainingBatches(
             window_order, len(dataset), seed, batch_size, micro_batch_size, 3, 4, rank, world_size
@@ -193,16 +193,16 @@ def test_a_batch_says_how_much_of_it_is_text() -> None:
 def test_validation_masks_are_the_same_for_any_batch_size(line_lengths: list[int], batch_size: int) -> None:
     dataset = MaskedValidationLines(lines_of(line_lengths), MASKING)
     numbers = range(len(dataset))
-    one_by_one = [rows_of(dataset.__getitems__([number]))[0] for number in numbers]
-    batches = [dataset.__getitems__(numbers[first : first + batch_size]) for first in numbers[::batch_size]]
+    one_by_one = [rows_of(dataset.batch([number]))[0] for number in numbers]
+    batches = [dataset.batch(numbers[first : first + batch_size]) for first in numbers[::batch_size]]
     assert [row for batch in batches for row in rows_of(batch)] == one_by_one
-    backwards = rows_of(dataset.__getitems__(numbers[::-1]))
+    backwards = rows_of(dataset.batch(numbers[::-1]))
     assert backwards[::-1] == one_by_one
 
 
 def test_lines_have_masks_of_their_own_in_validation() -> None:
     dataset = MaskedValidationLines(lines_of([40] * 50), MASKING)
-    is_target = dataset.__getitems__(range(50)).targets != IGNORE_INDEX
+    is_target = dataset.batch(range(50)).targets != IGNORE_INDEX
     assert len(torch.unique(is_target, dim=0)) == 50
 
 
@@ -221,7 +221,7 @@ def test_the_unigram_baseline_by_hand() -> None:
 def test_the_unigram_baseline_looks_at_exactly_the_targets_of_validation() -> None:
     validation = MaskedValidationLines(lines_of([30] * 400), MASKING)
     train = np.random.default_rng(1).integers(0, 12, 5000).astype("<u2")
-    targets = validation.__getitems__(range(400)).targets
+    targets = validation.batch(range(400)).targets
     is_target = targets[targets != IGNORE_INDEX].tolist()
     counts = Counter(token for token in train.tolist() if token != NEWLINE)
     n_smoothed = counts.total() + N_SYMBOLS - 1

@@ -37,7 +37,7 @@ def prefixes_of(batch: Batch) -> list[list[int]]:
 def test_a_window_by_hand() -> None:
     corpus = np.arange(100, 120, dtype="<u2")
     windows = PrefixTrainingWindows(corpus, 4, seed=0, min_prefix_length=3, max_prefix_length=3)
-    batch = windows.__getitems__(MicroBatch(0, np.array([0, 13]), slice(None)))
+    batch = windows.batch(MicroBatch(0, np.array([0, 13]), slice(None)))
     assert prefixes_of(batch) == [[100, 101, 102], [113, 114, 115]]
     assert batch.tokens.tolist() == [[102, 103, 104, 105], [115, 116, 117, 118]]
     assert batch.targets.tolist() == [[103, 104, 105, 106], [116, 117, 118, 119]]
@@ -49,7 +49,7 @@ def test_a_window_by_hand() -> None:
 
 def test_the_validation_of_a_split_by_hand() -> None:
     windows = PrefixValidationWindows(np.arange(100, 112), 4, min_prefix_length=2, max_prefix_length=2)
-    batch = windows.__getitems__(range(len(windows)))
+    batch = windows.batch(range(len(windows)))
     assert prefixes_of(batch) == [[100, 101], [104, 105], [106, 107]]
     assert batch.tokens.tolist() == [[101, 102, 103, 104], [105, 106, 107, 108], [107, 108, 109, 110]]
     ignored = [IGNORE_INDEX, IGNORE_INDEX]
@@ -66,7 +66,7 @@ def test_a_prefix_precedes_its_continuation_and_has_a_length_in_range(
     )
     assert len(windows) == n_tokens - context_length - longest + 1
     starts = np.arange(len(windows))
-    batch = windows.__getitems__(MicroBatch(step, starts, slice(None)))
+    batch = windows.batch(MicroBatch(step, starts, slice(None)))
     prefixes = prefixes_of(batch)
     assert all(shortest <= len(prefix) <= longest for prefix in prefixes)
     assert batch.n_tokens == sum(map(len, prefixes)) + batch.tokens.numel()
@@ -80,7 +80,7 @@ def test_a_prefix_precedes_its_continuation_and_has_a_length_in_range(
 
 def test_prefix_lengths_are_uniform() -> None:
     windows = PrefixTrainingWindows(np.zeros(10), 2, seed=0, min_prefix_length=2, max_prefix_length=6)
-    lengths = windows.__getitems__(MicroBatch(0, np.zeros(50_000, dtype=np.int64), slice(None))).prefix_lengths
+    lengths = windows.batch(MicroBatch(0, np.zeros(50_000, dtype=np.int64), slice(None))).prefix_lengths
     assert lengths is not None
     counts = np.bincount(lengths)[2:]
     # Binomial counts: mean 10,000, standard deviation 89.
@@ -95,14 +95,14 @@ def test_a_step_is_the_same_however_its_batch_is_divided(cut: tuple[int, int, in
     corpus = np.arange(1, 200)
     windows = PrefixTrainingWindows(corpus, 8, seed=seed, min_prefix_length=1, max_prefix_length=16)
     micro_batches = [
-        windows.__getitems__(micro_batch)
+        windows.batch(micro_batch)
         for rank in range(world_size)
         for micro_batch in TrainingBatches(
             "random", len(windows), seed, batch_size, micro_batch_size, 3, 4, rank, world_size
         )
     ]
     (micro_batch,) = TrainingBatches("random", len(windows), seed, batch_size, batch_size, 3, 4)
-    whole = windows.__getitems__(micro_batch)
+    whole = windows.batch(micro_batch)
     assert [prefix for batch in micro_batches for prefix in prefixes_of(batch)] == prefixes_of(whole)
     assert torch.equal(torch.cat([batch.tokens for batch in micro_batches]), whole.tokens)
     assert torch.equal(torch.cat([batch.targets for batch in micro_batches]), whole.targets)
@@ -111,10 +111,7 @@ def test_a_step_is_the_same_however_its_batch_is_divided(cut: tuple[int, int, in
 def test_prefix_lengths_depend_on_seed_and_step() -> None:
     def lengths(seed: int, step: int) -> list[int]:
         windows = PrefixTrainingWindows(np.arange(99), 8, seed=seed, min_prefix_length=1, max_prefix_length=50)
-        return [
-            len(row)
-            for row in prefixes_of(windows.__getitems__(MicroBatch(step, np.zeros(20, dtype=int), slice(None))))
-        ]
+        return [len(row) for row in prefixes_of(windows.batch(MicroBatch(step, np.zeros(20, dtype=int), slice(None))))]
 
     assert lengths(1, 2) == lengths(1, 2)
     assert lengths(1, 2) != lengths(1, 3)
@@ -126,7 +123,7 @@ def test_every_token_after_the_longest_prefix_is_a_validation_target_once(sizes:
     n_tokens, context_length, shortest, longest = sizes
     corpus = np.arange(1, n_tokens + 1)
     windows = PrefixValidationWindows(corpus, context_length, min_prefix_length=shortest, max_prefix_length=longest)
-    batch = windows.__getitems__(range(len(windows)))
+    batch = windows.batch(range(len(windows)))
     counted = batch.targets != IGNORE_INDEX
     assert batch.targets[counted].tolist() == corpus[longest:].tolist()
     assert torch.equal(batch.tokens[counted] + 1, batch.targets[counted])
@@ -145,8 +142,8 @@ def test_validation_does_not_depend_on_the_batch_size(
         np.arange(n_tokens), context_length, min_prefix_length=shortest, max_prefix_length=longest, shuffled=shuffled
     )
     numbers = range(len(windows))
-    whole = prefixes_of(windows.__getitems__(numbers))
-    batches = [windows.__getitems__(numbers[first : first + batch_size]) for first in numbers[::batch_size]]
+    whole = prefixes_of(windows.batch(numbers))
+    batches = [windows.batch(numbers[first : first + batch_size]) for first in numbers[::batch_size]]
     assert [prefix for batch in batches for prefix in prefixes_of(batch)] == whole
 
 
@@ -164,7 +161,7 @@ def test_shuffled_prefixes_are_those_of_other_windows_each_once(sizes: tuple[int
         for shuffled in (False, True)
     )
     numbers = range(len(right))
-    own, other = right.__getitems__(numbers), shuffled.__getitems__(numbers)
+    own, other = right.batch(numbers), shuffled.batch(numbers)
     assert torch.equal(own.tokens, other.tokens)
     assert torch.equal(own.targets, other.targets)
     own_prefixes, other_prefixes = prefixes_of(own), prefixes_of(other)
@@ -175,7 +172,7 @@ def test_shuffled_prefixes_are_those_of_other_windows_each_once(sizes: tuple[int
 
 def test_a_shuffled_prefix_comes_from_half_a_split_away() -> None:
     windows = PrefixValidationWindows(np.arange(100, 202), 10, min_prefix_length=2, max_prefix_length=2, shuffled=True)
-    batch = windows.__getitems__(range(len(windows)))
+    batch = windows.batch(range(len(windows)))
     assert [prefix[0] for prefix in prefixes_of(batch)] == [150, 160, 170, 180, 190, 100, 110, 120, 130, 140]
 
 

@@ -91,7 +91,7 @@ def test_each_step_reads_the_same_windows_for_any_world_size_and_accumulation(
     def first_tokens(rank: int, size: int, at_once: int) -> list[list[int]]:
         """Return the first tokens of the windows of each step."""
         batches = TrainingBatches(order, len(dataset), 1, 8, at_once, 0, 5, rank, size)
-        read = [dataset.__getitems__(micro_batch).tokens[:, 0].tolist() for micro_batch in batches]
+        read = [dataset.batch(micro_batch).tokens[:, 0].tolist() for micro_batch in batches]
         per_step = 8 // (size * at_once)
         return [list(chain(*read[step * per_step : (step + 1) * per_step])) for step in range(5)]
 

@@ -173,9 +173,7 @@ class Steps:
         """Return the processor time that n more steps take."""
         began = time.process_time()
         for step in range(self.n_done, self.n_done + n):
-            batch = self.windows.__getitems__(
-                MicroBatch(step, random_indices(len(self.windows), 0, step, 16), slice(None))
-            )
+            batch = self.windows.batch(MicroBatch(step, random_indices(len(self.windows), 0, step, 16), slice(None)))
             self.optimizer.zero_grad()
             batch_loss(self.model, batch)[0].backward()
             self.optimizer.step()

@@ -46,7 +46,7 @@ def test_a_long_text_is_measured_as_validation_measures_a_split() -> None:
     ids, losses = text_losses(DECODER, TOKENIZER, TEXT)
     assert len(ids) == len(losses) == len(TEXT) - 1
     windows = ValidationWindows(np.array(TOKENIZER.encode(TEXT)), 16)
-    nats, _, n_targets = token_sums(DECODER, windows.__getitems__(range(len(windows)))).tolist()
+    nats, _, n_targets = token_sums(DECODER, windows.batch(range(len(windows)))).tolist()
     assert n_targets == len(losses)
     assert losses.sum().item() == pytest.approx(nats)
 

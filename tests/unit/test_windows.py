@@ -3,6 +3,7 @@
 import math
 import pickle
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,23 +11,29 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.fabric.utilities import move_data_to_device
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset, random_split
 
 from folio.data.batches.batch import IGNORE_INDEX, Batch
+from folio.data.batches.lines import Lines
 from folio.data.batches.loaders import token_loader, validation_loader
+from folio.data.batches.masking import MaskedTrainingLines, MaskedValidationLines, Masking
 from folio.data.batches.order import WINDOW_ORDERS, MicroBatch, TrainingBatches, random_indices, shuffled_indices
+from folio.data.batches.prefixes import PrefixTrainingWindows, PrefixValidationWindows
 from folio.data.batches.random_numbers import Permutation, RandomStream, random_uint64
 from folio.data.batches.windows import (
     TrainingWindows,
     ValidationWindows,
     gather_spans,
     gather_windows,
+    get_batch,
     n_window_starts,
     sequential_windows,
 )
+from folio.data.sharded_tokens import join_tokens
 from folio.runtime.errors import FolioError
 
 seeds = st.integers(0, 2**64 - 1)
+MASKING = Masking(mask_id=9, n_symbols=9, mask_fraction=0.5)
 
 
 @given(seeds, st.integers(0, 2**64 - 1), st.integers(0, 30), st.integers(0, 30))
@@ -152,7 +159,7 @@ def test_sequential_windows_count_each_target_once(context_length: int, n_more: 
     n_tokens = context_length + n_more
     tokens = np.arange(n_tokens)
     windows = ValidationWindows(tokens, context_length)
-    batch = windows.__getitems__(range(len(windows)))
+    batch = windows.batch(range(len(windows)))
     inputs, targets = batch.tokens, batch.targets
     counted = targets != IGNORE_INDEX
     assert targets[counted].tolist() == tokens[1:].tolist()
@@ -187,7 +194,7 @@ def test_windows_are_the_tokens_and_the_tokens_after_them(dtype: str) -> None:
         [100, 101, 102, 103, 104],
         [195, 196, 197, 198, 199],
     ]
-    batch = TrainingWindows(corpus, 4).__getitems__(MicroBatch(0, np.array([3, 7, 95, 1]), slice(1, 3)))
+    batch = TrainingWindows(corpus, 4).batch(MicroBatch(0, np.array([3, 7, 95, 1]), slice(1, 3)))
     tokens, targets = batch.tokens, batch.targets
     assert tokens[:, 0].tolist() == [107, 195]
     assert tokens.dtype == targets.dtype == torch.int64
@@ -210,7 +217,8 @@ def test_a_loader_gives_the_same_batches_with_any_number_of_workers(n_workers: i
     corpus = np.arange(1000, dtype="<u2")
     windows = TrainingWindows(corpus, 8)
     batches = TrainingBatches("random", len(windows), 5, 4, 2, first_step=1, n_steps=3)
-    loader = DataLoader(windows, batch_sampler=batches, collate_fn=pass_through, num_workers=n_workers)
+    dataset = token_loader(windows, batches).dataset
+    loader = DataLoader(dataset, batch_sampler=batches, collate_fn=pass_through, num_workers=n_workers)
     seen = [batch.tokens[:, 0].tolist() for batch in loader]
     assert seen == [micro_batch.indices.tolist() for micro_batch in batches]
     assert len(loader) == 6
@@ -248,3 +256,122 @@ def test_datasets_and_batches_can_be_pickled_for_spawned_workers() -> None:
     assert pickle.loads(pickle.dumps(batches)) == batches
     windows = pickle.loads(pickle.dumps(ValidationWindows(np.arange(100), 8)))
     assert len(windows) == 13
+
+
+# The calls of other projects: single windows, any DataLoader, get_batch
+
+
+def seen_by(loader: DataLoader[Any]) -> list[tuple[list[int], list[int]]]:
+    return [
+        (row.tolist(), target.tolist())
+        for tokens, targets in loader
+        for row, target in zip(tokens, targets, strict=True)
+    ]
+
+
+def kinds_of(tokens: list[int]) -> list[Any]:
+    """Return the same tokens as each kind of object that a user may have."""
+    array = np.array(tokens, dtype="<u2")
+    return [
+        tokens,
+        tuple(tokens),
+        array,
+        array.astype(np.int64),
+        torch.tensor(tokens),
+        join_tokens([array[:7], array[7:]]),
+    ]
+
+
+def test_windows_in_a_shuffling_dataloader_are_each_window_once() -> None:
+    for tokens in kinds_of(list(range(20))):
+        seen = seen_by(DataLoader(TrainingWindows(tokens, context_length=8), batch_size=2, shuffle=True))
+        assert sorted(seen) == [(list(range(i, i + 8)), list(range(i + 1, i + 9))) for i in range(12)]
+
+
+def test_validation_windows_in_a_dataloader_count_each_target_once() -> None:
+    for tokens in kinds_of(list(range(20))):
+        seen = seen_by(DataLoader(ValidationWindows(tokens, 8), batch_size=2))
+        assert seen == [
+            (list(range(8)), list(range(1, 9))),
+            (list(range(8, 16)), list(range(9, 17))),
+            (list(range(11, 19)), [IGNORE_INDEX] * 5 + [17, 18, 19]),
+        ]
+
+
+@pytest.mark.parametrize("kind", [TrainingWindows, ValidationWindows])
+def test_a_window_has_a_number_as_in_a_list(kind: Any) -> None:
+    windows = kind(np.arange(20), 8)
+    n = len(windows)
+    starts = [int(tokens[0]) for tokens, _ in windows]  # iteration ends with the IndexError
+    assert len(starts) == n
+    for index in (-1, -n, np.int64(-1), np.uint8(1), torch.tensor(n - 1), np.array(0)):
+        tokens, targets = windows[index]
+        assert tokens.tolist() == list(range(starts[int(index)], starts[int(index)] + 8))
+        assert tokens.dtype == targets.dtype == torch.int64
+    for index in (n, -n - 1, 10**30):
+        with pytest.raises(IndexError, match=f"window {index} does not exist; there are {n}, from 0 to {n - 1}"):
+            windows[index]
+    for index in (slice(0, 2), [0, 1], 1.0, "1", None, np.arange(2)):
+        with pytest.raises(TypeError, match=f"a window has one whole number, not a {type(index).__name__}; .*Subset"):
+            windows[index]
+
+
+def test_windows_work_with_torchs_subsets_and_workers() -> None:
+    windows = TrainingWindows(np.arange(20, dtype="<u2"), 8)
+    assert [row[0] for row, _ in seen_by(DataLoader(Subset(windows, [3, 1]), batch_size=2, num_workers=1))] == [3, 1]
+    parts = random_split(windows, [10, 2], generator=torch.Generator().manual_seed(0))
+    assert sorted(row[0] for part in parts for row, _ in seen_by(DataLoader(part))) == list(range(12))
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        PrefixTrainingWindows(np.arange(30), 4, seed=0, min_prefix_length=1, max_prefix_length=2),
+        PrefixValidationWindows(np.arange(30), 4, min_prefix_length=1, max_prefix_length=2),
+        MaskedTrainingLines(Lines(np.arange(9), np.array([4]), 8), MASKING, seed=0),
+        MaskedValidationLines(Lines(np.arange(9), np.array([4]), 8), MASKING),
+    ],
+    ids=lambda dataset: type(dataset).__name__,
+)
+def test_a_dataset_without_single_items_says_how_to_load_it(dataset: Any) -> None:
+    for read in (lambda: dataset[0], lambda: list(DataLoader(dataset, batch_size=2)), lambda: next(iter(dataset))):
+        with pytest.raises(TypeError, match=r"makes whole batches and has no single items; .*token_loader"):
+            read()
+
+
+def test_get_batch_draws_as_nanogpt_does() -> None:
+    tokens = torch.randint(50, (100,), generator=torch.Generator().manual_seed(3))
+    starts = torch.randint(len(tokens) - 8, (4,), generator=torch.Generator().manual_seed(1))  # as nanoGPT's get_batch
+    for kind in kinds_of(tokens.tolist()):
+        inputs, targets = get_batch(kind, 4, 8, torch.Generator().manual_seed(1))
+        assert torch.equal(inputs, torch.stack([tokens[start : start + 8] for start in starts]))
+        assert torch.equal(targets, torch.stack([tokens[start + 1 : start + 9] for start in starts]))
+        assert inputs.dtype == targets.dtype == torch.int64
+    torch.manual_seed(1)
+    assert torch.equal(get_batch(tokens, batch_size=4, context_length=8)[0], inputs)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (np.zeros((3, 9), dtype=np.int64), r"the shape \(3, 9\)"),
+        (torch.tensor(5), r"the shape \(\)"),
+        ("To be, or not", "encode the text with a tokenizer first"),
+        ([0.5] * 9, "the type float64"),
+        (range(8), "a split of 8 tokens is shorter than one window"),
+        ([], "a split of 0 tokens"),
+    ],
+)
+def test_tokens_that_are_no_row_of_ids_are_refused_in_one_line(tokens: Any, message: str) -> None:
+    for use in (TrainingWindows, ValidationWindows, lambda tokens, length: get_batch(tokens, 2, length)):
+        with pytest.raises(FolioError, match=message) as refused:
+            use(tokens, 8)
+        assert "\n" not in str(refused.value)
+
+
+def test_sizes_below_one_are_refused() -> None:
+    for use in (TrainingWindows, ValidationWindows):
+        with pytest.raises(FolioError, match="context_length=0 must be 1 or more"):
+            use(range(9), 0)
+    with pytest.raises(FolioError, match="batch_size=0 must be 1 or more"):
+        get_batch(range(9), 0, 8)

@@ -2,14 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from folio.config.run import RunConfig
-from folio.data.batches.batch import Batch
+from folio.data.batches.batch import Batch, BatchDataset
 from folio.data.batches.loaders import token_loader, validation_loader
 from folio.data.batches.mixture import Mixture
 from folio.data.batches.order import MicroBatch, TrainingBatches
@@ -27,7 +27,7 @@ class TrainingDataset(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitems__(self, draw: MicroBatch, /) -> Batch: ...
+    def batch(self, draw: MicroBatch, /) -> Batch: ...
 
 
 def build_objective(
@@ -53,10 +53,10 @@ class Objective(ABC):
         """Return the sequences of the training split."""
 
     @abstractmethod
-    def validation_dataset(self, split: TokenSplit) -> Dataset[Batch]:
+    def validation_dataset(self, split: TokenSplit) -> BatchDataset:
         """Return a whole split in fixed order, every target once."""
 
-    def shuffled_prefix_dataset(self, split: TokenSplit) -> Dataset[Batch] | None:
+    def shuffled_prefix_dataset(self, split: TokenSplit) -> BatchDataset | None:
         """Return `validation_dataset` with the prefixes of other windows; None if there are no prefixes."""
         return None
 
@@ -104,7 +104,7 @@ class Objective(ABC):
             rank=self.distributed.rank,
             world_size=self.distributed.world_size,
         )
-        return token_loader(cast(Dataset[Batch], dataset), batches)
+        return token_loader(dataset, batches)
 
     def validation(self, split: TokenSplit) -> Validation:
         """Return how one of the two splits is evaluated. Each process gets its share of the batches."""
@@ -124,7 +124,7 @@ class Objective(ABC):
         shares, (firsts, counts) = tuple(part.share for part in self.data.parts), self.corpus_ranges(dataset)
         return Mixture(shares, tuple(counts.tolist()), tuple(firsts.tolist()))
 
-    def _validation_loader(self, dataset: Dataset[Batch]) -> DataLoader[Batch]:
+    def _validation_loader(self, dataset: BatchDataset) -> DataLoader[Batch]:
         rank, world_size = self.distributed.rank, self.distributed.world_size
         return validation_loader(dataset, self.config.micro_batch_size, rank, world_size)
 

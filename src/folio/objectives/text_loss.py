@@ -66,7 +66,7 @@ def _window_batches(model: GPT, ids: Sequence[int]) -> Iterator[Batch]:
     length = min(model.config.context_length, len(ids) - 1)
     windows, n_rows = ValidationWindows(np.array(ids), length), max(1, TOKENS_PER_BATCH // length)
     for first in range(0, len(windows), n_rows):
-        yield windows.__getitems__(range(first, min(first + n_rows, len(windows))))
+        yield windows.batch(range(first, min(first + n_rows, len(windows))))
 
 
 def _check_number(name: str, n_tokens: int, *, least: int, most: int | None = None) -> None:

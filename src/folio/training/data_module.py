@@ -9,7 +9,7 @@ from folio.objectives.objective import Objective
 
 
 class TokenDataModule(L.LightningDataModule):
-    """Loads the batches of training, starting at the trainer's global step, and of validation."""
+    """Loads the batches of training and of validation. Training starts at the trainer's global step, else at 0."""
 
     def __init__(self, objective: Objective, validation: Validation) -> None:
         super().__init__()
@@ -17,8 +17,7 @@ class TokenDataModule(L.LightningDataModule):
         self.validation = validation
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        assert self.trainer is not None
-        return self.objective.training_loader(self.trainer.global_step)
+        return self.objective.training_loader(0 if self.trainer is None else self.trainer.global_step)
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         return self.validation.loaders

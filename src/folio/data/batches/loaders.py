@@ -1,19 +1,22 @@
 """Loaders over the datasets of `windows`, `masking` and `prefixes`. Imports no lightning."""
 
-from collections.abc import Iterable, Iterator, Sized
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, SequentialSampler
 
-from folio.data.batches.batch import IGNORE_INDEX, Batch
+from folio.data.batches.batch import IGNORE_INDEX, Batch, BatchDataset
 
 
-def validation_loader(
-    dataset: Dataset[Batch], batch_size: int, rank: int = 0, world_size: int = 1
-) -> DataLoader[Batch]:
-    """Return a loader of the whole dataset in order, every item once. Several processes share the batches."""
-    assert isinstance(dataset, Sized)
+class MakesBatches(Protocol):
+    """A `BatchDataset`, or anything else with its method `batch`."""
+
+    def batch(self, draw: Any, /) -> Batch: ...
+
+
+def validation_loader(dataset: BatchDataset, batch_size: int, rank: int = 0, world_size: int = 1) -> DataLoader[Batch]:
+    """Return a loader of the whole dataset in order, every sequence once. Several processes share the batches."""
     batches = BatchSampler(SequentialSampler(dataset), batch_size, drop_last=False)
     if world_size == 1:
         return token_loader(dataset, batches)
@@ -50,26 +53,39 @@ class DistributedBatchSampler(Sampler[list[int]]):
             yield DummyIndices(first)
 
 
-class MaskDummyBatches(Dataset[Batch]):
+class MaskDummyBatches:
     """A dataset that sets all targets of a batch of DummyIndices to IGNORE_INDEX."""
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: MakesBatches) -> None:
         self._dataset = dataset
 
-    def __getitems__(self, indices: list[int]) -> Batch:
-        batch: Batch = self._dataset.__getitems__(indices)
+    def batch(self, indices: list[int]) -> Batch:
+        batch = self._dataset.batch(indices)
         if isinstance(indices, DummyIndices):
             return batch._replace(targets=torch.full_like(batch.targets, IGNORE_INDEX))
         return batch
 
 
-def token_loader(dataset: Dataset[Batch], batches: Iterable[Any]) -> DataLoader[Batch]:
-    """Return a loader whose dataset makes a whole batch at once, in this process: a gather is cheaper than a worker.
+def token_loader(dataset: MakesBatches, batches: Iterable[Any]) -> DataLoader[Batch]:
+    """Return a loader of the batches that a dataset makes of what `batches` yields.
+
+    They are made in this process: a gather is cheaper than a worker.
 
     The loader has a generator of its own. Without one, each iteration would draw a seed from the global generator, and
     one more validation would change the dropout of every later step.
     """
-    return DataLoader(dataset, batch_sampler=batches, collate_fn=_identity, generator=torch.Generator())
+    wrapped = _WholeBatches(dataset)
+    return DataLoader(wrapped, batch_sampler=batches, collate_fn=_identity, generator=torch.Generator())
+
+
+class _WholeBatches(Dataset[Batch]):
+    """Gives a DataLoader whole batches: torch passes what the batch sampler yields to `__getitems__`."""
+
+    def __init__(self, dataset: MakesBatches) -> None:
+        self._dataset = dataset
+
+    def __getitems__(self, draw: Any) -> Batch:
+        return self._dataset.batch(draw)
 
 
 def _identity(batch: Any) -> Any:

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch.utils.data import Dataset
 
-from folio.data.batches.batch import IGNORE_INDEX, Batch
+from folio.data.batches.batch import IGNORE_INDEX, Batch, BatchDataset
 from folio.data.batches.lines import Lines
 from folio.data.batches.order import MicroBatch
 from folio.data.batches.random_numbers import RandomStream, random_uint64, uniform_fractions, uniform_integers
@@ -79,7 +78,7 @@ def _lowest(ranks: np.ndarray, lengths: np.ndarray, counts: np.ndarray) -> np.nd
     return chosen
 
 
-class MaskedTrainingLines(Dataset[Batch]):
+class MaskedTrainingLines(BatchDataset):
     """Lines with masks that are a function of (seed, step) and a line's position in the global batch.
 
     `len` is the number of lines, and an index is a line's number.
@@ -97,7 +96,7 @@ class MaskedTrainingLines(Dataset[Batch]):
         """Return how many lines begin before each position of a token: (N,) int64."""
         return self._lines.n_before(positions)
 
-    def __getitems__(self, micro_batch: MicroBatch) -> Batch:
+    def batch(self, micro_batch: MicroBatch) -> Batch:
         tokens, lengths = self._lines.gather(micro_batch.indices)
         # For max_length columns, so that the numbers of a row do not depend on the length of the other lines.
         shape = len(micro_batch.batch_indices), self._lines.max_length, RANDOMS_PER_TOKEN
@@ -110,7 +109,7 @@ class MaskedTrainingLines(Dataset[Batch]):
         return float(counts[micro_batch.rows].mean() / counts.mean())
 
 
-class MaskedValidationLines(Dataset[Batch]):
+class MaskedValidationLines(BatchDataset):
     """Every line once, in order.
 
     The masks of a line are a function of its number alone, so that all models, whatever their seeds and batch sizes,
@@ -124,7 +123,7 @@ class MaskedValidationLines(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self._lines)
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
+    def batch(self, indices: Sequence[int]) -> Batch:
         tokens, lengths = self._lines.gather(np.asarray(indices, dtype=np.int64))
         shape = tokens.shape[1], RANDOMS_PER_TOKEN
         n, stream = math.prod(shape), RandomStream.VALIDATION_MASKS
@@ -173,6 +172,6 @@ def _count_targets(validation: MaskedValidationLines, batch_size: int = 256) -> 
     """Return how often each symbol is a target: (n_symbols,) int64."""
     counts = np.zeros(validation.masking.n_symbols, dtype=np.int64)
     for first in range(0, len(validation), batch_size):
-        targets = validation.__getitems__(range(first, min(first + batch_size, len(validation)))).targets
+        targets = validation.batch(range(first, min(first + batch_size, len(validation)))).targets
         counts += np.bincount(targets[targets != IGNORE_INDEX].numpy(), minlength=validation.masking.n_symbols)
     return counts

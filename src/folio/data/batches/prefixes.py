@@ -13,9 +13,8 @@ Shapes: B windows in a batch, S tokens in the longest of its prefixes.
 from collections.abc import Sequence
 
 import numpy as np
-from torch.utils.data import Dataset
 
-from folio.data.batches.batch import Batch
+from folio.data.batches.batch import Batch, BatchDataset
 from folio.data.batches.order import MicroBatch
 from folio.data.batches.random_numbers import RandomStream, random_uint64, uniform_integers
 from folio.data.batches.windows import as_tensor, gather_spans, gather_windows, sequential_windows
@@ -35,7 +34,7 @@ def n_prefix_window_starts(n_tokens: int, context_length: int, max_prefix_length
     return n_tokens - n_needed + 1
 
 
-class PrefixTrainingWindows(Dataset[Batch]):
+class PrefixTrainingWindows(BatchDataset):
     """The windows at all starts. The length of a prefix is uniform between the minimum and the maximum.
 
     It is a function of (seed, step) and a row's position in the global batch.
@@ -57,7 +56,7 @@ class PrefixTrainingWindows(Dataset[Batch]):
     def __len__(self) -> int:
         return self._n_starts
 
-    def __getitems__(self, micro_batch: MicroBatch) -> Batch:
+    def batch(self, micro_batch: MicroBatch) -> Batch:
         n_rows = len(micro_batch.batch_indices)
         random = random_uint64(self._seed, micro_batch.step, n_rows, RandomStream.PREFIX_LENGTHS)[micro_batch.rows]
         lengths = _prefix_lengths(random, self._min_prefix_length, self._max_prefix_length)
@@ -67,7 +66,7 @@ class PrefixTrainingWindows(Dataset[Batch]):
         return _batch(windows[:, :-1], windows[:, 1:], prefix, lengths)
 
 
-class PrefixValidationWindows(Dataset[Batch]):
+class PrefixValidationWindows(BatchDataset):
     """A whole split in order: every token after the longest prefix is a target exactly once.
 
     The last window starts earlier so that it is full, and targets that it repeats are IGNORE_INDEX. The length of a
@@ -107,7 +106,7 @@ class PrefixValidationWindows(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self._starts)
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
+    def batch(self, indices: Sequence[int]) -> Batch:
         rows = np.asarray(indices, dtype=np.int64)
         windows = gather_windows(self._tokens, self._starts[rows], self._context_length)
         lengths = self._prefix_lengths[rows]

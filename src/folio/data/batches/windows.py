@@ -4,24 +4,43 @@ Shapes: B sequences in a batch, T = context_length. A window holds T + 1 tokens:
 the same tokens shifted by one.
 """
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from folio.data.batches.batch import IGNORE_INDEX, Batch
+from folio.data.batches.batch import IGNORE_INDEX, Batch, BatchDataset
 from folio.data.batches.order import MicroBatch
 from folio.data.sharded_tokens import ShardedTokens, Tokens
 from folio.data.token_file import check_whole
 from folio.runtime.errors import FolioError
 
 
+def as_tokens(tokens: Any) -> Tokens:
+    """Return the ids of a tensor, a list or an array, (N,), as this package reads them.
+
+    Raises: FolioError if they are not one row of whole numbers.
+    """
+    if isinstance(tokens, ShardedTokens):
+        return tokens
+    array = tokens if isinstance(tokens, np.ndarray) else np.asarray(tokens)
+    if array.ndim != 1 or array.dtype.kind not in "iuf" or (array.dtype.kind == "f" and (array % 1).any()):
+        raise FolioError(
+            f"tokens have the shape {array.shape} and the type {array.dtype}, but must be one row of ids, (N,); "
+            "encode the text with a tokenizer first"
+        )
+    return array
+
+
 def n_window_starts(n_tokens: int, context_length: int) -> int:
     """Return the number of positions at which a window can start. Raises: FolioError if the split is too short."""
+    if context_length < 1:
+        raise FolioError(f"context_length={context_length} must be 1 or more")
     if n_tokens <= context_length:
         raise FolioError(
             f"a split of {n_tokens} tokens is shorter than one window of "
@@ -63,22 +82,70 @@ def as_tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
-class TrainingWindows(Dataset[Batch]):
+def get_batch(
+    tokens: Any, batch_size: int, context_length: int, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return inputs and targets, both (B, T) int64, of windows at random starts, as nanoGPT's get_batch does.
+
+    tokens (N,) are ids in an array, a mapped file, a tensor or a list. The starts come from the generator, or from
+    torch's own. Training itself draws by (seed, step) instead: see `order`.
+
+    Raises: FolioError if the split is shorter than one window.
+    """
+    tokens = as_tokens(tokens)
+    if batch_size < 1:
+        raise FolioError(f"batch_size={batch_size} must be 1 or more")
+    n_starts = n_window_starts(len(tokens), context_length)
+    device = None if generator is None else generator.device
+    starts = torch.randint(n_starts, (batch_size,), generator=generator, device=device).cpu().numpy()
+    windows = gather_windows(tokens, starts, context_length)
+    return as_tensor(windows[:, :-1]), as_tensor(windows[:, 1:])
+
+
+class WindowDataset(BatchDataset):
+    """Windows that can also be taken one by one, as inputs and targets (T,), so that any DataLoader can load them."""
+
+    def __getitem__(self, index: Any) -> tuple[Tensor, Tensor]:
+        """Return inputs and targets of a window, both (T,) int64. Raises: IndexError; TypeError for a slice."""
+        try:
+            number = operator.index(index)
+        except TypeError:
+            raise TypeError(
+                f"a window has one whole number, not a {type(index).__name__}; for several windows use a DataLoader, "
+                "or torch.utils.data.Subset"
+            ) from None
+        n_windows = len(self)
+        if not -n_windows <= number < n_windows:
+            raise IndexError(f"window {number} does not exist; there are {n_windows}, from 0 to {n_windows - 1}")
+        window = self._batch_of(np.array([number % n_windows]))
+        return window.tokens[0], window.targets[0]
+
+    def _batch_of(self, rows: np.ndarray) -> Batch:
+        """Return the batch of these windows, numbered as in `__getitem__`."""
+        raise NotImplementedError
+
+
+class TrainingWindows(WindowDataset):
     """The windows at all starts. `TrainingBatches` chooses among them, and the loader asks for a batch at a time.
+
+    tokens (N,) are ids in an array, a mapped file, a tensor or a list.
 
     Raises: FolioError if the split is shorter than one window.
     """
 
-    def __init__(self, tokens: Tokens, context_length: int) -> None:
-        self._tokens = tokens
+    def __init__(self, tokens: Any, context_length: int) -> None:
+        self._tokens = as_tokens(tokens)
         self._context_length = context_length
-        self._n_starts = n_window_starts(len(tokens), context_length)
+        self._n_starts = n_window_starts(len(self._tokens), context_length)
 
     def __len__(self) -> int:
         return self._n_starts
 
-    def __getitems__(self, micro_batch: MicroBatch) -> Batch:
-        windows = gather_windows(self._tokens, micro_batch.indices, self._context_length)
+    def batch(self, micro_batch: MicroBatch) -> Batch:
+        return self._batch_of(micro_batch.indices)
+
+    def _batch_of(self, rows: np.ndarray) -> Batch:
+        windows = gather_windows(self._tokens, rows, self._context_length)
         tokens = as_tensor(windows[:, :-1])
         return Batch(tokens, as_tensor(windows[:, 1:]), n_tokens=tokens.numel())
 
@@ -111,22 +178,26 @@ def sequential_windows(n_tokens: int, context_length: int) -> SequentialWindows:
     return SequentialWindows(starts, wanted - starts)
 
 
-class ValidationWindows(Dataset[Batch]):
+class ValidationWindows(WindowDataset):
     """A whole split in fixed order, with each target once. Targets that a window repeats are IGNORE_INDEX.
+
+    tokens (N,) are ids in an array, a mapped file, a tensor or a list.
 
     Raises: FolioError if the split is shorter than one window.
     """
 
-    def __init__(self, tokens: Tokens, context_length: int) -> None:
-        self._tokens = tokens
+    def __init__(self, tokens: Any, context_length: int) -> None:
+        self._tokens = as_tokens(tokens)
         self._context_length = context_length
-        self._windows = sequential_windows(len(tokens), context_length)
+        self._windows = sequential_windows(len(self._tokens), context_length)
 
     def __len__(self) -> int:
         return len(self._windows.starts)
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        rows = np.asarray(indices, dtype=np.int64)
+    def batch(self, indices: Sequence[int]) -> Batch:
+        return self._batch_of(np.asarray(indices, dtype=np.int64))
+
+    def _batch_of(self, rows: np.ndarray) -> Batch:
         windows = gather_windows(self._tokens, self._windows.starts[rows], self._context_length)
         tokens = as_tensor(windows[:, :-1])
         targets = self._windows.ignore_repeated(windows[:, 1:], rows)
