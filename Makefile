@@ -11,7 +11,7 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 WORKERS ?= $(shell expr `getconf _NPROCESSORS_ONLN` + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow check format docs docs-serve tensorboard bench soak clean
+.PHONY: help setup train test test-slow check format docs docs-serve schema tensorboard bench soak clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ docs: setup ## Build the documentation into site/; a warning is an error
 
 docs-serve: setup ## Show the documentation: http://localhost:8000
 	$(MKDOCS) serve $(ARGS)
+
+schema: setup ## Write docs/config.md, and JSON schemas for editors, from the schema of the config
+	$(BIN)/python -m folio.cli.config_page
 
 tensorboard: setup ## Show all runs: http://localhost:6006
 	$(BIN)/tensorboard --logdir outputs $(ARGS)

@@ -1,5 +1,6 @@
 """Run a function as the command line of a script."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,9 @@ from folio.cli.errors import exit_with_error, one_line_errors, single_line
 from folio.runtime.signals import ignore_signals_at_exit
 from folio.runtime.streams import output_failure
 
+COMPLETION = "_FOLIO_COMPLETE"
+"""Variable with which scripts/completion.bash asks a script for the words that may follow."""
+
 
 def run_script(main: Callable[..., None]) -> None:
     """Run `main` with the arguments and options that its annotations describe to Typer, and exit.
@@ -17,11 +21,11 @@ def run_script(main: Callable[..., None]) -> None:
     Errors take one line, as in train.py: those of `main` and those of the command line, for which Typer would draw a
     frame below the usage.
     """
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(add_completion=COMPLETION in os.environ, pretty_exceptions_enable=False)
     app.command()(one_line_errors(main))
     try:
         with ignore_signals_at_exit():
-            code = app(standalone_mode=False)
+            code = app(standalone_mode=False, complete_var=COMPLETION)
             require_output()
     except typer.Abort:
         code = 1

@@ -7,10 +7,13 @@ class SamplesConfig(Section):
     """Text that the model generates at each validation."""
 
     prompt: Text
+    """Text that each sample continues. If it does not suit the model, samples begin as the validation text."""
     max_new_tokens: CountOrZero
     """Length of the text in tokens; 0 generates none."""
     temperature: NonNegative
+    """Divisor of the logits: below 1 likely tokens become likelier; 0 always takes the likeliest."""
     top_k: Count | None
+    """Number of likeliest tokens to draw from; null: all."""
 
 
 class CheckpointConfig(Section):

@@ -30,7 +30,9 @@ class DataConfig(Option):
     path_meaning: ClassVar[tuple[str, str] | None] = None
     """Meaning of data.path, and an example; None if there is no path to give."""
     path: str | None
+    """File or folder that is read; null for a text that has a name."""
     window_order: WindowOrder
+    """Starts of the windows: random, independent and uniform; or shuffled, each once an epoch."""
 
     def check(self) -> None:
         """Raises: ConfigError if data.path is missing, or has no effect."""
@@ -84,11 +86,17 @@ class HuggingFaceConfig(DataConfig):
     path: str | None
     """Name on the Hub, or a folder."""
     subset: Text | None
+    """Part of a dataset that has several; null: its default."""
     split: Text
+    """Split of the dataset, part of whose documents becomes the validation split."""
     revision: Text | None
+    """Commit or tag of the dataset; null: the newest when it is prepared."""
     text_field: Text
+    """Column that holds the text."""
     val_fraction: ValFraction
+    """Share of the documents that is for validation; at least one is."""
     shard_tokens: Count
+    """Number of tokens in each file of the prepared corpus except the last."""
 
 
 class PreparedConfig(DataConfig):
@@ -110,15 +118,25 @@ class PartConfig(Section):
     """One corpus of a mixture, with the keys of its own kind. Keys that are left out are as in conf/data."""
 
     weight: Positive
+    """Weight in the draw of the sequences; weights need not add up to 1."""
     name: PartName
+    """Kind of corpus, as in `data=...`, or a named text."""
     path: Text | None = None
+    """File, folder or dataset that is read, as for that kind."""
     text_field: Text = "text"
+    """Field or column that holds the text."""
     document_separator: Text | None = None
+    """Text between the documents of a file; null: each text file is one document."""
     val_fraction: ValFraction = 0.01
+    """Share of the documents that is for validation."""
     shard_tokens: Count = 100_000_000
+    """Number of tokens in each file of the prepared corpus except the last."""
     subset: Text | None = None
+    """Part of a dataset that has several; null: its default."""
     split: Text = "train"
+    """Split of the dataset."""
     revision: Text | None = None
+    """Commit or tag of the dataset."""
 
     def load_code(self) -> Any:
         """Return the class of its kind of corpus."""
@@ -136,8 +154,9 @@ class MixtureConfig(Section):
 
     name: Literal["mixture"]
     parts: dict[Text, WeightOrPart] | None
-    """Weights of tiny_shakespeare, a file, a pattern or a folder; or, for any name, the keys of a PartConfig."""
+    """Weights of tiny_shakespeare, a file, a pattern or a folder; or, for any name, the keys below."""
     window_order: WindowOrder
+    """Starts of the windows: random, independent and uniform; or shuffled, each once an epoch."""
 
     @property
     def path(self) -> None:

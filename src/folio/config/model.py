@@ -11,11 +11,13 @@ class ModelConfig(Section, ModelOptions):  # type: ignore[misc]  # mypy does not
     """
 
     name: Name
+    """Name of the size, which becomes part of run_name."""
     vocab_size: int | None
     """The tokenizer's when null; it may be padded up to the next multiple of 128."""
 
 
 class PositionalEncodingConfig(Section):
     name: str
+    """A file of conf/positional_encoding, and a key of `folio.models.positional.POSITIONAL_ENCODINGS`."""
     base: float = 10_000.0
     """Base of the wavelengths of encodings that have some."""

@@ -21,7 +21,9 @@ class AdamConfig(OptimizerConfig):
     code: ClassVar[str] = "folio.optim.optimizers:build_adam"
     name: Literal["adam", "adamw"]
     betas: Betas
+    """Decay rates of the means of the gradient and of its square."""
     eps: Positive
+    """Added to the root of the mean square, against division by zero."""
 
 
 class SGDConfig(OptimizerConfig):
@@ -30,7 +32,9 @@ class SGDConfig(OptimizerConfig):
     code: ClassVar[str] = "folio.optim.optimizers:build_sgd"
     name: Literal["sgd"]
     momentum: Fraction
+    """Share of the previous update that is kept in the next."""
     nesterov: bool
+    """Whether to look ahead by one update of the momentum."""
 
 
 class MuonConfig(OptimizerConfig):
@@ -44,7 +48,9 @@ class MuonConfig(OptimizerConfig):
     adamw_learning_rate: Positive | None
     """Peak of AdamW's learning rate, which follows the same schedule; `learning_rate` when null."""
     momentum: Fraction
+    """Share of the mean of the gradients that is kept from step to step."""
     nesterov: bool
+    """Whether to look ahead by one update of the momentum."""
     betas: Betas
     """Betas of AdamW."""
     eps: Positive

@@ -52,6 +52,7 @@ class RunConfig(SweepConfig):
     name: Name | None
     """Name in the run folder's name; <data>-<model> when null."""
     seed: Annotated[int, Field(ge=0, lt=2**32)]
+    """Seed of the initial weights, the batches, dropout and the samples."""
     deterministic: bool
     """Whether to refuse operations whose result depends on scheduling."""
     dry_run: bool

@@ -24,6 +24,7 @@ class ConstantScheduleConfig(ScheduleConfig):
     code: ClassVar[str] = "folio.optim.schedules:constant"
     name: Literal["constant"]
     warmup_steps: CountOrZero
+    """Number of steps over which the learning rate rises linearly."""
 
 
 class CosineScheduleConfig(ScheduleConfig):
@@ -32,6 +33,7 @@ class CosineScheduleConfig(ScheduleConfig):
     code: ClassVar[str] = "folio.optim.schedules:cosine"
     name: Literal["cosine"]
     warmup_steps: CountOrZero
+    """Number of steps over which the learning rate rises linearly."""
     min_learning_rate: NonNegative | None
     """Learning rate at training.max_steps; a tenth of optimizer.learning_rate when null."""
 
@@ -51,6 +53,7 @@ class WSDScheduleConfig(ScheduleConfig):
     code: ClassVar[str] = "folio.optim.schedules:warmup_stable_decay"
     name: Literal["wsd"]
     warmup_steps: CountOrZero
+    """Number of steps over which the learning rate rises linearly."""
     decay_share: Annotated[float, Field(gt=0.0, le=1.0)]
     """Share of training.max_steps, at their end, over which the learning rate falls linearly."""
     min_learning_rate: NonNegative
@@ -77,6 +80,7 @@ class NoamScheduleConfig(ScheduleConfig):
     scaled_by: ClassVar[str] = "schedule.scale"
     name: Literal["noam"]
     warmup_steps: Count
+    """Number of steps over which the learning rate rises linearly."""
     scale: Positive
     """Factor on the published learning rate."""
 

@@ -9,6 +9,7 @@ class TrainerConfig(Section):
     """Mostly Lightning's keys of the same names."""
 
     accelerator: Literal["auto", "cpu", "gpu", "mps"]
+    """Kind of device: an NVIDIA GPU (gpu), an Apple GPU (mps), or the CPU; auto: the best there is."""
     devices: Count
     """Processes on each machine: one per GPU, or any number on a CPU."""
     num_nodes: Count = 1

@@ -18,8 +18,11 @@ class TrainingConfig(Section):
     gradient_clip_norm: Positive | None
     """Global norm to which larger gradients are scaled down; no clipping when null."""
     validate_every_steps: Count
+    """Number of steps between validations on the whole validation split. The last step has one too."""
     log_every_steps: Count
+    """Number of steps between two points of the training curves, each a mean over these steps."""
     checkpoint_every_steps: Count
+    """Number of steps between two writings of last.ckpt. The last step and a signal write it too."""
     on_nan: Literal["stop", "skip"]
     """Reaction to NaN or infinite gradients: stop the run, or skip the update of that step."""
     max_nan_steps: Count

@@ -30,7 +30,9 @@ class ModelOptions:
     n_layers: int
     """Number of blocks; in an encoder-decoder, of each of the two."""
     n_heads: int
+    """Number of attention heads, which divide d_model."""
     d_model: int
+    """Width of the residual stream."""
     d_ff: int | None = None
     """Width of the feed-forward layer; 4 d_model when None, as in GPT-2."""
     dropout: float = 0.0
@@ -44,6 +46,7 @@ class ModelOptions:
     norm_position: NormPosition = "pre"
     """pre: x + dropout(sublayer(norm(x))), as in GPT-2; post: norm(x + sublayer(dropout(x)))."""
     norm: Norm = "layer_norm"
+    """Kind of the norms: layer_norm, or rms_norm, which does not subtract the mean (Zhang and Sennrich 2019)."""
     activation: Activation = "gelu_tanh"
     """Activation of the feed-forward layer."""
     qk_norm: bool = False
