@@ -243,6 +243,34 @@ def test_parallel_jobs_share_the_cpus_and_number_their_lines(workspace: Workspac
     assert "\x1b" not in output
 
 
+ENDLESS = ("training.max_steps=100000", "training.validate_every_steps=20", "training.checkpoint_every_steps=100000")
+
+
+def test_parallel_jobs_save_and_end_if_the_main_process_is_killed(workspace: Workspace) -> None:
+    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    process = workspace.start("train.py", "-m", *QUICK, *ENDLESS, *launcher, "seed=1,2,3")
+    assert process.stdout is not None
+    expected = {"[1] step 20: val", "[2] step 20: val"}
+    for line in process.stdout:
+        expected -= {text for text in expected if line.startswith(text)}
+        if not expected:
+            break
+    process.kill()
+    output, _ = process.communicate()  # ends when the workers do, who have inherited the pipe
+    assert output.count("stopped by SIGTERM; last.ckpt has step") == 2, output
+    assert statuses(workspace) == {"seed=1": "interrupted", "seed=2": "interrupted", "seed=3": "missing"}
+    assert "3 of 3 jobs" in workspace.must("train.py", "-m", "sweep=latest", "dry_run=true")
+
+
+@pytest.mark.slow
+def test_workers_end_if_the_main_process_is_killed_while_they_start(workspace: Workspace) -> None:
+    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    process = workspace.start_until("3 jobs in", "train.py", "-m", *QUICK, *ENDLESS, *launcher, "seed=1,2,3")
+    process.kill()
+    process.communicate()
+    assert set(statuses(workspace).values()) == {"missing"}
+
+
 @pytest.mark.slow
 def test_a_killed_worker_is_a_failed_job_and_the_jobs_beside_it_are_retried(
     workspace: Workspace, sabotage: dict[str, str]
@@ -259,15 +287,10 @@ def test_a_killed_worker_is_a_failed_job_and_the_jobs_beside_it_are_retried(
 def test_a_signal_stops_parallel_jobs_and_each_is_saved(
     number: signal.Signals, code: int, workspace: Workspace
 ) -> None:
-    endless = (
-        "training.max_steps=100000",
-        "training.validate_every_steps=20",
-        "training.checkpoint_every_steps=100000",
-    )
     launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     # In its own process group, which gets the signal as from a terminal.
     process = subprocess.Popen(
-        workspace.command("train.py", "-m", *QUICK, *endless, *launcher, "seed=1,2,3"),
+        workspace.command("train.py", "-m", *QUICK, *ENDLESS, *launcher, "seed=1,2,3"),
         cwd=workspace.folder,
         env=workspace.environment,
         stdout=subprocess.PIPE,

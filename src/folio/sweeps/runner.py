@@ -33,7 +33,7 @@ from folio.sweeps.manifest import (
 )
 from folio.sweeps.planning import Grid, Job
 from folio.sweeps.replay import resume_sweep_command
-from folio.sweeps.worker import MAIN_PROCESS, STOPPING_FILE
+from folio.sweeps.worker import STOPPING_FILE, watch_main_process
 
 Launch = Callable[[Sequence[Job]], None]
 """Runs jobs, each by `folio.sweeps.worker.run_job`, and returns when all have ended."""
@@ -212,7 +212,7 @@ def run_until_signal(folder: Path, run: Callable[[StopRequest], None], n_paralle
         if n_parallel == 1:
             run(StopRequest())
             return 0
-        os.environ[MAIN_PROCESS] = str(os.getpid())
+        watch_main_process()
         with forward_signals(folder) as stop:
             run(stop)
         return 0 if stop.signal_number is None else 128 + stop.signal_number

@@ -113,8 +113,17 @@ def is_worker() -> bool:
     return multiprocessing.parent_process() is not None or "Loky" in multiprocessing.current_process().name
 
 
+def watch_main_process() -> None:
+    """Let joblib's workers, which this process will start, watch it from their first moment: see `init_worker`."""
+    import joblib  # slow to import, and rarely needed
+    from joblib.parallel import LokyBackend
+
+    os.environ[MAIN_PROCESS] = str(os.getpid())
+    joblib.register_parallel_backend("loky", functools.partial(LokyBackend, initializer=init_worker))
+
+
 def main_process_is_gone() -> bool:
-    """Return whether the main process of the sweep, which set MAIN_PROCESS, has died."""
+    """Return whether the main process of the sweep, which called `watch_main_process`, has died."""
     return os.getppid() != int(os.environ.get(MAIN_PROCESS, os.getppid()))
 
 
