@@ -38,7 +38,9 @@ class Quantization(StrEnum):
 def main(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a checkpoint file, or 'latest'.")],
     split: Annotated[Split, typer.Option(help="The part of the data.")] = Split.VAL,
-    checkpoint: Annotated[str, typer.Option(help="The checkpoint of a run folder: best, last or step=N.")] = "best",
+    checkpoint: Annotated[
+        str, typer.Option(help="The checkpoint of a run folder: best, last, epoch=N or step=N.")
+    ] = "best",
     context_length: Annotated[
         int | None,
         typer.Option(help="Tokens in a window, if not as in training; longer windows test the positional encoding."),

@@ -20,7 +20,9 @@ from folio.runtime.files import check_output_folder
 def main(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, a checkpoint file, or 'latest'.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder for config.json and model.safetensors.")],
-    checkpoint: Annotated[str, typer.Option(help="Which checkpoint of a run folder: best, last or step=N.")] = "best",
+    checkpoint: Annotated[
+        str, typer.Option(help="Which checkpoint of a run folder: best, last, epoch=N or step=N.")
+    ] = "best",
     force: Annotated[bool, typer.Option("--force", help="Replace both files if DIR has them.")] = False,
     output_dir: Annotated[Path, typer.Option(help="The folder in which 'latest' looks for runs.")] = Path("outputs"),
 ) -> None:

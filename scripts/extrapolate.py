@@ -32,7 +32,7 @@ def main(
         str | None,
         typer.Option(metavar="N,N,...", help="Tokens in a window; by default 1, 2 and 4 times those of training."),
     ] = None,
-    checkpoint: Annotated[str, typer.Option(help="Checkpoint of each run: best, last or step=N.")] = "best",
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint of each run: best, last, epoch=N or step=N.")] = "best",
     output: Annotated[Path | None, typer.Option(help="Folder for the files; by default the first FOLDER.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Prepared data, if it is not where training had it.")] = None,
 ) -> None:

@@ -37,7 +37,9 @@ def main(
     prefix: Annotated[str | None, typer.Option(help="What an encoder-decoder reads before the prompt.")] = None,
     layers: Annotated[str | None, typer.Option(help="Layers to draw attention for, as in 0,5,11 or 0-3.")] = None,
     heads: Annotated[str | None, typer.Option(help="Heads to draw attention for, likewise.")] = None,
-    checkpoint: Annotated[str, typer.Option(help="Which checkpoint of a run folder: best, last or step=N.")] = "best",
+    checkpoint: Annotated[
+        str, typer.Option(help="Which checkpoint of a run folder: best, last, epoch=N or step=N.")
+    ] = "best",
     output: Annotated[Path | None, typer.Option(help="Folder for the figures; <RUN>/figures if not given.")] = None,
     output_dir: Annotated[Path, typer.Option(help="The folder in which 'latest' looks for runs.")] = Path("outputs"),
 ) -> None:

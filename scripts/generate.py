@@ -86,7 +86,9 @@ def main(
         Quantization | None,
         typer.Option(help="Round the weights to 8 bits: a quarter of the memory, and faster on a CPU."),
     ] = None,
-    checkpoint: Annotated[str, typer.Option(help="Which checkpoint of a run folder: best, last or step=N.")] = "best",
+    checkpoint: Annotated[
+        str, typer.Option(help="Which checkpoint of a run folder: best, last, epoch=N or step=N.")
+    ] = "best",
     output_dir: Annotated[Path, typer.Option(help="The folder in which 'latest' looks for runs.")] = Path("outputs"),
     device: Annotated[Accelerator, typer.Option(help="The device to run on.")] = Accelerator.AUTO,
 ) -> None:

@@ -17,6 +17,7 @@ from folio.data.prepared import PreparedData
 from folio.distributed.devices import resolve_device
 from folio.models import Model, TransformerConfig, build_model
 from folio.models.blocks import Block
+from folio.models.transformer_config import BOUNDED_POSITIONS
 from folio.objectives.losses import batch_loss
 from folio.optim.optimizers import build_optimizer, set_learning_rate
 from folio.optim.schedules import learning_rate
@@ -121,8 +122,8 @@ def model_config_of(config: RunConfig) -> TransformerConfig:
 
 def n_position_parameters(model_config: TransformerConfig) -> int:
     """Return the size of the table of learned positions, which no matrix product uses."""
-    has_table = model_config.positional_encoding == "learned"
-    return model_config.context_length * model_config.d_model if has_table else 0
+    width = model_config.position_width or model_config.d_model
+    return model_config.context_length * width if model_config.positional_encoding in BOUNDED_POSITIONS else 0
 
 
 def serve_loop(build: type[TrainingLoop], spec: WorkerSpec, channel: Channel, rss_before: int) -> None:

@@ -79,7 +79,7 @@ def measure_loss(options: Options, report: BenchmarkReport) -> None:
         return backward(F.cross_entropy(hidden @ weight.T, targets))
 
     def in_chunks() -> float:
-        return backward(ChunkedCrossEntropy.apply(hidden, weight, targets)[0])
+        return backward(ChunkedCrossEntropy.apply(hidden, weight, None, targets)[0])
 
     if (difference := abs(at_once() - in_chunks())) > TOLERANCE:
         raise FolioError(f"loss: the two losses are {difference:.2g} apart, so their times are not comparable")

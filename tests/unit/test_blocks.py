@@ -191,6 +191,16 @@ def test_pre_norm_normalizes_a_sublayers_input_and_drops_its_output(choices: dic
 
 
 @each_family_of_norm
+def test_post_norm_can_drop_a_sublayers_output(choices: dict[str, Any]) -> None:
+    block, dropout = block_with_tripling_dropout(norm_position="post", post_norm_dropout="output", **choices)
+    x = random_hidden(2, 5, D)
+    y = block.attention_norm(x + 3 * block.attention(x, MASK))
+    y = block.feed_forward_norm(y + 3 * block.feed_forward(y))
+    torch.testing.assert_close(block(x, MASK), y)
+    assert dropout.n_calls == 2
+
+
+@each_family_of_norm
 def test_post_norm_drops_a_sublayers_input_and_normalizes_the_sum(choices: dict[str, Any]) -> None:
     block, dropout = block_with_tripling_dropout(norm_position="post", **choices)
     x = random_hidden(2, 5, D)
@@ -238,6 +248,7 @@ def test_attention_weights_can_have_their_own_rate(kind: type[GPT | EncoderDecod
     model = build(kind, dropout=0.25, attention_dropout=rate, **choices)
     attentions = [module for module in model.modules() if isinstance(module, DotProductAttention)]
     assert [module.dropout for module in attentions] == [rate] * len(attentions)
-    dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
+    inside = {id(module.dropout) for module in model.modules() if isinstance(module, FeedForward)}
+    dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout) and id(module) not in inside]
     assert {module.p for module in dropouts} == {0.25}
     assert len(attentions) == (TINY.n_layers if kind is GPT else 3 * TINY.n_layers)

@@ -13,6 +13,7 @@ from torch import Tensor
 from folio.models import GPT, EncoderDecoder
 from folio.models.cache import KeyValueCache, LayerCache
 from folio.models.positional import POSITIONAL_ENCODINGS
+from folio.models.transformer_config import BOUNDED_POSITIONS
 
 FAMILIES = ("decoder", *CONDITIONINGS)
 CHOICES: dict[str, dict[str, Any]] = {"defaults": {}, "others": OTHER_CHOICES}
@@ -98,7 +99,7 @@ def test_rows_of_any_lengths_in_any_chunks_have_the_logits_of_each_alone(
 
 
 @each_family
-@pytest.mark.parametrize("encoding", sorted(POSITIONAL_ENCODINGS.keys() - {"learned"}))
+@pytest.mark.parametrize("encoding", sorted(POSITIONAL_ENCODINGS.keys() - BOUNDED_POSITIONS))
 def test_a_cache_grows_past_the_context_of_training(family: str, encoding: str) -> None:
     model, tokens, prefix = model_of(family, encoding), random_tokens(1, 40), random_tokens(1, N_STATES)
     logits = read(model, tokens, [14, *[1] * 8, 10, 8], prefix)

@@ -104,7 +104,7 @@ VALID: dict[str, Any] = {
     "logger": {"name": "none"},
     "callbacks": {
         "samples": {"prompt": "A", "max_new_tokens": 3, "temperature": 1.0, "top_k": None},
-        "checkpoint": {"keep_every_steps": None},
+        "checkpoint": {"keep_every_steps": None, "keep_every_epochs": None},
     },
 }
 
@@ -220,7 +220,7 @@ NANOGPT_BOTH = {
     "data.window_order": "random",
     "model.d_ff": None,
     "model.bias": False,
-    "model.tie_weights": True,
+    "model.tie_weights": None,
     "positional_encoding.name": "learned",
     "optimizer.name": "adamw",
     "optimizer.learning_rate": 1e-3,
@@ -384,6 +384,7 @@ OUT_OF_RANGE = {
     "callbacks.samples.temperature": NEGATIVE,
     "callbacks.samples.top_k": BELOW_ONE,
     "callbacks.checkpoint.keep_every_steps": BELOW_ONE,
+    "callbacks.checkpoint.keep_every_epochs": BELOW_ONE,
 }
 
 

@@ -33,6 +33,9 @@ CONFIGS = {
     "rms_norm": replace(CONFIG, norm="rms_norm"),
     "untied": replace(CONFIG, tie_weights=False, d_ff=96),
     "qk_norm": replace(CONFIG, qk_norm=True),
+    "feed_forward_dropout": replace(CONFIG, feed_forward_dropout=0.1),
+    "article": replace(CONFIG, norm_position="post", final_norm=True, output_bias=True, attention_bias=False),
+    "concatenated": replace(CONFIG, positional_encoding="concatenated"),
     "dropout": replace(CONFIG, dropout=0.1, attention_dropout=0.0),
 }
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -42,7 +45,7 @@ def random_tokens(config: GPTConfig) -> Tensor:
     return torch.randint(0, config.vocab_size, (N_SEQUENCES, config.context_length))
 
 
-@pytest.mark.parametrize("name", ["gpt2", "swiglu", "rotary", "untied"])
+@pytest.mark.parametrize("name", ["gpt2", "swiglu", "rotary", "untied", "article", "concatenated"])
 def test_flops_are_those_that_torch_counts(name: str) -> None:
     """With unfused attention: torch counts no FLOPs for fused attention on a CPU."""
     config = CONFIGS[name]

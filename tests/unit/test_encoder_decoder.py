@@ -14,6 +14,7 @@ from torch_reference import TorchStack, symbols_of
 from folio.models import EncoderDecoder
 from folio.models.masks import AttentionMask, padding_mask
 from folio.models.positional import POSITIONAL_ENCODINGS
+from folio.models.transformer_config import BOUNDED_POSITIONS
 
 each_encoding = pytest.mark.parametrize("encoding", POSITIONAL_ENCODINGS)
 each_conditioning = pytest.mark.parametrize("conditioning", CONDITIONINGS)
@@ -232,7 +233,7 @@ def test_learned_positions_limit_prefix_and_continuation_to_a_context_each(condi
 
 
 @each_conditioning
-@pytest.mark.parametrize("encoding", sorted(POSITIONAL_ENCODINGS.keys() - {"learned"}))
+@pytest.mark.parametrize("encoding", sorted(POSITIONAL_ENCODINGS.keys() - BOUNDED_POSITIONS))
 def test_the_other_encodings_work_past_the_context_of_training(encoding: str, conditioning: str) -> None:
     model = model_of(conditioning, positional_encoding=encoding)
     prefix, tokens = random_tokens(2, 40, seed=1), random_tokens(2, 35)

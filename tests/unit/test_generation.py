@@ -26,6 +26,7 @@ from folio.generation.generate import (
 from folio.models import GPT, EncoderDecoder
 from folio.models.positional import POSITIONAL_ENCODINGS
 from folio.models.sampling import SamplingParams
+from folio.models.transformer_config import BOUNDED_POSITIONS
 from folio.runtime.errors import FolioError
 
 CONTEXT = TINY.context_length
@@ -39,7 +40,7 @@ SAMPLINGS = {
     "sampled": SamplingParams(temperature=0.8, repetition_penalty=1.2, top_k=40, top_p=0.95, min_p=0.01),
 }
 FAMILIES = ("decoder", *CONDITIONINGS)
-WITHOUT_END = sorted(POSITIONAL_ENCODINGS.keys() - {"learned"})
+WITHOUT_END = sorted(POSITIONAL_ENCODINGS.keys() - BOUNDED_POSITIONS)
 
 each_family = pytest.mark.parametrize("family", FAMILIES)
 each_encoding = pytest.mark.parametrize("encoding", POSITIONAL_ENCODINGS)
@@ -352,7 +353,6 @@ def test_a_batch_is_generated_no_further_than_its_longest_text() -> None:
         ("decoder", {"prompt": "A", "window": 0}, "window=0 must be 1 or more"),
         ("hidden_cache", {"prompt": "A"}, "continues a prefix, and there is none"),
         ("hidden_cache", {"prompt": "A", "prefix": ""}, "prefix='' gives no tokens"),
-        ("cross_attention", {"prompt": "", "prefix": "A" * 17}, "a prefix of 17 tokens is longer than .*=16"),
         ("cross_attention", {"prompt": "", "prefix": "A", "window": 17}, "window=17 is longer than the 16"),
     ],
 )
@@ -368,11 +368,28 @@ def test_one_bad_prompt_refuses_the_batch() -> None:
         texts_of(model_of("decoder"), prompts=["A", ""])
 
 
-@pytest.mark.parametrize("encoding", WITHOUT_END)
+@each_encoding
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
-def test_a_prefix_can_be_longer_than_the_context_if_positions_have_no_end(encoding: str, conditioning: str) -> None:
-    (text,) = texts_of(model_of(conditioning, encoding), prompts=[""], prefixes=["A" * 40])
-    assert len(text) == 40 + 2 * CONTEXT
+def test_of_a_long_prefix_the_encoder_reads_as_much_as_the_window(encoding: str, conditioning: str) -> None:
+    model = model_of(conditioning, encoding)
+    prefixes = [("ABBA" * CONTEXT)[:n] for n in (CONTEXT + 3, 2)]
+    texts = texts_of(model, prompts=["", ""], prefixes=prefixes)
+    shorter = texts_of(model, prompts=["", ""], prefixes=[prefixes[0][3:], prefixes[1]])
+    assert [text.removeprefix(prefix) for text, prefix in zip(texts, prefixes, strict=True)] == [
+        shorter[0].removeprefix(prefixes[0][3:]),
+        shorter[1].removeprefix(prefixes[1]),
+    ]
+
+
+@pytest.mark.parametrize("encoding", WITHOUT_END)
+def test_a_longer_window_shows_the_encoder_more_of_the_prefix(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, read = model_of("hidden_cache", encoding), []
+    encode = model.encode
+    monkeypatch.setattr(model, "encode", lambda prefix, *rest: (read.append(prefix.tolist()), encode(prefix, *rest))[1])
+    prefix = [*range(CONTEXT + 9)]
+    for window in (None, CONTEXT + 2):
+        tokens_of(model, [[]], prefixes=[prefix], window=window)
+    assert read == [[prefix[-CONTEXT:]], [prefix[-CONTEXT - 2 :]]]
 
 
 @st.composite

@@ -14,6 +14,7 @@ from torch_reference import TorchStack, symbols_of
 
 from folio.models import GPT
 from folio.models.positional import POSITIONAL_ENCODINGS
+from folio.models.transformer_config import BOUNDED_POSITIONS
 
 each_encoding = pytest.mark.parametrize("encoding", POSITIONAL_ENCODINGS)
 
@@ -70,7 +71,7 @@ def test_learned_positions_refuse_a_sequence_longer_than_the_context() -> None:
         build(GPT, positional_encoding="learned")(random_tokens(1, 17))
 
 
-@pytest.mark.parametrize("encoding", sorted(POSITIONAL_ENCODINGS.keys() - {"learned"}))
+@pytest.mark.parametrize("encoding", sorted(POSITIONAL_ENCODINGS.keys() - BOUNDED_POSITIONS))
 def test_the_other_encodings_work_past_the_context_of_training(encoding: str) -> None:
     model, tokens = build(GPT, positional_encoding=encoding), random_tokens(2, 45)
     logits = model(tokens)

@@ -99,7 +99,7 @@ def test_the_default_context_length_is_cropped_to_the_folders(
         (("model.d_ff=99",), ("model.d_ff=99", "has null")),
         (("model=nano",), ("model.n_layers=4 of model=nano",)),
         (("model=gpt2_small",), ("model.n_layers=12 of model=gpt2_small",)),
-        (("experiment=composer_gpt",), ("model.n_layers=6 of experiment=composer_gpt",)),
+        (("experiment=lm_from_scratch_plain",), ("model.n_layers=6 of experiment=lm_from_scratch_plain",)),
         (("experiment=nanogpt_shakespeare_char_cpu",), ("of experiment=nanogpt_shakespeare_char_cpu",)),
         (("model.context_length=81",), ("model.context_length=81", "80 positions", "model.context_length=80")),
         (("experiment=finetune_gpt2",), ("model.context_length=256 of experiment=finetune_gpt2", "80 positions")),
@@ -107,6 +107,11 @@ def test_the_default_context_length_is_cropped_to_the_folders(
         (("model.norm=rms_norm",), ("model.norm=rms_norm", "layer_norm")),
         (("model.norm_position=post",), ("model.norm_position=post", "pre")),
         (("model.qk_norm=true",), ("model.qk_norm=true", "false")),
+        (("model.final_norm=false",), ("model.final_norm=false", "GPT-2 has true")),
+        (("model.scale_embedding=true",), ("model.scale_embedding=true", "GPT-2 has false")),
+        (("model.output_bias=true",), ("model.output_bias=true", "GPT-2 has false")),
+        (("model.attention_bias=false",), ("model.attention_bias=false contradicts init_from=", "has true")),
+        (("positional_encoding.init=zeros",), ("positional_encoding.init=zeros", "GPT-2 has normal")),
         (("model.family=encoder",), ("model.family=encoder", "decoder")),
         (("model.init=xavier",), ("model.init=xavier", "gpt2")),
     ],
@@ -122,7 +127,8 @@ def test_a_choice_that_contradicts_the_folder_is_refused(
 
 def test_a_choice_that_agrees_with_the_folder_is_accepted(begin: Begin) -> None:
     chosen = ("n_layers=3", "d_ff=48", "activation=relu", "bias=true", "vocab_size=null", "context_length=80")
-    assert begin(*(f"model.{one}" for one in chosen)).model == begin("model.context_length=80").model
+    switches = ("final_norm=true", "scale_embedding=false", "attention_bias=true", "tie_weights=null")
+    assert begin(*(f"model.{one}" for one in chosen + switches)).model == begin("model.context_length=80").model
 
 
 def test_the_recipe_requires_a_folder(compose: Callable[..., RunConfig]) -> None:

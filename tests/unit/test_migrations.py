@@ -12,8 +12,11 @@ from folio.config.run import RunConfig
 def older(config: dict[str, Any]) -> dict[str, Any]:
     """Return the config as the Folio of format 2 wrote it."""
     for key in NEW_KEYS:
-        section, _, leaf = key.partition(".")
-        config[section].pop(leaf, None)
+        *path, leaf = key.split(".")
+        section = config
+        for group in path:
+            section = section[group]
+        section.pop(leaf, None)
     return config
 
 

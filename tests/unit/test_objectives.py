@@ -45,7 +45,7 @@ def test_the_chunked_loss_and_its_gradients_equal_those_of_cross_entropy(
     n_rows: int, seed: int, scale: float, factor: float
 ) -> None:
     hidden, weight, targets = problem(n_rows, seed, scale)
-    loss = factor * ChunkedCrossEntropy.apply(hidden, weight, targets)[0]
+    loss = factor * ChunkedCrossEntropy.apply(hidden, weight, None, targets)[0]
     expected = factor * F.cross_entropy(hidden @ weight.T, targets)
     torch.testing.assert_close(loss, expected)
     for ours, reference in zip(
@@ -56,7 +56,7 @@ def test_the_chunked_loss_and_its_gradients_equal_those_of_cross_entropy(
 
 def test_the_chunked_loss_cannot_be_differentiated_twice() -> None:
     hidden, weight, targets = problem(n_rows=6)
-    loss, _ = ChunkedCrossEntropy.apply(hidden, weight, targets)
+    loss, _ = ChunkedCrossEntropy.apply(hidden, weight, None, targets)
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="only once"):
         loss.backward()
@@ -65,7 +65,7 @@ def test_the_chunked_loss_cannot_be_differentiated_twice() -> None:
 def test_the_chunked_loss_of_huge_logits_is_finite() -> None:
     hidden, weight = torch.tensor([[1e4], [-1e4]]), torch.tensor([[1.0], [-1.0], [0.5]])
     hidden.requires_grad_()
-    loss, _ = ChunkedCrossEntropy.apply(hidden, weight, torch.tensor([0, 0]))
+    loss, _ = ChunkedCrossEntropy.apply(hidden, weight, None, torch.tensor([0, 0]))
     assert loss.item() == 1e4  # 0 if the target has the largest logit, else the difference
     assert torch.autograd.grad(loss, hidden)[0].isfinite().all()
 
@@ -74,7 +74,7 @@ def test_the_chunked_accuracy_is_the_share_of_rows_whose_target_is_largest() -> 
     hidden, weight, targets = problem(n_rows=11)
     best = (hidden @ weight.T).argmax(dim=1)
     targets[:3], targets[3:] = best[:3], (best[3:] + 1) % VOCAB_SIZE
-    _, accuracy = ChunkedCrossEntropy.apply(hidden, weight, targets)
+    _, accuracy = ChunkedCrossEntropy.apply(hidden, weight, None, targets)
     assert accuracy.item() == pytest.approx(3 / 11)
     assert not accuracy.requires_grad
 
@@ -115,11 +115,13 @@ def losses_of(model: Model, batch: Batch) -> tuple[str, float, float, list[Tenso
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("tie_weights", [True, False])
+@pytest.mark.parametrize("choices", [{"tie_weights": True}, {"tie_weights": False}, {"output_bias": True}], ids=str)
 def test_loss_accuracy_and_gradients_are_the_same_with_and_without_chunks(
-    tie_weights: bool, kind: str, monkeypatch: pytest.MonkeyPatch
+    choices: dict[str, bool], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, batch = problem_of(kind, tie_weights=tie_weights)
+    model, batch = problem_of(kind, **choices)
+    if model.output.bias is not None:
+        torch.nn.init.normal_(model.output.bias)
     results = []
     for threshold in (VOCAB_SIZE, VOCAB_SIZE + 1):
         monkeypatch.setattr(objectives, "MIN_CHUNKED_VOCABULARY", threshold)

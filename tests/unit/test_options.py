@@ -87,7 +87,7 @@ def test_callbacks_that_only_some_runs_have_are_chosen_by_their_section() -> Non
 
     usual = {
         "samples": {"prompt": "A", "max_new_tokens": 1, "temperature": 1.0, "top_k": None},
-        "checkpoint": {"keep_every_steps": None},
+        "checkpoint": {"keep_every_steps": None, "keep_every_epochs": None},
     }
     assert More.model_validate(usual).chosen == []
     given = More.model_validate(usual | {"second": {"every_steps": 3}})

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -69,12 +70,22 @@ def test_a_shift_is_the_same_rotation_everywhere() -> None:
     torch.testing.assert_close(ratios, ratios[:1].expand_as(ratios), rtol=0, atol=1e-5)
 
 
-def test_sinusoidal_positions_are_added_to_tokens_scaled_by_the_root_of_d_model() -> None:
-    moved = SinusoidalPositions(SHAPE).embed(torch.ones(2, 4, 4), POSITIONS)
-    torch.testing.assert_close(moved, 2.0 * torch.ones(2, 4, 4) + sinusoids(POSITIONS, 4))
+@pytest.mark.parametrize(
+    ("choices", "factor"),
+    [
+        ({"positional_encoding": "sinusoidal"}, 2.0),
+        ({"positional_encoding": "sinusoidal", "scale_embedding": False}, 1.0),
+        ({"positional_encoding": "none"}, 1.0),
+        ({"positional_encoding": "none", "scale_embedding": True}, 2.0),
+    ],
+)
+def test_tokens_are_scaled_by_the_root_of_d_model_if_the_config_says_so(choices: dict[str, Any], factor: float) -> None:
+    model, tokens = GPT(replace(SHAPE, **choices)), torch.tensor([[3, 1, 4, 1], [5, 9, 2, 6]])
+    table = sinusoids(POSITIONS, 4) if choices["positional_encoding"] == "sinusoidal" else 0.0
+    torch.testing.assert_close(model.embed(tokens, POSITIONS), factor * model.token_embedding.weight[tokens] + table)
 
 
-# Learned
+# Learned, concatenated
 
 
 def test_learned_positions_are_added_and_get_gradients_up_to_the_end_of_the_sequence() -> None:
@@ -85,6 +96,31 @@ def test_learned_positions_are_added_and_get_gradients_up_to_the_end_of_the_sequ
     moved.sum().backward()
     assert positions.embedding.weight.grad is not None
     assert positions.embedding.weight.grad[:, 0].tolist() == [2.0] * 3 + [0.0] * 5
+
+
+@pytest.mark.parametrize(("width", "expected"), [(None, 2), (1, 1), (3, 3)])
+def test_concatenated_positions_are_joined_to_the_tokens(width: int | None, expected: int) -> None:
+    model = GPT(replace(SHAPE, positional_encoding="concatenated", positional_width=width))
+    tokens, table = torch.tensor([[3, 1, 4], [1, 5, 9]]), model.positional_encoding.embedding.weight
+    assert (model.token_embedding.weight.shape, table.shape) == ((11, 4 - expected), (8, expected))
+    for positions in (torch.tensor([2, 3, 4]), torch.tensor([[2, 3, 4], [0, 1, 2]])):
+        hidden = model.embed(tokens, positions)
+        vectors = table[positions].expand(2, 3, expected)
+        assert torch.equal(hidden, torch.cat((model.token_embedding.weight[tokens], vectors), dim=-1))
+
+
+@pytest.mark.parametrize("encoding", ["learned", "concatenated"])
+def test_positions_can_start_at_zero_and_change_no_other_initial_weight(encoding: str) -> None:
+    torch.manual_seed(0)
+    drawn = GPT(replace(SHAPE, positional_encoding=encoding)).state_dict()
+    torch.manual_seed(0)
+    zeroed = GPT(replace(SHAPE, positional_encoding=encoding, positional_init="zeros")).state_dict()
+    for name, weight in drawn.items():
+        if name == "positional_encoding.embedding.weight":
+            assert weight.all()
+            assert not zeroed[name].any()
+        else:
+            assert torch.equal(zeroed[name], weight)
 
 
 # Rotary
@@ -213,20 +249,21 @@ def test_no_encoding_adds_nothing_anywhere() -> None:
 @each_encoding
 def test_an_encoding_enters_at_one_place(encoding: str) -> None:
     module = build_positional_encoding(replace(SHAPE, positional_encoding=encoding))
-    hidden = torch.ones(1, 4, 4)
+    hidden = torch.ones(1, 4, 2 if encoding == "concatenated" else 4)
     enters = {
         "embed": module.embed(hidden, POSITIONS) is not hidden,
         "rotation": module.rotation(POSITIONS) is not None,
         "bias": module.bias(POSITIONS, POSITIONS) is not None,
     }
-    places = {"learned": "embed", "sinusoidal": "embed", "rotary": "rotation", "alibi": "bias", "none": None}
+    places = {"learned": "embed", "sinusoidal": "embed", "concatenated": "embed", "rotary": "rotation"}
+    places |= {"alibi": "bias", "none": None}
     assert {name for name, does in enters.items() if does} == {places[encoding]} - {None}
 
 
 @each_encoding
-def test_only_learned_positions_are_trained_saved_and_bounded(encoding: str) -> None:
+def test_only_learned_and_concatenated_positions_are_trained_saved_and_bounded(encoding: str) -> None:
     model = GPT(replace(SHAPE, positional_encoding=encoding))
-    is_learned = encoding == "learned"
+    is_learned = encoding in ("learned", "concatenated")
     assert bool(list(model.positional_encoding.parameters())) is is_learned
     assert any("positional_encoding" in key for key in model.state_dict()) is is_learned
     assert (model.config.max_positions == SHAPE.context_length) is is_learned

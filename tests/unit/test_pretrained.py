@@ -19,7 +19,7 @@ from folio.models import GPT, GPTConfig
 from folio.models.gpt2_format import GPT2FormatError, check_gpt2_folder, read_gpt2_config
 from folio.models.pretrained import load_gpt2, save_gpt2
 
-CONFIG = GPTConfig(vocab_size=11, context_length=6, n_layers=2, n_heads=2, d_model=8)
+CONFIG = GPTConfig(vocab_size=11, context_length=6, n_layers=2, n_heads=2, d_model=8, tie_weights=True)
 TOKENS = torch.arange(12).view(2, 6) % 11
 WEIGHTS = "model.safetensors"
 
@@ -81,8 +81,19 @@ def test_a_saved_and_loaded_model_is_the_same(variant: str, tmp_path: Path) -> N
     assert torch.equal(again(TOKENS), model(TOKENS))
 
 
-def test_a_model_without_biases_is_saved_with_zeros_and_computes_the_same(tmp_path: Path) -> None:
-    model = random_gpt(replace(CONFIG, bias=False))
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bias": False},
+        {"attention_bias": False},
+        {"final_norm": True, "scale_embedding": False, "attention_bias": True, "feed_forward_dropout": 0.1},
+    ],
+    ids=str,
+)
+def test_a_model_that_the_format_holds_in_another_form_computes_the_same(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    model = random_gpt(replace(CONFIG, **change))
     save_gpt2(model, tmp_path / "gpt2")
     again = load_gpt2(tmp_path / "gpt2")
     assert again.config.bias
@@ -181,7 +192,7 @@ def test_weights_of_half_precision_become_float32(folder: Path) -> None:
 
 def test_a_missing_key_of_config_json_means_gpt2s_default(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    small = GPTConfig(vocab_size=50_257, context_length=1024, n_layers=12, n_heads=12, d_model=768)
+    small = GPTConfig(vocab_size=50_257, context_length=1024, n_layers=12, n_heads=12, d_model=768, tie_weights=True)
     assert read_gpt2_config(tmp_path) == small
 
 
@@ -365,6 +376,13 @@ def test_an_incomplete_folder_is_refused_naming_what_is_missing(folder: Path, tm
             ("positional_encoding=rotary", "supports only positional_encoding=learned"),
         ),
         ({"norm_position": "post"}, ("norm_position=post", "supports only norm_position=pre")),
+        ({"final_norm": False}, ("final_norm=false", "supports only final_norm=true")),
+        ({"output_bias": True}, ("output_bias=true", "supports only output_bias=false")),
+        ({"scale_embedding": True}, ("scale_embedding=true", "supports only scale_embedding=false")),
+        (
+            {"positional_encoding": "concatenated", "tie_weights": None},
+            ("positional_encoding=concatenated", "supports only positional_encoding=learned"),
+        ),
         ({"norm": "rms_norm"}, ("norm=rms_norm", "supports only norm=layer_norm")),
         ({"qk_norm": True}, ("qk_norm=true", "supports only qk_norm=false")),
         ({"activation": "swiglu"}, ("activation=swiglu", "supports only gelu_tanh, gelu, relu, relu_squared")),

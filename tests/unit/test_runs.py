@@ -80,9 +80,10 @@ def test_a_kept_checkpoint_is_found_by_its_step(tmp_path: Path) -> None:
 
 
 def test_only_checkpoints_are_listed_and_in_the_order_of_their_steps(tmp_path: Path) -> None:
-    names = ("step=1000", "last", "step=200", "best", "mine", "step=007", ".step=5.ckpt.123.tmp")
+    names = ("step=1000", "last", "step=200", "epoch=12", "epoch=3", "best", "mine", "step=007", ".step=5.ckpt.123.tmp")
     run = make_run(tmp_path / "run", *(f"checkpoints/{name}.ckpt" for name in names))
-    assert list_checkpoints(run) == ["best", "last", "step=200", "step=1000"]
+    assert list_checkpoints(run) == ["best", "last", "epoch=3", "epoch=12", "step=200", "step=1000"]
+    assert find_checkpoint(str(run), tmp_path, "epoch=3") == run / "checkpoints" / "epoch=3.ckpt"
 
 
 @pytest.mark.parametrize("which", ["step=300", "step=0100", "step=", "newest", "last.ckpt", "../checkpoints/last", ""])

@@ -98,6 +98,24 @@ def test_kept_steps_are_saved_once_each_after_their_validation_and_before_last(
     holds()
 
 
+def test_kept_epochs_are_saved_at_the_step_that_completes_them(module: LanguageModel, tmp_path: Path) -> None:
+    @given(max_steps=st.integers(1, 40), keep_every=every, tokens_per_step=st.integers(1, 30))
+    def holds(max_steps: int, keep_every: int, tokens_per_step: int) -> None:
+        trainer, training = fake_trainer(), training_config(max_steps=max_steps)
+        callback = CheckpointCallback(tmp_path, training, None, keep_every, lambda step: step * tokens_per_step // 10)
+        train(callback, trainer, module, losses=iter([1.0] * max_steps))
+        saved = {name: step for step, name in trainer.saved if name.startswith("epoch=")}
+        assert len(saved) == len([name for _, name in trainer.saved if name.startswith("epoch=")])
+        for name, step in saved.items():
+            epoch = int(name.removeprefix("epoch=").removesuffix(".ckpt"))
+            assert epoch % keep_every == 0
+            assert (step - 1) * tokens_per_step < 10 * epoch <= step * tokens_per_step
+        if tokens_per_step <= 10 * keep_every:  # a step never skips an epoch that is kept
+            assert len(saved) == max_steps * tokens_per_step // 10 // keep_every
+
+    holds()
+
+
 def test_by_default_no_other_checkpoints_are_kept(module: LanguageModel, tmp_path: Path) -> None:
     trainer = fake_trainer()
     train(CheckpointCallback(tmp_path, training_config(max_steps=4)), trainer, module, iter([1.0] * 4))

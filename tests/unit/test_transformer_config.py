@@ -61,7 +61,7 @@ def test_the_defaults_are_gpt2s_choices() -> None:
     assert GPTConfig is TransformerConfig
     assert (config.feed_forward_width, config.d_head) == (4 * 768, 64)
     assert (config.norm_position, config.norm, config.activation) == ("pre", "layer_norm", "gelu_tanh")
-    assert (config.positional_encoding, config.bias, config.tie_weights) == ("learned", True, True)
+    assert (config.positional_encoding, config.bias, config.ties_weights) == ("learned", True, True)
     assert (config.qk_norm, config.init, config.family) == (False, "gpt2", "decoder")
 
 
@@ -85,6 +85,14 @@ def test_the_defaults_are_gpt2s_choices() -> None:
         ({"positional_base": math.nan}, "positional_base=nan", "10000 is usual"),
         ({"positional_encoding": "sinusoidal", "d_model": 33, "n_heads": 3}, "d_model=33", "try d_model=36"),
         ({"positional_encoding": "rotary", "d_model": 12}, "d_model=12", "try d_model=16"),
+        ({"positional_encoding": "concatenated", "d_model": 1, "n_heads": 1}, "d_model=1", "must be 2 or more"),
+        ({"positional_encoding": "concatenated", "positional_width": 32}, "positional_width=32", "positional_width=16"),
+        ({"positional_encoding": "concatenated", "positional_width": 0}, "positional_width=0", "at least 1"),
+        ({"positional_width": 8}, "positional_width=8", "leave it out"),
+        ({"positional_encoding": "concatenated", "tie_weights": True}, "tie_weights=True", "leave it out"),
+        ({"positional_init": "ones"}, "positional_init=ones", "normal, zeros"),
+        ({"post_norm_dropout": "both"}, "post_norm_dropout=both", "input, output"),
+        ({"feed_forward_dropout": 1.0}, "feed_forward_dropout=1.0", "below 1"),
         ({"family": "decodr"}, "family=decodr", "decoder, encoder, encoder_decoder"),
         ({"norm_position": "mid"}, "norm_position=mid", "pre, post"),
         ({"norm": "rmsnorm"}, "norm=rmsnorm", "layer_norm, rms_norm"),

@@ -23,6 +23,10 @@ OTHER_CHOICES: dict[str, Any] = {
     "activation": "swiglu",
     "qk_norm": True,
     "bias": False,
+    "attention_bias": True,
+    "output_bias": True,
+    "scale_embedding": True,
+    "final_norm": True,
     "init": "xavier",
 }
 """Every option that differs from the defaults."""

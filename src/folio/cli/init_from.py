@@ -16,7 +16,17 @@ from folio.config.section import ConfigError
 from folio.models import TransformerConfig
 from folio.models.gpt2_format import GPT2_ARCHITECTURE, GPT2FormatError, check_gpt2_folder
 
-FOLDER_KEYS = ("vocab_size", "n_layers", "n_heads", "d_model", "d_ff", "bias", "tie_weights", "activation")
+FOLDER_KEYS = (
+    "vocab_size",
+    "n_layers",
+    "n_heads",
+    "d_model",
+    "d_ff",
+    "bias",
+    "attention_bias",
+    "tie_weights",
+    "activation",
+)
 """Keys of the model section that the folder decides."""
 
 
@@ -38,7 +48,7 @@ def apply_init_from(config: RunConfig, explicit: dict[str, str], log: Callable[[
         if key in explicit and not _agrees(config.model, folder, key):
             raise ConfigError(
                 f"{_as_typed(config, key, explicit)} contradicts {init_from}, which has "
-                f"{_yaml(getattr(folder, key))}; leave it out, the folder decides"
+                f"{_yaml(_value_in(folder, key))}; leave it out, the folder decides"
             )
     context_length = min(config.model.context_length, folder.context_length)
     if context_length < config.model.context_length and "context_length" in explicit:
@@ -52,6 +62,7 @@ def apply_init_from(config: RunConfig, explicit: dict[str, str], log: Callable[[
         f"(model.context_length), dropout {config.model.dropout:g} (model.dropout)"
     )
     values = {key: getattr(folder, key) for key in FOLDER_KEYS}
+    values |= dict.fromkeys(("final_norm", "scale_embedding"))  # checked: where they are given, they are GPT-2's
     values |= {"name": _model_name(Path(config.init_from)), "context_length": context_length}
     return config.model_copy(update={"model": config.model.model_copy(update=values)})
 
@@ -59,11 +70,12 @@ def apply_init_from(config: RunConfig, explicit: dict[str, str], log: Callable[[
 def _check_kind(config: RunConfig) -> None:
     """Raises: ConfigError for an architecture that GPT-2 does not have. Folio's defaults are GPT-2's."""
     kind = {f"model.{key}": value for key, value in GPT2_ARCHITECTURE.items() if key in ModelConfig.model_fields}
-    kind |= {"model.init": "gpt2", "positional_encoding.name": GPT2_ARCHITECTURE["positional_encoding"]}
+    kind |= {"model.init": "gpt2", "model.post_norm_dropout": "input"}
+    kind |= {"positional_encoding.name": GPT2_ARCHITECTURE["positional_encoding"], "positional_encoding.init": "normal"}
     for key, gpt2_value in kind.items():
         section, _, field = key.partition(".")
         value = getattr(getattr(config, section), field)
-        if value != gpt2_value:
+        if value is not None and value != gpt2_value:
             raise ConfigError(
                 f"{key.removesuffix('.name')}={_yaml(value)} does not fit init_from={config.init_from}: "
                 f"GPT-2 has {_yaml(gpt2_value)}; leave it out"
@@ -73,7 +85,11 @@ def _check_kind(config: RunConfig) -> None:
 def _agrees(model: ModelConfig, folder: TransformerConfig, key: str) -> bool:
     if key == "d_ff":
         return (model.d_ff or 4 * model.d_model) == folder.feed_forward_width
-    return (key == "vocab_size" and model.vocab_size is None) or getattr(model, key) == getattr(folder, key)
+    return getattr(model, key) is None or getattr(model, key) == _value_in(folder, key)
+
+
+def _value_in(folder: TransformerConfig, key: str) -> object:
+    return folder.attention_has_bias if key == "attention_bias" else getattr(folder, key)
 
 
 def _as_typed(config: RunConfig, key: str, explicit: dict[str, str]) -> str:

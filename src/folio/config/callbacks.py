@@ -21,6 +21,9 @@ class CheckpointConfig(Section):
 
     keep_every_steps: Count | None
     """Every n-th step is kept as checkpoints/step=<n>.ckpt; null keeps none."""
+    keep_every_epochs: Count | None
+    """Every n-th epoch is kept as checkpoints/epoch=<n>.ckpt; null keeps none. An epoch ends with the step after which
+    the run has read as many tokens as the training split has."""
 
 
 class CallbackConfig(Option):

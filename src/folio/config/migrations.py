@@ -9,6 +9,15 @@ NEW_KEYS: dict[str, Any] = {
     "training.max_nan_steps": 10,
     "optimizer.adamw_learning_rate": None,  # Muon's
     "model.attention_dropout": None,
+    "model.feed_forward_dropout": 0.0,
+    "model.attention_bias": None,
+    "model.output_bias": False,
+    "model.scale_embedding": None,
+    "model.post_norm_dropout": "input",
+    "model.final_norm": None,
+    "positional_encoding.init": "normal",
+    "positional_encoding.width": None,
+    "callbacks.checkpoint.keep_every_epochs": None,
 }
 """Keys added since checkpoint format 2, with the values that reproduce what Folio did before it had them."""
 
@@ -29,9 +38,11 @@ def missing_keys(values: Any) -> list[str]:
 def _missing(values: Any) -> Iterator[tuple[dict[str, Any], str, str]]:
     """Yield each missing key: its section, its name in the section, and its full name."""
     for key in NEW_KEYS:
-        group, _, name = key.partition(".")
-        section = values.get(group) if isinstance(values, dict) else None
+        *path, name = key.split(".")
+        section = values
+        for group in path:
+            section = section.get(group) if isinstance(section, dict) else None
         if not isinstance(section, dict) or name in section:
             continue
-        if group != "optimizer" or section.get("name") == "muon":
+        if path != ["optimizer"] or section.get("name") == "muon":
             yield section, name, key

@@ -1,7 +1,7 @@
 """The `model` and `positional_encoding` sections of the config."""
 
 from folio.config.section import Name, Section
-from folio.models.transformer_config import ModelOptions
+from folio.models.transformer_config import ModelOptions, PositionInit
 
 
 class ModelConfig(Section, ModelOptions):  # type: ignore[misc]  # mypy does not see that a Section is frozen too
@@ -21,3 +21,7 @@ class PositionalEncodingConfig(Section):
     """A file of conf/positional_encoding, and a key of `folio.models.positional.POSITIONAL_ENCODINGS`."""
     base: float = 10_000.0
     """Base of the wavelengths of encodings that have some."""
+    init: PositionInit = "normal"
+    """Initial vectors of encodings that learn them."""
+    width: int | None = None
+    """Width of the position vectors of concatenated positions; half of d_model when null."""

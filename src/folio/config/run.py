@@ -104,6 +104,8 @@ class RunConfig(SweepConfig):
                 vocab_size=vocab_size,
                 positional_encoding=self.positional_encoding.name,
                 positional_base=self.positional_encoding.base,
+                positional_init=self.positional_encoding.init,
+                positional_width=self.positional_encoding.width,
                 conditioning=self.conditioning,
                 **self.model.model_dump(exclude={"name", "vocab_size"}),
             )
@@ -113,8 +115,7 @@ class RunConfig(SweepConfig):
 
 def _in_config_keys(message: str) -> str:
     """Return TransformerConfig's error message with the keys, and the null, of the command line."""
-    keys = {name: f"model.{name}" for name in ModelConfig.model_fields} | {
-        "positional_base": "positional_encoding.base"
-    }
-    message = message.replace("=None ", "=null ")
+    keys = {name: f"model.{name}" for name in ModelConfig.model_fields}
+    keys |= {f"positional_{name}": f"positional_encoding.{name}" for name in PositionalEncodingConfig.model_fields}
+    message = message.replace("=None ", "=null ").replace("=True ", "=true ")
     return re.sub(r"(\w+)=", lambda match: f"{keys.get(match[1], match[1])}=", message)

@@ -2,6 +2,7 @@
 
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
+from folio.models.transformer_config import BOUNDED_POSITIONS
 
 
 def with_vocab_size(config: RunConfig, tokenizer_vocab_size: int) -> RunConfig:
@@ -38,9 +39,10 @@ def with_context_length(config: RunConfig, context_length: int) -> RunConfig:
     trained_with = config.model.context_length
     if config.model.family != "decoder":
         raise ConfigError(f"--context-length={context_length}: this is for a decoder; RUN is an {config.model.family}")
-    if config.positional_encoding.name == "learned" and context_length > trained_with:
+    encoding = config.positional_encoding.name
+    if encoding in BOUNDED_POSITIONS and context_length > trained_with:
         raise ConfigError(
-            f"--context-length={context_length}: learned positions end at the {trained_with} that the model was "
+            f"--context-length={context_length}: {encoding} positions end at the {trained_with} that the model was "
             f"trained with; use at most {trained_with}, or train with another positional_encoding"
         )
     return config.model_copy(update={"model": config.model.model_copy(update={"context_length": context_length})})

@@ -156,6 +156,8 @@ def block_activations(model: TransformerConfig, n_sequences: int, half: bool, is
     kept = tokens * (4 * stream + (2 if half else 4) * rest + statistics)
     if model.dropout:
         kept += tokens * 2 * width * (4 if is_cpu else 1)  # dropout masks
+    if model.feed_forward_dropout:  # the mask, and on a CPU the activation, which is then kept
+        kept += tokens * model.feed_forward_width * (8 if is_cpu else 1)
     if model.attention_dropout_rate and is_cpu:  # no fused attention: scores, their softmax, and that after dropout
         kept += 4 * 3 * tokens * model.n_heads * model.context_length
     return float(kept)

@@ -25,6 +25,7 @@ TITLE_CHARACTERS = 75
 
 AXIS_LABELS = {
     "learned": ("dimension", "position", "value"),
+    "concatenated": ("dimension", "position", "value"),
     "sinusoidal": ("dimension", "position", "value"),
     "rotary": ("pair of dimensions", "position", "cosine of the angle"),
     "alibi": ("head", "distance", "added to the score"),

@@ -35,7 +35,8 @@ def generate(
         encoder            fills the blanks of the prompt, each written [MASK], and adds no text
 
     The first piece is the given text. A text ends before its first stop string, or after max_new_tokens. Past `window`
-    tokens (by default the model's context_length) the oldest are dropped; see `generate_tokens` for the cost.
+    tokens (by default the model's context_length) the oldest are dropped; see `generate_tokens` for the cost. Of a
+    longer prefix, the encoder reads the last `window` tokens.
 
     The texts may differ in length and are generated together, so that asking for a piece of one advances the others
     too; yet each is what its prompt and seed give alone. (In float32 a batch rounds differently from a single row, so
@@ -124,17 +125,18 @@ def generate_tokens(
     As long as the longest text fits into the window, the keys and values of earlier tokens are cached, and a step costs
     a forward pass over one token per row. Past that the window slides: every position changes, and above the first
     layer all cached keys depend on the dropped token, so each step costs a forward pass over the whole window. If the
-    positional encoding has no end (all but learned), a window longer than the model's context_length postpones that,
-    though the model may write worse there. use_cache=False reads everything again for every token: slower, and the same
-    up to rounding.
+    positional encoding has no end, a window longer than the model's context_length postpones that, though the model may
+    write worse there. use_cache=False reads everything again for every token: slower, and the same up to rounding.
     """
     prefixes = [()] * len(prompts) if prefixes is None else prefixes
     given = [[*prefix, *prompt] for prefix, prompt in zip(prefixes, prompts, strict=True)]
     sampler = TokenSampler(given, sampling=sampling, seeds=seeds, n_symbols=n_symbols)
     # The decoder of an encoder-decoder starts with the last token of the prefix.
     texts = [[*prefix[-1:], *prompt] for prefix, prompt in zip(prefixes, prompts, strict=True)]
-    encoder_output = encode_prefixes(model, prefixes) if isinstance(model, EncoderDecoder) else None
     window = window or model.config.context_length
+    encoder_output = None
+    if isinstance(model, EncoderDecoder):
+        encoder_output = encode_prefixes(model, [prefix[-window:] for prefix in prefixes])
     batch = DecodingBatch(model, texts, encoder_output, window, n_new=max_new_tokens, use_cache=use_cache)
     for _ in range(max_new_tokens):
         tokens = sampler.sample(batch.next_logits())

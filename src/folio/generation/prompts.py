@@ -76,10 +76,8 @@ def check_request(
                 raise FolioError(
                     f"{name} has no effect with an encoder, which fills blanks and adds no text; leave it out"
                 )
-        _check_length("prompt", len(encode_masked(prompt, tokenizer).ids), longest)
+        _check_length(len(encode_masked(prompt, tokenizer).ids), longest)
         return
-    if prefix is not None:
-        _check_length("prefix", len(tokenizer.encode(prefix)), longest)
     if window is not None and window < 1:
         raise FolioError(f"window={window} must be 1 or more; leave it out for the model's own {config.context_length}")
     if window is not None and longest is not None and window > longest:
@@ -130,10 +128,10 @@ def _check_prefix(tokenizer: Tokenizer, prefix: str | None) -> None:
         raise FolioError(f"prefix={prefix!r} gives no tokens, but the model reads at least one; give some text")
 
 
-def _check_length(name: str, n_tokens: int, longest: int | None) -> None:
+def _check_length(n_tokens: int, longest: int | None) -> None:
     if longest is not None and n_tokens > longest:
         raise FolioError(
-            f"a {name} of {n_tokens} tokens is longer than the model's context_length={longest}, where its positions "
+            f"a prompt of {n_tokens} tokens is longer than the model's context_length={longest}, where its positions "
             f"end; shorten it by {n_tokens - longest}"
         )
 

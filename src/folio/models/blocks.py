@@ -67,11 +67,11 @@ class SelfAttention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.n_heads = config.n_heads
-        self.qkv_projection = FusedLinear(config.d_model, 3 * (config.d_model,), bias=config.bias)
+        self.qkv_projection = FusedLinear(config.d_model, 3 * (config.d_model,), bias=config.attention_has_bias)
         self.q_norm = nn.RMSNorm(config.d_head, eps=NORM_EPS) if config.qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(config.d_head, eps=NORM_EPS) if config.qk_norm else nn.Identity()
         self.attend = DotProductAttention(config.attention_dropout_rate)
-        self.out_projection = Linear(config.d_model, config.d_model, bias=config.bias)
+        self.out_projection = Linear(config.d_model, config.d_model, bias=config.attention_has_bias)
 
     def forward(
         self, hidden: Tensor, mask: AttentionMask, rotation: Rotation | None = None, cache: LayerCache | None = None
@@ -97,12 +97,12 @@ class CrossAttention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.n_heads = config.n_heads
-        self.q_projection = Linear(config.d_model, config.d_model, bias=config.bias)
-        self.kv_projection = FusedLinear(config.d_model, 2 * (config.d_model,), bias=config.bias)
+        self.q_projection = Linear(config.d_model, config.d_model, bias=config.attention_has_bias)
+        self.kv_projection = FusedLinear(config.d_model, 2 * (config.d_model,), bias=config.attention_has_bias)
         self.q_norm = nn.RMSNorm(config.d_head, eps=NORM_EPS) if config.qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(config.d_head, eps=NORM_EPS) if config.qk_norm else nn.Identity()
         self.attend = DotProductAttention(config.attention_dropout_rate)
-        self.out_projection = Linear(config.d_model, config.d_model, bias=config.bias)
+        self.out_projection = Linear(config.d_model, config.d_model, bias=config.attention_has_bias)
 
     def forward(self, hidden: Tensor, encoder_output: EncoderOutput, cache: LayerCache | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D); with a cache, the encoder's states are projected only once."""
@@ -171,11 +171,15 @@ class FeedForward(nn.Module):
         self.activation = ACTIVATIONS[config.activation]
         n_inputs = 2 if config.activation == "swiglu" else 1
         self.in_projection = FusedLinear(config.d_model, n_inputs * (width,), bias=config.bias)
+        self.dropout = nn.Dropout(config.feed_forward_dropout)
         self.out_projection = Linear(width, config.d_model, bias=config.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        # out_projection(activation(in_projection(hidden))), with less memory on a CPU
-        return activated_linear(self.in_projection(hidden), self.activation, self.out_projection)
+        inner = self.in_projection(hidden)  # (B, T, F), or (B, T, 2F) for swiglu
+        if self.training and self.dropout.p:
+            return self.out_projection(self.dropout(self.activation(inner)))
+        # out_projection(activation(inner)), with less memory on a CPU
+        return activated_linear(inner, self.activation, self.out_projection)
 
 
 class Block(nn.Module):
@@ -235,9 +239,13 @@ class Block(nn.Module):
 class PostNormBlock(Block):
     """A block that normalizes after each sum, as in the original Transformer.
 
-    Source: Vaswani et al. 2017, section 3.1. Here dropout acts on a sublayer's input; the paper drops its output,
-    which without dropout is the same.
+    Source: Vaswani et al. 2017, section 3.1. config.post_norm_dropout says whether dropout acts on a sublayer's input
+    or, as in section 5.4, on its output.
     """
+
+    def __init__(self, config: TransformerConfig, *, cross_attention: bool = False) -> None:
+        super().__init__(config, cross_attention=cross_attention)
+        self.drops_input = config.post_norm_dropout == "input"
 
     def run_sublayers(
         self,
@@ -248,11 +256,18 @@ class PostNormBlock(Block):
         encoder_output: EncoderOutput | None,
     ) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        hidden = self.attention_norm(hidden + self.attention(self.dropout(hidden), mask, rotation, cache))
+        attended = self.attention(self._drop_input(hidden), mask, rotation, cache)
+        hidden = self.attention_norm(hidden + self._drop_output(attended))
         if self.cross_attention is not None:
-            attended = self.cross_attention(self.dropout(hidden), encoder_output, cache)
-            hidden = self.cross_attention_norm(hidden + attended)
-        return self.feed_forward_norm(hidden + self.feed_forward(self.dropout(hidden)))
+            attended = self.cross_attention(self._drop_input(hidden), encoder_output, cache)
+            hidden = self.cross_attention_norm(hidden + self._drop_output(attended))
+        return self.feed_forward_norm(hidden + self._drop_output(self.feed_forward(self._drop_input(hidden))))
+
+    def _drop_input(self, hidden: Tensor) -> Tensor:
+        return self.dropout(hidden) if self.drops_input else hidden
+
+    def _drop_output(self, update: Tensor) -> Tensor:
+        return update if self.drops_input else self.dropout(update)
 
 
 def build_block(config: TransformerConfig, *, cross_attention: bool = False) -> Block:

@@ -19,24 +19,25 @@ from folio.models.transformer_config import TransformerConfig
 class Transformer(CountsParameters):
     """Embeddings and a stack of blocks. `GPT` and `Encoder` add the attention mask and the output layer.
 
-    Source: Vaswani et al. 2017. With norm_position=pre a final norm follows the blocks, since nothing else would
-    scale the sum of what they have added.
+    Source: Vaswani et al. 2017.
     """
 
     def __init__(self, config: TransformerConfig, *, cross_attention: bool = False) -> None:
         super().__init__()
         self.config = config
-        self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.token_embedding = nn.Embedding(config.vocab_size, config.token_width)
         self.positional_encoding = build_positional_encoding(config)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(
             build_block(config, cross_attention=cross_attention) for _ in range(config.n_layers)
         )
-        self.final_norm = build_norm(config) if config.norm_position == "pre" else nn.Identity()
+        self.final_norm = build_norm(config) if config.has_final_norm else nn.Identity()
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Embed tokens (B, T) at positions (T,) or (B, T): -> (B, T, D)."""
-        return self.dropout(self.positional_encoding.embed(self.token_embedding(tokens), positions))
+        hidden, scale = self.token_embedding(tokens), self.config.embedding_scale
+        hidden = hidden if scale is None else hidden * scale
+        return self.dropout(self.positional_encoding.embed(hidden, positions))
 
     def run_blocks(
         self,
@@ -170,8 +171,8 @@ def decode(
 
 
 def build_output(config: TransformerConfig, token_embedding: nn.Embedding) -> Linear:
-    """Build the output layer, (..., D) -> logits (..., V): no bias, and the embedding's weight if they are tied."""
-    output = Linear(config.d_model, config.vocab_size, bias=False)
-    if config.tie_weights:
+    """Build the output layer, (..., D) -> logits (..., V), with the embedding's weight if they are tied."""
+    output = Linear(config.d_model, config.vocab_size, bias=config.output_bias)
+    if config.ties_weights:
         output.weight = token_embedding.weight
     return output

@@ -39,19 +39,24 @@ SUPPORTED_OPTIONS = {
     *CONFIG_KEYS,
     "dropout",
     "attention_dropout",
+    "feed_forward_dropout",
     "bias",  # zeros if the model has none
+    "attention_bias",
     "tie_weights",
     "activation",
     "init",
+    "post_norm_dropout",  # GPT-2's norms come first
     "positional_base",  # learned positions have none
+    "positional_width",
+    "positional_init",
     "conditioning",  # a decoder has none
 }
 """The options that may have other values than GPT-2's: the format can express them, or they change no result."""
 
 GPT2_ARCHITECTURE: dict[str, Any] = {
     option.name: option.default for option in fields(TransformerConfig) if option.name not in SUPPORTED_OPTIONS
-}
-"""All other options, and GPT-2's values, which are the defaults."""
+} | {"final_norm": True, "scale_embedding": False}
+"""All other options, and GPT-2's values, which are the defaults, or what None stands for by default."""
 
 CONFIG_DEFAULTS: dict[str, Any] = {
     "vocab_size": GPT2_VOCAB_SIZE,
@@ -141,7 +146,7 @@ def gpt2_config_json(config: TransformerConfig) -> dict[str, Any]:
     """Return the content of config.json. Raises: GPT2FormatError if the format cannot hold such a model."""
     for option, needed in GPT2_ARCHITECTURE.items():
         value = getattr(config, option)
-        if value != needed:
+        if value is not None and value != needed:
             raise GPT2FormatError(
                 f"{_option(option, value)}: GPT-2's format supports only {_option(option, needed)}; "
                 "a model of another kind can only stay in its run folder"
@@ -162,7 +167,7 @@ def gpt2_config_json(config: TransformerConfig) -> dict[str, Any]:
         "activation_function": activation,
         **dict.fromkeys(("embd_pdrop", "resid_pdrop"), config.dropout),
         "attn_pdrop": config.attention_dropout_rate,
-        "tie_word_embeddings": config.tie_weights,
+        "tie_word_embeddings": config.ties_weights,
         "bos_token_id": end_of_text,
         "eos_token_id": end_of_text,
         "dtype": "float32",
@@ -219,7 +224,7 @@ def gpt2_weights(config: TransformerConfig) -> Iterator[GPT2Weight]:
         yield from _linear(f"{theirs}.mlp.c_fc", f"{ours}.feed_forward.in_projection", d_model, d_ff)
         yield from _linear(f"{theirs}.mlp.c_proj", f"{ours}.feed_forward.out_projection", d_ff, d_model)
     yield from _norm("ln_f", "final_norm", d_model)
-    if not config.tie_weights:
+    if not config.ties_weights:
         yield GPT2Weight("lm_head.weight", "output.weight", (config.vocab_size, d_model))
 
 
@@ -270,7 +275,7 @@ def read_gpt2_weights(folder: Path, config: TransformerConfig) -> "dict[str, Ten
         raise GPT2FormatError(f"{folder}: {error}; choose another folder") from None
     found = {short: tensors[name] for short, name in _short_names(tensors, folder).items()}
     _check_shapes({name: tuple(tensor.shape) for name, tensor in found.items()}, config, folder)
-    if config.tie_weights and not torch.equal(found.get("lm_head.weight", found["wte.weight"]), found["wte.weight"]):
+    if config.ties_weights and not torch.equal(found.get("lm_head.weight", found["wte.weight"]), found["wte.weight"]):
         raise GPT2FormatError(
             f"{folder}: lm_head.weight differs from wte.weight, though config.json ties them; "
             "set tie_word_embeddings to false there, or remove lm_head.weight"

@@ -3,6 +3,7 @@
 from torch import nn
 
 from folio.models.blocks import FusedLinear
+from folio.models.positional import LearnedPositions
 from folio.models.transformer_config import TransformerConfig
 
 EMBEDDING_STD = 0.02
@@ -10,7 +11,7 @@ EMBEDDING_STD = 0.02
 
 
 def initialize(model: nn.Module, config: TransformerConfig) -> None:
-    """Draw all weights as config.init says; biases are 0 and norms 1.
+    """Draw all weights as config.init says; biases are 0 and norms 1. config.positional_init may set positions to 0.
 
     gpt2: N(0, 0.02), but residual projections are smaller by the square root of their number. Each of them adds to the
     residual stream, whose variance would otherwise grow with their number (Radford et al. 2019, section 2.3).
@@ -22,6 +23,9 @@ def initialize(model: nn.Module, config: TransformerConfig) -> None:
             nn.init.normal_(module.weight, std=EMBEDDING_STD)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
+    for module in model.modules():
+        if isinstance(module, LearnedPositions) and config.positional_init == "zeros":
+            nn.init.zeros_(module.embedding.weight)
     if config.init == "xavier":
         _draw_xavier(model)
     else:

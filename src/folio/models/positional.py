@@ -29,7 +29,7 @@ class PositionalEncoding(nn.Module):
         super().__init__()
 
     def embed(self, hidden: Tensor, positions: Tensor) -> Tensor:
-        """Add positions to token embeddings: (B, T, D) -> (B, T, D)."""
+        """Add positions to token embeddings, or join them: (B, T, config.token_width) -> (B, T, D)."""
         return hidden
 
     def rotation(self, positions: Tensor) -> Rotation | None:
@@ -46,7 +46,7 @@ class PositionalEncoding(nn.Module):
 
 
 class LearnedPositions(PositionalEncoding):
-    """One trained vector per position up to context_length, as in GPT-2.
+    """One trained vector per position up to context_length, added to the token's, as in GPT-2.
 
     Source: Radford et al. 2019; Gehring et al. 2017, section 3.1.
     """
@@ -63,11 +63,24 @@ class LearnedPositions(PositionalEncoding):
         return self.embedding.weight[:n_positions]
 
 
+class ConcatenatedPositions(LearnedPositions):
+    """One trained vector per position up to context_length, joined to the token's: their widths add up to D."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        PositionalEncoding.__init__(self, config)
+        self.embedding = nn.Embedding(config.context_length, config.position_width)
+
+    def embed(self, hidden: Tensor, positions: Tensor) -> Tensor:
+        vectors = self.embedding(positions)  # (T, P) or (B, T, P)
+        return torch.cat((hidden, vectors.expand(hidden.size(0), -1, -1)), dim=-1)
+
+
 class SinusoidalPositions(PositionalEncoding):
     """Fixed sines and cosines of geometrically growing wavelengths: nothing to train, and no last position.
 
-    Source: Vaswani et al. 2017, section 3.5 for the table and 3.4 for the factor sqrt(d_model) on the tokens. Without
-    that factor the table's unit amplitude would drown embeddings that start small.
+    Source: Vaswani et al. 2017, section 3.5. The factor sqrt(d_model) on the tokens is config.scale_embedding. The
+    vectors are computed for the positions that are asked for, and no table is saved: it would have an end, and nothing
+    in it is learned.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -75,7 +88,7 @@ class SinusoidalPositions(PositionalEncoding):
         self.d_model, self.base = config.d_model, config.positional_base
 
     def embed(self, hidden: Tensor, positions: Tensor) -> Tensor:
-        return hidden * self.d_model**0.5 + sinusoids(positions, self.d_model, self.base).to(hidden.dtype)
+        return hidden + sinusoids(positions, self.d_model, self.base).to(hidden.dtype)
 
     def table(self, n_positions: int) -> Tensor:
         """Return the paper's table: (n_positions, D)."""
@@ -130,6 +143,7 @@ class ALiBiPositions(PositionalEncoding):
 POSITIONAL_ENCODINGS: dict[str, type[PositionalEncoding]] = {
     "learned": LearnedPositions,
     "sinusoidal": SinusoidalPositions,
+    "concatenated": ConcatenatedPositions,
     "rotary": RotaryPositions,
     "alibi": ALiBiPositions,
     "none": PositionalEncoding,

@@ -36,6 +36,7 @@ def load_gpt2(
     context_length: int | None = None,
     dropout: float = 0.0,
     attention_dropout: float | None = None,
+    feed_forward_dropout: float = 0.0,
 ) -> GPT:
     """Load the GPT-2 in a folder, in float32 on the CPU and in training mode, like any new model.
 
@@ -51,6 +52,7 @@ def load_gpt2(
         context_length=context_length or stored.context_length,
         dropout=dropout,
         attention_dropout=attention_dropout,
+        feed_forward_dropout=feed_forward_dropout,
     )
     if config.context_length > stored.context_length:
         raise GPT2FormatError(
@@ -73,10 +75,10 @@ def _build_from(config: TransformerConfig, state: dict[str, Tensor]) -> GPT:
     """Build a GPT from these tensors without initializing others first."""
     with torch.device("meta"):
         model = GPT(config)
-    if config.tie_weights:
+    if config.ties_weights:
         state["output.weight"] = state["token_embedding.weight"]
     model.load_state_dict(state, assign=True)
-    if config.tie_weights:
+    if config.ties_weights:
         model.output.weight = model.token_embedding.weight
     return model
 

@@ -9,6 +9,11 @@ NormPosition = Literal["pre", "post"]
 Norm = Literal["layer_norm", "rms_norm"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "relu_squared", "swiglu"]
 Init = Literal["gpt2", "xavier"]
+PostNormDropout = Literal["input", "output"]
+PositionInit = Literal["normal", "zeros"]
+
+BOUNDED_POSITIONS = ("learned", "concatenated")
+"""The positional encodings with one trained vector per position: they end at context_length."""
 
 MAX_SIZE = 2**24
 """Far above any real model. A larger number is a mistake, or a file made to exhaust the memory."""
@@ -26,7 +31,7 @@ class ModelOptions:
     family: Family = "decoder"
     """decoder: causal; encoder: bidirectional; encoder_decoder: the encoder reads, the decoder continues."""
     context_length: int
-    """Longest sequence in training (T). Learned positions end there."""
+    """Longest sequence in training (T). Learned and concatenated positions end there."""
     n_layers: int
     """Number of blocks; in an encoder-decoder, of each of the two."""
     n_heads: int
@@ -39,12 +44,28 @@ class ModelOptions:
     """Dropout probability for the embedding, the attention weights and each residual branch."""
     attention_dropout: float | None = None
     """Dropout probability for the attention weights; `dropout` when None. Only at 0 is CPU attention fused."""
+    feed_forward_dropout: float = 0.0
+    """Dropout probability inside the feed-forward layer, after its activation. GPT-2 has none there."""
     bias: bool = True
     """Give linear layers and layer norms a bias."""
-    tie_weights: bool = True
-    """Use the token embedding as the weight of the output layer (Press and Wolf 2017)."""
+    attention_bias: bool | None = None
+    """Give the projections of attention a bias; `bias` when None."""
+    output_bias: bool = False
+    """Give the output layer a bias."""
+    tie_weights: bool | None = None
+    """Use the token embedding as the weight of the output layer (Press and Wolf 2017). When None, do so unless their
+    widths differ, as with concatenated positions."""
+    scale_embedding: bool | None = None
+    """Multiply the token embedding by sqrt(d_model) (Vaswani et al. 2017, section 3.4). When None, do so only with
+    sinusoidal positions, whose unit amplitude would drown embeddings that start small."""
     norm_position: NormPosition = "pre"
-    """pre: x + dropout(sublayer(norm(x))), as in GPT-2; post: norm(x + sublayer(dropout(x)))."""
+    """pre: x + dropout(sublayer(norm(x))), as in GPT-2; post: the norm follows the sum, see post_norm_dropout."""
+    post_norm_dropout: PostNormDropout = "input"
+    """With norm_position=post, input: norm(x + sublayer(dropout(x))); output: norm(x + dropout(sublayer(x))), as in
+    Vaswani et al. 2017, section 5.4."""
+    final_norm: bool | None = None
+    """Normalize after the last block. When None, only with norm_position=pre, where nothing else scales the sum of
+    what the blocks have added."""
     norm: Norm = "layer_norm"
     """Kind of the norms: layer_norm, or rms_norm, which does not subtract the mean (Zhang and Sennrich 2019)."""
     activation: Activation = "gelu_tanh"
@@ -68,6 +89,11 @@ class TransformerConfig(ModelOptions):
     """A key of `folio.models.positional.POSITIONAL_ENCODINGS`."""
     positional_base: float = 10_000.0
     """Base of the wavelengths of sinusoidal and rotary encodings; a larger base suits longer contexts."""
+    positional_init: PositionInit = "normal"
+    """Initial vectors of learned and concatenated positions. normal: as those of the tokens; zeros: at first, all
+    positions look the same."""
+    positional_width: int | None = None
+    """Width of the position vectors in concatenated positions; the tokens have the rest of d_model. Half when None."""
     conditioning: Conditioning | None = None
     """The way in which the decoder of an encoder-decoder reads the encoder; see `folio.models.encoder_decoder`."""
 
@@ -75,6 +101,7 @@ class TransformerConfig(ModelOptions):
         self._check_sizes()
         self._check_choices()
         self._check_positions()
+        self._check_concatenated()
         self._check_conditioning()
 
     def _check_sizes(self) -> None:
@@ -91,7 +118,7 @@ class TransformerConfig(ModelOptions):
                 f"d_model={self.d_model} must be divisible by n_heads={self.n_heads}; "
                 f"the nearest that works is d_model={nearest}"
             )
-        for name in ("dropout", "attention_dropout"):
+        for name in ("dropout", "attention_dropout", "feed_forward_dropout"):
             value = getattr(self, name)
             if value is not None and not 0.0 <= value < 1.0:
                 raise ValueError(f"{name}={value} must be at least 0 and below 1")
@@ -113,6 +140,30 @@ class TransformerConfig(ModelOptions):
             raise ValueError(
                 f"d_model={self.d_model} gives heads of {self.d_head} dimensions, and positional_encoding=rotary "
                 f"rotates dimensions in pairs, so their number must be even; try d_model={self.d_model + self.n_heads}"
+            )
+
+    def _check_concatenated(self) -> None:
+        if self.positional_encoding != "concatenated":
+            if self.positional_width is not None:
+                raise ValueError(
+                    f"positional_width={self.positional_width} has no effect with "
+                    f"positional_encoding={self.positional_encoding}; only concatenated positions have it: leave it out"
+                )
+            return
+        if self.d_model < 2:
+            raise ValueError(
+                f"d_model={self.d_model} must be 2 or more with positional_encoding=concatenated, "
+                "which divides it between token and position"
+            )
+        if self.positional_width is not None and not 0 < self.positional_width < self.d_model:
+            raise ValueError(
+                f"positional_width={self.positional_width} must be at least 1 and below d_model={self.d_model}, "
+                f"of which the tokens have the rest; try positional_width={self.d_model // 2}"
+            )
+        if self.tie_weights:
+            raise ValueError(
+                "tie_weights=True does not fit positional_encoding=concatenated, whose token embedding is narrower "
+                "than the output layer; leave it out, or set it to false"
             )
 
     def _check_conditioning(self) -> None:
@@ -143,14 +194,49 @@ class TransformerConfig(ModelOptions):
         return self.dropout if self.attention_dropout is None else self.attention_dropout
 
     @property
+    def attention_has_bias(self) -> bool:
+        """Whether the projections of attention have a bias."""
+        return self.bias if self.attention_bias is None else self.attention_bias
+
+    @property
+    def has_final_norm(self) -> bool:
+        """Whether a norm follows the last block."""
+        return self.norm_position == "pre" if self.final_norm is None else self.final_norm
+
+    @property
+    def position_width(self) -> int:
+        """Width of the position vectors that are joined to those of the tokens; 0 if none are."""
+        if self.positional_encoding != "concatenated":
+            return 0
+        return self.d_model // 2 if self.positional_width is None else self.positional_width
+
+    @property
+    def token_width(self) -> int:
+        """Width of the token embedding."""
+        return self.d_model - self.position_width
+
+    @property
+    def ties_weights(self) -> bool:
+        """Whether the token embedding is also the weight of the output layer."""
+        return self.token_width == self.d_model if self.tie_weights is None else self.tie_weights
+
+    @property
+    def embedding_scale(self) -> float | None:
+        """Factor on the token embedding; None if there is none."""
+        scales = self.positional_encoding == "sinusoidal" if self.scale_embedding is None else self.scale_embedding
+        return self.d_model**0.5 if scales else None
+
+    @property
     def max_positions(self) -> int | None:
         """Number of positions that the model can tell apart; None if its positional encoding has no end."""
-        return self.context_length if self.positional_encoding == "learned" else None
+        return self.context_length if self.positional_encoding in BOUNDED_POSITIONS else None
 
 
 _CHOICES: dict[str, Any] = {
     "family": Family,
     "norm_position": NormPosition,
+    "post_norm_dropout": PostNormDropout,
+    "positional_init": PositionInit,
     "norm": Norm,
     "activation": Activation,
     "init": Init,

@@ -85,10 +85,11 @@ def find_checkpoint(run: str, output_dir: Path, which: str = "best") -> Path:
 
 
 def list_checkpoints(run_folder: Path) -> list[str]:
-    """Return the names of a run's checkpoints: best, last, and those of callbacks.checkpoint.keep_every_steps."""
+    """Return the names of a run's checkpoints: best, last, and the epochs and steps that callbacks.checkpoint kept."""
     names = {path.stem for path in (run_folder / "checkpoints").glob("*.ckpt")}
-    steps = sorted(int(match[1]) for name in names if (match := re.fullmatch(r"step=([1-9][0-9]*)", name)))
-    return [name for name in ("best", "last") if name in names] + [f"step={step}" for step in steps]
+    kept = [name for name in names if re.fullmatch(r"(epoch|step)=[1-9][0-9]{0,14}", name)]
+    kept.sort(key=lambda name: (name.partition("=")[0], int(name.partition("=")[2])))
+    return [name for name in ("best", "last") if name in names] + kept
 
 
 def find_resumable_run(run: str, output_dir: Path) -> Path:

@@ -84,8 +84,14 @@ class TrainingParts:
         self.throughput = Throughput(distributed)
         self.metrics = MetricLogger(self.throughput, training, objective.bits_per_byte_info(data.train))
         self.samples = SampleWriter(config.callbacks.samples, data.tokenizer, config.seed, folder / "samples.md")
+        tokens_per_step, n_train = objective.tokens_per_step(), data.train.info.n_tokens
         self.checkpoints = CheckpointCallback(
-            folder / "checkpoints", training, config.callbacks.checkpoint.keep_every_steps, self._restore_folder
+            folder / "checkpoints",
+            training,
+            config.callbacks.checkpoint.keep_every_steps,
+            config.callbacks.checkpoint.keep_every_epochs,
+            epochs_after=lambda step: int(step * tokens_per_step // n_train),
+            restore_run_folder=self._restore_folder,
         )
         self.stop_on_signal = StopOnSignal(self.checkpoints, training, distributed, stop_requested)
 
@@ -134,6 +140,7 @@ def build_initial_model(context: RunContext) -> Model:
             context_length=model_config.context_length,
             dropout=model_config.dropout,
             attention_dropout=model_config.attention_dropout,
+            feed_forward_dropout=model_config.feed_forward_dropout,
         )
     except GPT2FormatError as error:
         raise ConfigError(f"init_from={init_from}: {error}") from None

@@ -16,7 +16,7 @@ from folio.training.module import LanguageModel
 class CheckpointCallback(StepCallback):
     """Keeps `last.ckpt`, from which a run resumes, and `best.ckpt`, with the lowest validation loss.
 
-    With keep_every_steps it also keeps `step=<n>.ckpt` of every n-th step.
+    It also keeps `step=<n>.ckpt` and `epoch=<n>.ckpt` of every n-th step and epoch, if the config says so.
 
     Lightning's ModelCheckpoint saves before the validation of the same step, and a run resumed from there would never
     run that validation. Here a step is saved after everything that belongs to it.
@@ -29,11 +29,16 @@ class CheckpointCallback(StepCallback):
         folder: Path,
         training: TrainingConfig,
         keep_every_steps: int | None = None,
+        keep_every_epochs: int | None = None,
+        epochs_after: Callable[[int], int] = lambda step: 0,
         restore_run_folder: Callable[[], None] | None = None,
     ) -> None:
         self.folder = folder
         self.training = training
         self.keep_every_steps = keep_every_steps
+        self.keep_every_epochs = keep_every_epochs
+        self.epochs_after = epochs_after
+        """Number of whole epochs that the run has read after a step."""
         self.restore_run_folder = restore_run_folder
         self.best_loss_nats = math.inf
         self.best_step: int | None = None
@@ -56,6 +61,10 @@ class CheckpointCallback(StepCallback):
         step = trainer.global_step
         if self.keep_every_steps is not None and step % self.keep_every_steps == 0:
             self._write(trainer, f"step={step}")
+        if (every := self.keep_every_epochs) is not None:
+            before, now = (self.epochs_after(number) // every for number in (step - 1, step))
+            if now > before:  # by more than 1 if the text is shorter than a batch
+                self._write(trainer, f"epoch={now * every}")
         if self.training.is_checkpoint_step(step):
             self.save_last(trainer)
 
