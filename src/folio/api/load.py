@@ -25,7 +25,7 @@ def load(
 
     Args:
         run: a run folder, a checkpoint file, or `latest`; also what `folio.train` and `folio.runs` return.
-        checkpoint: which checkpoint of a run folder: `best`, `last` or `step=N`.
+        checkpoint: which checkpoint of a run folder: `best`, `last`, `epoch=N` or `step=N`.
         output_dir: the folder in which `latest` looks for runs.
         device: `auto`, `cpu`, `gpu` or `mps`.
 
