@@ -20,6 +20,7 @@ from folio.models import build_model
 from folio.runtime.errors import FolioError
 from folio.training.callbacks import progress, throughput
 from folio.training.callbacks.base import ends_step
+from folio.training.callbacks.checkpoints import CheckpointCallback
 from folio.training.callbacks.metrics import MetricLogger
 from folio.training.callbacks.progress import DurationEstimate, ProgressBar
 from folio.training.callbacks.throughput import Throughput, format_duration
@@ -120,6 +121,26 @@ def test_all_parts_of_a_run_are_counted_but_not_the_time_between(clock: Clock, m
     assert second.n_tokens == 800
     assert second.elapsed_s == pytest.approx(7)
     assert second.remaining_s(step=8, max_steps=10) == pytest.approx(1)  # at the speed of this part
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("elapsed_s", "1"), ("validation_s", None), ("n_tokens", 1.5), ("best_loss_nats", "low"), ("best_step", "3"),
+     ("train_loss_nats", "low"), ("val", {"loss_nats": "low"}), ("val", 3), ("val_step", 1.0),
+     ("recent_losses", ["a"])],
+)  # fmt: skip
+def test_a_state_of_another_type_is_refused_when_it_is_read_not_hours_later(
+    key: str, value: object, tmp_path: Path
+) -> None:
+    training, measured = training_config(), Throughput()
+    for callback in (measured, CheckpointCallback(tmp_path, training), MetricLogger(measured, training, None)):
+        state = callback.state_dict()
+        callback.load_state_dict(state)
+        if key in state:
+            with pytest.raises(ValueError, match=r"^its .* (is|are) "):
+                callback.load_state_dict(state | {key: value})
+            return
+    pytest.fail(f"no callback stores {key}")
 
 
 def test_metrics_are_logged_every_few_steps_and_at_the_last(

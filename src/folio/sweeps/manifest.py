@@ -40,15 +40,20 @@ def read_manifest(folder: Path) -> Manifest:
     file = folder / MANIFEST_FILE
     try:
         manifest = read_json_object(file, MAX_MANIFEST_BYTES)
-        names = [job["folder"] for job in manifest["jobs"]]
-        texts = [*manifest["command"], *names, *(text for job in manifest["jobs"] for text in job["overrides"])]
-        if not all(isinstance(text, str) for text in texts) or not isinstance(manifest.get("search", {}), dict):
+        jobs, command = manifest["jobs"], manifest["command"]
+        lists = [jobs, command, *(job["overrides"] for job in jobs), manifest.get("search", {}).get("space", [])]
+        if not all(isinstance(value, list) for value in lists):
+            raise TypeError
+        names = [job["folder"] for job in jobs]
+        keys = [dimension["key"] for dimension in manifest.get("search", {}).get("space", [])]
+        texts = [*command, *names, *keys, *(text for job in jobs for text in job["overrides"])]
+        if not all(isinstance(text, str) for text in texts):
             raise TypeError
         if any(JOB_NAME.fullmatch(name) is None or name in (".", "..") for name in names):
             raise ValueError
     except FileNotFoundError:
         raise FolioError(f"sweep={folder}: {file} does not exist; give the folder of a sweep, or 'latest'") from None
-    except (FolioError, OSError, KeyError, TypeError, ValueError):
+    except (AttributeError, FolioError, OSError, KeyError, TypeError, ValueError):
         raise FolioError(f"sweep={folder}: {file} is damaged; restore it, or start a new sweep") from None
     return manifest
 

@@ -6,6 +6,7 @@ that was killed continues with the trials that it would have had.
 """
 
 import json
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -164,9 +165,12 @@ def _trial(folder: str, params: TrialParams, fixed: Sequence[str]) -> Job:
 
 
 def objective_value(job_folder: Path, objective: str) -> float | None:
-    """Return the objective that a trial reached; None if its metrics do not have it."""
+    """Return the objective that a trial reached; None if its metrics do not have it, or it is no finite number."""
     value = read_metrics(job_folder).get(objective)
-    return float(value) if isinstance(value, int | float) else None
+    try:
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
 
 
 def intermediate_values(job_folder: Path) -> dict[int, float]:

@@ -6,6 +6,8 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import FSDPStrategy
 
+from folio.runtime.untrusted import shown
+
 
 class StepCallback(Callback):
     """A Lightning callback with one more hook: `on_step_end`, after each optimizer step.
@@ -21,6 +23,16 @@ class StepCallback(Callback):
     ) -> None:
         if ends_step(trainer, batch_idx):
             self.on_step_end(trainer, pl_module)
+
+
+def check_state(state: dict[str, Any], **kinds: Any) -> None:
+    """Check the values in a callback's part of a checkpoint, by name and type: their next use may be hours away.
+
+    Raises: ValueError, which names the value.
+    """
+    for name, kind in kinds.items():
+        if not isinstance(state.get(name), kind):
+            raise ValueError(f"its {name} is {shown(state.get(name))}")
 
 
 def ends_step(trainer: L.Trainer, batch_idx: int) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 
 from folio.config.training import TrainingConfig
-from folio.training.callbacks.base import StepCallback
+from folio.training.callbacks.base import StepCallback, check_state
 from folio.training.loggers.base import run_loggers
 from folio.training.module import LanguageModel
 
@@ -86,5 +86,6 @@ class CheckpointCallback(StepCallback):
         return {"best_loss_nats": self.best_loss_nats, "best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        check_state(state_dict, best_loss_nats=float, best_step=int | None)
         self.best_loss_nats = state_dict["best_loss_nats"]
         self.best_step = state_dict["best_step"]

@@ -9,7 +9,7 @@ from folio.config.training import TrainingConfig
 from folio.data.token_file import TokenFileInfo
 from folio.objectives.metrics import Metrics, compute_metrics, format_line
 from folio.runtime.console import log
-from folio.training.callbacks.base import StepCallback
+from folio.training.callbacks.base import StepCallback, check_state
 from folio.training.callbacks.throughput import Throughput
 from folio.training.divergence import Diverged, SpikeDetector
 from folio.training.module import LanguageModel
@@ -101,6 +101,11 @@ class MetricLogger(StepCallback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        state_dict = {"val": {}, "val_step": None, "recent_losses": []} | state_dict  # these since format 3
+        check_state(state_dict, train_loss_nats=float | None, val=dict, val_step=int | None, recent_losses=list)
+        check_state(state_dict["val"], **dict.fromkeys(state_dict["val"], int | float))
+        if not all(isinstance(loss, float) for loss in state_dict["recent_losses"]):
+            raise ValueError("its recent_losses are no numbers")
         self.train_loss_nats = state_dict["train_loss_nats"]
-        self.val, self.val_step = state_dict.get("val", {}), state_dict.get("val_step")  # since format 3
-        self._spikes = SpikeDetector(state_dict.get("recent_losses", ()))
+        self.val, self.val_step = state_dict["val"], state_dict["val_step"]
+        self._spikes = SpikeDetector(state_dict["recent_losses"])

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from folio.distributed.context import SINGLE_PROCESS, DistributedContext
+from folio.training.callbacks.base import check_state
 
 
 class Throughput(Callback):
@@ -93,6 +94,7 @@ class Throughput(Callback):
         return {"elapsed_s": self.elapsed_s, "validation_s": self.validation_s, "n_tokens": self.n_tokens}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        check_state(state_dict, elapsed_s=int | float, validation_s=int | float, n_tokens=int)
         self.elapsed_before_s = state_dict["elapsed_s"]
         self._validated_s = state_dict["validation_s"]
         self._synced_tokens, self._own_tokens = state_dict["n_tokens"], 0
