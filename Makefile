@@ -10,6 +10,9 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 # One more than the processors, because many tests wait for processes that they started.
 WORKERS ?= $(shell expr `getconf _NPROCESSORS_ONLN` + 1)
 
+# Where runs are: paths.output_dir of conf/train.yaml, unless another folder is given.
+OUTPUT_DIR ?= $(shell $(BIN)/python train.py --cfg job --package paths | sed -n 's/^output_dir: //p')
+
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-slow check format docs docs-serve schema tensorboard bench soak clean
 
@@ -53,7 +56,7 @@ schema: setup ## Write docs/config.md, and JSON schemas for editors, from the sc
 	$(BIN)/python -m folio.cli.config_page
 
 tensorboard: setup ## Show all runs: http://localhost:6006
-	$(BIN)/tensorboard --logdir outputs $(ARGS)
+	$(BIN)/tensorboard --logdir "$(OUTPUT_DIR)" $(ARGS)
 
 bench: setup ## Measure speed and memory beside other programs: about ten minutes on two cores
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -20,6 +20,7 @@ from folio.cli.scripts import run_script
 from folio.config.updates import with_context_length
 from folio.runs.folders import find_checkpoint
 from folio.runtime.errors import FolioError
+from folio.runtime.files import expand_home
 
 
 class Split(StrEnum):
@@ -74,7 +75,7 @@ def main(
 
     trained = load_checkpoint(path, "cpu")
     if data_path is not None:
-        trained = replace(trained, config=with_data_path(trained.config, data_path))
+        trained = replace(trained, config=with_data_path(trained.config, expand_home(data_path)))
     config = trained.config if context_length is None else with_context_length(trained.config, context_length)
     device = resolve_device(config.trainer)
     if quantize is not None:

@@ -26,7 +26,7 @@ from folio.optim.schedules import learning_rates
 from folio.report.writing import to_png
 from folio.runs.folders import find_checkpoint, find_started_run, list_checkpoints, read_config
 from folio.runtime.errors import FolioError
-from folio.runtime.files import check_output_folder, check_writable, make_folder, write_atomically
+from folio.runtime.files import check_output_folder, check_writable, expand_home, make_folder, write_atomically
 
 
 def main(
@@ -112,7 +112,7 @@ class FigureWriter:
 
 def locate(run: str, output_dir: Path, checkpoint: str) -> tuple[Path, Path | None]:
     """Return the run folder that RUN names, and its checkpoint if there is one yet. Raises: FolioError."""
-    if Path(run).is_file():
+    if Path(expand_home(run)).is_file():
         weights = find_checkpoint(run, output_dir, checkpoint)
         folder = weights.parent.parent
         if not (folder / "config.yaml").is_file():

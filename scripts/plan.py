@@ -8,14 +8,12 @@ if __name__ == "__main__":  # before the imports, which take a second
 import sys
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
-
-from folio.cli.compose import validate
+from folio.cli.compose import composed, load_config
 from folio.cli.errors import one_line_errors
 from folio.cli.scripts import require_output
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
+from folio.config.updates import with_vocab_size
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -31,6 +29,8 @@ OPTIONS = {
 }
 """Keys of this script, with their defaults. All others are train.py's."""
 
+INTEGERS = ("devices", "tokens", "devices_per_node")
+
 USAGE = "\n".join(
     ["scripts/plan.py [group=option] [key=value] ...: the overrides of train.py, and"]
     + [f"  {name}={default:<6} {meaning}" for name, (default, meaning) in OPTIONS.items()]
@@ -45,8 +45,9 @@ def main(arguments: list[str]) -> None:
         return
     options, overrides = parse_options(arguments)
     n_devices = int(options["devices"])
-    config = round_up_batch(load_config(overrides), n_devices)
-    model = config.transformer_config(vocab_size(config))
+    config = round_up_batch(planned_config(overrides), n_devices)
+    assert config.model.vocab_size is not None
+    model = config.transformer_config(config.model.vocab_size)
 
     # Only now torch, whose import takes seconds.
     from folio.distributed import cost_model
@@ -105,14 +106,24 @@ def parse_options(arguments: list[str]) -> tuple[dict[str, float], list[str]]:
             raise ConfigError(f"{argument}: {name} must be a number ({meaning})") from None
         if not 0 < options[name] < 1e15 and not (name == "tokens" and options[name] == 0):
             raise ConfigError(f"{argument}: {name} must be above 0 ({meaning})")
+        if name in INTEGERS and not options[name].is_integer():
+            raise ConfigError(f"{argument}: {name} must be an integer ({meaning})")
     return options, overrides
 
 
-def load_config(overrides: list[str]) -> RunConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        values = OmegaConf.to_container(compose("train", overrides), resolve=True)
-    assert isinstance(values, dict)
-    return validate({str(key): value for key, value in values.items()})
+def planned_config(overrides: list[str]) -> RunConfig:
+    """Return the config, checked as train.py checks it. Raises: ConfigError."""
+    with composed(overrides, CONF) as cfg:
+        config = load_config(cfg)
+    if config.resume is not None:
+        raise ConfigError(f"resume={config.resume}: a plan is for a new run; leave it out")
+    known = config.tokenizer.load_code().known_vocab_size(config.tokenizer.name)
+    if known is not None:
+        return with_vocab_size(config, int(known))
+    if config.model.vocab_size is None:
+        name = config.tokenizer.name
+        raise ConfigError(f"tokenizer={name}: its vocabulary depends on the text; add model.vocab_size, for example 65")
+    return config
 
 
 def round_up_batch(config: RunConfig, n_devices: int) -> RunConfig:
@@ -124,17 +135,6 @@ def round_up_batch(config: RunConfig, n_devices: int) -> RunConfig:
     print(f"training.batch_size={batch_size} cannot be divided among {n_devices} devices; planning with {rounded}\n")
     training = config.training.model_copy(update={"batch_size": rounded})
     return config.model_copy(update={"training": training})
-
-
-def vocab_size(config: RunConfig) -> int:
-    """Return the model's vocabulary size. Raises: ConfigError if it depends on a text, which is not read here."""
-    name = config.tokenizer.name
-    if config.model.vocab_size is not None:
-        return config.model.vocab_size
-    known = config.tokenizer.load_code().known_vocab_size(name)
-    if known is not None:
-        return int(known)
-    raise ConfigError(f"tokenizer={name}: its vocabulary depends on the text; add model.vocab_size, for example 65")
 
 
 def duration(seconds: float) -> str:

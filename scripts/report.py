@@ -15,6 +15,7 @@ from folio.cli.scripts import run_script
 from folio.report import make_report, output_console, print_report, write_report
 from folio.report.writing import output_folder
 from folio.runtime.errors import FolioError
+from folio.runtime.files import expand_home
 
 
 def main(
@@ -37,7 +38,7 @@ def main(
         raise FolioError(f"--output is missing: with {len(folders)} folders, name a folder for the report")
     if "" in folders:
         raise FolioError("FOLDER= is empty; give a run folder, a sweep, or a folder that contains some")
-    paths = [Path(folder) for folder in folders]
+    paths = [Path(expand_home(folder)) for folder in folders]
     output = output_folder(output, paths)
     report = make_report(paths, group_by, command=["python", "scripts/report.py", *sys.argv[1:]])
     written = write_report(report, output)

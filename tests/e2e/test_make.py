@@ -86,6 +86,16 @@ def test_arguments_of_train_are_passed_on(clone: Path) -> None:
     assert done.splitlines()[-1] == ".venv/bin/python train.py model=mini trainer=gpu"
 
 
+def test_tensorboard_shows_the_output_folder_of_conf_or_the_given_one(clone: Path) -> None:
+    python = clone / ".venv" / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\nprintf '# @package paths\\ndata_dir: data\\noutput_dir: /big disk/runs\\n'\n")
+    python.chmod(0o755)
+    for given, folder in ((), "/big disk/runs"), (("OUTPUT_DIR=my runs",), "my runs"):
+        command = make(clone, "--dry-run", "tensorboard", *given).stdout.splitlines()[-1]
+        assert command.strip() == f'.venv/bin/tensorboard --logdir "{folder}"'
+
+
 def test_an_old_python_is_refused_before_anything_is_created(clone: Path) -> None:
     shutil.rmtree(clone / ".venv")
     old = clone / "old-python"

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from folio.cli.explain import explain_name
+from folio.cli.paths import expand_word
 from folio.config.section import ConfigError
+from folio.runtime.files import expand_home
 
 WITH_VALUE = {
     *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
@@ -25,11 +27,12 @@ def order_arguments(arguments: Sequence[str], conf: Path) -> list[str]:
         word = waiting.pop(0)
         name, equals, _ = word.partition("=")
         if not word.startswith("-"):
-            words.append(word)
+            words.append(expand_word(word))
         elif name in WITH_VALUE:
             if not equals and not waiting:
                 raise ConfigError(f"{word} needs a value; `python train.py --hydra-help` lists the options")
-            options += [word] if equals else [word, waiting.pop(0)]
+            value = expand_home(word[len(name) + 1 :] if equals else waiting.pop(0))
+            options += [f"{name}={value}"] if equals else [name, value]
         elif name in FLAGS:
             options.append(word)
             if name in ("--info", "-i") and waiting and re.fullmatch(r"[a-z-]+", waiting[0]):

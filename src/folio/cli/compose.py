@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from folio.cli.config_files import install_reader, read_keys
 from folio.cli.explain import explain_hydra_error, explain_validation_error
 from folio.cli.init_from import apply_init_from, explicit_model_keys
+from folio.cli.paths import expand_paths
 from folio.config.checks import check_config
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
@@ -60,7 +61,8 @@ def load_config(cfg: DictConfig, log: Callable[[str], None] = print) -> RunConfi
     assert isinstance(values, dict)
     overrides = task_overrides()
     _check_single_options(overrides)
-    config = validate(drop_replaced_keys(typing.cast(dict[str, Any], values), overrides, log))
+    values = expand_paths(typing.cast(dict[str, Any], values))
+    config = validate(drop_replaced_keys(values, overrides, log))
     _check_positional_encoding(config.positional_encoding.name)
     if not is_sweep():
         for key, value in (("sweep", config.sweep), ("hparams_search", config.hparams_search)):

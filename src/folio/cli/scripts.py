@@ -1,13 +1,16 @@
 """Run a function as the command line of a script."""
 
+import functools
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from folio.cli.errors import exit_with_error, one_line_errors, single_line
+from folio.runtime.files import expand_home
 from folio.runtime.signals import ignore_signals_at_exit
 from folio.runtime.streams import output_failure
 
@@ -22,7 +25,7 @@ def run_script(main: Callable[..., None]) -> None:
     frame below the usage.
     """
     app = typer.Typer(add_completion=COMPLETION in os.environ, pretty_exceptions_enable=False)
-    app.command()(one_line_errors(main))
+    app.command()(one_line_errors(_with_expanded_paths(main)))
     try:
         with ignore_signals_at_exit():
             code = app(standalone_mode=False, complete_var=COMPLETION)
@@ -37,6 +40,22 @@ def run_script(main: Callable[..., None]) -> None:
         message = format_message().removesuffix(".")
         exit_with_error(single_line(f"{message}; {Path(sys.argv[0]).name} --help lists the options"))
     raise SystemExit(code)
+
+
+def _with_expanded_paths(main: Callable[..., None]) -> Callable[..., None]:
+    """Wrap `main` so that `~` is the home folder in each path, also in --output=~/x, which a shell leaves alone."""
+
+    @functools.wraps(main)
+    def wrapper(**values: Any) -> None:
+        main(**{name: _expand(value) for name, value in values.items()})
+
+    return wrapper
+
+
+def _expand(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_expand(item) for item in value]
+    return Path(expand_home(str(value))) if isinstance(value, Path) else value
 
 
 def require_output() -> None:

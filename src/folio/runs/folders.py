@@ -7,7 +7,7 @@ from typing import Any
 
 from folio.runtime.commands import command, override
 from folio.runtime.errors import FolioError
-from folio.runtime.files import check_writable
+from folio.runtime.files import check_writable, expand_home
 from folio.runtime.plain_yaml import read_yaml
 from folio.runtime.untrusted import UntrustedFileError, read_json_object
 
@@ -69,7 +69,7 @@ def find_checkpoint(run: str, output_dir: Path, which: str = "best") -> Path:
     A run that was stopped before its first validation has no best checkpoint; its last one is used instead.
     Raises: FolioError if there is none.
     """
-    path = latest_run(output_dir) if run == "latest" else Path(run)
+    path = latest_run(output_dir) if run == "latest" else Path(expand_home(run))
     if path.is_file():
         if which != "best":
             raise FolioError(f"--checkpoint={which}: {path} is a single checkpoint; give its run folder instead")
@@ -94,7 +94,7 @@ def list_checkpoints(run_folder: Path) -> list[str]:
 
 def find_resumable_run(run: str, output_dir: Path) -> Path:
     """Return the run folder that `latest` or a path means. Raises: FolioError if it cannot be resumed."""
-    folder = latest_run(output_dir) if run == "latest" else Path(run)
+    folder = latest_run(output_dir) if run == "latest" else Path(expand_home(run))
     if missing := missing_for_resume(folder):
         raise FolioError(f"resume={run}: {missing[0]} does not exist; give a run folder or 'latest'")
     check_writable(folder)
@@ -121,9 +121,10 @@ def find_started_run(run: str, output_dir: Path) -> Path:
     Raises: FolioError if there is none.
     """
     if run != "latest":
-        if not (Path(run) / "config.yaml").is_file():
-            raise FolioError(f"RUN={run}: {Path(run) / 'config.yaml'} does not exist; give a run folder or 'latest'")
-        return Path(run)
+        folder = Path(expand_home(run))
+        if not (folder / "config.yaml").is_file():
+            raise FolioError(f"RUN={run}: {folder / 'config.yaml'} does not exist; give a run folder or 'latest'")
+        return folder
     files = [*output_dir.glob("**/config.yaml"), *output_dir.glob("**/checkpoints/last.ckpt")]
     if not files:
         raise FolioError(f"latest: no run below {output_dir}/; start one, or give its folder")

@@ -44,9 +44,22 @@ def _from_here(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
+def tensorboard_command(output_dir: Path) -> str:
+    """Return the command that shows the curves of all runs in a folder."""
+    if output_dir == Path("outputs") and Path.cwd() == CHECKOUT:
+        return "make tensorboard"
+    return f"{python_command()} -m tensorboard.main --logdir {quote_for_shell(typed_path(output_dir))}"
+
+
+def typed_path(path: Path) -> str:
+    """Return a path as it can be typed: a folder that is really named `~` is not the home folder."""
+    return f"./{path}" if str(path).startswith("~") else str(path)
+
+
 def override(key: str, value: object) -> str:
     """Return `key=value` as a word of the command line, such that Hydra reads exactly this text."""
-    return quote_for_shell(f"{key}={quote_for_hydra(str(value))}")
+    text = typed_path(value) if isinstance(value, Path) else str(value)
+    return quote_for_shell(f"{key}={quote_for_hydra(text)}")
 
 
 def quote_for_hydra(text: str) -> str:

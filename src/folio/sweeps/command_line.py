@@ -28,7 +28,7 @@ from folio.runs.folders import create_folder
 from folio.runtime.commands import quote_for_hydra
 from folio.runtime.cpus import available_cpus
 from folio.runtime.errors import FolioError
-from folio.runtime.files import check_writable
+from folio.runtime.files import check_writable, expand_home
 from folio.runtime.untrusted import shown
 from folio.sweeps.manifest import check_kind, find_sweep, read_manifest, with_known_folders
 from folio.sweeps.planning import Grid, GridAxis, Job, plan_grid
@@ -378,7 +378,7 @@ def n_parallel_jobs(config: DictConfig, n_jobs: int) -> int:
 def open_sweep_folder(config: DictConfig, existing: Path | None) -> Path:
     """Return the folder of the sweep to resume, or create a new one. Raises: FolioError."""
     if existing is None:
-        return create_folder(Path(str(config.hydra.sweep.dir)), Path(str(config.paths.output_dir)))
+        return create_folder(Path(expand_home(str(config.hydra.sweep.dir))), Path(str(config.paths.output_dir)))
     check_writable(existing)
     return existing
 

@@ -1,12 +1,13 @@
 """The results of a run: the values of metrics.json, and the last lines on the terminal."""
 
+from pathlib import Path
 from typing import Any
 
 from folio.distributed.devices import peak_memory_bytes
 from folio.objectives.metrics import format_rows
 from folio.runs.folders import resume_command
 from folio.runs.provenance import git_commit, versions
-from folio.runtime.commands import command, quote_for_shell
+from folio.runtime.commands import command, quote_for_shell, tensorboard_command, typed_path
 from folio.runtime.console import log
 from folio.training.assembly import TrainingParts
 from folio.training.callbacks.throughput import format_duration
@@ -52,12 +53,12 @@ def print_results(metrics: dict[str, Any], parts: TrainingParts) -> None:
     log.info("\n" + "\n".join(f"{name:<16} {value}" for name, value in rows))
     if samples.latest:
         log.info(f"\n{samples.latest}")
-    folder, prompt = quote_for_shell(str(context.folder)), quote_for_shell(samples.config.prompt)
+    folder, prompt = quote_for_shell(typed_path(context.folder)), quote_for_shell(samples.config.prompt)
     option = "--prefix" if context.config.model.family == "encoder_decoder" else "--prompt"
     log.info(
         f"""
 run folder       {folder}
-curves           make tensorboard
+curves           {tensorboard_command(Path(context.config.paths.output_dir))}
 generate         {command("scripts/generate.py", folder, option, prompt)}
 evaluate         {command("scripts/evaluate.py", folder)}
 resume           {resume_command(context.folder)} training.max_steps={2 * max_steps}"""
