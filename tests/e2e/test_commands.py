@@ -35,6 +35,7 @@ NOT_RUN: dict[str, str] = {
     "make check": ITSELF,
     "make docs-serve": "does not end: mkdocs serves what tests/e2e/test_docs.py builds",
     "make docs": "tests/e2e/test_docs.py builds the site",
+    "make schema": "tests/unit/test_config_page.py writes the same files elsewhere",
     "make tensorboard": SERVER,
     "tensorboard ": SERVER,
     "make bench": BENCHMARK,
