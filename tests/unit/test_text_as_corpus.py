@@ -1,6 +1,9 @@
 """A text is checked, split and read in pieces as if it had been read at once."""
 
+import bz2
+import gzip
 import hashlib
+import lzma
 import os
 import socket
 from collections.abc import Iterator
@@ -8,10 +11,13 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from folio.data.corpora import text as module
+from folio.data.corpora.documents import DocumentFormat, parse_documents, read_blocks
+from folio.data.corpora.files import find_files
+from folio.data.corpora.signatures import UTF8_BOM, recognize
 from folio.data.corpora.text import check_text_file, cut_into_pieces, last_white_space, split_text
 from folio.runtime.errors import FolioError
 
@@ -37,7 +43,7 @@ def test_what_is_not_a_readable_file_is_refused(tmp_path: Path) -> None:
     [
         (b"", "is empty"),
         (b"abc\0def", "NUL byte at byte offset 3"),
-        ("text".encode("utf-16"), "NUL byte"),
+        ("text".encode("utf-16-le"), "NUL byte"),
         ("na\N{LATIN SMALL LETTER I WITH DIAERESIS}ve".encode("latin-1"), "byte offset 2 "),
         (b"x" * 99 + "\N{ROSE}".encode()[:-1], "byte offset 99 "),
         ("\N{ROSE}".encode() * 5 + b"\x80", "byte offset 20 "),
@@ -64,6 +70,7 @@ def test_the_offset_is_the_one_that_python_reports(
         try:
             path.read_bytes().decode("utf-8")
         except UnicodeDecodeError as error:
+            assume(recognize(content) is None)
             with pytest.raises(FolioError, match=f"byte offset {error.start} "):
                 check_text_file(path)
         else:
@@ -155,10 +162,50 @@ def test_a_gigabyte_of_nothing_is_refused_at_its_first_byte(tmp_path: Path) -> N
         check_text_file(path)
 
 
-def test_byte_order_marks_and_line_endings_are_ordinary_characters(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mark", [b"", UTF8_BOM])
+def test_line_endings_are_ordinary_characters_and_a_byte_order_mark_is_none(mark: bytes, tmp_path: Path) -> None:
     path = tmp_path / "windows.txt"
-    text = "\N{ZERO WIDTH NO-BREAK SPACE}To be,\r\nor not to be\r\n"
-    path.write_bytes(text.encode())
+    text = "To be,\r\nor not to be\r\n"
+    path.write_bytes(mark + text.encode())
     check_text_file(path)
-    splits, _ = split_text(path)
-    assert "".join(piece for split in splits.values() for piece in split.read(ignore)) == text
+    splits, sha256 = split_text(path)
+    train, val = ("".join(splits[name].read(ignore)) for name in ("train", "val"))
+    assert (train, val) == (text[:19], text[19:])
+    assert sha256 == hashlib.sha256(mark + text.encode()).hexdigest()
+
+
+def test_a_byte_order_mark_alone_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(UTF8_BOM)
+    with pytest.raises(FolioError, match="train split of a 0 character text is empty"):
+        split_text(tmp_path / "a.txt")
+
+
+PACKED = {
+    "gzip": gzip.compress(b"hello"),
+    "bzip2": bz2.compress(b"hello"),
+    "xz": lzma.compress(b"hello"),
+    "zstd": bytes.fromhex("28b52ffd2005290000") + b"hello",
+    "zip": b"PK\x03\x04\x14\0\0\0",
+    "Parquet": b"PAR1\x15\0",
+    "PDF": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3",
+    "UTF-16": "木".encode("utf-16"),
+}
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_a_file_of_another_kind_is_named_with_what_reads_it(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "en.txt").write_bytes(PACKED[kind])
+    for read in (check_text_file, lambda path: list(parse_all(path))):
+        with pytest.raises(FolioError, match=rf"en\.txt is .*{kind}.*(unpack|under a name|extract|convert)"):
+            read(tmp_path / "en.txt")
+
+
+def parse_all(path: Path) -> Iterator[tuple[str, bytes]]:
+    (file,) = find_files(str(path))
+    for block in read_blocks(file, DocumentFormat()):
+        yield from parse_documents(block, DocumentFormat())
+
+
+def test_a_text_that_begins_like_a_packed_file_is_a_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("%PDF-1.7 is how it begins, BZh91AY&SY another, PAR1 a third")
+    check_text_file(tmp_path / "a.txt")

@@ -100,6 +100,12 @@ def explain_hydra_error(error: Exception) -> str:
         return _explain_unknown_key(unknown[1])
     if isinstance(error, OverrideParseException):
         remedy = "write key=value, and quote values with special characters twice, as in 'key=\"a value\"'"
+        if str(error.override).lstrip("+").startswith("data.parts="):
+            # Hydra's grammar has no quotes for the keys of a dictionary.
+            remedy = (
+                "a key cannot be quoted, so give a path with special characters under a name: "
+                "data.parts='{mine: {weight: 0.5, name: text_file, path: \"a path\"}}'"
+            )
         return f"cannot read the override {error.override!r}; {remedy}"
     if existing := re.search(r"An item is already at '([^']+)'", text):
         return f"+{existing[1]}: {existing[1]} is already a key of the config; remove the plus"

@@ -19,6 +19,9 @@ WindowOrder = Literal["random", "shuffled"]
 
 ValFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 
+Suffix = Annotated[str, Field(pattern=r"^\.?[^./\s]+$")]
+"""The last part of a file's name, with or without its dot."""
+
 
 class DataConfig(Option):
     """`code` is a class with the methods of `folio.data.corpora.preparation.DataSource`, made from keys of the section.
@@ -71,6 +74,8 @@ class TextFilesConfig(DataConfig):
     """Field of a JSON line, or column of a Parquet file, that holds the text."""
     document_separator: Text | None
     """Text between the documents of a file; null: each text file is one document."""
+    text_suffixes: list[Suffix]
+    """Suffixes of other files that are plain text, such as .py; they may be followed by .gz or .zst as well."""
     val_fraction: ValFraction
     """Share of the documents that is for validation; at least one is."""
     shard_tokens: Count
@@ -127,6 +132,8 @@ class PartConfig(Section):
     """Field or column that holds the text."""
     document_separator: Text | None = None
     """Text between the documents of a file; null: each text file is one document."""
+    text_suffixes: list[Suffix] = Field(default_factory=list)
+    """Suffixes of other files that are plain text."""
     val_fraction: ValFraction = 0.01
     """Share of the documents that is for validation."""
     shard_tokens: Count = 100_000_000

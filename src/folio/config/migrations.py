@@ -7,7 +7,7 @@ from typing import Any
 NEW_KEYS: dict[str, Any] = {
     "training.on_nan": "stop",
     "training.max_nan_steps": 10,
-    "optimizer.adamw_learning_rate": None,  # Muon's
+    "optimizer.adamw_learning_rate": None,
     "model.attention_dropout": None,
     "model.feed_forward_dropout": 0.0,
     "model.attention_bias": None,
@@ -18,8 +18,12 @@ NEW_KEYS: dict[str, Any] = {
     "positional_encoding.init": "normal",
     "positional_encoding.width": None,
     "callbacks.checkpoint.keep_every_epochs": None,
+    "data.text_suffixes": [],
 }
 """Keys added since checkpoint format 2, with the values that reproduce what Folio did before it had them."""
+
+KEYS_OF_OPTIONS = {"optimizer.adamw_learning_rate": "muon", "data.text_suffixes": "text_files"}
+"""New keys that only one option of their group has."""
 
 
 def migrate_config(values: Any) -> Any:
@@ -44,5 +48,5 @@ def _missing(values: Any) -> Iterator[tuple[dict[str, Any], str, str]]:
             section = section.get(group) if isinstance(section, dict) else None
         if not isinstance(section, dict) or name in section:
             continue
-        if path != ["optimizer"] or section.get("name") == "muon":
+        if key not in KEYS_OF_OPTIONS or section.get("name") == KEYS_OF_OPTIONS[key]:
             yield section, name, key

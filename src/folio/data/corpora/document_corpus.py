@@ -35,6 +35,7 @@ from folio.data.corpora.shards import open_shards, verify_shards, write_shards
 from folio.data.corpora.split_documents import assign_splits, validation_bound
 from folio.data.corpora.staging import Staging
 from folio.data.corpora.tasks import (
+    DOCUMENT,
     EncodedDocuments,
     PositionedBlock,
     ReadPosition,
@@ -264,6 +265,7 @@ class _Preparation:
         with progress("Encoding", corpus.n_bytes, self.log) as advance:
             advance(n_done)
             n_bytes = staging.append(corpus.blocks, encode, advance)
+        self._check_separator(staging)
         assignment = assign_splits(staging.documents, self.unfinished / "roles", corpus.val_fraction)
         with progress("Writing", staging.tokens.stat().st_size, self.log) as advance:
             manifest = write_shards(
@@ -278,6 +280,18 @@ class _Preparation:
                 advance=advance,
             )
         return manifest, n_bytes
+
+    def _check_separator(self, staging: Staging) -> None:
+        """Log a warning if data.document_separator occurs nowhere, as it does when it is misspelled."""
+        separator = self.corpus.document_format.document_separator
+        if separator is None or staging.read_journal().n_separators:
+            return
+        newline = " (a newline is typed as $'\\n' in the shell)" if "\\n" in separator else ""
+        n_documents = staging.documents.stat().st_size // DOCUMENT.itemsize
+        self.log(
+            f"warning: data.document_separator={separator!r} occurs nowhere in data.path={self.corpus.path}{newline}; "
+            f"the corpus has {n_documents:,} documents"
+        )
 
     def _tokenizer(self, workers: Workers) -> Tokenizer:
         """Return the chosen tokenizer. What an earlier process has learned is kept."""

@@ -6,16 +6,21 @@ whatever the size of a decompressed file.
 """
 
 import gzip
-import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from folio.data.corpora.files import JSON_LINES, PARQUET, TEXT, CorpusFile
+from folio.data.corpora.json_lines import MAX_LINE_BYTES, parse_line, refuse_array
+from folio.data.corpora.parquet_pages import read_footer
+from folio.data.corpora.signatures import HEAD_BYTES, UTF8_BOM, recognize
+from folio.data.corpora.text_column import TextColumn, text_values
+from folio.runtime.commands import quote_for_shell
 from folio.runtime.errors import FolioError
+from folio.runtime.untrusted import open_regular
 
 READ_BYTES = 1 << 20
 
@@ -30,11 +35,15 @@ NEWLINE_SEARCH_BYTES = 1 << 16
 NEWLINES = b"\r\n"
 """Characters that are stripped from both ends of a document that stands between separators."""
 
-MAX_LINE_BYTES = 1 << 26
-"""Longest line of a JSON lines file."""
-
 ROWS_PER_BATCH = 256
 """Number of rows read from a Parquet file at a time. Few, because a row can hold megabytes."""
+
+MAX_ROWS_PER_BLOCK = 1 << 16
+"""Most rows in a block, because nulls have no size."""
+
+MIN_EXPANDED_BYTES, MAX_EXPANSION = 1 << 28, 1000
+"""A packed file may hold this much text, or this multiple of its size. Texts shrink to a third or a tenth; more than a
+thousandth is the same again and again, and its tokens would fill the disk."""
 
 INSTALL = "pip install '.[corpora]'"
 
@@ -53,7 +62,7 @@ class DocumentBlock:
 
     `first` is the number of the first one in its file, counted from 1: a document, a line or a row; `next` is the
     number of the one after the block. `end` is where the block ends in the decompressed file, in bytes or rows:
-    reading can resume there. `n_read` bytes of the file were read for it.
+    reading can resume there. `n_read` bytes of the file were read for it, and `n_separators` found in it.
     """
 
     file: CorpusFile
@@ -62,6 +71,7 @@ class DocumentBlock:
     next: int
     end: int
     n_read: int
+    n_separators: int = 0
 
     @property
     def n_bytes(self) -> int:
@@ -75,19 +85,31 @@ def read_blocks(
 
     Raises: FolioError, which names the file, if it is damaged or cannot be read.
     """
+    n_bytes = 0
     with _file_errors(file.path):
-        if file.format == PARQUET:
-            yield from _read_parquet(file, document_format, end, first)
-            return
-        with open(file.path, "rb") as raw, _decompressed(raw, file.compression) as stream:
-            if file.compression:
-                _skip(stream, end)
-            else:
-                raw.seek(end)
-            if file.format == JSON_LINES:
-                yield from _read_lines(file, raw, stream, end, first)
-            else:
-                yield from _read_text(file, raw, stream, document_format, end, first)
+        for block in _blocks(file, document_format, end, first):
+            n_bytes += block.n_bytes
+            if n_bytes > max(MIN_EXPANDED_BYTES, MAX_EXPANSION * file.n_bytes):
+                raise FolioError(
+                    f"{file.path} has {file.n_bytes:,} bytes, and unpacks to more than {n_bytes:,} bytes of text, the "
+                    "same again and again; repack it without the repetitions, or leave it out"
+                )
+            yield block
+
+
+def _blocks(file: CorpusFile, document_format: DocumentFormat, end: int, first: int) -> Iterator[DocumentBlock]:
+    if file.format == PARQUET:
+        yield from _read_parquet(file, document_format, end)
+        return
+    with open_regular(file.path) as raw, _decompressed(raw, file) as stream:
+        if file.compression:
+            _skip(stream, end)
+        else:
+            raw.seek(end)
+        if file.format == JSON_LINES:
+            yield from _read_lines(file, raw, stream, end, first)
+        else:
+            yield from _read_text(file, raw, stream, document_format, end, first)
 
 
 @contextmanager
@@ -107,7 +129,18 @@ def _file_errors(path: Path) -> Iterator[None]:
         # The readers of zstd and Parquet have exceptions of their own, and are only imported if a file needs them.
         if type(error).__module__.partition(".")[0] not in ("backports", "compression", "pyarrow"):
             raise
+        if "requires too much memory" in str(error):
+            raise _long_window(path) from error
         raise FolioError(f"{path} is damaged: {_one_line(error)}; fetch it again, or leave it out") from error
+
+
+def _long_window(path: Path) -> FolioError:
+    """Return the error of a .zst file with a window above 128 MiB, which would stay in memory while it is read."""
+    old, new = quote_for_shell(str(path)), quote_for_shell(f"{path}.new")
+    return FolioError(
+        f"{path} is not damaged, but was packed with zstd --long, and unpacking takes up to 2 GiB of memory; repack "
+        f"it: zstd -dc --long=31 {old} | zstd -o {new} && mv {new} {old}"
+    )
 
 
 def _one_line(error: Exception) -> str:
@@ -115,12 +148,12 @@ def _one_line(error: Exception) -> str:
 
 
 @contextmanager
-def _decompressed(raw: IO[bytes], compression: str) -> Iterator[IO[bytes]]:
-    if compression == ".gz":
+def _decompressed(raw: IO[bytes], file: CorpusFile) -> Iterator[IO[bytes]]:
+    if file.compression == ".gz":
         with gzip.GzipFile(fileobj=raw) as stream:
             yield stream  # type: ignore[misc]
-    elif compression == ".zst":
-        with _import_zstd(Path(raw.name)).ZstdFile(raw) as stream:
+    elif file.compression == ".zst":
+        with _import_zstd(file.path).ZstdFile(raw) as stream:
             yield stream
     else:
         yield raw
@@ -158,6 +191,8 @@ def _read_lines(file: CorpusFile, raw: IO[bytes], stream: IO[bytes], end: int, f
         rest, n_read = rest + chunk, n_read + n_new
         cut = rest.rfind(b"\n", max(len(rest) - len(chunk), 0)) + 1
         if cut == 0 and len(rest) > MAX_LINE_BYTES:
+            if first == 1 and rest.lstrip().startswith(b"["):
+                refuse_array(file.path)
             raise FolioError(
                 f"{file.path}, line {first + rest.count(10)} is longer than {MAX_LINE_BYTES >> 20} MiB; "
                 "each line must be a JSON object with one document"
@@ -178,37 +213,42 @@ def _read_text(
     separator = (document_format.document_separator or "").encode()
     rest, n_read = b"", 0
     for chunk, n_new in _chunks(raw, stream):
+        if end == 0 and not rest and chunk.startswith(UTF8_BOM):
+            chunk, end = chunk.removeprefix(UTF8_BOM), len(UTF8_BOM)
         rest, n_read = rest + chunk, n_read + n_new
         while len(rest) >= MAX_DOCUMENT_BYTES + NEWLINE_SEARCH_BYTES + len(separator):
-            documents, left = _whole_documents(rest, separator)
+            documents, left, n_separators = _whole_documents(rest, separator)
             end += len(rest) - len(left)
             rest = left
             if not documents:  # only newlines
                 break
-            yield DocumentBlock(file, documents, first, first + len(documents), end, n_read)
+            yield DocumentBlock(file, documents, first, first + len(documents), end, n_read, n_separators)
             n_read, first = 0, first + len(documents)
     if rest:
-        documents = [part for text in _split(rest, separator) for part in _cut_long(text, bool(separator))]
-        yield DocumentBlock(file, documents, first, first + len(documents), end + len(rest), n_read)
+        texts = _split(rest, separator)
+        documents = [part for text in texts for part in _cut_long(text, bool(separator))]
+        yield DocumentBlock(file, documents, first, first + len(documents), end + len(rest), n_read, len(texts) - 1)
 
 
 def _split(text: bytes, separator: bytes) -> list[bytes]:
     return text.split(separator) if separator else [text]
 
 
-def _whole_documents(text: bytes, separator: bytes) -> tuple[list[bytes], bytes]:
-    """Return the documents that are certainly complete in a text of which more may follow, and the rest of the text.
+def _whole_documents(text: bytes, separator: bytes) -> tuple[list[bytes], bytes, int]:
+    """Return the documents that are certainly complete in a text of which more may follow.
+
+    Also returns the rest of the text, and the number of separators before it.
 
     Works from left to right, so that the documents are the same after any document at which reading resumed.
     """
     *whole, rest = _split(text, separator)
     if whole:
-        return [part for document in whole for part in _cut_long(document, True)], rest
+        return [part for document in whole for part in _cut_long(document, True)], rest, len(whole)
     text = text.lstrip(NEWLINES) if separator else text
     if len(text) < MAX_DOCUMENT_BYTES + NEWLINE_SEARCH_BYTES + len(separator):
-        return [], text
+        return [], text, 0
     cut = _first_cut(text)
-    return [text[:cut]], text[cut:]
+    return [text[:cut]], text[cut:], 0
 
 
 def _cut_long(document: bytes, strip: bool = False) -> Iterator[bytes]:
@@ -217,54 +257,51 @@ def _cut_long(document: bytes, strip: bool = False) -> Iterator[bytes]:
     `strip` removes the newlines beside a separator.
     """
     stripped = NEWLINES if strip else b""
-    document = document.lstrip(stripped)
-    while len(document) >= MAX_DOCUMENT_BYTES + NEWLINE_SEARCH_BYTES:
-        cut = _first_cut(document)
-        yield document[:cut]
-        document = document[cut:].lstrip(stripped)
-    if document := document.rstrip(stripped):
-        yield document
+    first = 0  # instead of the rest as a copy, which would be made for each part
+    while True:
+        while stripped and document[first : first + 1] in (b"\n", b"\r"):
+            first += 1
+        if len(document) - first < MAX_DOCUMENT_BYTES + NEWLINE_SEARCH_BYTES:
+            break
+        cut = _first_cut(document, first)
+        yield document[first:cut]
+        first = cut
+    if part := document[first:].rstrip(stripped):
+        yield part
 
 
-def _first_cut(text: bytes) -> int:
-    """Return the position after the first newline from MAX_DOCUMENT_BYTES on, or before a character if none is near."""
-    newline = text.find(b"\n", MAX_DOCUMENT_BYTES, MAX_DOCUMENT_BYTES + NEWLINE_SEARCH_BYTES)
+def _first_cut(text: bytes, first: int = 0) -> int:
+    """Return where a document that begins at `first` is cut.
+
+    That is after the first newline from MAX_DOCUMENT_BYTES on, or before a character if none is near.
+    """
+    cut = first + MAX_DOCUMENT_BYTES
+    newline = text.find(b"\n", cut, cut + NEWLINE_SEARCH_BYTES)
     if newline >= 0:
         return newline + 1
-    cut = MAX_DOCUMENT_BYTES
-    while cut > MAX_DOCUMENT_BYTES - 4 and text[cut] & 0xC0 == 0x80:  # inside a UTF-8 character
+    earliest = cut - 4
+    while cut > earliest and text[cut] & 0xC0 == 0x80:  # inside a UTF-8 character
         cut -= 1
     return cut
 
 
-def _read_parquet(file: CorpusFile, document_format: DocumentFormat, end: int, first: int) -> Iterator[DocumentBlock]:
+def _read_parquet(file: CorpusFile, document_format: DocumentFormat, end: int) -> Iterator[DocumentBlock]:
     try:
         import pyarrow.parquet as parquet
     except ImportError:
         raise FolioError(f"{file.path}: .parquet needs the package pyarrow; {INSTALL}") from None
+    row_groups = read_footer(file.path)
     # Buffered, so that a column of gigabytes is read as it is needed.
     with parquet.ParquetFile(file.path, buffer_size=READ_BYTES, pre_buffer=False) as table:
-        text_field = document_format.text_field
-        check_text_field(table.schema_arrow.names, text_field, str(file.path))
-        group_sizes = [table.metadata.row_group(number).num_rows for number in range(table.num_row_groups)]
-        bytes_per_row = file.n_bytes / max(sum(group_sizes), 1)
+        column = TextColumn.find(table, row_groups, document_format.text_field, file.path)
+        bytes_per_row = file.n_bytes / max(sum(group.n_rows for group in row_groups), 1)
         n_rows = 0
-        for number, n_in_group in enumerate(group_sizes):
+        for number, group in enumerate(row_groups):
             n_skipped = max(end - n_rows, 0)
-            n_rows += n_in_group
-            if n_skipped < n_in_group:
-                batches = table.iter_batches(ROWS_PER_BATCH, row_groups=[number], columns=[text_field])
-                columns = (batch.column(0) for batch in batches)
-                yield from row_blocks(file, columns, n_skipped, n_rows - n_in_group, bytes_per_row)
-
-
-def check_text_field(names: list[str], text_field: str, where: str) -> None:
-    """Raises: FolioError if there is no such column."""
-    if text_field not in names:
-        raise FolioError(
-            f"{where} has no column data.text_field={text_field}; it has {', '.join(names)[:200]}: name the one that "
-            "holds the text"
-        )
+            n_rows += group.n_rows
+            if n_skipped < group.n_rows:
+                batches = column.read(number, ROWS_PER_BATCH)
+                yield from row_blocks(file, batches, n_skipped, n_rows - group.n_rows, bytes_per_row)
 
 
 def row_blocks(
@@ -278,15 +315,12 @@ def row_blocks(
         return DocumentBlock(file, rows, first, n_done + 1, n_done, round(bytes_per_row * len(rows)))
 
     for column in columns:
-        values = column.to_pylist()[n_skipped:] if n_skipped < len(column) else []
+        values = text_values(column, file.path, n_done + 1)[n_skipped:] if n_skipped < len(column) else []
         n_skipped = max(n_skipped - len(column), 0)
         n_done += len(column)
-        for number, value in enumerate(values, n_done - len(values) + 1):
-            if value is not None and not isinstance(value, str):
-                raise FolioError(f"{file.path}, row {number}: the text is not a string but {type(value).__name__}")
-            rows.append(b"" if value is None else value.encode("utf-8", "surrogatepass"))
-            size += len(rows[-1])
-        if rows and size >= BLOCK_BYTES:
+        rows += values
+        size += sum(map(len, values))
+        if rows and (size >= BLOCK_BYTES or len(rows) >= MAX_ROWS_PER_BLOCK):
             yield block()
             rows, size, first = [], 0, n_done + 1
     if rows:
@@ -298,54 +332,39 @@ def parse_documents(block: DocumentBlock, document_format: DocumentFormat) -> It
 
     Raises: FolioError with the file and the line, row or document that is not text.
     """
+    numbered: Iterator[tuple[int, bytes]]
     if isinstance(block.documents, bytes):
-        numbered: Iterator[tuple[int, bytes]] = _parse_json(block, document_format.text_field)
+        numbered = _parse_lines(block, document_format.text_field)
     else:
         numbered = enumerate(block.documents, block.first)
     kind = {TEXT: "document", JSON_LINES: "line", PARQUET: "row"}[block.file.format]
     for number, whole in numbered:
         for part in _cut_long(whole):
-            where = f"{block.file.path}, {kind} {number}"
-            if block.file.format == TEXT and b"\0" in part:
-                raise FolioError(f"{where} holds a NUL byte, so it is not UTF-8 text; convert it, or leave it out")
-            try:
-                text = part.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise FolioError(
-                    f"{where} is not valid UTF-8 ({error.reason}); convert it, for instance with "
-                    "iconv -f WINDOWS-1252 -t UTF-8, or leave it out"
-                ) from error
+            text = _decode(part, f"{block.file.path}, {kind} {number}", block, number)
             if not text.isspace():
                 yield text, part
 
 
-def _parse_json(block: DocumentBlock, text_field: str) -> Iterator[tuple[int, bytes]]:
+def _parse_lines(block: DocumentBlock, text_field: str) -> Iterator[tuple[int, bytes]]:
     assert isinstance(block.documents, bytes)
-    parse: Callable[[str], Any] = json.JSONDecoder().decode
     for number, line in enumerate(block.documents.split(b"\n"), block.first):
-        where = f"{block.file.path}, line {number}"
-        if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
-        if not line.strip():
-            continue
-        try:
-            fields = parse(line.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise FolioError(f"{where} is not JSON ({_one_line(error)}); each line must be a JSON object") from error
-        if not isinstance(fields, dict):
-            raise FolioError(f'{where} is not a JSON object; each line must be one, such as {{"{text_field}": ...}}')
-        if text_field not in fields:
-            raise FolioError(
-                f"{where} has no field data.text_field={text_field}; it has {', '.join(map(str, fields))[:200]}: "
-                "name the one that holds the text"
-            )
-        value = fields[text_field]
-        if value is not None and not isinstance(value, str):
-            raise FolioError(f"{where}: the field {text_field} holds not a string but {type(value).__name__}")
-        try:
-            yield number, (value or "").encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise FolioError(
-                f"{where}: the field {text_field} holds half of a surrogate pair, which has no UTF-8 form; "
-                "fix the line, or leave it out"
-            ) from error
+        document = parse_line(line, number, text_field, block.file.path)
+        if document is not None:
+            yield number, document
+
+
+def _decode(document: bytes, where: str, block: DocumentBlock, number: int) -> str:
+    """Raises: FolioError if a document is not UTF-8 text."""
+    is_text = block.file.format == TEXT
+    try:
+        if not is_text or b"\0" not in document:
+            return document.decode("utf-8")
+        problem = "holds a NUL byte, so it is not UTF-8 text; convert it, or leave it out"
+    except UnicodeDecodeError as error:
+        problem = (
+            f"is not valid UTF-8 ({error.reason}); convert it, for instance with iconv -f WINDOWS-1252 -t UTF-8, or "
+            "leave it out"
+        )
+    if is_text and number == 1 and (known := recognize(document[:HEAD_BYTES])):
+        raise FolioError(f"{block.file.path} {known}")
+    raise FolioError(f"{where} {problem}")

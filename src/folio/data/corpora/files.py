@@ -1,14 +1,17 @@
 """Which files a corpus consists of, and what their names say about their content."""
 
-import glob
 import hashlib
 import os
 import re
+import stat
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from folio.data.corpora.patterns import matching_names, names_below
 from folio.runtime.errors import FolioError
+from folio.runtime.untrusted import open_regular
 
 TEXT, JSON_LINES, PARQUET = "text", "jsonl", "parquet"
 FORMATS = {
@@ -35,34 +38,68 @@ class CorpusFile:
     modified_ns: int
 
 
-def find_files(pattern: str) -> list[CorpusFile]:
+def find_files(pattern: str, text_suffixes: tuple[str, ...] = ()) -> list[CorpusFile]:
     """Return the files that a pattern such as corpus/**/*.txt matches, sorted; of a folder, all readable files in it.
+
+    `text_suffixes` are those of plain text, besides FORMATS.
 
     Raises: FolioError if there are none, or one is of a kind that cannot be read.
     """
-    folder = Path(pattern)
     try:
-        if folder.is_dir():
-            found = [path for path in _matches(f"{glob.escape(pattern)}/**/*") if _format_of(path) is not None]
+        if Path(pattern).is_dir():
+            names = names_below(pattern)
+            files = _describe_all((name for name in names if _format_of(name, text_suffixes)), text_suffixes)
         else:
-            found = _matches(pattern)
-        files = [_describe(path) for path in found]
+            names = matching_names(pattern)
+            files = _describe_all(names, text_suffixes)
     except OSError as error:
         raise FolioError(
             f"data.path={pattern}: {error.filename} cannot be read: {error.strerror}; fix its permissions, or give "
             "another pattern"
         ) from error
     if not files:
-        raise FolioError(
-            f"data.path={pattern} matches no file in {_deepest_folder(pattern)}; give a pattern such as "
-            f"'corpus/**/*.txt', where ** stands for any number of folders; readable are {READABLE}"
-        )
+        raise FolioError(_explain_no_match(pattern, names))
     return files
 
 
-def _matches(pattern: str) -> list[Path]:
-    # Sorted, because a file system has an order of its own; as bytes, because a locale would change the order.
-    return [Path(name) for name in sorted(glob.iglob(pattern, recursive=True), key=os.fsencode) if os.path.isfile(name)]
+def _describe_all(names: Iterable[str], text_suffixes: tuple[str, ...]) -> list[CorpusFile]:
+    return [file for name in names if (file := _describe(Path(name), text_suffixes)) is not None]
+
+
+def _describe(path: Path, text_suffixes: tuple[str, ...]) -> CorpusFile | None:
+    """Return None for a folder. Raises: FolioError if it is no file that can be read; OSError."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise FolioError(f"{path} is a link to nothing, or was just removed; restore it, or narrow data.path") from None
+    if stat.S_ISDIR(status.st_mode):
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        with open_regular(path):
+            pass  # it says what it is instead
+    format_and_compression = _format_of(path, text_suffixes)
+    if format_and_compression is None:
+        raise FolioError(
+            f"data.path matches {path}, which cannot be read; readable are {READABLE}; narrow the pattern, or, if it "
+            f"is text, say so: data.text_suffixes=[{path.suffix or '.suffix'}]"
+        )
+    return CorpusFile(path, *format_and_compression, status.st_size, status.st_mtime_ns)
+
+
+def _explain_no_match(pattern: str, others: list[str]) -> str:
+    suffixes = Counter(Path(name).suffix for name in others if os.path.isfile(name))
+    suffixes.pop("", None)
+    if suffixes:
+        found = ", ".join(f"{suffix} ({n:,})" for suffix, n in suffixes.most_common(5))
+        return (
+            f"data.path={pattern} holds no file that can be read, but {found}; readable are {READABLE}; say which "
+            f"others are text, as in data.text_suffixes=[{next(iter(suffixes))}]"
+        )
+    brackets = "; a [ in a name that does not exist is a pattern, and [[] means the sign itself" * ("[" in pattern)
+    return (
+        f"data.path={pattern} matches no file in {_deepest_folder(pattern)}; give a pattern such as 'corpus/**/*.txt', "
+        f"where ** stands for any number of folders; readable are {READABLE}{brackets}"
+    )
 
 
 def _deepest_folder(pattern: str) -> Path:
@@ -74,21 +111,14 @@ def _deepest_folder(pattern: str) -> Path:
     return folder.resolve()
 
 
-def _format_of(path: Path) -> tuple[str, str] | None:
+def _format_of(path: str | Path, text_suffixes: tuple[str, ...]) -> tuple[str, str] | None:
     """Return format and compression by the name, in any case; None if the file cannot be read."""
-    *_, inner, outer = ["", "", *(suffix.lower() for suffix in path.suffixes)]
+    formats = FORMATS | {f".{suffix.lower().lstrip('.')}": TEXT for suffix in text_suffixes}
+    *_, inner, outer = ["", "", *(suffix.lower() for suffix in Path(path).suffixes)]
     if outer not in COMPRESSIONS:
-        return (FORMATS[outer], "") if outer in FORMATS else None
-    format_ = FORMATS.get(inner) if inner else TEXT
+        return (formats[outer], "") if outer in formats else None
+    format_ = formats.get(inner) if inner else TEXT
     return None if format_ in (None, PARQUET) else (format_, outer)
-
-
-def _describe(path: Path) -> CorpusFile:
-    format_and_compression = _format_of(path)
-    if format_and_compression is None:
-        raise FolioError(f"data.path matches {path}, which cannot be read; readable are {READABLE}; narrow the pattern")
-    status = path.stat()
-    return CorpusFile(path, *format_and_compression, status.st_size, status.st_mtime_ns)
 
 
 def listing_sha256(files: Iterable[CorpusFile]) -> str:

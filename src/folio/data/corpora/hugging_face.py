@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from folio.data.corpora.document_corpus import DocumentCorpus
-from folio.data.corpora.documents import ROWS_PER_BATCH, check_text_field, row_blocks
+from folio.data.corpora.documents import ROWS_PER_BATCH, row_blocks
 from folio.data.corpora.files import PARQUET, CorpusFile, folder_sha256
 from folio.data.corpora.tasks import PositionedBlock, ReadPosition
+from folio.data.corpora.text_column import check_text_field
 from folio.runtime.errors import FolioError
 
 INSTALL = "pip install '.[huggingface]'"

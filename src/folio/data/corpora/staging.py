@@ -25,13 +25,14 @@ JOURNAL_EVERY_S = 2.0
 
 @dataclass(frozen=True)
 class Journal:
-    """How far a preparation is: the valid sizes of the two files, and the bytes of the corpus read for them."""
+    """How far a preparation is: the valid sizes of the two files, and what was read for them: bytes, separators."""
 
     plan: str
     position: ReadPosition
     tokens_bytes: int
     documents_bytes: int
     n_read: int
+    n_separators: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,24 +78,27 @@ class Staging:
             _open_at(self.tokens, journal.tokens_bytes) as tokens,
             _open_at(self.documents, journal.documents_bytes) as documents,
         ):
-            position, n_read = journal.position, journal.n_read
+            position, n_read, n_separators = journal.position, journal.n_read, journal.n_separators
             for (position, blocks), encoded in encode(group_blocks(read(journal.position))):
                 tokens.write(encoded.tokens)
                 documents.write(encoded.documents)
                 n_new = sum(block.n_read for block in blocks)
                 n_read, n_bytes = n_read + n_new, n_bytes + encoded.n_bytes
+                n_separators += sum(block.n_separators for block in blocks)
                 advance(n_new)
                 if time.monotonic() - written_s >= JOURNAL_EVERY_S:
-                    self._write_journal(position, tokens, documents, n_read)
+                    self._write_journal(position, tokens, documents, n_read, n_separators)
                     written_s = time.monotonic()
-            self._write_journal(position, tokens, documents, n_read)
+            self._write_journal(position, tokens, documents, n_read, n_separators)
         return n_bytes
 
-    def _write_journal(self, position: ReadPosition, tokens: BinaryIO, documents: BinaryIO, n_read: int) -> None:
+    def _write_journal(
+        self, position: ReadPosition, tokens: BinaryIO, documents: BinaryIO, n_read: int, n_separators: int
+    ) -> None:
         for file in (tokens, documents):
             file.flush()
             os.fsync(file.fileno())  # before the journal says that the data is there
-        journal = Journal(self.plan, position, tokens.tell(), documents.tell(), n_read)
+        journal = Journal(self.plan, position, tokens.tell(), documents.tell(), n_read, n_separators)
         write_atomically(self.folder / "journal.json", json.dumps(asdict(journal)).encode())
 
 

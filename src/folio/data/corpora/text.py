@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from folio.data.corpora.progress import Advance
+from folio.data.corpora.signatures import HEAD_BYTES, UTF8_BOM, recognize
 from folio.data.tokenizers.base import last_match_end
 from folio.runtime.errors import FolioError
+from folio.runtime.untrusted import open_regular
 
 TRAIN_FRACTION = 0.9
 """Share of the characters that is for training."""
@@ -40,7 +42,7 @@ class TextSplit:
     def read(self, advance: Advance) -> Iterator[str]:
         """Yield the text in chunks of whole characters, and report the bytes of each to `advance`.
 
-        Bytes are decoded as they are: CRLF stays CRLF, and a byte order mark stays a character of the text.
+        Bytes are decoded as they are: CRLF stays CRLF.
 
         Raises: FolioError if bytes are not UTF-8, or the file became shorter.
         """
@@ -81,20 +83,29 @@ def check_text_file(path: Path) -> str:
 def _check_text_bytes(path: Path) -> str:
     decoder, digest = codecs.getincrementaldecoder("utf-8")(), hashlib.sha256()
     offset = 0
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         while chunk := file.read(CHUNK_BYTES):
-            if (nul := chunk.find(b"\0")) >= 0:
-                raise FolioError(
-                    f"data.path={path} holds a NUL byte at byte offset {offset + nul}, so it is not "
-                    "UTF-8 text; convert it, from UTF-16 for instance with iconv -f UTF-16 -t UTF-8"
-                )
-            _decode(decoder, chunk, offset, path)
+            try:
+                _check_chunk(decoder, chunk, offset, path)
+            except FolioError:
+                if offset == 0 and (known := recognize(chunk[:HEAD_BYTES])):
+                    raise FolioError(f"data.path={path} {known}") from None
+                raise
             digest.update(chunk)
             offset += len(chunk)
     if offset == 0:
         raise FolioError(f"data.path={path} is empty; give a file with text in it")
     _decode(decoder, b"", offset, path, final=True)
     return digest.hexdigest()
+
+
+def _check_chunk(decoder: codecs.IncrementalDecoder, chunk: bytes, offset: int, path: Path) -> None:
+    if (nul := chunk.find(b"\0")) >= 0:
+        raise FolioError(
+            f"data.path={path} holds a NUL byte at byte offset {offset + nul}, so it is not UTF-8 text; convert it, "
+            "from UTF-16 for instance with iconv -f UTF-16 -t UTF-8"
+        )
+    _decode(decoder, chunk, offset, path)
 
 
 def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, offset: int, path: Path, final: bool = False) -> str:
@@ -111,6 +122,8 @@ def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, offset: int, path:
 def split_text(path: Path) -> tuple[dict[str, TextSplit], str]:
     """Return the splits `train` and `val` of a UTF-8 file, and the sha256 of the file.
 
+    A byte order mark in front belongs to neither.
+
     Raises: FolioError if a split would be empty.
     """
     digest, n_bytes = hashlib.sha256(), 0
@@ -120,17 +133,21 @@ def split_text(path: Path) -> tuple[dict[str, TextSplit], str]:
             digest.update(chunk)
             n_bytes += len(chunk)
             n_before.append(n_before[-1] + len(_character_starts(chunk)))
-        n_characters = n_before[-1]
+        file.seek(0)
+        is_marked = file.read(len(UTF8_BOM)) == UTF8_BOM  # that is one character
+        n_characters = n_before[-1] - is_marked
         n_train = int(TRAIN_FRACTION * n_characters)
         for name, n in (("train", n_train), ("val", n_characters - n_train)):
             if n == 0:
                 raise FolioError(
                     f"data.path={path}: the {name} split of a {n_characters} character text is empty; use a longer text"
                 )
-        index = bisect_right(n_before, n_train) - 1
+        first_of_val = n_train + is_marked
+        index = bisect_right(n_before, first_of_val) - 1
         file.seek(index * CHUNK_BYTES)
-        cut = index * CHUNK_BYTES + int(_character_starts(file.read(CHUNK_BYTES))[n_train - n_before[index]])
-    return {"train": TextSplit(path, 0, cut), "val": TextSplit(path, cut, n_bytes)}, digest.hexdigest()
+        cut = index * CHUNK_BYTES + int(_character_starts(file.read(CHUNK_BYTES))[first_of_val - n_before[index]])
+    first = len(UTF8_BOM) if is_marked else 0
+    return {"train": TextSplit(path, first, cut), "val": TextSplit(path, cut, n_bytes)}, digest.hexdigest()
 
 
 def _character_starts(chunk: bytes) -> np.ndarray:

@@ -1,0 +1,218 @@
+"""How much memory a Parquet file takes to read, known before anything in it is decoded.
+
+A page of some bytes can unpack to gigabytes, and a footer of some kilobytes can describe millions of columns. pyarrow
+allocates what they declare. So the footer and the headers of pages are read here first, as plain Thrift (compact
+protocol): https://parquet.apache.org/docs/file-format and parquet.thrift name the fields by the numbers below.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from folio.data.corpora.thrift import ThriftError, ThriftReader
+from folio.runtime.untrusted import MIB, open_regular, refuse
+
+T = TypeVar("T")
+
+MAGIC = b"PAR1"
+
+MAX_FOOTER_BYTES = 16 * MIB
+
+MIN_FOOTER_ITEMS, MAX_ITEMS_PER_BYTE = 200_000, 1 / 16
+"""A footer may list so many columns of row groups and parts of them, or so many for each byte of its file. A column has
+about eight parts; pyarrow takes up to 600 bytes for one."""
+
+MAX_SCHEMA_DEPTH = 64
+"""Limit for the nesting of columns, which pyarrow reads by recursion."""
+
+MAX_PAGE_BYTES, MAX_PAGE_EXPANSION = 32 * MIB, 16
+"""A page may unpack to this much, or to this multiple of its size. Writers aim at 1 MiB, but pyarrow puts at least
+1,024 documents into a page, which can be books."""
+
+MAX_HEADER_BYTES, MAX_HEADER_ITEMS = 1 * MIB, 1000
+
+LEAVE_OUT = "fetch it again, or leave it out"
+
+_FILE_SCHEMA, _FILE_ROW_GROUPS = 2, 4
+_NUM_CHILDREN = 5
+_GROUP_COLUMNS, _GROUP_NUM_ROWS = 1, 3
+_CHUNK_METADATA = 3
+_CHUNK_NUM_VALUES, _CHUNK_BYTES, _CHUNK_DATA, _CHUNK_DICTIONARY = 5, 7, 9, 11
+_PAGE_UNCOMPRESSED, _PAGE_COMPRESSED = 2, 3
+_DATA_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = 5, 7, 8
+_NUM_VALUES, _ENCODING, _ENCODING_V2 = 1, 2, 4
+_DELTA_BYTE_ARRAY = 7
+
+
+@dataclass(frozen=True)
+class ColumnChunk:
+    """Where the pages of one column in one row group are, as the footer says."""
+
+    n_values: int
+    n_bytes: int
+    start: int
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """The rows of a row group, and its columns in the order of the file."""
+
+    n_rows: int
+    columns: list[ColumnChunk]
+
+
+def read_footer(path: Path) -> list[RowGroup]:
+    """Return the row groups of a file.
+
+    They are read here rather than by pyarrow, which ends the process at some damaged footers.
+
+    Raises: UntrustedFileError if the file has no footer, or one that describes absurdly much; OSError.
+    """
+    with open_regular(path) as file:
+        n_bytes = file.seek(0, 2)
+        file.seek(max(n_bytes - 8, 0))
+        end = file.read(8)
+        n_footer = int.from_bytes(end[:4], "little")
+        if end[4:] == b"PARE":
+            refuse(path, "is encrypted", "decrypt it, or leave it out")
+        if n_bytes < 12 or end[4:] != MAGIC or n_footer > n_bytes - 12:
+            refuse(path, "is damaged: it does not end with the footer of a Parquet file", LEAVE_OUT)
+        if n_footer > MAX_FOOTER_BYTES:
+            refuse(
+                path,
+                f"has a footer of {n_footer:,} bytes, and Folio reads at most {MAX_FOOTER_BYTES:,}",
+                "write it again with fewer columns and larger row groups",
+            )
+        file.seek(n_bytes - 8 - n_footer)
+        footer = file.read(n_footer)
+    groups: list[RowGroup] = []
+    try:
+        for number, value in ThriftReader(footer, max(MIN_FOOTER_ITEMS, int(n_bytes * MAX_ITEMS_PER_BYTE))).struct():
+            if number == _FILE_SCHEMA:
+                _check_depth(_as(list, value))
+            elif number == _FILE_ROW_GROUPS:
+                groups = [_row_group(group) for group in _as(list, value)]
+    except ThriftError as error:
+        refuse(path, f"has a footer that cannot be read: {error}", LEAVE_OUT)
+    return groups
+
+
+def _row_group(group: Any) -> RowGroup:
+    fields = _as(dict, group)
+    return RowGroup(
+        _as(int, fields.get(_GROUP_NUM_ROWS)), [_chunk(chunk) for chunk in _as(list, fields.get(_GROUP_COLUMNS))]
+    )
+
+
+def _chunk(chunk: Any) -> ColumnChunk:
+    fields = _as(dict, _as(dict, chunk).get(_CHUNK_METADATA))
+    data, dictionary = _as(int, fields.get(_CHUNK_DATA)), fields.get(_CHUNK_DICTIONARY)
+    # As pyarrow decides it: an offset of 0 is what some writers put for none.
+    start = dictionary if isinstance(dictionary, int) and 0 < dictionary < data else data
+    return ColumnChunk(_as(int, fields.get(_CHUNK_NUM_VALUES)), _as(int, fields.get(_CHUNK_BYTES)), start)
+
+
+def _as(kind: type[T], value: Any) -> T:
+    """Return the value. Raises: ThriftError if it is missing, or of another type."""
+    if not isinstance(value, kind):
+        raise ThriftError("a field is missing, or of another type")
+    return value
+
+
+def _check_depth(schema: list[Any]) -> None:
+    """Check the nesting of a schema, which lists the columns of each group after it."""
+    open_groups: list[int] = []  # number of columns that each still lacks
+    for element in schema:
+        while open_groups and open_groups[-1] == 0:
+            open_groups.pop()
+        if open_groups:
+            open_groups[-1] -= 1
+        n_children = element.get(_NUM_CHILDREN) if isinstance(element, dict) else None
+        if isinstance(n_children, int) and n_children > 0:
+            open_groups.append(n_children)
+        if len(open_groups) > MAX_SCHEMA_DEPTH:
+            raise ThriftError(f"columns are nested more than {MAX_SCHEMA_DEPTH} levels deep")
+
+
+def rows_at_a_time(path: Path, chunk: ColumnChunk, n_bytes: int) -> int:
+    """Return the number of rows of a column that can be unpacked to about `n_bytes`, or to three pages.
+
+    Raises: UntrustedFileError if a page is too large, or the pages do not hold the chunk's values; OSError.
+    """
+    fewest_values, longest_repeated, n_found = chunk.n_values, 1, 0
+    for page in _read_pages(path, chunk):
+        n_found += page.n_values
+        if page.repeats:
+            # A value is as long as its page at most, and each row can repeat the longest.
+            longest_repeated = max(longest_repeated, page.n_unpacked)
+        if page.n_values and n_found < chunk.n_values:  # the last page may be short
+            fewest_values = min(fewest_values, page.n_values)
+    return max(1, min(fewest_values, n_bytes // longest_repeated))
+
+
+def _read_pages(path: Path, chunk: ColumnChunk) -> Iterator["_Page"]:
+    with open_regular(path) as file:
+        end = chunk.start + chunk.n_bytes
+        if chunk.start < len(MAGIC) or chunk.n_bytes < 0 or end > file.seek(0, 2):
+            refuse(path, "is damaged: a column lies outside the file", LEAVE_OUT)
+        position, n_found = chunk.start, 0
+        while n_found < chunk.n_values:
+            try:
+                page = _read_page_header(file, position, end)
+            except ThriftError as error:
+                refuse(path, f"is damaged: the page at byte {position} cannot be read: {error}", LEAVE_OUT)
+            if page.n_unpacked > max(MAX_PAGE_BYTES, MAX_PAGE_EXPANSION * page.n_packed):
+                refuse(
+                    path,
+                    f"has a page that unpacks from {page.n_packed:,} to {page.n_unpacked:,} bytes, and Folio reads at "
+                    f"most {MAX_PAGE_BYTES:,}, or {MAX_PAGE_EXPANSION} times its size",
+                    "write it again with smaller pages (pyarrow.parquet.write_table(table, path, write_batch_size=1, "
+                    "use_dictionary=False)), or as JSON lines",
+                )
+            n_found += page.n_values
+            position = page.end
+            yield page
+
+
+@dataclass(frozen=True)
+class _Page:
+    n_packed: int
+    n_unpacked: int
+    n_values: int
+    """Number of values and nulls; 0 for a dictionary."""
+    repeats: bool
+    """Whether values can be made of the same bytes: those of a dictionary, or of the values before."""
+    end: int
+
+
+def _read_page_header(file: BinaryIO, position: int, end: int) -> _Page:
+    """Raises: ThriftError if it is inconsistent, or its page does not end before `end`."""
+    n_read = 1 << 10
+    while True:
+        file.seek(position)
+        reader = ThriftReader(file.read(min(n_read, end - position)), MAX_HEADER_ITEMS)
+        try:
+            fields = dict(reader.struct())
+            break
+        except ThriftError:
+            if n_read >= min(MAX_HEADER_BYTES, end - position):
+                raise
+            n_read *= 8  # statistics can be long
+    n_unpacked, n_packed = fields.get(_PAGE_UNCOMPRESSED), fields.get(_PAGE_COMPRESSED)
+    first = position + reader.position
+    if not isinstance(n_unpacked, int) or not isinstance(n_packed, int) or n_unpacked < 0:
+        raise ThriftError("it has no sizes")
+    if not 0 <= n_packed <= end - first:
+        raise ThriftError("it is longer than its column")
+    data, dictionary = fields.get(_DATA_PAGE) or fields.get(_DATA_PAGE_V2), fields.get(_DICTIONARY_PAGE)
+    n_entries = dictionary.get(_NUM_VALUES) if isinstance(dictionary, dict) else 0
+    # Each entry of a dictionary of texts has a length of four bytes. pyarrow allocates 16 bytes for each entry.
+    if not isinstance(n_entries, int) or not 0 <= n_entries <= n_unpacked // 4:
+        raise ThriftError("its dictionary declares more entries than it has bytes for")
+    n_values = data.get(_NUM_VALUES) if isinstance(data, dict) else 0
+    if not isinstance(n_values, int) or n_values < 0:
+        raise ThriftError("it has no number of values")
+    encodings = (data.get(_ENCODING), data.get(_ENCODING_V2)) if isinstance(data, dict) else ()
+    repeats = dictionary is not None or _DELTA_BYTE_ARRAY in encodings
+    return _Page(n_packed, n_unpacked, n_values, repeats, first + n_packed)

@@ -1,0 +1,112 @@
+"""Values of Thrift's compact protocol, of which the footer and the page headers of a Parquet file consist.
+
+Only what a reader of unknown files needs: numbers, lists and structs; bytes and maps are skipped. Fields have numbers
+instead of names. https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_FIELDS_PER_ITEM = 5
+"""Limit for the fields of all structs, relative to that for the items of all lists."""
+
+MAX_FIELD_NUMBER = 64
+"""Fields above it are skipped. Those that Parquet defines lie below 20."""
+
+MAX_DEPTH = 24
+
+_TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT, _UUID = range(1, 14)
+_FIXED_BYTES = {_BYTE: 1, _DOUBLE: 8, _UUID: 16}
+
+
+class ThriftError(ValueError):
+    """Bytes that are no Thrift, or end too early."""
+
+
+@dataclass
+class ThriftReader:
+    """Reads values from bytes, up to `max_items` in all lists together."""
+
+    data: bytes
+    max_items: int
+    position: int = field(default=0, init=False)
+    n_items: int = field(default=0, init=False)
+    """Number of items in all lists, sets and maps so far."""
+    n_fields: int = field(default=0, init=False)
+
+    def struct(self, depth: int = 0) -> Iterator[tuple[int, Any]]:
+        """Yield number and value of each field. Raises: ThriftError."""
+        number = 0
+        while header := self._byte():
+            number = number + (header >> 4) if header >> 4 else self._zigzag()
+            self.n_fields += 1
+            if self.n_fields > MAX_FIELDS_PER_ITEM * self.max_items:
+                raise ThriftError(f"more than {MAX_FIELDS_PER_ITEM * self.max_items:,} fields")
+            value = self._value(header & 15, depth, in_struct=True)
+            if 0 < number <= MAX_FIELD_NUMBER:
+                yield number, value
+
+    def _value(self, kind: int, depth: int, in_struct: bool = False) -> Any:
+        if kind in (_TRUE, _FALSE):
+            return kind == _TRUE if in_struct else self._byte() == _TRUE
+        if kind in (_I16, _I32, _I64):
+            return self._zigzag()
+        if kind in _FIXED_BYTES:
+            return self._skip(_FIXED_BYTES[kind])
+        if kind == _BINARY:
+            return self._skip(self._varint())
+        if depth >= MAX_DEPTH:
+            raise ThriftError("nested too deeply")
+        if kind in (_LIST, _SET):
+            return [self._value(item, depth + 1) for item in self._list_header()]
+        if kind == _MAP:
+            return self._map(depth)
+        if kind == _STRUCT:
+            return dict(self.struct(depth + 1))
+        raise ThriftError(f"unknown type {kind}")
+
+    def _list_header(self) -> Iterator[int]:
+        header = self._byte()
+        n_items = header >> 4 if header >> 4 != 15 else self._varint()
+        self._count(n_items)
+        return (header & 15 for _ in range(n_items))
+
+    def _map(self, depth: int) -> None:
+        n_items = self._varint()
+        self._count(n_items)
+        kinds = self._byte() if n_items else 0
+        for _ in range(n_items):
+            self._value(kinds >> 4, depth + 1)
+            self._value(kinds & 15, depth + 1)
+
+    def _count(self, n_items: int) -> None:
+        self.n_items += n_items
+        if self.n_items > self.max_items:
+            raise ThriftError(f"more than {self.max_items:,} columns, row groups and parts of them")
+
+    def _byte(self) -> int:
+        if self.position >= len(self.data):
+            raise ThriftError("it ends too early")
+        self.position += 1
+        return self.data[self.position - 1]
+
+    def _varint(self) -> int:
+        value = shift = 0
+        while True:
+            byte = self._byte()
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+            if shift > 63:
+                raise ThriftError("a number of more than 64 bits")
+
+    def _zigzag(self) -> int:
+        value = self._varint()
+        return (value >> 1) ^ -(value & 1)
+
+    def _skip(self, n_bytes: int) -> None:
+        if n_bytes > len(self.data) - self.position:
+            raise ThriftError("it ends too early")
+        self.position += n_bytes
