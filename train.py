@@ -16,6 +16,7 @@ from folio.api.command import execute, prepare_run
 from folio.cli.arguments import order_arguments
 from folio.cli.compose import load_config
 from folio.cli.errors import one_line_errors
+from folio.cli.repeat import repeat_run
 from folio.distributed.environment import silence_nonzero_ranks
 from folio.sweeps.replay import replay_command
 from folio.sweeps.worker import sweep_aware
@@ -26,8 +27,10 @@ from folio.sweeps.worker import sweep_aware
 def start() -> None:
     """Run Hydra, which reads sys.argv and calls `main`: once for a run, once for each job of a sweep."""
     silence_nonzero_ranks()
-    arguments = order_arguments(sys.argv[1:], Path(__file__).with_name("conf"))
-    sys.argv[1:] = replay_command(arguments)  # sweep=FOLDER stands for words that its sweep.json keeps
+    conf = Path(__file__).with_name("conf")
+    arguments = order_arguments(sys.argv[1:], conf)
+    arguments = replay_command(arguments)  # sweep=FOLDER stands for words that its sweep.json keeps
+    sys.argv[1:] = repeat_run(arguments, conf)
     main()
 
 

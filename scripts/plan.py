@@ -8,8 +8,10 @@ if __name__ == "__main__":  # before the imports, which take a second
 import sys
 from pathlib import Path
 
+from folio.cli.arguments import PLAN, order_arguments
 from folio.cli.compose import composed, load_config
 from folio.cli.errors import one_line_errors
+from folio.cli.repeat import repeat_run
 from folio.cli.scripts import require_output
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
@@ -43,7 +45,7 @@ def main(arguments: list[str]) -> None:
     if any(argument in ("-h", "--help") for argument in arguments):
         print(USAGE)
         return
-    options, overrides = parse_options(arguments)
+    options, overrides = parse_options(repeat_run(order_arguments(arguments, CONF, script=PLAN), CONF))
     n_devices = int(options["devices"])
     config = round_up_batch(planned_config(overrides), n_devices)
     assert config.model.vocab_size is not None

@@ -5,16 +5,28 @@ from folio.runtime.startup import prepare_process
 if __name__ == "__main__":  # before the imports, which take a second
     prepare_process()
 
+import sys
+from pathlib import Path
+
 import hydra
 from omegaconf import DictConfig
 
+from folio.cli.arguments import order_arguments
 from folio.cli.compose import load_config
 from folio.cli.corpus import prepare_data
 from folio.cli.errors import one_line_errors
+from folio.cli.repeat import repeat_run
+
+
+@one_line_errors
+def start() -> None:
+    """Run Hydra, which reads sys.argv and calls `main`."""
+    conf = Path(__file__).resolve().parents[1] / "conf"
+    sys.argv[1:] = repeat_run(order_arguments(sys.argv[1:], conf, script="scripts/prepare_data.py"), conf)
+    main()
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
-@one_line_errors
 def main(cfg: DictConfig) -> None:
     """Prepare the data of the same overrides as train.py, or verify all shards that are already prepared."""
     data = prepare_data(load_config(cfg), verify_all=True)
@@ -25,4 +37,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    one_line_errors(main)()
+    start()

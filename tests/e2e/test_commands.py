@@ -125,11 +125,7 @@ def words_of(command: str) -> list[str]:
 
 
 RUNNABLE = [command for command in COMMANDS if reason_not_to_run(command) is None and command not in REFUSED]
-COMPOSED = [
-    command
-    for command in RUNNABLE
-    if words_of(command)[1] in ("train.py", "scripts/prepare_data.py") and "--config-dir" not in command
-]
+COMPOSED = [command for command in RUNNABLE if words_of(command)[1] in ("train.py", "scripts/prepare_data.py")]
 HYDRA_SCRIPTS = ("scripts/prepare_data.py", "scripts/plan.py")
 """Scripts that take overrides of train.py."""
 SCRIPTS = [

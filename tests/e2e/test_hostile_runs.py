@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import joblib
 import pytest
 import torch
 import yaml
@@ -72,6 +73,29 @@ def test_classes_in_the_hyper_parameters_of_a_checkpoint_are_never_instantiated(
     torch.save(state, copy / "checkpoints" / "last.ckpt")
     workspace.must(*COMMANDS["resume"])
     assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("experiment=../../{0}/x",),
+        ("experiment={0}/x",),
+        ("--config-dir={0}", "experiment=x"),
+        ("--experimental-rerun={0}/p",),
+    ],
+    ids=" ".join,
+)
+def test_no_command_line_composes_or_unpickles_a_file_elsewhere(words: tuple[str, ...], workspace: Workspace) -> None:
+    canary, folder = workspace.folder / "canary", workspace.folder / "downloaded"
+    folder.mkdir()
+    (folder / "p").write_bytes(pickle.dumps(Gadget(canary)))
+    callback = {"_target_": "joblib.load", "filename": str(folder / "p")}
+    (folder / "x.yaml").write_text(f"# @package _global_\n{yaml.safe_dump({'hydra': {'callbacks': {'x': callback}}})}")
+    line = workspace.run("train.py", *(word.format(folder) for word in words)).error_line()
+    assert words[0].partition("=")[0] in line
+    assert not canary.exists()
+    joblib.load(folder / "p")
+    assert canary.exists()
 
 
 @pytest.mark.parametrize("name", ["samples.md", "train.log", "checkpoints", "tensorboard", "figures"])

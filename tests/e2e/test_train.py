@@ -156,8 +156,9 @@ def words_in(value: object) -> Iterator[str]:
 
 
 def test_the_config_file_alone_repeats_the_run(finished_run: Run, workspace: Workspace) -> None:
-    shutil.copy(finished_run.folder / "config.yaml", workspace.folder / "again.yaml")
-    again = workspace.train("--config-dir", ".", "--config-name", "again")
+    (workspace.folder / "stored").mkdir()
+    shutil.copy(finished_run.folder / "config.yaml", workspace.folder / "stored")
+    again = workspace.train("repeat=stored")
     assert again.equals(finished_run)
     assert again.metrics["val/loss_nats"] == finished_run.metrics["val/loss_nats"]
     first, second = (yaml.safe_load((run.folder / "config.yaml").read_text()) for run in (finished_run, again))

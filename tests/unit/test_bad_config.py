@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from folio.cli.compose import validate
-from folio.cli.explain import OTHER_NAMES
+from folio.cli.other_names import KEYS
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
 
@@ -279,7 +279,7 @@ def test_the_name_of_a_key_in_other_projects_suggests_ours(typed: str, meant: st
 
 def test_the_names_of_other_projects_stand_for_existing_keys(compose: Callable[..., RunConfig]) -> None:
     values = compose().model_dump()
-    for meant in OTHER_NAMES.values():
+    for meant in KEYS.values():
         node = values
         for part in meant.split("."):
             node = node[part]

@@ -1,10 +1,12 @@
 """How command lines become configs, and the messages for those that cannot."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 
 from folio.cli.errors import one_line_errors
 from folio.cli.resume import RESUMABLE_KEYS, check_same_text, load_resumed_config
@@ -69,7 +71,10 @@ def test_an_unknown_option_lists_all_options_of_its_group(group: str, refuse: Ca
     [
         ("model=gpt2-small", "gpt2_small"),
         ("optimizer=adamW", "adamw"),
-        ("trainer=cuda", None),
+        ("trainer=cuda", "gpu"),
+        ("logger=wandb", None),
+        ("model=gpt2", "gpt2_small"),
+        ("positional_encoding=rope", "rotary"),
         ("data=text", "text_file"),
     ],
 )
@@ -197,6 +202,32 @@ def test_a_bug_of_ours_keeps_its_traceback(error: BaseException, capsys: pytest.
         command()
     assert caught.value is error
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_fault_of_composing_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Hydra answers some words with any Python error."""
+
+    def fail(**arguments: object) -> None:
+        raise TypeError("a word that Hydra cannot take")
+
+    monkeypatch.setattr("hydra._internal.config_loader_impl.create_defaults_list", fail)
+    with pytest.raises(SystemExit), initialize_config_dir(str(CONF), version_base="1.3"):
+        one_line_errors(compose)("train")
+    assert capsys.readouterr().err.startswith("error: cannot compose the config: a word that Hydra cannot take")
+
+
+def test_a_bug_of_ours_inside_hydra_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweeper and the reader of conf/ are our code, which Hydra calls."""
+    monkeypatch.setattr("folio.cli.config_files.PROVIDERS", None)
+    with pytest.raises(TypeError), initialize_config_dir(str(CONF), version_base="1.3"):
+        one_line_errors(compose)("train")
+
+    @one_line_errors
+    def sweep() -> None:
+        exec(compile("json.loads(3)", "x", "exec"), {"__name__": "folio.sweeps.search", "json": json})
+
+    with pytest.raises(TypeError):
+        sweep()
 
 
 def test_a_successful_command_returns_its_value() -> None:

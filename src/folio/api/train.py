@@ -8,6 +8,7 @@ from folio.api.command import RunResult, execute, prepare_run
 from folio.cli.arguments import order_arguments
 from folio.cli.compose import composed, load_config
 from folio.cli.errors import describe_error
+from folio.cli.repeat import repeat_run
 from folio.runs.listing import RunRecord, read_record
 from folio.runtime.commands import CHECKOUT
 from folio.runtime.environment import check_environment
@@ -53,7 +54,7 @@ def train(overrides: Sequence[str] | str = ()) -> RunRecord:
 
 def _train(words: Sequence[str]) -> RunResult:
     conf = CHECKOUT / "conf"
-    with composed(order_arguments(words, conf), conf) as cfg:
+    with composed(repeat_run(order_arguments(words, conf), conf), conf) as cfg:
         prepared = prepare_run(load_config(cfg))
         with fast_imports():
             from folio.sweeps.isolation import free_memory, isolated

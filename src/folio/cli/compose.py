@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.version import VersionBase
@@ -18,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from folio.cli.arguments import check_words
 from folio.cli.config_files import install_reader, read_keys
 from folio.cli.explain import explain_hydra_error, explain_validation_error
 from folio.cli.init_from import apply_init_from, explicit_model_keys
@@ -26,6 +28,9 @@ from folio.config.checks import check_config
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
 from folio.runtime.terminal import did_you_mean
+
+REPEATED = "repeated"
+"""The place in the defaults list of conf/train.yaml for the run that `folio.cli.repeat` puts into Hydra's store."""
 
 # Without it, Hydra prints errors itself, in several lines, instead of letting one_line_errors see them.
 os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -60,7 +65,7 @@ def load_config(cfg: DictConfig, log: Callable[[str], None] = print) -> RunConfi
         raise ConfigError(explain_hydra_error(error)) from None
     assert isinstance(values, dict)
     overrides = task_overrides()
-    _check_single_options(overrides)
+    check_words(overrides, conf_dir())  # start() has checked those that were typed; a sweep makes others of them
     values = expand_paths(typing.cast(dict[str, Any], values))
     config = validate(drop_replaced_keys(values, overrides, log))
     _check_positional_encoding(config.positional_encoding.name)
@@ -68,6 +73,8 @@ def load_config(cfg: DictConfig, log: Callable[[str], None] = print) -> RunConfi
         for key, value in (("sweep", config.sweep), ("hparams_search", config.hparams_search)):
             if value is not None:
                 raise ConfigError(f"{key} is for a sweep of many runs; add -m, as in python train.py -m {key}=...")
+    if config.repeat is not None and REPEATED not in ConfigStore.instance().repo:
+        raise ConfigError(f"repeat={config.repeat} is for the command line; remove it from the file that has it")
     if config.resume is None:  # otherwise load_resumed_config takes the run's own config
         if config.init_from is not None:
             config = apply_init_from(config, explicit_model_keys(overrides, conf_dir()), log)
@@ -75,12 +82,16 @@ def load_config(cfg: DictConfig, log: Callable[[str], None] = print) -> RunConfi
     return config
 
 
-def validate(values: dict[str, Any]) -> RunConfig:
-    """Return the typed config of plain values, composed or read from a run folder. Raises: ConfigError."""
+def validate(values: dict[str, Any], files: dict[str, Path] | None = None) -> RunConfig:
+    """Return the typed config of plain values, composed or read from a run folder. Raises: ConfigError.
+
+    `files` are those that the values are from, by group; those that Hydra composed if not given.
+    """
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(explain_validation_error(error, values, composed_files())) from None
+        files = composed_files() if files is None else files
+        raise ConfigError(explain_validation_error(error, values, files)) from None
 
 
 def drop_replaced_keys(values: dict[str, Any], overrides: Sequence[str], log: Callable[[str], None]) -> dict[str, Any]:
@@ -101,14 +112,6 @@ def drop_replaced_keys(values: dict[str, Any], overrides: Sequence[str], log: Ca
             log(f"{group}={option} has no {', '.join(dropped)}: the recipe's value for another {group} is ignored")
             values = values | {group: {key: value for key, value in values[group].items() if key not in dropped}}
     return values
-
-
-def _check_single_options(overrides: Sequence[str]) -> None:
-    """Raises: ConfigError if an override names a list of options, which Hydra would merge."""
-    for override in overrides:
-        group, _, option = override.partition("=")
-        if option.startswith("[") and (conf_dir() / group).is_dir():
-            raise ConfigError(f"{override} names a list, but {group} takes one option; write {group}=option")
 
 
 def _check_positional_encoding(name: str) -> None:

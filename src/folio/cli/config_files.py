@@ -4,6 +4,7 @@ The files are the user's own, so anchors are allowed, but not those that stand f
 the files that a command selects, and no others are read.
 """
 
+import os
 import re
 import types
 import typing
@@ -27,6 +28,9 @@ PACKAGE_GROUPS = ("experiment",)
 
 TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "seq", "map", "merge")}
 
+PROVIDERS = ("hydra", "main", "schema")
+"""Hydra's names for the folders that it may read: its own files, and conf/."""
+
 last_read: list[Path] = []
 """The file that Hydra read last, for errors of composing that name no file."""
 
@@ -49,7 +53,9 @@ def install_reader() -> None:
 
 def _load_config(source: ConfigSource, config_path: str) -> ConfigResult:
     name = config_path if config_path.endswith((".yaml", ".yml")) else f"{config_path}.yaml"
-    path = (Path(source.path) / name).resolve()
+    path = Path(os.path.abspath(Path(source.path) / name))  # a link in conf/ is the user's own
+    if source.provider not in PROVIDERS or not path.is_relative_to(os.path.abspath(source.path)):
+        raise ConfigError(f"{relative(path)} is not in conf/, whose files alone Folio composes; copy or link it there")
     last_read[:] = [path]
     content, package = read_config_file(path, group=str(Path(name).parent).partition("/")[0])
     return ConfigResult(

@@ -18,6 +18,9 @@ from folio.runtime.terminal import printable
 LONG_WORD = re.compile(r"(\S{300})\S+")
 """A word too long to show whole, such as a number of 5,000 digits."""
 
+COMPOSING = {"hydra._internal.config_loader_impl", "hydra.core.override_parser.overrides_parser"}
+"""Hydra's modules that compose configs and read overrides."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -63,15 +66,19 @@ def describe_error(error: Exception, arguments: Sequence[str] | None = None) -> 
         explained = explain_python_error(error, sys.argv[1:] if arguments is None else arguments)
         if explained is not None:
             return single_line(explained)
-    return single_line(explain_composing_error(error)) if _is_from_hydra(error) else None
+    return single_line(explain_composing_error(error)) if _is_from_composing(error) else None
 
 
-def _is_from_hydra(error: Exception) -> bool:
-    """Return whether Hydra itself failed on what the user typed or wrote, before it ran any code of ours."""
-    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    names = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
-    starts_hydra = "hydra.main" in modules or "hydra.compose" in modules
-    return modules[-1].partition(".")[0] != "folio" and starts_hydra and "run_job" not in names
+def _is_from_composing(error: Exception) -> bool:
+    """Return whether Hydra failed while it composed a config, on what the user typed or wrote, outside our own code."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    modules = [str(frame.f_globals.get("__name__")) for frame in frames]
+    ours = [index for index, module in enumerate(modules) if module.partition(".")[0] == "folio"]
+    if ours and ours[-1] == len(modules) - 1:
+        return False
+    # Hydra calls our reader of files, which may fail in a library on a strange file: still a fault of the file.
+    callers = [index for index in ours if modules[index] != "folio.cli.config_files"]
+    return any(module in COMPOSING for module in modules[callers[-1] + 1 if callers else 0 :])
 
 
 def single_line(message: str) -> str:

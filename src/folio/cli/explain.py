@@ -11,77 +11,13 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from pydantic import ValidationError
 
 from folio.cli.config_files import last_read, read_keys, relative
+from folio.cli.other_names import ADVICE, KEYS, OPTIONS
 from folio.config.run import RunConfig
 from folio.config.section import dotted_keys
 from folio.runtime.terminal import did_you_mean
 
 LONGEST_SHOWN = 200
 """Number of characters of a value that a message shows."""
-
-OTHER_NAMES = {
-    "always_save_checkpoint": "training.checkpoint_every_steps",
-    "attn_pdrop": "model.attention_dropout",
-    "attention_probs_dropout_prob": "model.attention_dropout",
-    "beta1": "optimizer.betas",
-    "beta2": "optimizer.betas",
-    "block_size": "model.context_length",
-    "check_val_every_n_epoch": "training.validate_every_steps",
-    "ckpt_path": "resume",
-    "dataset": "data",
-    "decay_lr": "schedule",
-    "embd_pdrop": "model.dropout",
-    "epochs": "training.max_steps",
-    "eval_interval": "training.validate_every_steps",
-    "eval_steps": "training.validate_every_steps",
-    "grad_clip": "training.gradient_clip_norm",
-    "gradient_accumulation_steps": "training.micro_batch_size",
-    "gradient_clip_val": "training.gradient_clip_norm",
-    "hidden_dropout_prob": "model.dropout",
-    "hidden_size": "model.d_model",
-    "intermediate_size": "model.d_ff",
-    "log_every_n_steps": "training.log_every_steps",
-    "log_interval": "training.log_every_steps",
-    "logging_steps": "training.log_every_steps",
-    "lr": "optimizer.learning_rate",
-    "lr_scheduler_type": "schedule",
-    "max_epochs": "training.max_steps",
-    "max_grad_norm": "training.gradient_clip_norm",
-    "max_iters": "training.max_steps",
-    "max_position_embeddings": "model.context_length",
-    "min_lr": "schedule.min_learning_rate",
-    "model_name_or_path": "init_from",
-    "n_ctx": "model.context_length",
-    "n_embd": "model.d_model",
-    "n_head": "model.n_heads",
-    "n_inner": "model.d_ff",
-    "n_layer": "model.n_layers",
-    "n_positions": "model.context_length",
-    "num_attention_heads": "model.n_heads",
-    "num_hidden_layers": "model.n_layers",
-    "num_train_epochs": "training.max_steps",
-    "out_dir": "paths.output_dir",
-    "output_dir": "paths.output_dir",
-    "per_device_train_batch_size": "training.micro_batch_size",
-    "resid_pdrop": "model.dropout",
-    "resume_from_checkpoint": "resume",
-    "save_steps": "training.checkpoint_every_steps",
-    "train_batch_size": "training.batch_size",
-    "val_check_interval": "training.validate_every_steps",
-    "warmup_iters": "schedule.warmup_steps",
-}
-"""Keys of nanoGPT, Hugging Face's GPT-2, lightning-hydra-template and others, with ours."""
-
-ADVICE = {
-    "device": "write trainer=cpu or trainer=gpu",
-    "dtype": "write trainer.precision=bf16-mixed, or another precision",
-    "eval_iters": "Folio validates on the whole split; leave it out",
-    "num_workers": "batches are read from memory, without workers; leave it out",
-    "profiler": "Folio has no profiler; leave it out",
-    "tags": "write name=... to name the run",
-    "wandb": "the loggers are the files of conf/logger; write logger=...",
-    "wandb_log": "the loggers are the files of conf/logger; write logger=...",
-}
-"""Keys of other projects that no single key of ours replaces."""
 
 
 def explain_hydra_error(error: Exception) -> str:
@@ -92,12 +28,11 @@ def explain_hydra_error(error: Exception) -> str:
         assert named is not None
         group, option = named[1], error.missing_cfg_file[named.end() :]
         options = list(error.options or [])
-        if not option and not options:
-            return f"--config-name={group}: conf/{group}.yaml does not exist; leave the option out"
-        return f"{group}={option} is not one of {', '.join(options)}{did_you_mean(option, options)}"
+        return f"{group}={option} is not one of {', '.join(options)}{_closest_option(group, option, options)}"
     text = str(error)
     if unknown := re.search(r"Could not override '([^']+)'", text):
-        return _explain_unknown_key(unknown[1])
+        inner = re.search(rf"full_key: ({re.escape(unknown[1])}\.\S+)", str(error.__cause__))  # training={bogus: 1}
+        return _explain_unknown_key(inner[1] if inner else unknown[1])
     if isinstance(error, OverrideParseException):
         remedy = "write key=value, and quote values with special characters twice, as in 'key=\"a value\"'"
         if str(error.override).lstrip("+").startswith("data.parts="):
@@ -123,7 +58,7 @@ def explain_hydra_error(error: Exception) -> str:
 
 
 def explain_composing_error(error: Exception) -> str:
-    """Return one line for any other error with which Hydra ends before the run begins."""
+    """Return one line for any other error with which Hydra ends while it composes the config."""
     file = f"{relative(last_read[0])}: " if last_read else ""
     if isinstance(error, RecursionError):
         return f"{file}the defaults lists lead back to the file itself, or are nested too deeply"
@@ -178,32 +113,44 @@ def _shorten(value: str) -> str:
 
 def explain_name(name: str) -> str:
     """Return a remedy for the name of a key, which may be another project's; empty if none is close."""
-    last = name.rpartition(".")[2]
-    if last in ADVICE:
-        return ADVICE[last]
     known = list(dotted_keys(RunConfig))
     if name in known:
         return ""
-    matches = [full for full in known if full.rpartition(".")[2] == last]
-    key = OTHER_NAMES.get(last) or (matches[0] if len(matches) == 1 else None)
+    *sections, last = name.split(".")
+    for part in (last, *reversed(sections)):  # callbacks.ema.decay is about ema
+        if part in ADVICE and part not in RunConfig.model_fields:
+            return ADVICE[part]
+    key = KEYS.get(last) or _closest_key(name, known)
     return f"did you mean {key}?" if key else ""
 
 
+def _closest_key(name: str, known: Sequence[str]) -> str | None:
+    """Return the key that a misspelt one means: in another section, in the same one, or with a misspelt section."""
+    section, _, last = name.rpartition(".")
+    same_name = list(dict.fromkeys(full for full in known if full.rpartition(".")[2] == last))
+    if same_name:
+        near = difflib.get_close_matches(name, same_name, n=1, cutoff=0.0)
+        return near[0] if section or len(same_name) == 1 else None
+    siblings = {full.rpartition(".")[2]: full for full in known if full.rpartition(".")[0] == section}
+    for names in (siblings, {full.rpartition(".")[2]: full for full in known}):
+        if close := difflib.get_close_matches(last, names, n=1, cutoff=0.75):
+            return names[close[0]]
+    return None
+
+
+def _closest_option(group: str, option: str, options: list[str]) -> str:
+    """Return the end of a sentence that suggests an option of a group; empty if none is close."""
+    meant = OPTIONS.get(group, {}).get(option.lower())
+    return f"; did you mean {meant}?" if meant in options else did_you_mean(option, options)
+
+
 def _explain_unknown_key(key: str) -> str:
-    known = list(dotted_keys(RunConfig))
-    full_keys = {full.rpartition(".")[2]: full for full in known}
-    name = key.rpartition(".")[2]
-    if name in ADVICE and key not in known:
-        return f"{key} is not a key of the config; {ADVICE[name]}"
-    closest = [OTHER_NAMES[name]] if name in OTHER_NAMES else difflib.get_close_matches(key, known, n=1, cutoff=0.75)
-    closest = closest or [full_keys[match] for match in difflib.get_close_matches(name, full_keys, n=1, cutoff=0.75)]
-    if closest == [key] and "." not in key:
+    if key in RunConfig.model_fields:
         return f"{key}={{...}} cannot replace the section {key}; set its keys one by one, as in {key}.<key>=<value>"
-    if closest == [key]:
+    if key in dotted_keys(RunConfig):
         group = key.partition(".")[0]
         return f"{key} is a key of another {group}, not of the chosen one; leave it out or choose that {group}"
-    hint = f"did you mean {closest[0]}?" if closest else "`python train.py --cfg job` prints all keys"
-    return f"{key} is not a key of the config; {hint}"
+    return f"{key} is not a key of the config; {explain_name(key) or '`python train.py --cfg job` prints all keys'}"
 
 
 def _key_path(values: dict[str, Any], location: tuple[int | str, ...]) -> list[str]:

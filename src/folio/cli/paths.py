@@ -8,7 +8,7 @@ from folio.runtime.commands import quote_for_hydra
 from folio.runtime.errors import FolioError
 from folio.runtime.files import expand_home
 
-PATH_KEYS = ("paths.data_dir", "paths.output_dir", "data.path", "init_from", "resume", "sweep")
+PATH_KEYS = ("paths.data_dir", "paths.output_dir", "data.path", "init_from", "resume", "repeat", "sweep")
 """Keys of the config that hold a path. The parts of a mixture have paths, too, as names or as `path`."""
 
 QUOTED_OR_HOME = re.compile(

@@ -43,6 +43,8 @@ class SweepConfig(Section):
     """Largest number of jobs that a sweep may have: a mistyped range gives millions."""
     hparams_search: SearchConfig | None = Field(default=None, exclude=True)
     """The search that a sweep performs."""
+    repeat: Text | None = Field(default=None, exclude=True)
+    """`latest` or a run folder, whose config this one starts from. See `folio.cli.repeat`."""
 
 
 class RunConfig(SweepConfig):

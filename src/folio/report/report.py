@@ -11,7 +11,7 @@ from folio.report.grouping import Group, Grouping, differing_keys, find_key, gro
 from folio.report.metrics import COLUMNS, Column, PrimaryMetric, choose_primary_metric
 from folio.report.reading import ReportedRun, Sweep, read_folders
 from folio.report.text import clean_text, join_names
-from folio.runtime.commands import quote_for_shell
+from folio.runtime.commands import override, quote_for_shell
 
 METHOD = (
     "A configuration is all runs whose configs are equal except for the seed. Each value is the mean over its finished "
@@ -130,14 +130,10 @@ def report_commands(report: Report) -> list[str]:
 
 
 def run_command(run: ReportedRun) -> str:
-    """Return the command that repeats a run; empty if it is not known, or would say more than what to train."""
-    if run.overrides is not None:
-        if check_words(run.overrides) is not None:
-            return ""
+    """Return the command that repeats a run: what was typed, if that only says what to train; empty if not known."""
+    if run.overrides is not None and check_words(run.overrides) is None:
         return shell_command(["python", "train.py", *run.overrides])
-    if run.config:
-        return shell_command(["python", "train.py", "--config-dir", clean_text(run.folder), "--config-name", "config"])
-    return ""
+    return f"python train.py {override('repeat', run.folder)}" if run.config else ""
 
 
 def shell_command(words: Sequence[str]) -> str:

@@ -115,19 +115,19 @@ def latest_run(output_dir: Path) -> Path:
     return max(checkpoints, key=lambda path: path.stat().st_mtime_ns).parent.parent
 
 
-def find_started_run(run: str, output_dir: Path) -> Path:
+def find_started_run(run: str, output_dir: Path, option: str = "RUN") -> Path:
     """Return the folder of a run that may have no checkpoint, as after dry_run=true; `latest` is the last one changed.
 
-    Raises: FolioError if there is none.
+    Raises: FolioError if there is none. It names the option in which the run was given.
     """
     if run != "latest":
         folder = Path(expand_home(run))
         if not (folder / "config.yaml").is_file():
-            raise FolioError(f"RUN={run}: {folder / 'config.yaml'} does not exist; give a run folder or 'latest'")
+            raise FolioError(f"{option}={run}: {folder / 'config.yaml'} does not exist; give a run folder or 'latest'")
         return folder
     files = [*output_dir.glob("**/config.yaml"), *output_dir.glob("**/checkpoints/last.ckpt")]
     if not files:
-        raise FolioError(f"latest: no run below {output_dir}/; start one, or give its folder")
+        raise FolioError(f"{option}=latest: no run below {output_dir}/; start one, or give its folder")
     newest = max(files, key=lambda path: path.stat().st_mtime_ns)
     return newest.parent if newest.name == "config.yaml" else newest.parent.parent
 

@@ -76,6 +76,13 @@ def quote_for_hydra(text: str) -> str:
     return f'"{escaped}{trailing * chr(92)}"'
 
 
+def unquote_for_hydra(value: str) -> str:
+    """Return the text that Hydra and OmegaConf read from a value: undo `quote_for_hydra`."""
+    if len(value) < 2 or value[0] != value[-1] or value[0] not in "'\"":
+        return value
+    return re.sub(rf"(\\+)(?={value[0]}|\$\{{|$)", lambda found: found[1][: len(found[1]) // 2], value[1:-1])
+
+
 def quote_for_shell(text: str) -> str:
     """Return text as one word of a shell. What a terminal would obey or cannot show is written as an escape."""
     if not HIDDEN.search(text):

@@ -16,8 +16,12 @@ def printable(text: str, keep: str = "\n\t") -> str:
 
 def did_you_mean(value: str, options: list[str]) -> str:
     """Return the end of a sentence that suggests the closest option; empty if none is close."""
-    closest = difflib.get_close_matches(value.lower(), options, n=1, cutoff=0.5)
-    return f"; did you mean {closest[0]}?" if closest else ""
+    given = value.lower().replace("-", "_")
+    closest = difflib.get_close_matches(given, options, n=1, cutoff=0.7)
+    if not closest and len(given) >= 3:  # bf16 for bf16-mixed, and prenorm for pre
+        closest = sorted(option for option in options if option.startswith(given) or given.startswith(option))
+    is_clear = bool(closest) and all(option.startswith(closest[0]) for option in closest)
+    return f"; did you mean {closest[0]}?" if is_clear else ""
 
 
 class NumberedLines:

@@ -44,8 +44,8 @@ def replay_command(arguments: Sequence[str]) -> list[str]:
     if value in ("", "null") or not set(options) <= set(MULTIRUN) or experiment_of(typed):
         return list(arguments)
     output_dirs = [word.partition("=")[2] for word in typed if word.startswith("paths.output_dir=")]
-    output_dir = Path(_unquote(output_dirs[-1]) if output_dirs else OUTPUT_DIR)
-    folder = find_sweep(_unquote(value), output_dir)
+    output_dir = Path(commands.unquote_for_hydra(output_dirs[-1]) if output_dirs else OUTPUT_DIR)
+    folder = find_sweep(commands.unquote_for_hydra(value), output_dir)
     manifest = read_manifest(folder)
     check_stored_words(folder, manifest)
     if not manifest["jobs"] and "search" not in manifest:
@@ -160,10 +160,3 @@ def resume_sweep_command(folder: Path) -> str:
     if not any(map(reason_not_to_read, typed)):
         typed = list(filter(is_place, typed))
     return commands.command("train.py", "-m", *map(commands.quote_for_shell, typed), commands.override("sweep", folder))
-
-
-def _unquote(value: str) -> str:
-    """Read a value as Hydra and OmegaConf do: undo `folio.runtime.commands.quote_for_hydra`."""
-    if len(value) < 2 or value[0] != value[-1] or value[0] not in "'\"":
-        return value
-    return re.sub(rf"(\\+)(?={value[0]}|\$\{{|$)", lambda found: found[1][: len(found[1]) // 2], value[1:-1])
