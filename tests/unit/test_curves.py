@@ -8,8 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 from folio.figures.curves import Curve, read_curves
@@ -42,6 +44,34 @@ def test_scalars_are_read_from_the_csv_file_if_there_are_no_others(tmp_path: Pat
         writer.writerow(("step", "name", "value"))
         writer.writerows((step, tag, value) for tag, values in SCALARS.items() for step, value in values.items())
     assert points(read_curves(tmp_path)) == SCALARS
+
+
+@pytest.mark.parametrize("resumed_at", [None, 1, 15, 20, 99])
+def test_a_resumed_run_has_the_curves_that_tensorboard_shows(resumed_at: int | None, tmp_path: Path) -> None:
+    folder = tmp_path / "tensorboard"
+    with SummaryWriter(str(folder), filename_suffix=".1") as writer:
+        for step in (10, 20, 30):
+            writer.add_scalar("train/loss_nats", step / 8, step)
+        writer.add_image("figure", torch.rand(3, 200, 200), 30)  # larger than an event with scalars
+    (first,) = folder.iterdir()
+    first.rename(folder / "events.out.tfevents.1.host")  # both may begin in the same second
+    with SummaryWriter(str(folder), purge_step=resumed_at) as writer:
+        writer.add_scalar("val/loss_nats", 0.5, 40)
+    shown = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    expected = {tag: {point.step: point.value for point in shown.Scalars(tag)} for tag in shown.Tags()["scalars"]}
+    assert points(read_curves(tmp_path)) == {tag: found for tag, found in expected.items() if found}
+    assert ("train/loss_nats" in points(read_curves(tmp_path))) is (resumed_at != 1)
+
+
+def test_the_events_before_a_damaged_one_are_read(tmp_path: Path) -> None:
+    with SummaryWriter(str(tmp_path / "tensorboard")) as writer:
+        for step in (1, 2, 3):
+            writer.add_scalar("train/loss_nats", step / 8, step)
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    data = bytearray(file.read_bytes())
+    data[-50] ^= 1  # in the second event
+    file.write_bytes(data)
+    assert 0 < len(points(read_curves(tmp_path))["train/loss_nats"]) < 3
 
 
 def test_the_later_value_of_a_step_counts_and_steps_ascend() -> None:

@@ -114,7 +114,7 @@ def test_the_package_calls_no_function_that_may_run_code_from_a_file() -> None:
     """numpy.load may unpickle; yaml.load, eval, exec and Hydra's instantiate can run any code."""
     dangerous = re.compile(
         r"\b(pickle|marshal|shelve|joblib)\.loads?\b|\bnp\.(load|fromfile)\(|allow_pickle|\binstantiate\(|weights_only=False"
-        r"|(?<![.\w])(eval|exec)\(|load_from_checkpoint|yaml\.(load|unsafe_load|full_load)\((?!.*(Safe|Plain)Loader)"
+        r"|(?<![.\w`])(eval|exec)\(|load_from_checkpoint|yaml\.(load|unsafe_load|full_load)\((?!.*(Safe|Plain)Loader)"
     )
     files = [ROOT / "train.py", *ROOT.glob("scripts/*.py"), *ROOT.glob("src/**/*.py")]
     assert len(files) > 50
@@ -269,6 +269,14 @@ def test_weights_that_are_not_finite_are_refused(state: dict[str, Any], tmp_path
     state["state_dict"][name] = torch.full_like(state["state_dict"][name], torch.nan)
     save_checkpoint(state, tmp_path / "nan.ckpt")
     assert "NaN or infinite" in refused(tmp_path / "nan.ckpt")
+
+
+def test_weights_of_a_gpt2_that_are_not_finite_are_refused(gpt2: Path) -> None:
+    weights = load_file(gpt2 / "model.safetensors")
+    weights["transformer.wpe.weight"][0, 0] = torch.inf
+    save_file(weights, gpt2 / "model.safetensors")
+    with pytest.raises(GPT2FormatError, match=r"wpe\.weight holds NaN or infinite values"):
+        load_gpt2(gpt2)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "folder"])

@@ -226,9 +226,10 @@ DIRECT_READERS = {
     "data.corpora.shards": "files of this preparation, in a folder that check_writable has passed",
     "data.corpora.split_documents": "files of this preparation, in a folder that check_writable has passed",
     "data.corpora.staging": "files of this preparation, in a folder that check_writable has passed",
-    "figures.curves": "event files whose records were checked; CSV that the reader has opened",
+    "figures.curves": "parses CSV that the reader has opened",
     "models.gpt2_format": "safetensors that the reader has found to be regular files",
     "cli.config_files": "parses texts that the reader has read",
+    "cli.config_page": "files of this checkout",
     "sweeps.search": "parses a text of its own",
 }
 """Modules that open or parse files by other means than `folio.runtime.untrusted`, and why they may."""

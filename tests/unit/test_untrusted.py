@@ -129,7 +129,18 @@ def test_yaml_that_is_not_plain_or_would_exhaust_the_machine_is_one_line(name: s
 
 
 @pytest.mark.parametrize(
-    "text", ["[" * 100_000, '{"a":' * 5000, "9" * 5000, "-" + "9" * 401, "{", "", "[" * 101 + "]" * 101]
+    "text",
+    [
+        "[" * 100_000,
+        '{"a":' * 5000,
+        "9" * 5000,
+        "-" + "9" * 401,
+        "{",
+        "",
+        "[" * 101 + "]" * 101,
+        "[" + "[]," * 1_000_000,
+    ],
+    ids=lambda text: repr(text[:9]),
 )
 def test_json_that_is_broken_or_would_exhaust_the_machine_is_one_line(text: str, tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"

@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 from folio.runtime.errors import FolioError
-from folio.runtime.untrusted import MIB, open_regular, refuse, shown
+from folio.runtime.untrusted import KIB, MIB, open_regular, refuse, shown
 
 MAX_RECORD_BYTES = 64 * MIB
 """Limit for one event. A figure, the largest of ours, has less than one megabyte."""
+
+MAX_SCALARS_BYTES = 64 * KIB
+"""Size above which an event is skipped: it holds a figure. Those with scalars have less than one kilobyte."""
 
 MAX_CSV_BYTES = 512 * MIB
 """Limit for metrics.csv. A million log lines with four metrics have 160 MB."""
@@ -51,42 +55,53 @@ def read_curves(run: Path) -> dict[str, Curve]:
 
 
 def _from_events(folder: Path) -> dict[str, Curve]:
+    """Read the scalars of TensorBoard's files.
+
+    TensorBoard's own reader keeps every kind of event, with kilobytes for each tag. As in it, the start of a resumed
+    run takes the place of what was logged from its step on.
+    """
     if not folder.is_dir():
         return {}
+    points: dict[str, list[tuple[int, float]]] = {}
     for file in sorted(folder.iterdir()):
-        if "tfevents" in file.name:  # what TensorBoard's reader looks for
-            _check_event_file(file)
-    # 0 keeps all; 1 keeps the last, since images would fill the memory.
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1, "tensors": 1})
-    try:
-        events.Reload()
-    except (DecodeError, ValueError, OverflowError) as error:
-        refuse(folder, f"holds damaged events ({shown(error)})", "give another run, or move that folder away")
-    return {
-        tag: Curve.of_points((_checked_step(scalar.step, folder), scalar.value) for scalar in events.Scalars(tag))
-        for tag in events.Tags()["scalars"]
-    }
+        if "tfevents" not in file.name:  # what TensorBoard looks for
+            continue
+        for event in _events(file):
+            if event.session_log.status == SessionLog.START:
+                points = {tag: [point for point in found if point[0] < event.step] for tag, found in points.items()}
+            for value in event.summary.value:
+                if value.HasField("simple_value"):
+                    point = _checked_step(event.step, folder), value.simple_value
+                    points.setdefault(value.tag, []).append(point)
+    return {tag: Curve.of_points(found) for tag, found in points.items() if found}
 
 
-def _check_event_file(path: Path) -> None:
-    """Check the lengths of the records, which TensorBoard's reader believes: it would ask for that much memory.
+def _events(path: Path) -> Iterator[Event]:
+    """Yield the events of a file that can hold scalars, up to the first that is damaged or incomplete.
 
-    The last record of a run that was killed may be incomplete. Source: TFRecord, a length of 8 bytes and its checksum
-    of 4 before the data, and a checksum of 4 after it.
+    Source: TFRecord, a length of 8 bytes and its checksum of 4 before the data, and a checksum of 4 after it.
 
     Raises: UntrustedFileError.
     """
+    remedy = "give another run, or move it away"
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         while len(header := file.read(12)) == 12:
             (length,) = struct.unpack("<Q", header[:8])
             if length > MAX_RECORD_BYTES:
-                refuse(
-                    path, f"holds a record of {length:,} bytes, so it is damaged", "give another run, or move it away"
-                )
+                refuse(path, f"holds a record of {length:,} bytes, so it is damaged", remedy)
             if file.tell() + length + 4 > size:
+                return  # the run was killed
+            if length > MAX_SCALARS_BYTES:
+                file.seek(length + 4, os.SEEK_CUR)
+                continue
+            data, checksum = file.read(length), file.read(4)
+            if checksum != struct.pack("<I", masked_crc32c(data)):
                 return
-            file.seek(length + 4, os.SEEK_CUR)
+            try:
+                yield Event.FromString(data)
+            except (DecodeError, ValueError) as error:
+                refuse(path, f"holds a damaged event ({shown(error)})", remedy)
 
 
 def _checked_step(step: int, source: Path) -> int:

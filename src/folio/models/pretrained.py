@@ -65,7 +65,10 @@ def load_gpt2(
     for weight in gpt2_weights(stored):
         tensor = tensors.pop(weight.name)
         tensor = tensor.T if weight.transposed else tensor
-        state[weight.parameter] = tensor.to(torch.float32).clone(memory_format=torch.contiguous_format)
+        tensor = tensor.to(torch.float32).clone(memory_format=torch.contiguous_format)
+        if not tensor.isfinite().all():
+            raise GPT2FormatError(f"{folder}: {weight.name} holds NaN or infinite values; choose another folder")
+        state[weight.parameter] = tensor
     positions = "positional_encoding.embedding.weight"
     state[positions] = state[positions][: config.context_length].clone()
     return _build_from(config, state)

@@ -25,6 +25,9 @@ MAX_DESCRIPTION_BYTES = 4 * MIB
 MAX_DEPTH = 100
 """Limit for the nesting of JSON and YAML. Ours have four levels; a Hugging Face tokenizer.json has about ten."""
 
+MAX_CONTAINERS = 1_000_000
+"""Limit for the lists and objects in a JSON file. The largest of ours, a sweep of 50,000 jobs, has three for each."""
+
 MAX_DIGITS = 400
 """Limit for the digits of a number in JSON or YAML: no finite float needs more than 310 before its point."""
 
@@ -117,6 +120,8 @@ def read_json_object(path: Path, max_bytes: int = MAX_DESCRIPTION_BYTES) -> dict
 
 def parse_json(text: str, path: Path) -> Any:
     """Return the value of a JSON text that was read from `path`. Raises: UntrustedFileError."""
+    if has_many_containers(text):
+        refuse(path, f"holds more than {MAX_CONTAINERS:,} lists and objects")
     try:
         value = json.loads(text, parse_int=_parse_int)
     except RecursionError:
@@ -125,6 +130,11 @@ def parse_json(text: str, path: Path) -> Any:
         refuse(path, f"is not JSON ({shown(error)})")
     check_depth(value, path)
     return value
+
+
+def has_many_containers(text: str) -> bool:
+    """Return whether a JSON text may hold more than MAX_CONTAINERS lists and objects: three bytes make one of 64."""
+    return text.count("[") + text.count("{") > MAX_CONTAINERS
 
 
 def check_depth(value: Any, path: Path, max_depth: int = MAX_DEPTH) -> None:

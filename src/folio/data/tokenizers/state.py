@@ -9,10 +9,10 @@ from typing import Any
 
 from folio.data.tokenizers.base import Tokenizer
 from folio.runtime.errors import FolioError
-from folio.runtime.untrusted import MIB, read_bytes, shown
+from folio.runtime.untrusted import MIB, has_many_containers, read_bytes, shown
 
-MAX_TOKENIZER_BYTES = 256 * MIB
-"""Limit for a tokenizer.json. A vocabulary of five million words has 60 MB."""
+MAX_TOKENIZER_BYTES = 64 * MIB
+"""Limit for a tokenizer.json. The largest vocabulary that Folio learns, of two million words, has 25 MB."""
 
 
 def state_to_json(state: Mapping[str, Any]) -> bytes:
@@ -32,9 +32,12 @@ def read_state_file(path: Path) -> bytes:
 def state_from_json(data: bytes) -> dict[str, Any]:
     """Return the state that `state_to_json` wrote. Raises: ValueError if `data` is not such a JSON object."""
     try:
+        text = data.decode("utf-8")
+        if has_many_containers(text):
+            raise ValueError("too many lists")
         return {
             key: base64.b64decode(value["base64"], validate=True) if isinstance(value, dict) else value
-            for key, value in json.loads(data, parse_int=_parse_no_int).items()
+            for key, value in json.loads(text, parse_int=_parse_no_int).items()
         }
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"not a tokenizer state: {shown(error)}") from error
