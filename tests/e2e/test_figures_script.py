@@ -76,3 +76,20 @@ def test_an_invalid_option_is_refused_before_torch_is_imported(
 @pytest.mark.parametrize("run", ["nowhere", "latest"])
 def test_a_missing_run_is_refused_in_one_line(run: str, workspace: Workspace) -> None:
     assert "give" in workspace.run(FIGURES, run).error_line()
+
+
+def test_figures_without_a_run_need_no_trained_model_and_scaling_not_even_torch(
+    workspace: Workspace, finished_run: Run, home: Workspace, forbid_imports: Callable[..., dict[str, str]]
+) -> None:
+    finished = workspace.run(FIGURES, "--scaling", "--d-head", "64", **forbid_imports("torch", "lightning"))
+    assert (finished.code, finished.stderr) == (0, "")
+    assert finished.stdout.splitlines()[-1] == "figures/scaling.png"
+    assert imread(workspace.folder / "figures" / "scaling.png").std() > 0
+    wrong = workspace.run(FIGURES, "--positional-encoding", "rotray", **forbid_imports("torch"))
+    assert "did you mean rotary?" in wrong.error_line()
+
+
+def test_several_prompts_are_a_batch(home: Workspace, finished_run: Run, tmp_path: Path) -> None:
+    options = ("--prompt", "ROMEO:", "--prompt", "O", "--output", str(tmp_path))
+    printed = home.must(FIGURES, str(finished_run.folder), *options)
+    assert names(printed)[-2:] == ["attention_layer_0.png", "attention_layer_1.png"]

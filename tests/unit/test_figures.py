@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
-from folio.figures.attention import MAX_MAPS, attention_figure, visible
+from folio.figures.attention import MAX_MAPS, attention_figure, batch_attention_figure, visible
+from folio.figures.attention_scaling import MAX_D_HEAD, measure_scaling, measure_width
 from folio.figures.curves import Curve
-from folio.figures.plots import loss_figure, pixels, positional_figure, schedule_figure, spread
+from folio.figures.plots import loss_figure, pixels, positional_figure, scaling_figure, schedule_figure, spread
 from folio.runtime.errors import FolioError
 
 CURVES = {
@@ -40,6 +41,11 @@ def attention(n_layers: int, n_heads: int, n_tokens: int, title: str = "a run: a
 
 def crossed(n_rows: int, n_columns: int) -> Figure:
     return attention_figure(np.full((2, 3, n_rows, n_columns), 0.5), labels(n_rows), labels(n_columns), "prefixes")
+
+
+def batch(n_texts: int, n_heads: int, n_tokens: int) -> Figure:
+    tokens = [labels(n_tokens)[::-1] if row % 2 else labels(n_tokens) for row in range(n_texts)]
+    return batch_attention_figure(causal_weights(n_texts, n_heads, n_tokens), tokens, "a batch")
 
 
 def texts_of(figure: Figure) -> list[Text]:
@@ -79,6 +85,14 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "attention 12 x 12 of 24 tokens": lambda: attention(12, 12, 24),
     "attention of 1 row": lambda: crossed(1, 24),
     "attention to 1 column": lambda: crossed(24, 1),
+    "attention of a batch of 2": lambda: batch(2, 4, 9),
+    "attention of a batch of 5, 1 head, 1 token": lambda: batch(5, 1, 1),
+    "attention of a batch of 12 x 12": lambda: batch(12, 12, 24),
+    "scaling": lambda: scaling_figure(measure_scaling(512), "a run"),
+    "scaling of width 1": lambda: scaling_figure(measure_scaling(1), SWEEP),
+    "curves of some dimensions": lambda: positional_figure(
+        np.sin(np.arange(96 * 48)).reshape(96, 48), "sinusoidal", "a run", dimensions=[0, 1, 47], n_positions=16
+    ),
 }
 
 
@@ -225,3 +239,66 @@ def test_labels_make_invisible_characters_visible(label: str, shown: str) -> Non
 )
 def test_a_few_numbers_are_spread_from_the_first_to_the_last(n: int, at_most: int, numbers: list[int]) -> None:
     assert spread(n, at_most) == numbers
+
+
+def test_a_batch_has_a_row_of_maps_for_each_text_with_its_own_labels() -> None:
+    weights = causal_weights(2, 3, 2)
+    *maps, _ = batch_attention_figure(weights, [["", "a"], ["b", "c"]], "a batch").axes
+    assert [axes.get_title() for axes in maps] == [
+        f"sequence {row}, head {head}" for row in (0, 1) for head in range(3)
+    ]
+    for axes, expected in zip(maps, weights.reshape(6, 2, 2), strict=True):
+        np.testing.assert_array_equal(np.ma.filled(axes.images[0].get_array(), 0.0), expected)
+    rows = [[label.get_text() for label in axes.get_yticklabels()] for axes in maps]
+    columns = [[label.get_text() for label in axes.get_xticklabels()] for axes in maps]
+    assert rows == [["∅", "a"], [], [], ["b", "c"], [], []]  # ∅ is padding
+    assert columns == 3 * [["∅", "a"]] + 3 * [["b", "c"]]
+
+
+def test_curves_are_the_given_dimensions_over_the_first_positions() -> None:
+    table = np.sin(np.arange(96.0 * 48)).reshape(96, 48)
+    figure = positional_figure(table, "sinusoidal", "a run", dimensions=[0, 3, 47], n_positions=16)
+    map_axes, curve_axes, _ = figure.axes
+    np.testing.assert_array_equal(np.asarray(map_axes.images[0].get_array()), table.T)
+    assert [line.get_label() for line in curve_axes.lines] == ["0", "3", "47"]
+    for line, dimension in zip(curve_axes.lines, (0, 3, 47), strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), table[:16, dimension])
+
+
+def test_products_of_queries_and_keys_have_the_variance_of_their_width_and_scaled_that_of_one() -> None:
+    measured = measure_scaling(512)
+    assert [row.d_head for row in measured] == [8, 16, 32, 64, 128, 256, 512]
+    for row in measured:
+        assert row.variance == pytest.approx(row.d_head, rel=0.02)
+        assert row.scaled_variance == pytest.approx(1.0, rel=0.02)
+        assert row.scaled_variance == pytest.approx(row.variance / row.d_head, rel=1e-4)
+    assert measured[-1].variance == pytest.approx(512.0, abs=1.0)
+    assert round(measured[-1].scaled_variance, 2) == 1.00
+
+
+def test_without_scaling_a_wide_head_chooses_one_key_and_with_it_the_width_does_not_matter() -> None:
+    narrow, *_, wide = measure_scaling(512)
+    assert wide.largest_weight > 0.9 > 0.6 > narrow.largest_weight
+    assert wide.scaled_largest_weight == pytest.approx(narrow.scaled_largest_weight, abs=0.01)
+    for weights in (wide.weights, wide.scaled_weights):
+        assert weights.sum() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("d_head", "widths"), [(1, [1]), (6, [1, 3, 6]), (48, [1, 3, 6, 12, 24, 48])])
+def test_any_width_can_be_measured(d_head: int, widths: list[int]) -> None:
+    assert [row.d_head for row in measure_scaling(d_head)] == widths
+
+
+def test_the_widest_head_needs_no_more_memory_than_others() -> None:
+    assert measure_width(MAX_D_HEAD).scaled_variance == pytest.approx(1.0, rel=0.5)
+
+
+def test_the_scaling_figure_draws_what_was_measured() -> None:
+    measured = measure_scaling(64)
+    axes, unscaled, scaled = scaling_figure(measured, "a run").axes
+    assert [list(np.asarray(line.get_ydata())) for line in axes.lines] == [
+        [row.variance for row in measured],
+        [row.scaled_variance for row in measured],
+    ]
+    for panel, weights in ((unscaled, measured[-1].weights), (scaled, measured[-1].scaled_weights)):
+        assert [bar.get_height() for bar in panel.patches] == pytest.approx(weights.tolist())

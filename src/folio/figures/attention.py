@@ -1,11 +1,11 @@
-"""Draw attention weights as a grid of heat maps: one row of maps per layer, one column per head.
+"""Draw attention weights as a grid of heat maps: one row of maps per layer or per sequence, one column per head.
 
 Imports no torch. Everything is placed in inches, computed from the size of the labels: matplotlib's layout engine would
 take minutes for the maps of a large model.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -65,18 +65,54 @@ def attention_figure(
     heads = spread(n_heads, MAX_MAPS) if heads is None else heads
     rows, columns = [visible(label) for label in row_labels], [visible(label) for label in column_labels]
     grid = GridLayout.fit(len(layers), len(heads), rows, columns, title)
-    unmasked = np.ma.masked_equal(weights, 0.0)
-    figure = Figure(figsize=(grid.width, grid.height), dpi=min(150, MAX_PIXELS / max(grid.width, grid.height)))
+    figure = _empty_figure(grid)
     for down, layer in enumerate(layers):
         for across, head in enumerate(heads):
-            axes = figure.add_axes(grid.map_box(down, across))
-            axes.imshow(unmasked[layer, head], vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest")
-            axes.set_title(f"layer {layer}, head {head}", fontsize=TITLE_POINTS, pad=3)
+            axes = _add_map(figure, grid, down, across, weights[layer, head], f"layer {layer}, head {head}")
             _add_labels(axes, rows if across == 0 else [], columns if down == len(layers) - 1 else [])
             if divider:
                 axes.axvline(divider - 0.5, color="tab:red", linewidth=1)
     _add_frame(figure, grid)
     return figure
+
+
+def batch_attention_figure(
+    weights: np.ndarray, labels: Sequence[Sequence[str]], title: str, *, heads: Sequence[int] | None = None
+) -> Figure:
+    """Draw the attention of one layer over a batch: one row of maps per sequence, one column per head.
+
+    Each sequence has labels of its own; an empty one stands for padding.
+
+    Shapes: weights (B, H, T, T); B times T labels.
+    """
+    n_rows, n_heads, n_tokens, _ = weights.shape
+    assert [len(row) for row in labels] == [n_tokens] * n_rows
+    shown = spread(n_rows, MAX_MAPS)
+    heads = spread(n_heads, MAX_MAPS) if heads is None else heads
+    texts = [[visible(label) for label in row] for row in labels]
+    widest = [max((texts[row][token] for row in shown), key=text_inches) for token in range(n_tokens)]
+    grid = GridLayout.fit(len(shown), len(heads), widest, widest, title)
+    grid = replace(grid, row_gap=grid.row_gap + max(text_inches(label) for label in widest))
+    figure = _empty_figure(grid)
+    for down, row in enumerate(shown):
+        for across, head in enumerate(heads):
+            axes = _add_map(figure, grid, down, across, weights[row, head], f"sequence {row}, head {head}")
+            _add_labels(axes, texts[row] if across == 0 else [], texts[row])
+    _add_frame(figure, grid)
+    return figure
+
+
+def _empty_figure(grid: "GridLayout") -> Figure:
+    return Figure(figsize=(grid.width, grid.height), dpi=min(150, MAX_PIXELS / max(grid.width, grid.height)))
+
+
+def _add_map(figure: Figure, grid: "GridLayout", down: int, across: int, weights: np.ndarray, title: str) -> Axes:
+    """Draw weights (T, S); masked ones are white."""
+    axes = figure.add_axes(grid.map_box(down, across))
+    unmasked = np.ma.masked_equal(weights, 0.0)
+    axes.imshow(unmasked, vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest")
+    axes.set_title(title, fontsize=TITLE_POINTS, pad=3)
+    return axes
 
 
 @dataclass(frozen=True)

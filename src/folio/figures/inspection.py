@@ -1,11 +1,14 @@
 """Read from a model what figures show: its attention weights and its positional encoding."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from folio.figures.labeled_prompt import LabeledPrompt
-from folio.models import EncoderDecoder, Model
+from folio.models import GPT, EncoderDecoder, Model, TransformerConfig
+from folio.models.positional import build_positional_encoding
 
 
 @torch.no_grad()
@@ -24,6 +27,22 @@ def attention_weights(model: Model, prompt: LabeledPrompt) -> np.ndarray:
     return _to_array(torch.cat([layer.weights for layer in maps]))
 
 
+@torch.no_grad()
+def batch_attention_weights(model: GPT, texts: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return the weights of a decoder in eval mode over texts that are padded at the start: (L, B, H, T, T) float32.
+
+    Rows sum to 1; those of padding are 0.
+    """
+    assert not model.training
+    longest = max(map(len, texts))
+    device = next(model.parameters()).device
+    tokens = torch.tensor([[0] * (longest - len(text)) + [*text] for text in texts], device=device)  # (B, T)
+    n_padding = torch.tensor([longest - len(text) for text in texts], device=device)
+    is_token = torch.arange(longest, device=device) >= n_padding[:, None]  # (B, T)
+    maps = model.attention_maps(tokens, is_token)
+    return _to_array(torch.stack([layer.weights * is_token[:, None, :, None] for layer in maps]))
+
+
 def positional_tables(model: Model) -> dict[str, np.ndarray]:
     """Return the positional encoding of a context, (positions, columns), by part of the model.
 
@@ -38,6 +57,17 @@ def positional_tables(model: Model) -> dict[str, np.ndarray]:
         encodings = {"": model.decoder.positional_encoding}
     tables = {part: encoding.table(model.config.context_length) for part, encoding in encodings.items()}
     return {part: _to_array(table) for part, table in tables.items() if table is not None}
+
+
+@torch.no_grad()
+def computed_table(config: TransformerConfig) -> np.ndarray | None:
+    """Return the positional encoding of a context, (positions, columns), before training.
+
+    None if the encoding is trained, or there is none.
+    """
+    encoding = build_positional_encoding(config)
+    table = None if any(True for _ in encoding.parameters()) else encoding.table(config.context_length)
+    return None if table is None else _to_array(table)
 
 
 def has_trained_positions(model: Model) -> bool:

@@ -1,4 +1,4 @@
-"""Draw the loss curves, the learning-rate schedule and the positional encoding of a run. Imports no torch.
+"""Draw loss curves, the learning-rate schedule, positional encodings and the scaling of scores. Imports no torch.
 
 Figures are made without pyplot, which would keep them all in memory. `folio.figures.attention` draws attention.
 """
@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from folio.figures.attention_scaling import N_KEYS, ScalingMeasurement
 from folio.figures.curves import Curve
 from folio.runtime.errors import FolioError
 
@@ -74,15 +75,24 @@ def schedule_figure(rates: Sequence[float], title: str) -> Figure:
     return figure
 
 
-def positional_figure(table: np.ndarray, encoding: str, title: str) -> Figure:
+def positional_figure(
+    table: np.ndarray,
+    encoding: str,
+    title: str,
+    *,
+    dimensions: Sequence[int] | None = None,
+    n_positions: int | None = None,
+) -> Figure:
     """Draw a positional encoding: a heat map of the whole table, and some of its columns as curves.
+
+    The curves are those of `dimensions`, over the first n_positions; by default a few columns over all positions.
 
     Shapes: table (positions, columns), as returned by `PositionalEncoding.table`.
     """
     column, row, value = AXIS_LABELS.get(encoding, ("column", "position", "value"))
     n_columns = table.shape[1]
     figure = _figure(height_inches=6.4)
-    map_axes, curve_axes = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    map_axes, curve_axes = figure.subplots(2, 1, sharex=n_positions is None, height_ratios=[3, 2])
     image = map_axes.imshow(table.T, aspect="auto", origin="lower", interpolation="nearest")
     if table.max() > 0.0:  # both signs occur: make zero white
         largest = float(np.abs(table).max())
@@ -91,13 +101,56 @@ def positional_figure(table: np.ndarray, encoding: str, title: str) -> Figure:
     map_axes.set(ylabel=column, title=title_lines(title))
     if n_columns <= 2 * N_CURVES:
         map_axes.set_yticks(range(n_columns))
-    for index in spread(n_columns, at_most=N_CURVES):
-        curve_axes.plot(table[:, index], linewidth=1.2, label=str(index))
+    for index in spread(n_columns, at_most=N_CURVES) if dimensions is None else dimensions:
+        curve_axes.plot(table[:n_positions, index], linewidth=1.2, label=str(index))
     curve_axes.set(xlabel=row, ylabel=value)
     figure.legend(title=column, frameon=False, loc="outside lower center", ncols=N_CURVES)
     _style_axes(curve_axes)
     figure.align_ylabels([map_axes, curve_axes])
     return figure
+
+
+def scaling_figure(measurements: Sequence[ScalingMeasurement], title: str) -> Figure:
+    """Draw the variance of the products against the width of a head, and the softmax of one query of the widest."""
+    figure = _figure(height_inches=5.6)
+    grid = figure.add_gridspec(2, 2, width_ratios=[3, 2])
+    axes = figure.add_subplot(grid[:, 0])
+    widths = [measured.d_head for measured in measurements]
+    variances = [measured.variance for measured in measurements]
+    axes.plot(widths, variances, color="tab:red", marker="o", label="q · k")
+    scaled = [measured.scaled_variance for measured in measurements]
+    axes.plot(widths, scaled, color="tab:blue", marker="o", label="q · k / √d_head")
+    for values in (variances, scaled):
+        axes.annotate(
+            format_variance(values[-1]),
+            (widths[-1], values[-1]),
+            textcoords="offset points",
+            xytext=(0, 8),
+            ha="center",
+        )
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xticks(widths, [str(width) for width in widths])
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.margins(0.1)
+    axes.set(xlabel="d_head", ylabel="variance")
+    axes.legend(frameon=False, loc="upper left")
+    _style_axes(axes)
+    widest = measurements[-1]
+    panels = (("q · k", widest.weights, "tab:red"), ("q · k / √d_head", widest.scaled_weights, "tab:blue"))
+    for row, (name, weights, color) in enumerate(panels):
+        panel = figure.add_subplot(grid[row, 1])
+        panel.bar(range(N_KEYS), weights, color=color)
+        panel.set(ylim=(0, 1), title=f"softmax of {name}", ylabel="weight")
+        panel.set(xlabel=f"key, at d_head {widest.d_head}" if row else "")
+        _style_axes(panel)
+    figure.suptitle(title_lines(title))
+    return figure
+
+
+def format_variance(variance: float) -> str:
+    """Return a variance with a few digits: 512.3, and 1.00 for a small one."""
+    return f"{variance:.1f}" if variance >= 10 else f"{variance:.2f}"
 
 
 def spread(n: int, at_most: int) -> list[int]:
