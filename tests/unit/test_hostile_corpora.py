@@ -1,6 +1,8 @@
 """A corpus of unknown origin takes memory within the promise of docs/data.md, and time within its size."""
 
+import gzip
 import io
+import json
 import os
 import random
 import subprocess
@@ -158,6 +160,34 @@ def test_a_footer_that_describes_absurdly_much_is_refused_before_pyarrow_reads_i
 def test_any_bytes_are_thrift_or_an_error(data: bytes) -> None:
     with suppress(ThriftError):
         dict(ThriftReader(data, 1000).struct())
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["text", "doc", "é", "a\n", ""]), inner),
+)
+CONTENT = st.binary(max_size=300) | VALUES.map(lambda value: json.dumps(value).encode())
+
+
+@given(
+    CONTENT, st.sampled_from(["txt", "jsonl", "parquet"]), st.sampled_from(["", ".gz", ".zst"]), st.binary(max_size=5)
+)
+def test_any_bytes_are_texts_or_an_error_of_one_line(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, kind: str, compression: str, rest: bytes
+) -> None:
+    if kind == "parquet":
+        content, compression = parquet_of(content), ""
+    pack: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".zst": zstd.compress}
+    path = tmp_path_factory.mktemp("corpus") / f"a.{kind}{compression}"
+    path.write_bytes(pack.get(compression, bytes)(content) + rest)
+    try:
+        (file,) = find_files(str(path))
+        for text_field in ("text", "doc.text"):
+            for block in read_blocks(file, DocumentFormat(text_field, "é")):
+                list(parse_documents(block, DocumentFormat(text_field, "é")))
+    except FolioError as error:
+        if "\n" in str(error):
+            raise AssertionError(f"several lines: {error}") from error
 
 
 DOCUMENTS = [None if number % 7 == 0 else f"doc {number % 9} " * (number % 50) for number in range(300)]

@@ -41,10 +41,6 @@ ROWS_PER_BATCH = 256
 MAX_ROWS_PER_BLOCK = 1 << 16
 """Most rows in a block, because nulls have no size."""
 
-MIN_EXPANDED_BYTES, MAX_EXPANSION = 1 << 28, 1000
-"""A packed file may hold this much text, or this multiple of its size. Texts shrink to a third or a tenth; more than a
-thousandth is the same again and again, and its tokens would fill the disk."""
-
 INSTALL = "pip install '.[corpora]'"
 
 
@@ -89,11 +85,7 @@ def read_blocks(
     with _file_errors(file.path):
         for block in _blocks(file, document_format, end, first):
             n_bytes += block.n_bytes
-            if n_bytes > max(MIN_EXPANDED_BYTES, MAX_EXPANSION * file.n_bytes):
-                raise FolioError(
-                    f"{file.path} has {file.n_bytes:,} bytes, and unpacks to more than {n_bytes:,} bytes of text, the "
-                    "same again and again; repack it without the repetitions, or leave it out"
-                )
+            file.check_expansion(n_bytes)
             yield block
 
 
@@ -293,7 +285,7 @@ def _read_parquet(file: CorpusFile, document_format: DocumentFormat, end: int) -
     row_groups = read_footer(file.path)
     # Buffered, so that a column of gigabytes is read as it is needed.
     with parquet.ParquetFile(file.path, buffer_size=READ_BYTES, pre_buffer=False) as table:
-        column = TextColumn.find(table, row_groups, document_format.text_field, file.path)
+        column = TextColumn.find(table, row_groups, document_format.text_field, file)
         bytes_per_row = file.n_bytes / max(sum(group.n_rows for group in row_groups), 1)
         n_rows = 0
         for number, group in enumerate(row_groups):

@@ -26,6 +26,10 @@ FORMATS = {
 COMPRESSIONS = (".gz", ".zst")
 READABLE = f"{', '.join(FORMATS)}, and all but .parquet followed by {' or '.join(COMPRESSIONS)} as well"
 
+MIN_EXPANDED_BYTES, MAX_EXPANSION = 1 << 28, 1000
+"""A packed file may hold this much text, or this multiple of its size. Texts shrink to a third or a tenth; less than a
+thousandth is the same again and again, and its tokens would fill the disk."""
+
 
 @dataclass(frozen=True)
 class CorpusFile:
@@ -36,6 +40,14 @@ class CorpusFile:
     compression: str
     n_bytes: int
     modified_ns: int
+
+    def check_expansion(self, n_unpacked: int) -> None:
+        """Raises: FolioError if the file is too small to hold this many bytes of text."""
+        if n_unpacked > max(MIN_EXPANDED_BYTES, MAX_EXPANSION * self.n_bytes):
+            raise FolioError(
+                f"{self.path} has {self.n_bytes:,} bytes, and unpacks to more than {n_unpacked:,} bytes, the same "
+                "again and again; repack it without the repetitions, or leave it out"
+            )
 
 
 def find_files(pattern: str, text_suffixes: tuple[str, ...] = ()) -> list[CorpusFile]:

@@ -102,7 +102,7 @@ def _find(fields: dict[str, Any], text_field: str, where: str) -> str | None:
         if value is None:
             return None
     if isinstance(value, dict) and value:
-        part = shown(f"{text_field}.{next(iter(value))}")
+        part = shown(" ".join(f"{text_field}.{next(iter(value))}".split()))
         raise FolioError(f"{where}: the field {text_field} has parts; name one, as in data.text_field={part}")
     if not isinstance(value, str):
         raise FolioError(f"{where}: the field {text_field} holds not a string but {type(value).__name__}")

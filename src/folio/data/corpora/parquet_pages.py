@@ -135,23 +135,24 @@ def _check_depth(schema: list[Any]) -> None:
             raise ThriftError(f"columns are nested more than {MAX_SCHEMA_DEPTH} levels deep")
 
 
-def rows_at_a_time(path: Path, chunk: ColumnChunk, n_bytes: int) -> int:
-    """Return the number of rows of a column that can be unpacked to about `n_bytes`, or to three pages.
+@dataclass(frozen=True)
+class Page:
+    """What the header of a page says."""
+
+    n_packed: int
+    n_unpacked: int
+    n_values: int
+    """Number of values and nulls; 0 for a dictionary."""
+    repeats: bool
+    """Whether values can be made of the same bytes: those of a dictionary, or of the values before."""
+    end: int
+
+
+def read_pages(path: Path, chunk: ColumnChunk) -> Iterator[Page]:
+    """Yield the pages of a column in a row group, without unpacking them.
 
     Raises: UntrustedFileError if a page is too large, or the pages do not hold the chunk's values; OSError.
     """
-    fewest_values, longest_repeated, n_found = chunk.n_values, 1, 0
-    for page in _read_pages(path, chunk):
-        n_found += page.n_values
-        if page.repeats:
-            # A value is as long as its page at most, and each row can repeat the longest.
-            longest_repeated = max(longest_repeated, page.n_unpacked)
-        if page.n_values and n_found < chunk.n_values:  # the last page may be short
-            fewest_values = min(fewest_values, page.n_values)
-    return max(1, min(fewest_values, n_bytes // longest_repeated))
-
-
-def _read_pages(path: Path, chunk: ColumnChunk) -> Iterator["_Page"]:
     with open_regular(path) as file:
         end = chunk.start + chunk.n_bytes
         if chunk.start < len(MAGIC) or chunk.n_bytes < 0 or end > file.seek(0, 2):
@@ -160,6 +161,8 @@ def _read_pages(path: Path, chunk: ColumnChunk) -> Iterator["_Page"]:
         while n_found < chunk.n_values:
             try:
                 page = _read_page_header(file, position, end)
+                if page.n_values == 0 and position > chunk.start:  # only a dictionary has none, and comes first
+                    raise ThriftError("it has no values")
             except ThriftError as error:
                 refuse(path, f"is damaged: the page at byte {position} cannot be read: {error}", LEAVE_OUT)
             if page.n_unpacked > max(MAX_PAGE_BYTES, MAX_PAGE_EXPANSION * page.n_packed):
@@ -175,18 +178,16 @@ def _read_pages(path: Path, chunk: ColumnChunk) -> Iterator["_Page"]:
             yield page
 
 
-@dataclass(frozen=True)
-class _Page:
-    n_packed: int
-    n_unpacked: int
-    n_values: int
-    """Number of values and nulls; 0 for a dictionary."""
-    repeats: bool
-    """Whether values can be made of the same bytes: those of a dictionary, or of the values before."""
-    end: int
+def rows_at_a_time(pages: list[Page], n_bytes: int) -> int:
+    """Return the number of rows of a column that can be unpacked to about `n_bytes`, or to three pages."""
+    # A repeated value is as long as its page at most, and each row can hold the longest.
+    repeated = max((page.n_unpacked for page in pages if page.repeats), default=1)
+    # So many rows touch at most two pages, and the last, which may be short.
+    fewest = min((page.n_values for page in pages[:-1] if page.n_values), default=n_bytes)
+    return max(1, min(fewest, n_bytes // max(repeated, 1)))
 
 
-def _read_page_header(file: BinaryIO, position: int, end: int) -> _Page:
+def _read_page_header(file: BinaryIO, position: int, end: int) -> Page:
     """Raises: ThriftError if it is inconsistent, or its page does not end before `end`."""
     n_read = 1 << 10
     while True:
@@ -215,4 +216,4 @@ def _read_page_header(file: BinaryIO, position: int, end: int) -> _Page:
         raise ThriftError("it has no number of values")
     encodings = (data.get(_ENCODING), data.get(_ENCODING_V2)) if isinstance(data, dict) else ()
     repeats = dictionary is not None or _DELTA_BYTE_ARRAY in encodings
-    return _Page(n_packed, n_unpacked, n_values, repeats, first + n_packed)
+    return Page(n_packed, n_unpacked, n_values, repeats, first + n_packed)

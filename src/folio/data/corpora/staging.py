@@ -54,7 +54,8 @@ class Staging:
     def read_journal(self) -> Journal:
         """Return how far an earlier process came; nowhere if the files are shorter than its journal says."""
         try:
-            fields = read_json_object(self.folder / "journal.json")
+            # Journals of earlier versions did not count separators; 1 gives no warning.
+            fields = {"n_separators": 1} | read_json_object(self.folder / "journal.json")
             position = dataclass_from_json(ReadPosition, fields["position"])
             journal = dataclass_from_json(Journal, fields | {"position": position})
             sizes = (self.tokens, journal.tokens_bytes), (self.documents, journal.documents_bytes)

@@ -1,11 +1,12 @@
 """The column of an Arrow or Parquet table that holds the text: found by name, and read in bounded memory."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from folio.data.corpora.parquet_pages import RowGroup, rows_at_a_time
+from folio.data.corpora.files import CorpusFile
+from folio.data.corpora.parquet_pages import RowGroup, read_pages, rows_at_a_time
 from folio.runtime.errors import FolioError
 from folio.runtime.untrusted import shown
 
@@ -16,7 +17,7 @@ MIN_ROWS, MAX_ROWS_PER_BYTE = 1 << 20, 100
 """A file may declare this many rows, or this many for each of its bytes: nulls and repeated values take almost none."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class TextColumn:
     """The leaf columns of a Parquet file that `data.text_field` can mean, of which one holds the text.
 
@@ -24,14 +25,17 @@ class TextColumn:
     """
 
     table: Any
-    path: Path
+    file: CorpusFile
     text_field: str
     row_groups: list[RowGroup]
     leaves: tuple[int, ...]
+    n_unpacked: int = field(default=0, init=False)
+    """Number of bytes in the pages that were read so far."""
 
     @classmethod
-    def find(cls, table: Any, row_groups: list[RowGroup], text_field: str, path: Path) -> "TextColumn":
+    def find(cls, table: Any, row_groups: list[RowGroup], text_field: str, file: CorpusFile) -> "TextColumn":
         """Raises: FolioError if there is no such column, or it cannot hold one text in each row."""
+        path = file.path
         schema = table.metadata.schema
         columns = [schema.column(number) for number in range(len(schema))]
         names = [column.path for column in columns]
@@ -50,10 +54,12 @@ class TextColumn:
             if column.max_repetition_level or not (column.physical_type == "BYTE_ARRAY" or is_null):
                 kind = "lists" if column.max_repetition_level else column.physical_type
                 raise FolioError(f"{which} holds {kind}, not text; name the one that does")
-        n_rows, n_bytes = sum(group.n_rows for group in row_groups), path.stat().st_size
-        if n_rows > max(MIN_ROWS, MAX_ROWS_PER_BYTE * n_bytes):
-            raise FolioError(f"{path} declares {n_rows:,} rows in {n_bytes:,} bytes; fetch it again, or leave it out")
-        return cls(table, path, text_field, row_groups, leaves)
+        n_rows = sum(group.n_rows for group in row_groups)
+        if n_rows > max(MIN_ROWS, MAX_ROWS_PER_BYTE * file.n_bytes):
+            raise FolioError(
+                f"{path} declares {n_rows:,} rows in {file.n_bytes:,} bytes; fetch it again, or leave it out"
+            )
+        return cls(table, file, text_field, row_groups, leaves)
 
     def read(self, number: int, max_rows: int) -> Iterator[Any]:
         """Yield the column of a row group as Arrow arrays. Raises: FolioError for one that unpacks to too much."""
@@ -66,10 +72,13 @@ class TextColumn:
         n_values = group.columns[leaf].n_values if leaf < len(group.columns) else 0
         if n_values != group.n_rows:
             raise FolioError(
-                f"{self.path} is damaged: row group {number + 1} declares {group.n_rows:,} rows, and its column "
+                f"{self.file.path} is damaged: row group {number + 1} declares {group.n_rows:,} rows, and its column "
                 f"{self.text_field} {n_values:,} values; fetch it again, or leave it out"
             )
-        return rows_at_a_time(self.path, group.columns[leaf], BATCH_BYTES)
+        pages = list(read_pages(self.file.path, group.columns[leaf]))
+        self.n_unpacked += sum(page.n_unpacked for page in pages)
+        self.file.check_expansion(self.n_unpacked)
+        return rows_at_a_time(pages, BATCH_BYTES)
 
 
 def _select(batch: Any, name: str) -> Any:
