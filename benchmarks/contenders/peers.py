@@ -92,7 +92,7 @@ def read_as_gpt2(weights: str, model_config: TransformerConfig, *, transposed: b
         tensor = state[weight.parameter]
         name = weight.name if weight.name == "lm_head.weight" else PREFIX + weight.name
         renamed[name] = tensor.T if transposed and weight.transposed else tensor
-    if model_config.tie_weights:
+    if model_config.ties_weights:
         renamed["lm_head.weight"] = state["token_embedding.weight"]
     return renamed
 

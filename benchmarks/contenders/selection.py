@@ -76,16 +76,21 @@ def _reason_against(name: str, model_config: TransformerConfig) -> str | None:
         gpt2_config_json(model_config)
     except (FolioError, GPT2FormatError) as error:
         return str(error)
-    return None if model_config.bias else "its GPT-2 always has biases, and model.bias=false"
+    if not (model_config.bias and model_config.attention_has_bias):
+        return "its GPT-2 always has biases, and model.bias=false or model.attention_bias=false"
+    return None
 
 
 def _difference_from_nanogpt(model_config: TransformerConfig) -> str | None:
     required = GPT2_ARCHITECTURE | {
         "activation": "gelu",
-        "tie_weights": True,
+        "ties_weights": True,
+        "attention_has_bias": model_config.bias,
+        "feed_forward_dropout": 0.0,
         "feed_forward_width": 4 * model_config.d_model,
     }
     for field, value in required.items():
-        if (actual := getattr(model_config, field)) != value:
+        actual = getattr(model_config, field)
+        if actual is not None and actual != value:  # None stands for GPT-2's value
             return f"its model supports only {field}={value}, not {actual}"
     return None

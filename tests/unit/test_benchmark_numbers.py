@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
-from benchmarks.contenders.selection import PEERS, choose_peers
+from benchmarks.contenders.selection import PEERS, Peers, choose_peers
 from benchmarks.parts.scaling import write_empty_tokens
 from benchmarks.parts.training import step_times_ms
 from benchmarks.report.plots import FIGURES, write_plots
@@ -238,7 +240,28 @@ def test_nothing_is_cut_off_and_every_axis_has_a_label(part: str) -> None:
     assert drawn.y1 <= height
 
 
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({}, None),
+        ({"final_norm": True, "scale_embedding": False, "tie_weights": True, "attention_bias": True}, None),
+        ({"final_norm": False}, "final_norm"),
+        ({"output_bias": True}, "output_bias"),
+        ({"attention_bias": False}, "attention_has_bias"),
+        ({"feed_forward_dropout": 0.1}, "feed_forward_dropout"),
+        ({"positional_encoding": "concatenated"}, "positional_encoding"),
+    ],
+    ids=str,
+)
+def test_nanogpt_takes_part_if_it_can_compute_the_model(changes: dict[str, Any], word: str | None) -> None:
+    config = GPTConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=1, d_model=8, activation="gelu", **changes)
+    names, reasons = Peers(("nanogpt",), None).supporting(config)
+    assert names == ([] if word else ["nanogpt"])
+    assert [reason for reason in reasons if f"only {word}=" in reason] == reasons
+
+
 def test_nothing_that_users_run_imports_the_benchmark() -> None:
     root = Path(__file__).parents[2]
     sources = [root / "train.py", *(root / "scripts").glob("*.py"), *(root / "src").rglob("*.py")]
-    assert not [path for path in sources if "benchmarks" in path.read_text(encoding="utf-8")]
+    imported = re.compile(r"^\s*(from|import) benchmarks\b", re.MULTILINE)
+    assert not [path for path in sources if imported.search(path.read_text(encoding="utf-8"))]
