@@ -192,6 +192,19 @@ def test_a_sweep_in_which_every_job_would_fail_is_refused_before_anything_is_wri
     assert not (workspace.folder / "outputs").exists()
 
 
+def test_a_value_that_hydra_cannot_compose_fails_alone(workspace: Workspace) -> None:
+    values = ("optimizer=adamw,nope", 'callbacks.samples.prompt=JULIET,"${oc.env:NOPE}"')
+    finished = workspace.run("train.py", "-m", *QUICK, *values, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert finished.code == 2
+    assert sorted(statuses(workspace).values()) == ["failed", "failed", "failed", "finished"]
+    assert statuses(workspace)["optimizer=adamw,callbacks.samples.prompt=JULIET"] == "finished"
+    assert "optimizer=nope is not one of adam, adamw, muon, sgd" in finished.stdout
+    assert "Environment variable 'NOPE' not found" in finished.stdout
+    assert "Traceback" not in finished.stdout + finished.stderr
+    # sweep.json is not trusted with ${...}, so the command to resume has all words.
+    assert "train.py -m model=debug " in finished.stdout
+
+
 def test_a_job_gives_the_same_results_alone_and_in_a_sweep(workspace: Workspace, sabotage: dict[str, str]) -> None:
     overrides = (*TINY, "logger=csv", "training.validate_every_steps=5")
     swept = ("deterministic=true,false", "trainer.detect_anomaly=true,false", "seed=1,667")

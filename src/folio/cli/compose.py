@@ -139,8 +139,10 @@ def composed_files() -> dict[str, Path]:
 
 
 def task_overrides() -> list[str]:
-    """Return the overrides of the run's own config, in the order of the command line."""
-    return list(HydraConfig.get().overrides.task)
+    """Return the overrides of the run's own config as they were typed, in the order of the command line."""
+    words = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    assert isinstance(words, list)
+    return words
 
 
 def is_sweep() -> bool:
@@ -153,4 +155,6 @@ def job_folder() -> Path | None:
     """Return the folder that a sweep assigned to this job; None for a single run, which creates its own."""
     if not is_sweep():
         return None
-    return Path(os.path.relpath(HydraConfig.get().runtime.output_dir))  # as short as the folders of single runs
+    runtime = OmegaConf.to_container(HydraConfig.get().runtime, resolve=False)  # a folder may be called ${x}
+    assert isinstance(runtime, dict)
+    return Path(os.path.relpath(runtime["output_dir"]))  # as short as the folders of single runs

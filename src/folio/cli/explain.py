@@ -30,6 +30,9 @@ def explain_hydra_error(error: Exception) -> str:
         options = list(error.options or [])
         return f"{group}={option} is not one of {', '.join(options)}{_closest_option(group, option, options)}"
     text = str(error)
+    if not text and error.__cause__ is not None:  # an interpolation that is not closed
+        reason = str(error.__cause__).partition("\n")[0]
+        return f"cannot read the value of an override ({reason}); write a backslash before ${{ for the text itself"
     if unknown := re.search(r"Could not override '([^']+)'", text):
         inner = re.search(rf"full_key: ({re.escape(unknown[1])}\.\S+)", str(error.__cause__))  # training={bogus: 1}
         return _explain_unknown_key(inner[1] if inner else unknown[1])

@@ -70,8 +70,7 @@ def quote_for_hydra(text: str) -> str:
     """
     if PLAIN.fullmatch(text) and not TYPED.fullmatch(text):
         return text
-    escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
-    escaped = re.sub(r'(\\*)"', r'\1\1\\"', escaped)
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', escape_interpolations(text))
     trailing = len(escaped) - len(escaped.rstrip("\\"))
     return f'"{escaped}{trailing * chr(92)}"'
 
@@ -81,6 +80,11 @@ def unquote_for_hydra(value: str) -> str:
     if len(value) < 2 or value[0] != value[-1] or value[0] not in "'\"":
         return value
     return re.sub(rf"(\\+)(?={value[0]}|\$\{{|$)", lambda found: found[1][: len(found[1]) // 2], value[1:-1])
+
+
+def escape_interpolations(text: str) -> str:
+    """Return text as a value of OmegaConf, which resolves `${...}` unless a backslash precedes it."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 
 def quote_for_shell(text: str) -> str:

@@ -25,7 +25,7 @@ from folio.config.run import RunConfig, SweepConfig
 from folio.config.section import ConfigError
 from folio.distributed.environment import RankInfo, rank_from_environment
 from folio.runs.folders import create_folder
-from folio.runtime.commands import quote_for_hydra
+from folio.runtime.commands import escape_interpolations, quote_for_hydra
 from folio.runtime.cpus import available_cpus
 from folio.runtime.errors import FolioError
 from folio.runtime.files import check_writable, expand_home
@@ -388,7 +388,7 @@ def build_launch(
 ) -> Launch:
     """Return a function that runs jobs with Hydra's launcher, each in its own folder below `folder`."""
     with open_dict(config):
-        config.hydra.sweep.dir = str(folder)
+        config.hydra.sweep.dir = escape_interpolations(str(folder))
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quote_for_hydra(str(folder))}")
         if "n_jobs" in config.hydra.launcher:
             config.hydra.launcher.n_jobs = n_parallel  # so that all processors are divided among these

@@ -13,6 +13,7 @@ from pathlib import Path
 from folio.config.stored_words import MULTIRUN, check_words, is_launcher, reason_not_to_read
 from folio.runtime import commands
 from folio.runtime.errors import FolioError
+from folio.runtime.terminal import printable
 from folio.runtime.untrusted import shown
 from folio.sweeps.manifest import OUTPUT_DIR, Manifest, find_sweep, listed_jobs, read_manifest
 from folio.sweeps.planning import Job
@@ -53,7 +54,7 @@ def replay_command(arguments: Sequence[str]) -> list[str]:
     stored, replaced = manifest["command"][1:], keys_of(typed)
     for word in filter(is_place, stored):
         if key_of(word) not in replaced:
-            print(f"{word} of sweep.json is not used; type it, too, if files belong there", flush=True)
+            print(f"{printable(shown(word), keep='')} of sweep.json is not used; type it, too, if files belong there")
     if "hydra/launcher" in replaced:
         replaced.add("hydra.launcher.n_jobs")
     kept = [word for word in stored if is_launcher(word)]
@@ -66,9 +67,9 @@ def replay_command(arguments: Sequence[str]) -> list[str]:
 
 
 def check_stored_words(folder: Path, manifest: Manifest) -> None:
-    """Raises: FolioError if sweep.json says more than what to train."""
+    """Raises: FolioError if sweep.json says more than what to train. Its places are not used, so they may be any."""
     for words in (manifest["command"][1:], *(job["overrides"] for job in manifest["jobs"])):
-        if problem := check_words(words):
+        if problem := check_words([word for word in words if not is_place(word)]):
             here = f"sweep={shown(str(folder))}"
             raise FolioError(f"{here}: {problem}, and is not read from sweep.json; type the whole command with {here}")
 
@@ -157,6 +158,6 @@ def resume_sweep_command(folder: Path) -> str:
     It repeats the words of this process that are not read from sweep.json.
     """
     typed = [word for word in sys.argv[1:] if not is_option(word) and key_of(word) != "sweep"]
-    if not any(map(reason_not_to_read, typed)):
+    if not any(reason_not_to_read(word) for word in typed if not is_place(word)):
         typed = list(filter(is_place, typed))
     return commands.command("train.py", "-m", *map(commands.quote_for_shell, typed), commands.override("sweep", folder))

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from folio.config.hparams_search import SearchConfig
+from folio.config.stored_words import check_words
 from folio.runtime import commands
 from folio.runtime.errors import FolioError
 from folio.runtime.files import lock_folder
@@ -272,8 +273,10 @@ def print_summary(folder: Path, names: Sequence[str], code: int) -> None:
     best = search.best_trial(folder, manifest) if is_search else None
     if best is not None:
         trial, value = best
-        print(f"best: {manifest['search']['objective']} {value:.4f} of {trial.folder}; to repeat it:")
-        print(f"  {commands.command('train.py', *map(commands.quote_for_shell, trial.overrides))}")
+        print(f"best: {manifest['search']['objective']} {value:.4f} of {trial.folder}")
+        if check_words(trial.overrides) is None:
+            repeat = commands.command("train.py", *map(commands.quote_for_shell, trial.overrides))
+            print(f"to repeat it: {repeat}")
     succeeded = best is not None if is_search else all(job["status"] in SUCCESSFUL for job in jobs)
     has_pending = any(job["status"] not in DONE for job in jobs)
     if code or (has_pending and not (is_search and succeeded)):
