@@ -51,7 +51,7 @@ def main(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
     output_dir: Annotated[Path, typer.Option(help="Folder in which 'latest' is searched.")] = Path("outputs"),
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of the prepared data, if not as in training.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of prepared data; by default this checkout's.")] = None,
     data_path: Annotated[
         str | None, typer.Option(help="Where the text of data.path lies now, if it has moved. It must be the same.")
     ] = None,

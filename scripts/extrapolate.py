@@ -34,7 +34,7 @@ def main(
     ] = None,
     checkpoint: Annotated[str, typer.Option(help="Checkpoint of each run: best, last, epoch=N or step=N.")] = "best",
     output: Annotated[Path | None, typer.Option(help="Folder for the files; by default the first FOLDER.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Prepared data, if it is not where training had it.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of prepared data; by default this checkout's.")] = None,
 ) -> None:
     """Evaluate finished runs with several window lengths: validation loss, mean ± standard deviation over seeds.
 

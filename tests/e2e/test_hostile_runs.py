@@ -114,6 +114,31 @@ def test_a_link_out_of_a_run_folder_is_never_written_to(name: str, copy: Path, w
     assert {path: path.stat().st_mtime_ns for path in [victim, *victim.rglob("*")]} == before
 
 
+def test_nothing_is_written_where_a_run_says(copy: Path, workspace: Workspace) -> None:
+    """Only the command line and this checkout's conf/ name folders to write in."""
+    anywhere = workspace.folder / "anywhere"
+    paths = {"data_dir": str(anywhere / "data"), "output_dir": str(anywhere / "outputs")}
+    values = yaml.safe_load((copy / "config.yaml").read_text())
+    (copy / "config.yaml").write_text(yaml.safe_dump(values | {"paths": paths}))
+    for name in ("best", "last"):
+        state = torch.load(copy / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        state["folio"]["config"]["paths"] = paths
+        torch.save(state, copy / "checkpoints" / f"{name}.ckpt")
+    for script in ("figures", "report", "extrapolate"):
+        workspace.must(f"scripts/{script}.py", "downloaded")
+    for command in COMMANDS.values():
+        workspace.must(*command)
+    workspace.must("train.py", "repeat=downloaded", "dry_run=true")
+    assert not anywhere.exists()
+    assert {path.name for path in workspace.folder.iterdir()} == {
+        "data",
+        "downloaded",
+        "exported",
+        "outputs",
+        "tiny.txt",
+    }
+
+
 def test_a_job_folder_that_links_out_of_its_sweep_is_not_used(workspace: Workspace) -> None:
     """The folder of a job that starts again is emptied first."""
     victim, downloaded = workspace.folder / "victim", workspace.folder / "downloaded"

@@ -139,6 +139,19 @@ def test_a_resumed_run_keeps_its_config_except_for_the_overrides(load: Load, run
     assert resumed.model_dump() == expected
 
 
+def test_a_resumed_run_writes_where_its_command_says_and_not_where_its_folder_says(
+    load: Load, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = yaml.safe_load((run_folder / "config.yaml").read_text())
+    values["paths"] = {"data_dir": str(tmp_path), "output_dir": str(tmp_path)}
+    (run_folder / "config.yaml").write_text(yaml.safe_dump(values))
+    assert load_resumed_config(load(f"resume={run_folder}"), run_folder).paths == load().paths
+    assert f"add paths.data_dir={tmp_path} to use that" in capsys.readouterr().err
+    typed = load_resumed_config(load(f"resume={run_folder}", f"paths.data_dir={tmp_path}"), run_folder)
+    assert typed.paths.data_dir == str(tmp_path)
+    assert capsys.readouterr().err == ""
+
+
 def test_dry_run_and_resume_are_not_kept_by_a_resumed_run(load: Load, run_folder: Path) -> None:
     dry = load_resumed_config(load(f"resume={run_folder}", "dry_run=true"), run_folder)
     assert dry.dry_run

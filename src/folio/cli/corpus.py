@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from folio.cli.paths import note_other_data_dir, own_data_dir
 from folio.config.checks import check_split_lengths
 from folio.config.data import DataSources, MixtureConfig, PartConfig
 from folio.config.run import RunConfig
@@ -15,6 +16,7 @@ from folio.data.prepared import PreparedData, has_token_outside
 from folio.data.tokenizers.base import Tokenizer
 from folio.generation.prompts import MASK, check_request
 from folio.models import TransformerConfig
+from folio.runtime.commands import quote_for_shell
 from folio.runtime.errors import FolioError
 
 PROMPT_TOKENS = 6
@@ -73,7 +75,14 @@ def suggest_moved_text(error: FolioError, config: RunConfig, option: str) -> Fol
 
 
 def reopen_data(trained: Any, data_dir: Path | None) -> PreparedData:
-    """Return the data that a model was trained on. Raises: FolioError if the tokens would differ."""
+    """Return the data that a model was trained on. Raises: FolioError if the tokens would differ.
+
+    They are prepared in `data_dir`, by default that of this checkout: the run may be a stranger's, and must not say
+    where files are written.
+    """
+    if data_dir is None:
+        data_dir, known = own_data_dir(), trained.config.paths.data_dir
+        note_other_data_dir(known, data_dir, f"--data-dir {quote_for_shell(known)}")
     try:
         data = prepare_data(trained.config, data_dir)
     except FolioError as error:

@@ -1,12 +1,19 @@
 """Paths as people type them: `~` is the home folder, on the command line and in conf/, and names are UTF-8."""
 
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from folio.cli.config_files import read_config_file
 from folio.config.section import ConfigError
-from folio.runtime.commands import quote_for_hydra
+from folio.runtime.commands import CHECKOUT, quote_for_hydra
 from folio.runtime.errors import FolioError
 from folio.runtime.files import expand_home
+from folio.runtime.untrusted import shown
 
 PATH_KEYS = ("paths.data_dir", "paths.output_dir", "data.path", "init_from", "resume", "repeat", "sweep")
 """Keys of the config that hold a path. The parts of a mixture have paths, too, as names or as `path`."""
@@ -37,6 +44,26 @@ def expand_word(word: str) -> str:
         return match[0]
 
     return key + QUOTED_OR_HOME.sub(expand, equals + value)
+
+
+def own_data_dir() -> Path:
+    """Return paths.data_dir of this checkout's conf/train.yaml: scripts read no other config of the command line.
+
+    Raises: ConfigError.
+    """
+    file = CHECKOUT / "conf" / "train.yaml"
+    try:
+        content, _ = read_config_file(file, group=".")
+        return Path(_expand("paths.data_dir", str(OmegaConf.select(content, "paths.data_dir", throw_on_missing=True))))
+    except (OSError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{file}: paths.data_dir cannot be read ({shown(error)}); give --data-dir") from None
+
+
+def note_other_data_dir(known: str, used: Path, option: str) -> None:
+    """Say where a run had its prepared data, if that is not the folder that is used now, and how to use it."""
+    folder = Path(known)
+    if folder.resolve() != used.resolve() and folder.is_dir():
+        print(f"the run had its data in {known}, and now uses {used}; add {option} to use that", file=sys.stderr)
 
 
 def expand_paths(values: dict[str, Any]) -> dict[str, Any]:
@@ -73,10 +100,10 @@ def _expand(key: str, path: Any) -> Any:
         raise ConfigError(f"{key}={error}") from None
 
 
-def _check_encoding(text: str, shown: str) -> None:
+def _check_encoding(text: str, given: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
         raise ConfigError(
-            f"{shown}: the name is not UTF-8, so no config can hold it; rename the file or folder, or give a link to it"
+            f"{given}: the name is not UTF-8, so no config can hold it; rename the file or folder, or give a link to it"
         ) from None

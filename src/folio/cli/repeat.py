@@ -13,12 +13,11 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from folio.cli.compose import REPEATED, validate
+from folio.cli.compose import REPEATED
 from folio.cli.config_files import read_keys
-from folio.config.migrations import migrate_config, missing_keys
-from folio.config.run import RunConfig
+from folio.cli.resume import read_run_config
 from folio.config.section import ConfigError
-from folio.runs.folders import find_started_run, read_config
+from folio.runs.folders import find_started_run
 from folio.runtime.commands import quote_for_hydra, unquote_for_hydra
 
 NOT_REPEATED = ("paths", "resume", "dry_run")
@@ -43,14 +42,6 @@ def repeat_run(arguments: Sequence[str], conf: Path) -> list[str]:
     _store(_values_to_repeat(folder, typed, conf), conf)
     resolved = f"repeat={quote_for_hydra(str(folder))}"
     return [resolved if _key_and_value(word)[0] == "repeat" else word for word in arguments]
-
-
-def read_run_config(folder: Path) -> RunConfig:
-    """Return the config of a run folder, which may be an older Folio's. Raises: FolioError."""
-    values = read_config(folder)
-    if missing := missing_keys(values):
-        print(f"{folder} is from an older Folio; newer keys take their old defaults: {', '.join(missing)}")
-    return validate(migrate_config(values), {"": folder / "config.yaml"})
 
 
 def _key_and_value(word: str) -> tuple[str, str]:

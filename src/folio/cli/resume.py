@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from folio.cli.compose import task_overrides, validate
+from folio.cli.paths import note_other_data_dir
 from folio.config.checks import check_config
 from folio.config.migrations import migrate_config, missing_keys
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
 from folio.runs.description import flatten
 from folio.runs.folders import read_config
+from folio.runtime import commands
 from folio.runtime.untrusted import UntrustedFileError, read_json_object, shown
 
 RESUMABLE_KEYS = (
@@ -34,16 +36,21 @@ RESUMABLE_KEYS = (
 A text may have moved (data.path), but must be the same: `check_same_text`."""
 
 
-def load_resumed_config(composed: RunConfig, folder: Path) -> RunConfig:
-    """Return the config of the run in `folder`, with the overrides of the command line taken from `composed`.
-
-    Raises: ConfigError if an override would change the experiment.
-    """
+def read_run_config(folder: Path) -> RunConfig:
+    """Return the config of a run folder, which may be an older Folio's. Raises: FolioError."""
     values = read_config(folder)
     if missing := missing_keys(values):
         print(f"{folder} is from an older Folio; newer keys take their old defaults: {', '.join(missing)}")
-    values = migrate_config(values)
-    given = composed.model_dump()
+    return validate(migrate_config(values), {"": folder / "config.yaml"})
+
+
+def load_resumed_config(composed: RunConfig, folder: Path) -> RunConfig:
+    """Return the config of the run in `folder`, with the overrides of the command line taken from `composed`.
+
+    Raises: FolioError if an override would change the experiment.
+    """
+    stored = read_run_config(folder)
+    values, given = stored.model_dump(), composed.model_dump()
     for override in task_overrides():
         key = override.partition("=")[0].lstrip("+~")
         if not is_resumable(key):
@@ -57,17 +64,26 @@ def load_resumed_config(composed: RunConfig, folder: Path) -> RunConfig:
             target[section] = target.get(section) or {}
             source, target = source[section], target[section]
         target[name] = source[name]
-    # These belong to this command. The run's config.yaml must repeat the run from its first step.
-    return _checked(values | {"resume": None, "dry_run": composed.dry_run})
+    known = stored.paths.data_dir
+    note_other_data_dir(known, Path(composed.paths.data_dir), commands.override("paths.data_dir", known))
+    return _checked(values | _of_the_command(composed))
 
 
 def load_requeued_config(composed: RunConfig, folder: Path) -> RunConfig:
     """Return the config of the run in `folder`, which a scheduler restarted with the same command.
 
-    Raises: ConfigError.
+    Raises: FolioError.
     """
     print(f"the job was restarted: resuming {folder}")
-    return _checked(migrate_config(read_config(folder)) | {"dry_run": composed.dry_run})
+    return _checked(migrate_config(read_config(folder)) | _of_the_command(composed))
+
+
+def _of_the_command(composed: RunConfig) -> dict[str, Any]:
+    """Return the values that a resumed run takes from the command, not from its own config.
+
+    The folder of a run may come from someone else, and must not say where files are written.
+    """
+    return {"resume": None, "dry_run": composed.dry_run, "paths": composed.paths.model_dump()}
 
 
 def _checked(values: dict[str, Any]) -> RunConfig:

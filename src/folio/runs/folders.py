@@ -1,11 +1,12 @@
 """Create run folders, find the one that the user means, and print how to resume it. Imports no torch."""
 
 import re
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from folio.runtime.commands import command, override
+from folio.runtime.commands import command, override, quote_for_shell
 from folio.runtime.errors import FolioError
 from folio.runtime.files import check_writable, expand_home
 from folio.runtime.plain_yaml import read_yaml
@@ -132,11 +133,15 @@ def find_started_run(run: str, output_dir: Path, option: str = "RUN") -> Path:
     return newest.parent if newest.name == "config.yaml" else newest.parent.parent
 
 
-def resume_command(folder: Path) -> str:
-    """Return the command that resumes a run."""
-    return command("train.py", override("resume", folder))
+def resume_command(folder: Path, overrides: Iterable[str] = ()) -> str:
+    """Return the command that resumes a run.
+
+    A resumed run takes its `paths` from the command line, so those of this command's overrides are repeated.
+    """
+    places = (quote_for_shell(word) for word in overrides if word.startswith("paths."))
+    return command("train.py", override("resume", folder), *places)
 
 
-def resume_hint(step: int, folder: Path) -> str:
+def resume_hint(step: int, folder: Path, overrides: Iterable[str] = ()) -> str:
     """Return the end of a sentence that says from which step a run can be resumed, and with which command."""
-    return f"; last.ckpt has step {step}: resume with {resume_command(folder)}"
+    return f"; last.ckpt has step {step}: resume with {resume_command(folder, overrides)}"

@@ -54,12 +54,14 @@ def print_results(metrics: dict[str, Any], parts: TrainingParts) -> None:
     if samples.latest:
         log.info(f"\n{samples.latest}")
     folder, prompt = quote_for_shell(typed_path(context.folder)), quote_for_shell(samples.config.prompt)
+    typed = any(word.startswith("paths.data_dir=") for word in context.origin.overrides)
+    data_dir = ["--data-dir", quote_for_shell(typed_path(Path(context.config.paths.data_dir)))] if typed else []
     option = "--prefix" if context.config.model.family == "encoder_decoder" else "--prompt"
     log.info(
         f"""
 run folder       {folder}
 curves           {tensorboard_command(Path(context.config.paths.output_dir))}
 generate         {command("scripts/generate.py", folder, option, prompt)}
-evaluate         {command("scripts/evaluate.py", folder)}
-resume           {resume_command(context.folder)} training.max_steps={2 * max_steps}"""
+evaluate         {command("scripts/evaluate.py", folder, *data_dir)}
+resume           {resume_command(context.folder, context.origin.overrides)} training.max_steps={2 * max_steps}"""
     )

@@ -111,7 +111,12 @@ def _train_rank(
 
 def _resume_hint(context: RunContext) -> str:
     last = context.folder / "checkpoints" / "last.ckpt"
-    return resume_hint(checkpoint_step(last), context.folder) if last.is_file() else ""
+    return hint_to_resume(context, checkpoint_step(last)) if last.is_file() else ""
+
+
+def hint_to_resume(context: RunContext, step: int) -> str:
+    """Return the end of a sentence: from which step the run can be resumed, and how."""
+    return resume_hint(step, context.folder, context.origin.overrides)
 
 
 def train(
@@ -170,7 +175,7 @@ def _stop(trainer: L.Trainer, parts: TrainingParts, stop: Interrupted) -> NoRetu
         log.info(str(_with_resume_hint(f"stopped at once by {stop}", parts)))
     else:
         _write_metrics(trainer, parts, "interrupted")
-        log.info(f"stopped by {stop}{resume_hint(trainer.global_step, parts.context.folder)}")
+        log.info(f"stopped by {stop}{hint_to_resume(parts.context, trainer.global_step)}")
         parts.stop_on_signal.requeue(stop)
     raise SystemExit(stop.exit_code) from None
 
@@ -209,4 +214,4 @@ def _write_metrics(trainer: L.Trainer, parts: TrainingParts, status: str) -> dic
 def _with_resume_hint(problem: object, parts: TrainingParts) -> FolioError:
     """Return what ended the run, with the command that resumes it if there is a checkpoint."""
     step = parts.resumed_at if parts.checkpoints.saved_step is None else parts.checkpoints.saved_step
-    return FolioError(str(problem) if step is None else f"{problem}{resume_hint(step, parts.context.folder)}")
+    return FolioError(str(problem) if step is None else f"{problem}{hint_to_resume(parts.context, step)}")
