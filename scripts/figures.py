@@ -47,7 +47,7 @@ DEMONSTRATIONS = {
     "attention": {"prompt", "d_model", "n_heads", "heads", "output"},
     "scaling": {"d_head", "output"},
 }
-"""What can be drawn without a run, and the options that act on it."""
+"""Figures that need no run, with the options that act on each."""
 
 OF_A_RUN = {"prompt", "prefix", "layers", "heads", "output"}
 

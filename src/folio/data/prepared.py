@@ -35,7 +35,15 @@ MIXTURE_BLOCK = 1 << 16
 
 @dataclass(frozen=True)
 class MixturePart:
-    """One corpus of a mixture. `share` is its share of the training sequences; all shares add up to 1."""
+    """One corpus of a mixture. `share` is its share of the training sequences; all shares add up to 1.
+
+    >>> from folio.config.tokenizer import choose_tokenizer
+    >>> from folio.data.corpora.single_text import TextFile
+    >>> _ = Path("my.txt").write_text("To be, or not to be. " * 20)
+    >>> data = TextFile("my.txt").prepare(choose_tokenizer("char"), Path("data"), log=lambda line: None)
+    >>> MixturePart("my.txt", 0.5, data.train, data.val).share
+    0.5
+    """
 
     name: str
     share: float
@@ -45,7 +53,15 @@ class MixturePart:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Two splits and the tokenizer that made them. The splits of a mixture are those of its `parts`, concatenated."""
+    """Two splits and the tokenizer that made them. The splits of a mixture are those of its `parts`, concatenated.
+
+    >>> from folio.config.tokenizer import choose_tokenizer
+    >>> from folio.data.corpora.single_text import TextFile
+    >>> _ = Path("my.txt").write_text("To be, or not to be. " * 20)
+    >>> data = TextFile("my.txt").prepare(choose_tokenizer("char"), Path("data"), log=lambda line: None)
+    >>> len(data.train.tokens), len(data.val.tokens), data.tokenizer.vocab_size
+    (378, 42, 10)
+    """
 
     train: TokenSplit
     val: TokenSplit

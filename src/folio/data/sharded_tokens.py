@@ -17,7 +17,11 @@ MAX_MAPPED = 256
 
 @dataclass(frozen=True)
 class ShardFile:
-    """A file of `n_tokens` ids, mapped when one of them is first needed."""
+    """A file of `n_tokens` ids, mapped when one of them is first needed.
+
+    >>> len(ShardFile(Path("00000.bin"), n_tokens=5, dtype="<u2"))  # nothing is opened yet
+    5
+    """
 
     path: Path
     n_tokens: int
@@ -44,6 +48,10 @@ class ShardedTokens:
 
     Results are those of `np.concatenate` of the shards, also across their boundaries. Opening takes the same time for
     any size, since a shard is mapped at its first use; at most MAX_MAPPED of them are mapped.
+
+        >>> tokens = ShardedTokens([np.arange(3), np.arange(3, 5)])
+        >>> tokens[1:4].tolist()
+        [1, 2, 3]
     """
 
     def __init__(self, shards: Sequence[np.ndarray | ShardFile]) -> None:

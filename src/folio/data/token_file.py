@@ -49,6 +49,14 @@ class TokenFileInfo:
 
     `n_unknown` tokens stand for text that the vocabulary lacks, and spelling it out takes `spelling_bits` bits. Both
     are 0 unless the tokenizer has a token for unknown text.
+
+        >>> from folio.data.tokenizers.base import UnknownTokens
+        >>> info = write_token_file(
+        ...     Path("val.bin"), [(np.array([1, 2, 3]), UnknownTokens())], vocab_size=65, tokenizer="char",
+        ...     tokenizer_fingerprint="", split="val", n_bytes=3, source_sha256="",
+        ... )
+        >>> info.n_tokens, round(info.bits_per_byte(loss_nats=0.6931), 3)
+        (3, 1.0)
     """
 
     format: int
@@ -86,6 +94,14 @@ class MappedTokens(np.memmap):
     """A token array on disk that is pickled as its path.
 
     numpy pickles a memmap by copying the data, so a spawned worker process would receive the whole corpus.
+
+        >>> from folio.data.tokenizers.base import UnknownTokens
+        >>> info = write_token_file(
+        ...     Path("val.bin"), [(np.array([1, 2, 3]), UnknownTokens())], vocab_size=65, tokenizer="char",
+        ...     tokenizer_fingerprint="", split="val", n_bytes=3, source_sha256="",
+        ... )
+        >>> map_tokens(Path("val.bin"), info.dtype).tolist()
+        [1, 2, 3]
     """
 
     def __reduce__(self) -> Any:
@@ -116,7 +132,16 @@ def check_whole(tokens: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class TokenFile:
-    """A verified token file; `tokens` has shape (n_tokens,) and is read-only."""
+    """A verified token file; `tokens` has shape (n_tokens,) and is read-only.
+
+    >>> from folio.data.tokenizers.base import UnknownTokens
+    >>> info = write_token_file(
+    ...     Path("val.bin"), [(np.array([1, 2, 3]), UnknownTokens())], vocab_size=65, tokenizer="char",
+    ...     tokenizer_fingerprint="", split="val", n_bytes=3, source_sha256="",
+    ... )
+    >>> TokenFile.open(Path("val.bin")).tokens.tolist()
+    [1, 2, 3]
+    """
 
     path: Path
     info: TokenFileInfo

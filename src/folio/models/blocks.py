@@ -19,7 +19,11 @@ NORM_EPS = 1e-5
 
 
 class EncoderOutput(NamedTuple):
-    """The states of an encoder, which a decoder reads."""
+    """The states of an encoder, which a decoder reads.
+
+    >>> EncoderOutput(torch.zeros(2, 5, 4), mask=None).states.shape
+    torch.Size([2, 5, 4])
+    """
 
     states: Tensor
     """(B, S, D)."""
@@ -33,6 +37,10 @@ class DotProductAttention(nn.Module):
     Source: Vaswani et al. 2017, section 3.2.1.
 
     Shapes: q (B, H, T, K), k and v (B, H, S, K) -> (B, H, T, K).
+
+        >>> q, k, v = torch.zeros(3, 1, 2, 5, 4)
+        >>> DotProductAttention(dropout=0.0)(q, k, v, AttentionMask(is_causal=True)).shape
+        torch.Size([1, 2, 5, 4])
     """
 
     def __init__(self, dropout: float) -> None:
@@ -48,7 +56,11 @@ class DotProductAttention(nn.Module):
 
 
 class FusedLinear(Linear):
-    """Several linear layers that read the same input, computed as one product; `sizes` are their output widths."""
+    """Several linear layers that read the same input, computed as one product; `sizes` are their output widths.
+
+    >>> FusedLinear(4, (4, 4, 4), bias=False)(torch.zeros(1, 4)).shape
+    torch.Size([1, 12])
+    """
 
     def __init__(self, in_features: int, sizes: tuple[int, ...], *, bias: bool) -> None:
         super().__init__(in_features, sum(sizes), bias=bias)
@@ -62,6 +74,10 @@ class SelfAttention(nn.Module):
     RMS norm over each head as in Dehghani et al. 2023, section 2.
 
     Shapes: hidden (B, T, D) -> (B, T, D).
+
+        >>> config = TransformerConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4)
+        >>> SelfAttention(config)(torch.zeros(1, 3, 4), AttentionMask(is_causal=True)).shape
+        torch.Size([1, 3, 4])
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -92,6 +108,10 @@ class CrossAttention(nn.Module):
     Source: Vaswani et al. 2017, section 3.2.3. No position enters here: the encoder has put it into the states.
 
     Shapes: hidden (B, T, D), encoder_output.states (B, S, D) -> (B, T, D).
+
+        >>> config = TransformerConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4)
+        >>> CrossAttention(config)(torch.zeros(1, 3, 4), EncoderOutput(torch.zeros(1, 5, 4), mask=None)).shape
+        torch.Size([1, 3, 4])
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -163,6 +183,10 @@ class FeedForward(nn.Module):
     twice as wide.
 
     Shapes: hidden (B, T, D) -> (B, T, D), through (B, T, F).
+
+        >>> config = TransformerConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4)
+        >>> FeedForward(config)(torch.zeros(1, 3, 4)).shape
+        torch.Size([1, 3, 4])
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -190,6 +214,10 @@ class Block(nn.Module):
     Source: GPT-2 (Radford et al. 2019, section 2.3). Xiong et al. 2020 explain why this trains well.
 
     Shapes: hidden (B, T, D) -> (B, T, D).
+
+        >>> config = TransformerConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4)
+        >>> Block(config)(torch.zeros(1, 3, 4), AttentionMask(is_causal=True)).shape
+        torch.Size([1, 3, 4])
     """
 
     def __init__(self, config: TransformerConfig, *, cross_attention: bool = False) -> None:
@@ -241,6 +269,11 @@ class PostNormBlock(Block):
 
     Source: Vaswani et al. 2017, section 3.1. config.post_norm_dropout says whether dropout acts on a sublayer's input
     or, as in section 5.4, on its output.
+
+        >>> sizes = {"vocab_size": 65, "context_length": 8, "n_layers": 1, "n_heads": 2, "d_model": 4}
+        >>> config = TransformerConfig(norm_position="post", **sizes)
+        >>> PostNormBlock(config)(torch.zeros(1, 3, 4), AttentionMask(is_causal=True)).shape
+        torch.Size([1, 3, 4])
     """
 
     def __init__(self, config: TransformerConfig, *, cross_attention: bool = False) -> None:

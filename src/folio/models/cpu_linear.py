@@ -22,6 +22,9 @@ class Linear(nn.Linear):
     """nn.Linear with the same parameters and names, and the same results up to rounding; faster on a CPU.
 
     Shapes: (..., in_features) -> (..., out_features).
+
+        >>> Linear(4, 2)(torch.zeros(1, 4)).shape
+        torch.Size([1, 2])
     """
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -108,6 +111,10 @@ class onednn_matmul:  # noqa: N801  # a context manager, named like a function
     The switch allows oneDNN to use bfloat16. It does so on CPUs with matrix units for bfloat16 (AMX), and there this
     context changes nothing. On other CPUs oneDNN uses float32 with all of the CPU's instructions, while MKL avoids the
     widest ones on CPUs that are not Intel's.
+
+        >>> with onednn_matmul():
+        ...     (torch.ones(2, 3) @ torch.ones(3, 2)).tolist()
+        [[3.0, 3.0], [3.0, 3.0]]
     """
 
     def __enter__(self) -> None:

@@ -56,6 +56,15 @@ class DecodingBatch:
 
     Shorter texts are padded at the start, so that all end in the same column. Memory for the tokens, and for a cache's
     keys and values, is allocated once.
+
+        >>> from folio.models import GPT, GPTConfig
+        >>> model = GPT(GPTConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4))
+        >>> batch = DecodingBatch(model, [[1, 2, 3], [4]], None, window=8, n_new=2, use_cache=True)
+        >>> batch.next_logits().shape
+        torch.Size([2, 65])
+        >>> batch.append([5, 6])
+        >>> batch.next_logits().shape  # after [1, 2, 3, 5] and [4, 6]
+        torch.Size([2, 65])
     """
 
     def __init__(

@@ -20,6 +20,12 @@ class Encoder(Transformer):
     Shapes: tokens (B, T) of int64, lengths (B,) or None if no row is padded -> (B, T, V). Outputs at padding are
     meaningless.
     Raises: ValueError if a sequence is longer than the positional encoding allows, or a length is below 1 or above T.
+
+        >>> from folio.models import Encoder, TransformerConfig
+        >>> sizes = {"vocab_size": 65, "context_length": 8, "n_layers": 1, "n_heads": 2, "d_model": 4}
+        >>> model = Encoder(TransformerConfig(family="encoder", **sizes))
+        >>> model(torch.tensor([[1, 2, 3], [4, 5, 0]]), lengths=torch.tensor([3, 2])).shape
+        torch.Size([2, 3, 65])
     """
 
     def __init__(self, config: TransformerConfig) -> None:

@@ -29,6 +29,12 @@ class EncoderDecoder(CountsParameters):
 
     Shapes: tokens (B, T), prefix (B, S) padded at the end, lengths (B,) or None if no prefix is padded.
     Raises: ValueError if a sequence is longer than the positional encoding allows, or a length is below 1 or above S.
+
+        >>> from folio.models import EncoderDecoder, TransformerConfig
+        >>> sizes = {"vocab_size": 65, "context_length": 8, "n_layers": 1, "n_heads": 2, "d_model": 4}
+        >>> config = TransformerConfig(family="encoder_decoder", conditioning="cross_attention", **sizes)
+        >>> EncoderDecoder(config)(tokens=torch.tensor([[3, 4]]), prefix=torch.tensor([[1, 2, 3]])).shape
+        torch.Size([1, 2, 65])
     """
 
     def __init__(self, config: TransformerConfig) -> None:

@@ -20,6 +20,12 @@ class Transformer(CountsParameters):
     """Embeddings and a stack of blocks. `GPT` and `Encoder` add the attention mask and the output layer.
 
     Source: Vaswani et al. 2017.
+
+        >>> config = TransformerConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4)
+        >>> stack = Transformer(config)
+        >>> hidden = stack.embed(torch.tensor([[1, 2, 3]]), positions=torch.arange(3))
+        >>> stack.run_blocks(hidden, AttentionMask(is_causal=True), rotation=None).shape
+        torch.Size([1, 3, 4])
     """
 
     def __init__(self, config: TransformerConfig, *, cross_attention: bool = False) -> None:
@@ -81,6 +87,14 @@ class GPT(Transformer):
 
     Shapes: tokens (B, T) of int64, padding_mask (B, T) bool or None if no row is padded -> (B, T, V).
     Raises: ValueError if a sequence is longer than the positional encoding allows, or the mask is not (B, T) bool.
+
+        >>> from folio.models import GPT, GPTConfig
+        >>> model = GPT(GPTConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4))
+        >>> tokens = torch.tensor([[1, 2, 3], [4, 5, 0]])
+        >>> model(tokens, padding_mask=torch.tensor([[True, True, True], [True, True, False]])).shape
+        torch.Size([2, 3, 65])
+        >>> model.eval().generate(tokens, max_new_tokens=4, temperature=0.8, top_k=10).shape
+        torch.Size([2, 7])
     """
 
     def __init__(self, config: TransformerConfig) -> None:

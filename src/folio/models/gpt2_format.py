@@ -198,7 +198,11 @@ def _option(name: str, value: object) -> str:
 
 
 class GPT2Weight(NamedTuple):
-    """One tensor in GPT-2's files and in Folio's GPT."""
+    """One tensor in GPT-2's files and in Folio's GPT.
+
+    >>> GPT2Weight("wte.weight", "token_embedding.weight", (50257, 768)).transposed
+    False
+    """
 
     name: str
     """GPT-2's name, without the prefix."""

@@ -16,14 +16,24 @@ from folio.models.transformer_config import TransformerConfig
 
 
 class Rotation(NamedTuple):
-    """Cosines and sines of the angles by which pairs of dimensions are rotated: (T, K/2), or (B, 1, T, K/2)."""
+    """Cosines and sines of the angles by which pairs of dimensions are rotated: (T, K/2), or (B, 1, T, K/2).
+
+    >>> angle = torch.zeros(3, 2)
+    >>> Rotation(angle.cos(), angle.sin()).cos.shape
+    torch.Size([3, 2])
+    """
 
     cos: Tensor
     sin: Tensor
 
 
 class PositionalEncoding(nn.Module):
-    """The base of all encodings; by itself it encodes no position."""
+    """The base of all encodings; by itself it encodes no position.
+
+    >>> config = TransformerConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4)
+    >>> PositionalEncoding(config).embed(torch.ones(1, 2, 4), torch.arange(2)).sum().item()
+    8.0
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -49,6 +59,10 @@ class LearnedPositions(PositionalEncoding):
     """One trained vector per position up to context_length, added to the token's, as in GPT-2.
 
     Source: Radford et al. 2019; Gehring et al. 2017, section 3.1.
+
+        >>> config = TransformerConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4)
+        >>> LearnedPositions(config).embed(torch.zeros(1, 3, 4), torch.arange(3)).shape
+        torch.Size([1, 3, 4])
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -64,7 +78,15 @@ class LearnedPositions(PositionalEncoding):
 
 
 class ConcatenatedPositions(LearnedPositions):
-    """One trained vector per position up to context_length, joined to the token's: their widths add up to D."""
+    """One trained vector per position up to context_length, joined to the token's: their widths add up to D.
+
+    >>> sizes = {"vocab_size": 65, "context_length": 8, "n_layers": 1, "n_heads": 2, "d_model": 4}
+    >>> config = TransformerConfig(positional_encoding="concatenated", **sizes)
+    >>> config.token_width, config.position_width
+    (2, 2)
+    >>> ConcatenatedPositions(config).embed(torch.zeros(1, 3, 2), torch.arange(3)).shape
+    torch.Size([1, 3, 4])
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         PositionalEncoding.__init__(self, config)
@@ -81,6 +103,10 @@ class SinusoidalPositions(PositionalEncoding):
     Source: Vaswani et al. 2017, section 3.5. The factor sqrt(d_model) on the tokens is config.scale_embedding. The
     vectors are computed for the positions that are asked for, and no table is saved: it would have an end, and nothing
     in it is learned.
+
+        >>> config = TransformerConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4)
+        >>> SinusoidalPositions(config).table(2).round(decimals=4).tolist()
+        [[0.0, 1.0, 0.0, 1.0], [0.8414999842643738, 0.5403000116348267, 0.009999999776482582, 1.0]]
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -100,6 +126,10 @@ class RotaryPositions(PositionalEncoding):
 
     Source: Su et al. 2021 (RoFormer), section 3.4.2, equation 34. A pair consists of dimensions i and i + K/2, as in
     GPT-NeoX and LLaMA; the paper pairs neighbors. Up to the order of the dimensions the function is the same.
+
+        >>> config = TransformerConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4)
+        >>> RotaryPositions(config).rotation(torch.arange(3)).cos.shape
+        torch.Size([3, 1])
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -122,6 +152,10 @@ class ALiBiPositions(PositionalEncoding):
     """Lower the scores linearly with the distance, with a fixed slope for each head: nothing to train.
 
     Source: Press et al. 2022 (ALiBi), section 3. In bidirectional attention the distance is absolute.
+
+        >>> config = TransformerConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4)
+        >>> ALiBiPositions(config).bias(torch.tensor([2]), torch.arange(3))[0].tolist()
+        [[-0.125, -0.0625, -0.0]]
     """
 
     slopes: Tensor

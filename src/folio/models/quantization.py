@@ -14,7 +14,12 @@ INPUT_MULTIPLE = 16
 
 
 class Int8Weight(NamedTuple):
-    """A weight, up to rounding: values * scales[:, None]."""
+    """A weight, up to rounding: values * scales[:, None].
+
+    >>> weight = quantize_rows(torch.tensor([[1.0, -0.5], [0.0, 2.0]]))
+    >>> weight.values.tolist()
+    [[127, -64], [0, 127]]
+    """
 
     values: Tensor
     """(out, in) int8."""
@@ -29,6 +34,10 @@ class Int8Linear(nn.Module):
     vector-wise inputs). So no row of a batch affects the rounding of another, as it would if inputs shared a scale.
 
     Shapes: (..., in) -> (..., out).
+
+        >>> layer = Int8Linear(quantize_rows(torch.ones(2, 16)), bias=None)
+        >>> layer(torch.ones(1, 16)).tolist()
+        [[16.0, 16.0]]
     """
 
     values: Tensor
@@ -50,7 +59,11 @@ class Int8Linear(nn.Module):
 
 
 class Int8Embedding(nn.Module):
-    """An embedding that shares its weight with an int8 output layer. Shapes: (...) of int64 -> (..., D)."""
+    """An embedding that shares its weight with an int8 output layer. Shapes: (...) of int64 -> (..., D).
+
+    >>> Int8Embedding(quantize_rows(torch.ones(65, 4)))(torch.tensor([[1, 2, 3]])).shape
+    torch.Size([1, 3, 4])
+    """
 
     values: Tensor
     scales: Tensor

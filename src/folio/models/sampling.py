@@ -10,6 +10,9 @@ class SamplingParams:
     """Options of `TokenSampler`, in the order in which they act.
 
     Raises: FolioError naming the option, its value and the rule.
+
+        >>> SamplingParams(temperature=0.8, top_k=40).top_k
+        40
     """
 
     repetition_penalty: float = 1.0

@@ -13,6 +13,11 @@ class TokenSampler:
 
     Everything runs on the CPU, so that a seed gives the same text on every device. Ids from n_symbols on are never
     drawn: a padded vocabulary has rows that belong to no symbol, and an encoder's vocabulary contains the mask.
+
+        >>> greedy = SamplingParams(temperature=0.0)
+        >>> sampler = TokenSampler([[1, 2]], sampling=greedy, seeds=[0], n_symbols=3)
+        >>> sampler.sample(torch.tensor([[0.1, 0.2, 0.7]]))
+        [2]
     """
 
     def __init__(

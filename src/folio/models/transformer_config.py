@@ -26,6 +26,9 @@ class ModelOptions:
 
     A config or checkpoint that is older than an option lacks it and gets the default, so the default of a new option
     must leave the model as it was.
+
+        >>> ModelOptions(context_length=8, n_layers=1, n_heads=2, d_model=4).norm
+        'layer_norm'
     """
 
     family: Family = "decoder"
@@ -81,6 +84,10 @@ class TransformerConfig(ModelOptions):
     """Everything that decides which parameters a model has and what it computes. The defaults are GPT-2's choices.
 
     Raises: ValueError naming the field, its value, the rule and a value that obeys it.
+
+        >>> config = TransformerConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4)
+        >>> config.d_head, config.feed_forward_width
+        (2, 16)
     """
 
     vocab_size: int

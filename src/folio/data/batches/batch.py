@@ -23,6 +23,10 @@ class Batch(NamedTuple):
     `weight` makes the loss of a step the mean over all targets of the global batch, however the batch is divided: it is
     the share of these targets in this micro-batch times the number of micro-batches. So the mean over micro-batches of
     weight x mean loss is the mean over all targets.
+
+        >>> batch = Batch(tokens=torch.tensor([[1, 2]]), targets=torch.tensor([[2, 3]]), n_tokens=2)
+        >>> batch.to(torch.device("cpu")).targets.tolist()
+        [[2, 3]]
     """
 
     tokens: Tensor
@@ -46,6 +50,16 @@ class BatchDataset(Dataset[Any]):
 
     The batch of some sequences can depend on more than their numbers: on the step, or on the longest of them. So there
     are no single items, unless a class adds them.
+
+        >>> class Zeros(BatchDataset):
+        ...     def __len__(self):
+        ...         return 9
+        ...     def batch(self, numbers):
+        ...         tokens = torch.zeros(len(numbers), 4, dtype=torch.int64)
+        ...         return Batch(tokens, tokens, n_tokens=tokens.numel())
+        >>> from folio.data.batches.loaders import validation_loader
+        >>> [len(batch.tokens) for batch in validation_loader(Zeros(), batch_size=5)]
+        [5, 4]
     """
 
     def __len__(self) -> int:

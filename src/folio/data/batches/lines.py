@@ -26,7 +26,11 @@ Spans = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class LineFiles:
-    """Files that hold the lines of a large split, written once and then mapped. The JSON file makes them valid."""
+    """Files that hold the lines of a large split, written once and then mapped. The JSON file makes them valid.
+
+    >>> LineFiles(Path("lines-train-64")).starts
+    PosixPath('lines-train-64.starts')
+    """
 
     stem: Path
 
@@ -78,6 +82,11 @@ class Lines:
     The lines of more than MAX_TOKENS_IN_MEMORY tokens are kept in `files`, if given.
 
     Raises: FolioError if there is no line in the split.
+
+        >>> lines = Lines(np.array([5, 6, 0, 7]), newline_ids=np.array([0]), max_length=8)
+        >>> tokens, lengths = lines.gather(np.array([0, 1]))
+        >>> tokens.tolist(), lengths.tolist()
+        ([[5, 6], [7, 0]], [2, 1])
     """
 
     def __init__(

@@ -24,7 +24,11 @@ def validation_loader(dataset: BatchDataset, batch_size: int, rank: int = 0, wor
 
 
 class DummyIndices(list[int]):
-    """Indices of a batch that only keeps the ranks in step. Another process counts its targets."""
+    """Indices of a batch that only keeps the ranks in step. Another process counts its targets.
+
+    >>> DummyIndices([0, 1])
+    [0, 1]
+    """
 
 
 class DistributedBatchSampler(Sampler[list[int]]):
@@ -32,6 +36,10 @@ class DistributedBatchSampler(Sampler[list[int]]):
 
     The number must be the same because all ranks take part in gathering sharded weights for each batch. If the batches
     cannot be divided evenly, the last ones are DummyIndices.
+
+        >>> batches = BatchSampler(range(5), batch_size=2, drop_last=False)
+        >>> list(DistributedBatchSampler(batches, rank=1, world_size=2))  # the second of its batches is a dummy
+        [[2, 3], [0, 1]]
     """
 
     def __init__(self, batches: BatchSampler, rank: int, world_size: int) -> None:
@@ -54,7 +62,13 @@ class DistributedBatchSampler(Sampler[list[int]]):
 
 
 class MaskDummyBatches:
-    """A dataset that sets all targets of a batch of DummyIndices to IGNORE_INDEX."""
+    """A dataset that sets all targets of a batch of DummyIndices to IGNORE_INDEX.
+
+    >>> from folio.data.batches.windows import ValidationWindows
+    >>> dataset = MaskDummyBatches(ValidationWindows(range(9), context_length=4))
+    >>> dataset.batch(DummyIndices([0])).targets.tolist()
+    [[-100, -100, -100, -100]]
+    """
 
     def __init__(self, dataset: MakesBatches) -> None:
         self._dataset = dataset

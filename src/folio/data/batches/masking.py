@@ -34,6 +34,9 @@ class Masking:
 
     The share `mask_share` of the targets is replaced by `mask_id`, and `random_share` by a symbol in [0, n_symbols).
     The rest stays as it is: no input has masks after training, so the model must also use the token at each position.
+
+        >>> Masking(mask_id=65, n_symbols=65, mask_fraction=0.15).mask_share
+        0.8
     """
 
     mask_id: int
@@ -82,6 +85,12 @@ class MaskedTrainingLines(BatchDataset):
     """Lines with masks that are a function of (seed, step) and a line's position in the global batch.
 
     `len` is the number of lines, and an index is a line's number.
+
+        >>> lines = Lines(np.arange(1, 9), newline_ids=np.array([0]), max_length=8)
+        >>> dataset = MaskedTrainingLines(lines, Masking(mask_id=9, n_symbols=9, mask_fraction=0.25), seed=1)
+        >>> batch = dataset.batch(MicroBatch(step=0, batch_indices=np.array([0]), rows=slice(0, 1)))
+        >>> int((batch.targets != IGNORE_INDEX).sum())
+        2
     """
 
     def __init__(self, lines: Lines, masking: Masking, *, seed: int) -> None:
@@ -114,6 +123,11 @@ class MaskedValidationLines(BatchDataset):
 
     The masks of a line are a function of its number alone, so that all models, whatever their seeds and batch sizes,
     have the same targets.
+
+        >>> lines = Lines(np.arange(1, 9), newline_ids=np.array([0]), max_length=8)
+        >>> dataset = MaskedValidationLines(lines, Masking(mask_id=9, n_symbols=9, mask_fraction=0.25))
+        >>> int((dataset.batch([0]).targets != IGNORE_INDEX).sum())
+        2
     """
 
     def __init__(self, lines: Lines, masking: Masking) -> None:

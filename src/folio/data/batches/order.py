@@ -41,6 +41,9 @@ class MicroBatch:
     """One micro-batch as part of its step, since a dataset may need to know the whole global batch.
 
     `batch_indices` (B_global,) int64 are the indices of the global batch; `rows` are those of this micro-batch.
+
+        >>> MicroBatch(step=0, batch_indices=np.array([7, 3, 5, 1]), rows=slice(2, 4)).indices.tolist()
+        [5, 1]
     """
 
     step: int
@@ -62,6 +65,10 @@ class TrainingBatches(Sampler[MicroBatch]):
 
     `n_indices` is the length of the dataset. Iteration begins at `first_step`, but the length counts from step 0,
     because a resumed Lightning loop counts the batches of the whole run.
+
+        >>> batches = TrainingBatches("shuffled", 10, seed=1, batch_size=4, micro_batch_size=2, first_step=0, n_steps=3)
+        >>> len(batches), len(next(iter(batches)).indices)
+        (6, 2)
     """
 
     window_order: str

@@ -40,6 +40,11 @@ class PrefixTrainingWindows(BatchDataset):
     It is a function of (seed, step) and a row's position in the global batch.
 
     Raises: FolioError if the split is shorter than one window.
+
+        >>> windows = PrefixTrainingWindows(np.arange(20), 4, seed=1, min_prefix_length=2, max_prefix_length=2)
+        >>> batch = windows.batch(MicroBatch(step=0, batch_indices=np.array([5]), rows=slice(0, 1)))
+        >>> batch.prefix.tolist(), batch.tokens.tolist()
+        ([[5, 6]], [[6, 7, 8, 9]])
     """
 
     def __init__(
@@ -77,6 +82,10 @@ class PrefixValidationWindows(BatchDataset):
     prefix can overlap the continuation; with 3P + 4T tokens or more none does.
 
     Raises: FolioError if the split is shorter than one window.
+
+        >>> windows = PrefixValidationWindows(np.arange(20), 4, min_prefix_length=2, max_prefix_length=2)
+        >>> windows.batch([0]).prefix.tolist(), windows.batch([0]).targets.tolist()
+        ([[0, 1]], [[2, 3, 4, 5]])
     """
 
     def __init__(

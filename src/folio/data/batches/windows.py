@@ -103,7 +103,11 @@ def get_batch(
 
 
 class WindowDataset(BatchDataset):
-    """Windows that can also be taken one by one, as inputs and targets (T,), so that any DataLoader can load them."""
+    """Windows that can also be taken one by one, as inputs and targets (T,), so that any DataLoader can load them.
+
+    >>> TrainingWindows(range(20), context_length=4)[-1]
+    (tensor([15, 16, 17, 18]), tensor([16, 17, 18, 19]))
+    """
 
     def __getitem__(self, index: Any) -> tuple[Tensor, Tensor]:
         """Return inputs and targets of a window, both (T,) int64. Raises: IndexError; TypeError for a slice."""
@@ -131,6 +135,13 @@ class TrainingWindows(WindowDataset):
     tokens (N,) are ids in an array, a mapped file, a tensor or a list.
 
     Raises: FolioError if the split is shorter than one window.
+
+        >>> from torch.utils.data import DataLoader
+        >>> from folio.data.batches.windows import TrainingWindows
+        >>> loader = DataLoader(TrainingWindows(range(20), context_length=8), batch_size=2, shuffle=True)
+        >>> tokens, targets = next(iter(loader))
+        >>> tokens.shape, bool((targets == tokens + 1).all())
+        (torch.Size([2, 8]), True)
     """
 
     def __init__(self, tokens: Any, context_length: int) -> None:
@@ -155,6 +166,10 @@ class SequentialWindows:
     """Windows that cover a split: `starts`, and `first_counted`, the first target that no earlier window counted.
 
     Shapes: both (N,) int64.
+
+        >>> windows = sequential_windows(n_tokens=10, context_length=4)
+        >>> windows.starts.tolist(), windows.first_counted.tolist()
+        ([0, 4, 5], [0, 0, 3])
     """
 
     starts: np.ndarray
@@ -184,6 +199,10 @@ class ValidationWindows(WindowDataset):
     tokens (N,) are ids in an array, a mapped file, a tensor or a list.
 
     Raises: FolioError if the split is shorter than one window.
+
+        >>> from folio.data.batches.windows import ValidationWindows
+        >>> [targets.tolist() for tokens, targets in ValidationWindows(range(7), context_length=4)]
+        [[1, 2, 3, 4], [-100, -100, 5, 6]]
     """
 
     def __init__(self, tokens: Any, context_length: int) -> None:

@@ -92,7 +92,11 @@ class SingleText(ABC):
 
 @dataclass(frozen=True)
 class NamedText(SingleText):
-    """One of NAMED_TEXTS, the same everywhere. Raises: FolioError for any other name."""
+    """One of NAMED_TEXTS, the same everywhere. Raises: FolioError for any other name.
+
+    >>> NamedText("tiny_shakespeare").folder(Path("data"))
+    PosixPath('data/tiny_shakespeare')
+    """
 
     name: str
 
@@ -112,7 +116,14 @@ class NamedText(SingleText):
 
 @dataclass(frozen=True)
 class TextFile(SingleText):
-    """A text file of the user."""
+    """A text file of the user.
+
+    >>> from folio.config.tokenizer import choose_tokenizer
+    >>> _ = Path("my.txt").write_text("To be, or not to be. " * 20)
+    >>> data = TextFile("my.txt").prepare(choose_tokenizer("byte"), Path("data"), log=lambda line: None)
+    >>> data.tokenizer.decode(data.train.tokens[:6])
+    'To be,'
+    """
 
     path: str | Path
 

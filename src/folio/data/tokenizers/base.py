@@ -23,6 +23,9 @@ class UnknownTokens:
     """The part of a text that its ids leave out.
 
     `n_tokens` ids stand for something that the vocabulary lacks; spelling it out takes `spelling_bits` bits.
+
+        >>> UnknownTokens(1, 8.0) + UnknownTokens(1, 16.0)
+        UnknownTokens(n_tokens=2, spelling_bits=24.0)
     """
 
     n_tokens: int = 0

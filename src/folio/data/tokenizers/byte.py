@@ -11,7 +11,11 @@ from folio.data.tokenizers.state import check_state
 
 
 class ByteTokenizer(LosslessTokenizer):
-    """One id for each value of a byte."""
+    """One id for each value of a byte.
+
+    >>> ByteTokenizer().encode("é").tolist()
+    [195, 169]
+    """
 
     name = "byte"
     vocab_size = 256

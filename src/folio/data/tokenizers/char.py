@@ -18,6 +18,10 @@ class CharTokenizer(LosslessTokenizer, LearnedTokenizer):
     The characters are those of both splits, as in nanoGPT.
 
     Raises: FolioError unless `characters` is a non-empty ascending string without repetition.
+
+        >>> tokenizer = CharTokenizer.from_text("to be")
+        >>> tokenizer.encode("bet").tolist(), tokenizer.decode([4, 3])
+        ([1, 2, 4], 'to')
     """
 
     name = "char"

@@ -48,7 +48,11 @@ _CL100K = _rank_file(
 
 @dataclass(frozen=True)
 class RankedEncoding:
-    """One of tiktoken's encodings: tiktoken's name for it, its size, and the single file that it reads."""
+    """One of tiktoken's encodings: tiktoken's name for it, its size, and the single file that it reads.
+
+    >>> ENCODINGS["gpt2"].vocab_size
+    50257
+    """
 
     tiktoken_name: str
     vocab_size: int

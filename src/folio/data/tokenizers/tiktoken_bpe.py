@@ -32,6 +32,9 @@ class TiktokenTokenizer(LosslessTokenizer):
     inject a special token.
 
     Raises: FolioError if `rank_file` is not the file whose sha256 tiktoken names.
+
+        >>> TiktokenTokenizer.known_vocab_size("cl100k_base")  # `create` downloads its file
+        100277
     """
 
     def __init__(self, name: str, rank_file: bytes) -> None:

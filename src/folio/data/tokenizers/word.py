@@ -43,6 +43,10 @@ class WordTokenizer(LearnedTokenizer):
     """The ids of UNKNOWN, JOIN and SPACE, then one for each of `units`.
 
     Raises: FolioError unless `units` are words, visible characters and white space as UNIT finds them, each once.
+
+        >>> tokenizer = WordTokenizer.from_text("To be, or not to be.")
+        >>> tokenizer.decode(tokenizer.encode("not be, or what"))
+        'not be, or <unk>'
     """
 
     name = WORD
