@@ -1,6 +1,7 @@
 """Files as people have them: links, brackets, folders that may not be read, source code, nested fields."""
 
 import glob
+import gzip
 import json
 import os
 import shutil
@@ -122,6 +123,9 @@ def test_source_code_is_text_where_its_suffix_is_named(tmp_path: Path) -> None:
     assert found(tmp_path / "src" / "**" / "*.py", tmp_path, ".py") == ["src/a.py"]
     with pytest.raises(FolioError, match=r"matches .*/a\.py, which .*say so: data\.text_suffixes=\[\.py\]"):
         find_files(str(tmp_path / "src" / "*"))
+    (tmp_path / "src" / "a.tar.gz").write_bytes(gzip.compress(b"many files"))
+    with pytest.raises(FolioError, match=r"matches .*/a\.tar\.gz, which is packed by gzip; unpack it"):
+        find_files(str(tmp_path / "src" / "*.tar.gz"))
     (tmp_path / "src" / "d.md").unlink()
     with pytest.raises(
         FolioError, match=r"but .*\.py \(1\), .*; say which others are text, as in data\.text_suffixes=\["

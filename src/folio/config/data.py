@@ -132,7 +132,7 @@ class PartConfig(Section):
     """Field or column that holds the text."""
     document_separator: Text | None = None
     """Text between the documents of a file; null: each text file is one document."""
-    text_suffixes: list[Suffix] = Field(default_factory=list)
+    text_suffixes: list[Suffix] = Field(default=[])
     """Suffixes of other files that are plain text."""
     val_fraction: ValFraction = 0.01
     """Share of the documents that is for validation."""

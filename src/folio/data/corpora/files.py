@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from folio.data.corpora.patterns import matching_names, names_below
+from folio.data.corpora.signatures import HEAD_BYTES, recognize
 from folio.runtime.errors import FolioError
 from folio.runtime.untrusted import open_regular
 
@@ -91,11 +92,19 @@ def _describe(path: Path, text_suffixes: tuple[str, ...]) -> CorpusFile | None:
             pass  # it says what it is instead
     format_and_compression = _format_of(path, text_suffixes)
     if format_and_compression is None:
-        raise FolioError(
-            f"data.path matches {path}, which cannot be read; readable are {READABLE}; narrow the pattern, or, if it "
-            f"is text, say so: data.text_suffixes=[{path.suffix or '.suffix'}]"
-        )
+        raise FolioError(_explain_format(path))
     return CorpusFile(path, *format_and_compression, status.st_size, status.st_mtime_ns)
+
+
+def _explain_format(path: Path) -> str:
+    with open_regular(path) as file:
+        head = file.read(HEAD_BYTES)
+    if known := recognize(head):
+        return f"data.path matches {path}, which {known}, or narrow the pattern"
+    say_so = (
+        f", or, if it is text, say so: data.text_suffixes=[{path.suffix}]" if path.suffix and b"\0" not in head else ""
+    )
+    return f"data.path matches {path}, which cannot be read; readable are {READABLE}; narrow the pattern{say_so}"
 
 
 def _explain_no_match(pattern: str, others: list[str]) -> str:
