@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from folio.cli.scripts import run_script
-from folio.config.migrations import migrate_config
+from folio.config.migrations import read_stored_config
 from folio.config.run import RunConfig
 from folio.config.tokenizer import read_tokenizer_file
 from folio.data.tokenizers.base import Tokenizer
@@ -238,7 +238,7 @@ def stored_tokenizer(checkpoint: Path) -> Tokenizer | None:
 def stored_config(checkpoint: Path) -> RunConfig | None:
     """Read the config from the run folder, without torch; None if it has none that is valid."""
     try:
-        config = RunConfig.model_validate(migrate_config(read_config(checkpoint.parent.parent)))
+        config, _ = read_stored_config(read_config(checkpoint.parent.parent))
         config.transformer_config(config.model.vocab_size or 0)
     except ValueError:  # the checkpoint has its own, which decides
         return None
