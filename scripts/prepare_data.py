@@ -27,6 +27,7 @@ def start() -> None:
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+@one_line_errors  # inside as well, or Hydra prints a line of its own first
 def main(cfg: DictConfig) -> None:
     """Prepare the data of the same overrides as train.py, or verify all shards that are already prepared."""
     data = prepare_data(load_config(cfg), verify_all=True)
