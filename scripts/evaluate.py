@@ -18,6 +18,7 @@ from folio.cli.corpus import check_data, reopen_data, with_data_path
 from folio.cli.resume import check_same_text
 from folio.cli.scripts import run_script
 from folio.config.updates import with_context_length
+from folio.runs.description import config_beside
 from folio.runs.folders import find_checkpoint
 from folio.runtime.errors import FolioError
 from folio.runtime.files import expand_home
@@ -63,6 +64,9 @@ def main(
     if context_length is not None and context_length < 1:
         raise FolioError(f"--context-length={context_length} must be 1 or more")
     path = find_checkpoint(run, output_dir, checkpoint)
+    beside = config_beside(path)
+    if context_length is not None and beside is not None:
+        with_context_length(beside, context_length)
 
     # Imported only now, because torch takes seconds.
     import torch

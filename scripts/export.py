@@ -11,7 +11,9 @@ from typing import Annotated
 import typer
 
 from folio.cli.scripts import run_script
+from folio.models import TransformerConfig
 from folio.models.gpt2_format import END_OF_TEXT, GPT2FormatError, check_export_folder, gpt2_config_json
+from folio.runs.description import config_beside
 from folio.runs.folders import find_checkpoint
 from folio.runtime.errors import FolioError
 from folio.runtime.files import check_output_folder
@@ -33,6 +35,8 @@ def main(
     except GPT2FormatError as error:
         raise FolioError(f"DIR={folder}: {error}") from None
     check_output_folder(folder, "DIR")
+    if beside := config_beside(path):
+        check_format(path, beside.transformer_config(beside.model.vocab_size or 0))
 
     # Only now torch, whose import takes seconds.
     from folio.models import GPT
@@ -40,12 +44,10 @@ def main(
     from folio.runs.checkpoints import load_checkpoint
 
     trained = load_checkpoint(path, "cpu")
+    check_format(path, trained.model.config)
+    assert isinstance(trained.model, GPT)
     try:
-        gpt2_config_json(trained.model.config)
-        assert isinstance(trained.model, GPT)
         save_gpt2(trained.model, folder, overwrite=force)
-    except GPT2FormatError as error:
-        raise FolioError(f"{path}: {error}") from None
     except OSError as error:
         raise FolioError(f"DIR={folder}: cannot write there ({error.strerror}); name another folder") from None
     print(
@@ -58,6 +60,14 @@ load it with
     from transformers import GPT2LMHeadModel
     model = GPT2LMHeadModel.from_pretrained({str(folder)!r})"""
     )
+
+
+def check_format(checkpoint: Path, config: TransformerConfig) -> None:
+    """Raises: FolioError if the format cannot hold such a model."""
+    try:
+        gpt2_config_json(config)
+    except GPT2FormatError as error:
+        raise FolioError(f"{checkpoint}: {error}") from None
 
 
 def describe_tokenizer(name: str) -> str:

@@ -20,6 +20,7 @@ from folio.report.grouping import Group
 from folio.report.reading import ReportedRun
 from folio.report.tables import to_csv, to_markdown_table, to_rich_table
 from folio.report.writing import output_folder, to_png, write_files
+from folio.runs.description import config_beside
 from folio.runs.folders import find_checkpoint
 from folio.runtime.errors import FolioError
 
@@ -45,6 +46,8 @@ def main(
     report = make_report(folders)
     if not any(group.averaged for group in report.groups):
         raise FolioError("none of these runs has finished; give finished runs")
+    for run in (run for group in report.groups for run in group.averaged):
+        check_run(run, lengths, checkpoint)
     measurements = list(measure_all(report, lengths, checkpoint, data_dir))
 
     from folio.report.plots import plot_extrapolation
@@ -65,6 +68,15 @@ def parse_lengths(text: str) -> list[int]:
     if not all(word.strip().isdecimal() and len(word) < 10 and int(word) > 0 for word in words):
         raise FolioError(f"--context-lengths={text} must be integers above 0, separated by commas: 64,128,256")
     return sorted({int(word) for word in words})
+
+
+def check_run(run: ReportedRun, lengths: list[int] | None, checkpoint: str) -> None:
+    """Check what can be checked of a run before the first one is measured. Raises: FolioError."""
+    config = config_beside(find_checkpoint(str(run.folder), run.folder, checkpoint))
+    if config is not None:
+        for length in lengths or [1]:
+            if config.positional_encoding.name != "learned":  # longer windows than those learned are left out
+                with_context_length(config, length)
 
 
 def measure_all(

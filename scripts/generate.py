@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from folio.cli.scripts import run_script
-from folio.config.migrations import read_stored_config
 from folio.config.run import RunConfig
 from folio.config.tokenizer import read_tokenizer_file
 from folio.data.tokenizers.base import Tokenizer
 from folio.generation.prompts import check_request, default_prompt
 from folio.models.sampling import SamplingParams
-from folio.runs.folders import find_checkpoint, read_config
+from folio.runs.description import config_beside
+from folio.runs.folders import find_checkpoint
 from folio.runtime.errors import FolioError
 from folio.runtime.streams import output_is_gone
 from folio.runtime.terminal import printable
@@ -105,7 +105,7 @@ def main(
     )
     check_counts(max_new_tokens, num_samples, seed, stop or [])
     path = find_checkpoint(run, output_dir, checkpoint)
-    tokenizer, config = stored_tokenizer(path), stored_config(path)
+    tokenizer, config = stored_tokenizer(path), config_beside(path)
     if tokenizer is not None and config is not None:  # otherwise `generate` checks, once the checkpoint is loaded
         model_config = config.transformer_config(config.model.vocab_size or 0)
         for request in requests(config, tokenizer, prompt, prefix):
@@ -233,16 +233,6 @@ def stored_tokenizer(checkpoint: Path) -> Tokenizer | None:
         return read_tokenizer_file(file)
     except ValueError:  # FolioError is one
         raise FolioError(f"{file} is no tokenizer of this version; move it away: the checkpoint has its own") from None
-
-
-def stored_config(checkpoint: Path) -> RunConfig | None:
-    """Read the config from the run folder, without torch; None if it has none that is valid."""
-    try:
-        config, _ = read_stored_config(read_config(checkpoint.parent.parent))
-        config.transformer_config(config.model.vocab_size or 0)
-    except ValueError:  # the checkpoint has its own, which decides
-        return None
-    return config
 
 
 if __name__ == "__main__":

@@ -135,6 +135,10 @@ TRAINING_MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "several machines without torchrun": (("trainer=ddp_cpu", "trainer.num_nodes=2"), ("torchrun", "srun")),
     "FSDP on a CPU": (("trainer=fsdp", "trainer.accelerator=cpu"), ("strategy=fsdp", "trainer=ddp_cpu")),
+    "float16 on a CPU": (("trainer=cpu", "trainer.precision=16-mixed"), ("trainer.precision=16-mixed", "bf16-mixed")),
+    "an output folder that is a file": (("paths.output_dir=tiny.txt",), ("paths.output_dir=tiny.txt", "cannot write")),
+    "a home folder of no one": (("paths.output_dir=~nobody-here/x",), ("paths.output_dir=~nobody-here/x", "no user")),
+    "a pattern without files": (("data=text_files", "data.path=folder"), ("data.path=folder", "matches no file")),
     "Muon with FSDP": (("trainer=fsdp", "optimizer=muon"), ("optimizer=muon", "trainer.strategy=fsdp", "trainer=ddp")),
     "a path for a corpus without one": (("data.path=tiny.txt",), ("data.path=tiny.txt", "data=text_file")),
     "no path": (OWN_TEXT, ("data.path",)),
@@ -237,6 +241,7 @@ PREPARING_MISTAKES = (
     "an empty folder name",
     "an empty text",
     "no path",
+    "a pattern without files",
 )
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -304,3 +305,33 @@ CHOICES = {"auto", "cpu", "gpu", "mps", "train", "val"}
 
 def test_more_than_150_mistakes_are_tried() -> None:
     assert len(MISTAKES) * (len(INVALID_RUNS) + len(COMMON_MISTAKES) + 1) + sum(map(len, MISTAKES.values())) > 150
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("evaluate", ("run", "--context-length", "9"), "learned positions end at the 8"),
+        ("export", ("run", "file"), "DIR=file"),
+        ("export", ("run", "file/new"), "DIR=file/new: cannot write in file"),
+        ("export", ("rotary", "new"), "positional_encoding=rotary"),
+        ("figures", ("run", "--output", "file"), "--output=file: cannot write"),
+        ("figures", ("run", "--layers", "9"), "--layers=9"),
+    ],
+)
+def test_what_the_run_folder_answers_is_refused_before_the_checkpoint_is_read(
+    name: str,
+    arguments: tuple[str, ...],
+    message: str,
+    place: Path,
+    refused: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Reading it would first import torch, which takes seconds."""
+    if not (place / "rotary").exists():
+        shutil.copytree(place / "run", place / "rotary")
+        values = yaml.safe_load((place / "rotary" / "config.yaml").read_text())
+        values["positional_encoding"] |= {"name": "rotary", "base": 10000.0}
+        values["model"] |= {"d_model": 8}
+        (place / "rotary" / "config.yaml").write_text(yaml.safe_dump(values))
+    monkeypatch.setattr("folio.runs.checkpoints.load_checkpoint", None)
+    assert message in refused(name, arguments)

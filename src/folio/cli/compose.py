@@ -7,6 +7,7 @@ import os
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,11 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from folio.cli.arguments import check_words
-from folio.cli.config_files import install_reader, read_keys
+from folio.cli.config_files import install_reader, read_keys, relative
 from folio.cli.explain import explain_hydra_error, explain_validation_error
 from folio.cli.init_from import apply_init_from, explicit_model_keys
 from folio.cli.paths import expand_paths
-from folio.cli.plugins import complete_options, without_targets
 from folio.config.checks import check_config
-from folio.config.migrations import read_stored_config
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
 from folio.runtime.terminal import did_you_mean
@@ -61,7 +60,6 @@ def composed(overrides: Sequence[str], conf: Path) -> Iterator[DictConfig]:
 
 def load_config(cfg: DictConfig, log: Callable[[str], None] = print) -> RunConfig:
     """Return the typed config of a composed one, checked as far as possible without the data. Raises: ConfigError."""
-    complete_options(cfg, conf_dir())
     try:
         values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -69,7 +67,7 @@ def load_config(cfg: DictConfig, log: Callable[[str], None] = print) -> RunConfi
     assert isinstance(values, dict)
     overrides = task_overrides()
     check_words(overrides, conf_dir())  # start() has checked those that were typed; a sweep makes others of them
-    values = without_targets(expand_paths(typing.cast(dict[str, Any], values)), conf_dir())
+    values = expand_paths(typing.cast(dict[str, Any], values))
     config = validate(drop_replaced_keys(values, overrides, log))
     _check_positional_encoding(config.positional_encoding.name)
     if not is_sweep():
@@ -97,14 +95,6 @@ def validate(values: dict[str, Any], files: dict[str, Path] | None = None) -> Ru
         raise ConfigError(explain_validation_error(error, values, files)) from None
 
 
-def validate_stored(values: dict[str, Any]) -> RunConfig:
-    """Return the config of a run whose model is to be used; options of training may be unknown. Raises: ConfigError."""
-    try:
-        return read_stored_config(values)[0]
-    except ValidationError as error:
-        raise ConfigError(explain_validation_error(error, values, {})) from None
-
-
 def drop_replaced_keys(values: dict[str, Any], overrides: Sequence[str], log: Callable[[str], None]) -> dict[str, Any]:
     """Return the values without the keys that a recipe sets for an option that the command line replaced.
 
@@ -126,11 +116,20 @@ def drop_replaced_keys(values: dict[str, Any], overrides: Sequence[str], log: Ca
 
 
 def _check_positional_encoding(name: str) -> None:
-    """Raises: ConfigError if no file in conf/positional_encoding has this name; the schema allows any."""
+    """Raises: ConfigError if conf/positional_encoding or the code lacks this name; the schema allows any."""
     options = sorted(path.stem for path in (conf_dir() / "positional_encoding").glob("*.yaml"))
     if name not in options:
         raise ConfigError(
             f"positional_encoding.name={name} is not one of {', '.join(options)}{did_you_mean(name, options)}"
+        )
+    # Its table of classes would load torch. A name that its source does not hold in quotes is not in it.
+    code = find_spec("folio.models.positional")
+    assert code is not None
+    assert code.origin is not None
+    if f'"{name}"' not in Path(code.origin).read_text(encoding="utf-8"):
+        raise ConfigError(
+            f"positional_encoding={name}: conf/positional_encoding/{name}.yaml has no class in POSITIONAL_ENCODINGS of "
+            f"{relative(code.origin)}; add it there"
         )
 
 

@@ -1,10 +1,6 @@
 """Keys of the callbacks."""
 
-from typing import Any
-
-from pydantic import ConfigDict, model_validator
-
-from folio.config.section import Arguments, Count, CountOrZero, Name, NonNegative, Section, Text, without_null
+from folio.config.section import Count, CountOrZero, NonNegative, Option, Section, Text
 
 
 class SamplesConfig(Section):
@@ -30,21 +26,18 @@ class CheckpointConfig(Section):
     the run has read as many tokens as the training split has."""
 
 
-class CallbacksConfig(Section):
-    """What every run has, and the arguments of the optional callbacks by the names of their files in conf/callbacks."""
+class CallbackConfig(Option):
+    """`code` is a Lightning callback, called with its config and the `folio.training.assembly.TrainingParts`."""
 
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[Name, Arguments]
+
+class CallbacksConfig(Section):
+    """Every run has the first two. A new callback is a field `mine: MyConfig | None = None`."""
 
     samples: SamplesConfig
     checkpoint: CheckpointConfig
 
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_null(cls, values: Any) -> Any:
-        return without_null(values, keep=cls.model_fields)
-
     @property
-    def options(self) -> dict[str, dict[str, Any]]:
-        """Arguments of the optional callbacks that this run has, by name."""
-        return self.__pydantic_extra__
+    def chosen(self) -> list[CallbackConfig]:
+        """The sections of the optional callbacks that this run has, in the order of the fields."""
+        sections = (getattr(self, name) for name in type(self).model_fields)
+        return [section for section in sections if isinstance(section, CallbackConfig)]

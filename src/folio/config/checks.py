@@ -6,6 +6,7 @@ The types of the sections hold the rules of single keys, their `check` methods t
 from folio.config.objective import Objectives
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError, sections_by_name
+from folio.config.trainer import NO_FLOAT16
 from folio.config.training import largest_micro_batch_size
 
 
@@ -64,8 +65,10 @@ def _check_batch_size(config: RunConfig) -> None:
 
 
 def _check_strategy(config: RunConfig) -> None:
-    """Raises: ConfigError if the strategy does not suit the devices or the optimizer."""
+    """Raises: ConfigError if precision or strategy do not suit the devices or the optimizer."""
     trainer = config.trainer
+    if trainer.accelerator == "cpu" and trainer.precision == "16-mixed":
+        raise ConfigError(NO_FLOAT16)
     if trainer.accelerator == "mps" and trainer.n_processes > 1:
         raise ConfigError(f"trainer.devices={trainer.devices}: a Mac has one GPU; use trainer.devices=1")
     if trainer.strategy == "fsdp":

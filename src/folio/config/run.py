@@ -81,8 +81,7 @@ class RunConfig(SweepConfig):
     schedule: Annotated[Schedules, Field(discriminator="name")]
     training: TrainingConfig
     trainer: TrainerConfig
-    logger: Loggers
-    """Loggers by the names of their files in conf/logger, each with the arguments of its class."""
+    logger: Annotated[Loggers, Field(discriminator="name")]
     callbacks: CallbacksConfig
 
     @property

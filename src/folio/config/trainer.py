@@ -4,6 +4,9 @@ from typing import Literal
 
 from folio.config.section import Count, Section
 
+NO_FLOAT16 = "trainer.precision=16-mixed: a CPU has no float16 kernels; use bf16-mixed or 32-true"
+"""Message for a precision that a CPU lacks."""
+
 
 class TrainerConfig(Section):
     """Mostly Lightning's keys of the same names."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from folio.config.section import ConfigError
-from folio.config.trainer import TrainerConfig
+from folio.config.trainer import NO_FLOAT16, TrainerConfig
 from folio.runtime.errors import is_memory_error
 from folio.runtime.memory import peak_bytes, reset_peak
 
@@ -121,7 +121,7 @@ def _resolve_precision(requested: str, accelerator: str) -> str:
         has_bfloat16 = accelerator != "gpu" or torch.cuda.is_bf16_supported(including_emulation=False)
         return "bf16-mixed" if has_bfloat16 else "16-mixed"
     if requested == "16-mixed" and accelerator == "cpu":
-        raise ConfigError("trainer.precision=16-mixed: a CPU has no float16 kernels; use bf16-mixed or 32-true")
+        raise ConfigError(NO_FLOAT16)
     return requested
 
 

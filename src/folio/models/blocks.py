@@ -21,10 +21,8 @@ NORM_EPS = 1e-5
 class EncoderOutput(NamedTuple):
     """The states of an encoder, which a decoder reads.
 
-    Example:
-
-        >>> EncoderOutput(torch.zeros(2, 5, 4), mask=None).states.shape
-        torch.Size([2, 5, 4])
+    >>> EncoderOutput(torch.zeros(2, 5, 4), mask=None).states.shape
+    torch.Size([2, 5, 4])
     """
 
     states: Tensor
@@ -60,10 +58,8 @@ class DotProductAttention(nn.Module):
 class FusedLinear(Linear):
     """Several linear layers that read the same input, computed as one product; `sizes` are their output widths.
 
-    Example:
-
-        >>> FusedLinear(4, (4, 4, 4), bias=False)(torch.zeros(1, 4)).shape
-        torch.Size([1, 12])
+    >>> FusedLinear(4, (4, 4, 4), bias=False)(torch.zeros(1, 4)).shape
+    torch.Size([1, 12])
     """
 
     def __init__(self, in_features: int, sizes: tuple[int, ...], *, bias: bool) -> None:

@@ -1,4 +1,4 @@
-"""Write the files of a run folder that describe the run."""
+"""Write and read the files of a run folder that describe the run."""
 
 from itertools import takewhile
 from pathlib import Path
@@ -10,6 +10,7 @@ from folio.config.migrations import migrate_config
 from folio.config.run import RunConfig
 from folio.data.tokenizers.base import Tokenizer
 from folio.data.tokenizers.state import state_to_json
+from folio.runs.folders import read_config
 from folio.runtime.files import write_atomically, write_json
 from folio.runtime.plain_yaml import parse_yaml
 from folio.runtime.terminal import printable
@@ -69,3 +70,16 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= flatten(value, f"{prefix}{key}.")
     return flat
+
+
+def config_beside(checkpoint: Path) -> RunConfig | None:
+    """Return the config in the run folder of a checkpoint, without torch; None if it has none that is valid.
+
+    It serves to refuse an option at once. The checkpoint has its own config, which decides.
+    """
+    try:
+        config = RunConfig.model_validate(migrate_config(read_config(checkpoint.parent.parent)))
+        config.transformer_config(config.model.vocab_size or 0)
+    except ValueError:  # FolioError is one
+        return None
+    return config

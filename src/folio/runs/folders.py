@@ -1,5 +1,6 @@
 """Create run folders, find the one that the user means, and print how to resume it. Imports no torch."""
 
+import os
 import re
 from collections.abc import Iterable
 from datetime import datetime
@@ -11,9 +12,6 @@ from folio.runtime.errors import FolioError
 from folio.runtime.files import check_writable, expand_home
 from folio.runtime.plain_yaml import read_yaml
 from folio.runtime.untrusted import UntrustedFileError, read_json_object
-
-COMPLETED = ("finished", "stopped_early")
-"""Statuses of a run that ended as its config says: after its last step, or when a callback ended it."""
 
 
 def create_run_folder(output_dir: Path, name: str, now: datetime | None = None) -> Path:
@@ -90,7 +88,10 @@ def find_checkpoint(run: str, output_dir: Path, which: str = "best") -> Path:
 
 def list_checkpoints(run_folder: Path) -> list[str]:
     """Return the names of a run's checkpoints: best, last, and the epochs and steps that callbacks.checkpoint kept."""
-    names = {path.stem for path in (run_folder / "checkpoints").glob("*.ckpt")}
+    folder = run_folder / "checkpoints"
+    if not folder.is_dir():
+        return []
+    names = {path.stem for path in map(Path, os.listdir(folder)) if path.suffix == ".ckpt"}  # glob hides errors
     kept = [name for name in names if re.fullmatch(r"(epoch|step)=[1-9][0-9]{0,14}", name)]
     kept.sort(key=lambda name: (name.partition("=")[0], int(name.partition("=")[2])))
     return [name for name in ("best", "last") if name in names] + kept

@@ -48,6 +48,12 @@ class LogFile(logging.FileHandler):
 
     _has_warned = False
 
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)  # opens the file for the first message
+        except OSError:
+            self.handleError(record)
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         if not self._has_warned:
             self._has_warned = True
@@ -57,7 +63,7 @@ class LogFile(logging.FileHandler):
 def start_log(file: Path) -> None:
     """Print the messages of `log`, and append them to a file with their time. Replaces the file of an earlier call."""
     close_log()
-    to_file = LogFile(file, encoding="utf-8")
+    to_file = LogFile(file, encoding="utf-8", delay=True)
     to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
     log.setLevel(logging.INFO)
     log.propagate = False

@@ -81,16 +81,23 @@ def make_folder(folder: Path, option: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FolioError(f"{option}={folder}: cannot make that folder ({error.strerror}); name another") from None
+    with remove_if_empty(*missing):
+        yield
+
+
+@contextmanager
+def remove_if_empty(*folders: Path) -> Iterator[None]:
+    """Remove the folders, in this order, if an error finds nothing in them: what is refused leaves no trace."""
     try:
         yield
     except BaseException:
-        for path in missing:
+        for folder in folders:
             with suppress(OSError):
-                path.rmdir()
+                folder.rmdir()
         raise
 
 
-def check_output_folder(folder: Path, option: str) -> None:
+def check_output_folder(folder: Path, option: str, remedy: str = "use another folder") -> None:
     """Check that files can be written into a folder, before the work whose results they hold. Leaves nothing behind.
 
     Raises: FolioError, which names the option that gave the folder.
@@ -108,7 +115,7 @@ def check_output_folder(folder: Path, option: str) -> None:
                 os.lstat(existing / name)  # which may be too long
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise FolioError(f"{option}={folder}: cannot write in {existing} ({reason}); use another folder") from None
+        raise FolioError(f"{option}={folder}: cannot write in {existing} ({reason}); {remedy}") from None
 
 
 def _sync_folder(folder: Path) -> None:
@@ -147,17 +154,44 @@ def check_writable(folder: Path) -> None:
 def exclusive_lock(path: Path) -> Iterator[None]:
     """Hold the lock file next to `path`; other processes wait for it. The kernel releases it if this process dies.
 
-    The lock file is never removed: a third process would lock a new file while a second one still waits on the old.
+    The lock file stays, except after `remove_lock`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A link would create a file elsewhere, and opening a FIFO would wait.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = os.open(path.with_name(f".{path.name}.lock"), flags, 0o666)
+    while (descriptor := _lock(_lock_file(path))) is None:
+        pass
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
+
+
+def remove_lock(path: Path) -> None:
+    """Remove the lock file of `path`, which this process holds, because nothing came of what it protected."""
+    _lock_file(path).unlink()
+
+
+def _lock_file(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+def _lock(file: Path) -> int | None:
+    """Return the descriptor of a lock file, locked; None if it was removed while this process waited for it.
+
+    Otherwise two processes could hold the lock: one on the file that was removed, one on a new file.
+    """
+    # A link would create a file elsewhere, and opening a FIFO would wait.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(file, flags, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.lstat(file)):
+                return descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
 
 
 @contextmanager

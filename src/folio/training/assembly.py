@@ -6,13 +6,14 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from folio.config.run import RunConfig
 from folio.config.section import ConfigError
 from folio.data.prepared import PreparedData
 from folio.distributed.context import DistributedContext
 from folio.distributed.devices import reset_peak_memory
 from folio.distributed.launcher import StopRequested
 from folio.models import Model, build_model
-from folio.models.gpt2_format import GPT2FormatError
+from folio.models.gpt2_format import GPT2FormatError, read_gpt2_config, read_gpt2_weights
 from folio.models.pretrained import load_gpt2
 from folio.objectives.objective import build_objective
 from folio.runs.checkpoints import CheckpointMetadata, checkpoint_step
@@ -33,7 +34,6 @@ from folio.training.context import RunContext
 from folio.training.data_module import TokenDataModule
 from folio.training.loggers.base import RunLogger
 from folio.training.module import LanguageModel
-from folio.training.plugins import build_callbacks, build_loggers
 
 
 def describe_run(context: RunContext, data: PreparedData) -> None:
@@ -67,7 +67,7 @@ class TrainingParts:
         if distributed.is_global_zero:
             if self.resumed_at is not None:
                 rewind(folder, self.resumed_at)
-            self.loggers = build_loggers(config, context.plugin_targets, folder, self.resumed_at)
+            self.loggers = [config.logger.load_code()(config.logger, folder, self.resumed_at)]
         objective = build_objective(config, data, distributed)
         validation = objective.validation(data.val)
         self.datamodule = TokenDataModule(objective, validation)
@@ -82,7 +82,6 @@ class TrainingParts:
             distributed=distributed,
         )
         self.data_integrity = DataIntegrity(data)
-        self.optional = build_callbacks(config, context.plugin_targets)
         self.throughput = Throughput(distributed)
         self.metrics = MetricLogger(self.throughput, training, objective.bits_per_byte_info(data.train))
         self.samples = SampleWriter(config.callbacks.samples, data.tokenizer, config.seed, folder / "samples.md")
@@ -111,7 +110,7 @@ class TrainingParts:
             DurationEstimate(max_steps),
             ProgressBar(console, self.throughput, self.metrics, max_steps),
             self.samples,
-            *self.optional,
+            *(option.load_code()(option, self) for option in config.callbacks.chosen),
             self.checkpoints,
             FigureLogger(self.samples, max_steps),
             ValidateAtEnd(max_steps),
@@ -126,6 +125,17 @@ class TrainingParts:
         folder.mkdir(parents=True, exist_ok=True)
         describe_run(self.context, self.data)
         log.warning(f"warning: {folder} was removed and is written again; its curves and samples so far are lost")
+
+
+def check_initial_weights(config: RunConfig) -> None:
+    """Raises: ConfigError if a new run could not start with the weights of init_from. Before its folder is created."""
+    if config.init_from is None:
+        return
+    folder = Path(config.init_from)
+    try:
+        read_gpt2_weights(folder, read_gpt2_config(folder))
+    except GPT2FormatError as error:
+        raise ConfigError(f"init_from={folder}: {error}") from None
 
 
 def build_initial_model(context: RunContext) -> Model:

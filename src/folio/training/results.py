@@ -3,15 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.callbacks import Timer
-
 from folio.distributed.devices import peak_memory_bytes
 from folio.objectives.metrics import format_rows
 from folio.runs.folders import resume_command
 from folio.runs.provenance import git_commit, versions
 from folio.runtime.commands import command, quote_for_shell, tensorboard_command, typed_path
 from folio.runtime.console import log
-from folio.runtime.untrusted import shown
 from folio.training.assembly import TrainingParts
 from folio.training.callbacks.throughput import format_duration
 
@@ -21,7 +18,6 @@ def final_metrics(status: str, step: int, parts: TrainingParts) -> dict[str, Any
     context, metrics, throughput, best = parts.context, parts.metrics, parts.throughput, parts.checkpoints.best_step
     return {
         "status": status,
-        "stop_reason": stop_reason(parts)[1] if status == "stopped_early" else None,
         **{f"val/{name}": value for name, value in metrics.val.items()},
         "val/step": metrics.val_step,
         "train/loss_nats": metrics.train_loss_nats,
@@ -46,12 +42,7 @@ def final_metrics(status: str, step: int, parts: TrainingParts) -> dict[str, Any
 def print_results(metrics: dict[str, Any], parts: TrainingParts) -> None:
     """Print what a finished run reached, its last sample, and the commands to continue with."""
     context, samples = parts.context, parts.samples
-    resume = resume_command(context.folder, context.origin.overrides)
-    change = f"training.max_steps={2 * context.config.training.max_steps}"
-    if metrics["status"] == "stopped_early":
-        option, reason = stop_reason(parts)
-        log.info(f"stopped early at step {metrics['step']}: {reason}")
-        change = f"callbacks.{option}=null"
+    max_steps = context.config.training.max_steps
     best = f"{metrics['best/val/loss_nats']:.4f} nats at step {metrics['best/step']}"
     rows = [
         *format_rows(metrics, "val/"),
@@ -72,18 +63,5 @@ run folder       {folder}
 curves           {tensorboard_command(Path(context.config.paths.output_dir))}
 generate         {command("scripts/generate.py", folder, option, prompt)}
 evaluate         {command("scripts/evaluate.py", folder, *data_dir)}
-resume           {resume} {change}"""
+resume           {resume_command(context.folder, context.origin.overrides)} training.max_steps={2 * max_steps}"""
     )
-
-
-def stop_reason(parts: TrainingParts) -> tuple[str, str]:
-    """Return the optional callback that ended a run before its last step, and why, as far as it says so."""
-    options = dict(zip(parts.context.config.callbacks.options, parts.optional, strict=True))
-    for name, callback in options.items():
-        message = getattr(callback, "stopping_reason_message", None)  # EarlyStopping's
-        if isinstance(message, str) and message:
-            return name, shown(message)
-        if isinstance(callback, Timer) and (callback.time_remaining() or 0.0) <= 0.0:
-            return name, "the time of training is over"
-    name = next(iter(options), "")
-    return name, f"one of its callbacks asked for it ({', '.join(options)})"

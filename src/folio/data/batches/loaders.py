@@ -26,10 +26,8 @@ def validation_loader(dataset: BatchDataset, batch_size: int, rank: int = 0, wor
 class DummyIndices(list[int]):
     """Indices of a batch that only keeps the ranks in step. Another process counts its targets.
 
-    Example:
-
-        >>> DummyIndices([0, 1])
-        [0, 1]
+    >>> DummyIndices([0, 1])
+    [0, 1]
     """
 
 
@@ -66,12 +64,10 @@ class DistributedBatchSampler(Sampler[list[int]]):
 class MaskDummyBatches:
     """A dataset that sets all targets of a batch of DummyIndices to IGNORE_INDEX.
 
-    Example:
-
-        >>> from folio.data.batches.windows import ValidationWindows
-        >>> dataset = MaskDummyBatches(ValidationWindows(range(9), context_length=4))
-        >>> dataset.batch(DummyIndices([0])).targets.tolist()
-        [[-100, -100, -100, -100]]
+    >>> from folio.data.batches.windows import ValidationWindows
+    >>> dataset = MaskDummyBatches(ValidationWindows(range(9), context_length=4))
+    >>> dataset.batch(DummyIndices([0])).targets.tolist()
+    [[-100, -100, -100, -100]]
     """
 
     def __init__(self, dataset: MakesBatches) -> None:

@@ -9,10 +9,8 @@ import numpy as np
 class RandomStream(IntEnum):
     """The use of random numbers. Streams are independent of each other, also for the same seed and index.
 
-    Example:
-
-        >>> random_uint64(seed=1, index=0, n=2, stream=RandomStream.MASKS).dtype
-        dtype('uint64')
+    >>> random_uint64(seed=1, index=0, n=2, stream=RandomStream.MASKS).dtype
+    dtype('uint64')
     """
 
     WINDOW_ORDER = 0

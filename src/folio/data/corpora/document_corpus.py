@@ -45,7 +45,7 @@ from folio.data.corpora.tasks import (
     encode_in_worker,
     group_blocks,
 )
-from folio.data.corpora.workers import Workers, start_workers
+from folio.data.corpora.workers import HelperKilledError, Workers, start_workers
 from folio.data.prepared import PreparedData
 from folio.data.token_file import TokenFileError, token_dtype
 from folio.data.tokenizers.base import LearnedTokenizer, Tokenizer
@@ -144,7 +144,8 @@ class DocumentCorpus(ABC):
                 if verify_all:
                     _verify(folder, log)
                 return prepared
-            preparation = _Preparation(self, tokenizer, folder, data_dir / "assets", log)
+            # Looking up the size refuses documents that cannot be found, before a folder is created for them.
+            preparation = _Preparation(self, tokenizer, folder, data_dir / "assets", log, self.n_bytes)
             return prepare_locked(folder, open_prepared, preparation.run, log, resumes=(folder / UNFINISHED).exists())
 
     def _open(self, folder: Path, choice: TokenizerChoice) -> PreparedData:
@@ -214,6 +215,8 @@ class _Preparation:
     folder: Path
     assets_dir: Path
     log: Log
+    n_bytes: int
+    """Size of the documents."""
 
     def run(self) -> PreparedData:
         """Prepare the folder, from where an earlier process stopped. Raises: FolioError if the documents changed."""
@@ -222,8 +225,15 @@ class _Preparation:
         for folder in (self.folder, self.unfinished):
             remove_unfinished(folder)
         started_s = time.perf_counter()
-        with start_workers(self.corpus.n_bytes) as workers:
-            manifest, n_bytes = self._write(workers)
+        try:
+            with start_workers(self.n_bytes) as workers:
+                manifest, n_bytes = self._write(workers)
+        except HelperKilledError:
+            raise
+        except FolioError:  # a fault of the documents: once it is fixed they are others, and start from the beginning
+            shutil.rmtree(self.unfinished, ignore_errors=True)
+            (self.folder / TOKENIZER).unlink(missing_ok=True)
+            raise
         _clean_up(self.folder, manifest)
         if not self.corpus.is_unchanged():
             (self.folder / MANIFEST).unlink()

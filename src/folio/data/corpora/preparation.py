@@ -22,8 +22,8 @@ from folio.data.token_file import TokenFileError
 from folio.data.tokenizers.base import LearnedTokenizer, Tokenizer
 from folio.data.tokenizers.choice import TokenizerChoice
 from folio.data.tokenizers.state import fingerprint, read_state_file, state_from_json, state_to_json
-from folio.runtime.errors import FolioError
-from folio.runtime.files import check_writable, exclusive_lock, write_atomically
+from folio.runtime.errors import FolioError, explain_os_error
+from folio.runtime.files import check_writable, exclusive_lock, remove_if_empty, remove_lock, write_atomically
 
 TOKENIZER = "tokenizer.json"
 
@@ -106,8 +106,8 @@ def explain_disk_errors(data_dir: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise FolioError(
-            f"paths.data_dir={data_dir} cannot be used: {error}; free space there, fix its permissions, "
-            "or choose another folder"
+            f"paths.data_dir={data_dir} cannot be used ({explain_os_error(error) or error}); free space there, fix its "
+            "permissions, or choose another folder"
         ) from error
 
 
@@ -118,16 +118,23 @@ def prepare_locked(
     log: Log,
     resumes: bool = False,
 ) -> PreparedData:
-    """Prepare a folder while no other process does. `resumes`: an earlier process has left work to continue."""
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(folder / "prepared"):
+    """Prepare a folder while no other process does. A new folder is removed again if its documents are refused.
+
+    `resumes`: an earlier process has left work to continue.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    with remove_if_empty(*missing), exclusive_lock(folder / "prepared"):
         try:
             return open_prepared()  # another process may have done the work while this one waited
         except NotReusableError as reason:
             check_writable(folder)
-            log(f"Preparing {folder}" if is_new or resumes else f"Preparing {folder} again: {reason}")
-        return prepare()
+            log(f"Preparing {folder}" if missing or resumes else f"Preparing {folder} again: {reason}")
+        try:
+            return prepare()
+        except FolioError:
+            if missing:
+                remove_lock(folder / "prepared")
+            raise
 
 
 def log_summary(prepared: PreparedData, n_bytes: int, started_s: float, log: Log, documents: str = "") -> None:

@@ -61,6 +61,10 @@ def encode_pieces(tokenizer: Tokenizer, pieces: Iterable[str]) -> Iterator[tuple
         pool.shutdown(cancel_futures=True)
 
 
+class HelperKilledError(FolioError):
+    """The end of a helper process, which is no fault of the documents: the work so far can be resumed."""
+
+
 class Workers:
     """Helper processes, or only this one if the corpus is small."""
 
@@ -68,14 +72,14 @@ class Workers:
         self._pool = pool
 
     def map(self, function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, Any]]:
-        """Like `map_in_order`. Raises: FolioError if a helper process was killed."""
+        """Like `map_in_order`. Raises: HelperKilledError."""
         if self._pool is None:
             yield from ((key, function(*rest)) for key, *rest in arguments)
             return
         try:
             yield from map_in_order(self._pool, function, arguments)
         except BrokenProcessPool:
-            raise FolioError(
+            raise HelperKilledError(
                 "a process that helped to prepare the data was killed, perhaps because memory ran out; run the command "
                 "again: it resumes where it stopped"
             ) from None

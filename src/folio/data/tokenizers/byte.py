@@ -13,10 +13,8 @@ from folio.data.tokenizers.state import check_state
 class ByteTokenizer(LosslessTokenizer):
     """One id for each value of a byte.
 
-    Example:
-
-        >>> ByteTokenizer().encode("é").tolist()
-        [195, 169]
+    >>> ByteTokenizer().encode("é").tolist()
+    [195, 169]
     """
 
     name = "byte"

@@ -50,10 +50,8 @@ _CL100K = _rank_file(
 class RankedEncoding:
     """One of tiktoken's encodings: tiktoken's name for it, its size, and the single file that it reads.
 
-    Example:
-
-        >>> ENCODINGS["gpt2"].vocab_size
-        50257
+    >>> ENCODINGS["gpt2"].vocab_size
+    50257
     """
 
     tiktoken_name: str

@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from folio.config.logger import LoggerConfig
 from folio.config.run import RunConfig
 from folio.figures.plots import pixels
 from folio.runtime.console import log
@@ -31,10 +32,9 @@ class TensorBoardLogger(RunLogger):
 
     shows_figures = True
 
-    @property
-    def event_folder(self) -> Path:
-        """The folder of the event files."""
-        return self.folder / "tensorboard"
+    def __init__(self, config: LoggerConfig, folder: Path, resumed_at: int | None = None) -> None:
+        super().__init__(config, folder, resumed_at)
+        self.event_folder = folder / "tensorboard"
 
     @cached_property
     def experiment(self) -> "BestEffortWriter":
