@@ -2,19 +2,34 @@
 
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import fields
 from typing import Any
+
+from folio.models.transformer_config import ModelOptions
+
+FIRST_OPTIONS = (
+    "family",
+    "context_length",
+    "n_layers",
+    "n_heads",
+    "d_model",
+    "d_ff",
+    "dropout",
+    "bias",
+    "tie_weights",
+    "norm_position",
+    "norm",
+    "activation",
+    "qk_norm",
+    "init",
+)
+"""The options of `ModelOptions` in checkpoint format 2. All others are newer, and their defaults are the old ways."""
 
 NEW_KEYS: dict[str, Any] = {
     "training.on_nan": "stop",
     "training.max_nan_steps": 10,
     "optimizer.adamw_learning_rate": None,
-    "model.attention_dropout": None,
-    "model.feed_forward_dropout": 0.0,
-    "model.attention_bias": None,
-    "model.output_bias": False,
-    "model.scale_embedding": None,
-    "model.post_norm_dropout": "input",
-    "model.final_norm": None,
+    **{f"model.{option.name}": option.default for option in fields(ModelOptions) if option.name not in FIRST_OPTIONS},
     "positional_encoding.init": "normal",
     "positional_encoding.width": None,
     "callbacks.checkpoint.keep_every_epochs": None,
