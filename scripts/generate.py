@@ -23,7 +23,7 @@ from folio.models.sampling import SamplingParams
 from folio.runs.description import config_beside
 from folio.runs.folders import find_checkpoint
 from folio.runtime.errors import FolioError
-from folio.runtime.streams import output_is_gone
+from folio.runtime.streams import SafeStream, output_is_gone
 from folio.runtime.terminal import printable
 
 if TYPE_CHECKING:
@@ -161,12 +161,21 @@ def print_sample(heading: str, pieces: Iterable[str]) -> None:
     """Print each piece of a text as soon as it is generated."""
     if heading:
         print(heading)
-    on_terminal = sys.stdout.isatty()  # a terminal would obey control characters
     for piece in pieces:
-        print(printable(piece) if on_terminal else piece, end="", flush=True)
+        write_generated(piece)
         if output_is_gone():
             raise SystemExit(1)
     print()
+
+
+def write_generated(text: str) -> None:
+    """Write text that a model made: into a file or a pipe as it is, on a terminal without what it would obey."""
+    stream = sys.stdout
+    if isinstance(stream, SafeStream) and not stream.isatty():
+        stream.write_trusted(text)
+    else:
+        stream.write(printable(text))
+    stream.flush()
 
 
 class Request(NamedTuple):

@@ -4,8 +4,10 @@ import json
 import os
 import pickle
 import pty
+import re
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import joblib
@@ -13,7 +15,11 @@ import pytest
 import torch
 import yaml
 from gadget import Gadget
-from workspace import ROOT, TINY, Run, Workspace
+from workspace import ROOT, TINY, TINY_TEXT, Run, Workspace
+
+from folio.runtime.commands import quote_for_hydra
+from folio.runtime.streams import COLORS
+from folio.runtime.terminal import HIDDEN
 
 
 @pytest.fixture
@@ -172,6 +178,72 @@ def test_a_sweep_runs_nothing_that_its_words_name(workspace: Workspace) -> None:
     assert canary.exists()
 
 
+def on_terminal(workspace: Workspace, script: str, *args: str) -> tuple[int, str]:
+    """Run a script on a terminal. Returns its exit code and what the terminal received."""
+    master, slave = pty.openpty()
+    command = workspace.command(script, *args)
+    with subprocess.Popen(
+        command, cwd=workspace.folder, env=workspace.environment, stdout=slave, stderr=slave
+    ) as process:
+        os.close(slave)
+        received = b""
+        with suppress(OSError):  # Linux reports the end of a terminal as an error
+            while chunk := os.read(master, 65536):
+                received += chunk
+        os.close(master)
+    return process.returncode, received.decode()
+
+
+MOVEMENTS = re.compile(r"\x1b\[(?:2K|1A|\?25[lh])|\r")
+"""Escape sequences that draw a progress bar."""
+
+OBEYED = "\x1b]0;owned\x07\x1b[2J\x9b2J\r\u202e"
+
+
+def test_no_script_sends_a_terminal_what_a_run_holds(copy: Path, workspace: Workspace) -> None:
+    evil = workspace.folder / f"outputs/{OBEYED}[red]{{x}}"
+    evil.parent.mkdir()
+    shutil.move(copy, evil)
+    metrics = json.loads((evil / "metrics.json").read_text())
+    (evil / "metrics.json").write_text(json.dumps(metrics | {"device": OBEYED, "git_commit": OBEYED}))
+    broken = workspace.folder / "outputs" / f"{OBEYED}broken"
+    shutil.copytree(evil, broken)
+    (broken / "metrics.json").write_text(json.dumps({"status": "failed", "error": OBEYED}))
+    state = torch.load(broken / "checkpoints" / "last.ckpt", weights_only=True)
+    torch.save(state | {"global_step": OBEYED}, broken / "checkpoints" / "last.ckpt")
+    torch.save(state | {OBEYED: 1, "state_dict": {OBEYED: 1}}, broken / "checkpoints" / "best.ckpt")
+    values = yaml.safe_load((broken / "config.yaml").read_text())
+    values["optimizer"] = {OBEYED: OBEYED}
+    (broken / "config.yaml").write_text(yaml.safe_dump(values, allow_unicode=True))
+    text = workspace.folder / f"{OBEYED}{{text}}.txt"
+    text.write_text(TINY_TEXT)
+    for code, script, *words in (
+        (0, "scripts/generate.py", str(evil), "--max-new-tokens", "3"),
+        (0, "scripts/evaluate.py", str(evil)),
+        (0, "scripts/export.py", str(evil), f"exported{OBEYED}"),
+        (0, "scripts/figures.py", str(evil), "--prompt", "ROMEO"),
+        (0, "scripts/report.py", "outputs"),
+        (0, "scripts/extrapolate.py", str(evil)),
+        (0, "train.py", f"resume={quote_for_hydra(str(evil))}"),  # which says that it is finished
+        (0, "train.py", f"repeat={evil}", f"data.path={quote_for_hydra(str(text))}", "data=text_file", "dry_run=true"),
+        (2, "scripts/generate.py", str(broken), "--checkpoint", OBEYED),
+        (2, "scripts/evaluate.py", str(broken)),
+        (2, "scripts/figures.py", str(broken)),
+        (2, "train.py", f"repeat={broken}"),
+        (2, "train.py", f"seed={quote_for_hydra(OBEYED)}", f"data.path={OBEYED}"),
+        (2, "scripts/plan.py", f"seed={quote_for_hydra(OBEYED)}"),
+    ):
+        returned, received = on_terminal(workspace, script, *words)
+        assert returned == code, f"{script} {words}: {received}"
+        rest = COLORS.sub("", received.replace("\r\n", "\n"))
+        rest = rest if code else MOVEMENTS.sub("", rest)
+        assert not HIDDEN.search(rest.replace("\n", "").replace("\t", "")), f"{script} {words}: {received!r}"
+        assert "x1b[2K" not in rest, "a progress bar is shown as text"
+    assert not HIDDEN.search(
+        "".join(path.read_text() for path in workspace.folder.rglob("train.log")).replace("\n", "")
+    )
+
+
 def test_escape_sequences_in_a_text_reach_a_pipe_but_no_terminal(copy: Path, workspace: Workspace) -> None:
     """The prompt is printed with the text, so its characters must be in the model's vocabulary."""
     path = copy / "checkpoints" / "best.ckpt"
@@ -182,10 +254,6 @@ def test_escape_sequences_in_a_text_reach_a_pipe_but_no_terminal(copy: Path, wor
     (copy / "tokenizer.json").unlink()
     typed = ("scripts/generate.py", "downloaded", "--prompt", "A\x1bc", "--max-new-tokens", "1")
     assert "A\x1bc" in workspace.must(*typed)
-    master, slave = pty.openpty()
-    subprocess.run(workspace.command(*typed), cwd=workspace.folder, env=workspace.environment, stdout=slave, check=True)
-    os.close(slave)
-    shown = os.read(master, 4096).decode()
-    os.close(master)
+    _, shown = on_terminal(workspace, *typed)
     assert r"A\x1bc" in shown
     assert "\x1b" not in shown

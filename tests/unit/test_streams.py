@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.progress import Progress, TextColumn
 
+from folio.runtime.console import SafeConsole
 from folio.runtime.streams import SafeStream, sanitize
 
 
@@ -88,10 +90,32 @@ def test_a_terminal_is_sent_colors_and_no_other_escape_sequence() -> None:
     assert terminal.getvalue().endswith("\x1b[2K")
 
 
-def test_a_file_is_sent_the_text_as_it_is() -> None:
-    file = io.StringIO()
-    SafeStream(file, "standard output").write("\x1b[2J")
-    assert file.getvalue() == "\x1b[2J"
+def test_a_pipe_is_sent_no_more_because_its_reader_may_show_it_on_a_terminal() -> None:
+    pipe = io.StringIO()
+    stream = SafeStream(pipe, "standard output")
+    stream.write("\x1b[2J\x1b[31mred\n")
+    stream.write_trusted("\x1b[2J")
+    assert pipe.getvalue() == "\\x1b[2J\x1b[31mred\n\x1b[2J"
+
+
+def test_a_carriage_return_overwrites_no_line() -> None:
+    assert sanitize("failed\rdone\r\n\r") == "failed\\rdone\r\n\\r"
+
+
+def test_a_progress_bar_reaches_the_terminal_and_a_message_beside_it_is_printable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", SafeStream(terminal, "standard output"))
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with Progress(TextColumn("{task.description}"), console=SafeConsole("stdout"), auto_refresh=False) as bar:
+        bar.add_task("bar")
+        bar.refresh()
+        bar.console.print("[red]\x1b[2J")
+        print("x\x1b[3J")
+    assert "\r\x1b[2K" in terminal.getvalue()
+    assert r"[red]\x1b[2J" in terminal.getvalue()
+    assert "\x1b[2J" not in terminal.getvalue()
 
 
 @pytest.mark.parametrize("text", ["", "plain\n", "tab\t", "ü日本"])

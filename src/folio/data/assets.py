@@ -170,10 +170,11 @@ def _progress(url: str, n_bytes: int | None) -> Iterator[Callable[[int], None]]:
         yield lambda _: None
         return
     # Imported here because a run that finds its files in the cache does not need it.
-    from rich.console import Console
     from rich.progress import DownloadColumn, Progress
 
-    with Progress(*Progress.get_default_columns(), DownloadColumn(), console=Console(stderr=True)) as bar:
+    from folio.runtime.console import error_console
+
+    with Progress(*Progress.get_default_columns(), DownloadColumn(), console=error_console) as bar:
         task = bar.add_task(url, total=n_bytes)
         yield lambda n_read: bar.advance(task, n_read)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from rich.console import Console
+from rich.text import Text
 
 from folio.runtime.streams import SafeStream, standard_streams
 from folio.runtime.terminal import printable
@@ -14,20 +15,45 @@ log = logging.getLogger("folio")
 """Logger for messages to the user."""
 
 
-class _StandardOutput:
-    """Today's sys.stdout, which may be sent the escape sequences of rich: cursor movements, not only colors."""
+class _Stream:
+    """Today's sys.stdout or sys.stderr, which may be sent the escape sequences of rich: movements of the cursor."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def _stream(self) -> Any:
+        stream = getattr(sys, self._name)
+        return getattr(stream, "rich_proxied_file", stream)  # while a bar is shown, rich puts itself in front
 
     def write(self, text: str) -> int:
-        stream = sys.stdout
-        return stream.write_trusted(text) if type(stream) is SafeStream else stream.write(text)
+        stream = self._stream()
+        return int(stream.write_trusted(text) if type(stream) is SafeStream else stream.write(text))
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stdout, name)
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute == "rich_proxied_file":  # rich would write to that, instead of to us
+            raise AttributeError(attribute)
+        return getattr(self._stream(), attribute)
 
 
-# In a notebook too it prints text: rich would make a table of HTML of each line.
-console = Console(highlight=False, soft_wrap=True, file=cast(IO[str], _StandardOutput()), force_jupyter=False)
-"""Standard output. The progress bar draws on it as well, so that messages and bar do not overwrite each other."""
+class SafeConsole(Console):
+    """A console of rich for text of any origin: it obeys neither rich's markup nor escape sequences in what it prints.
+
+    Only what draws itself, such as a table or a progress bar, is trusted; such a thing must make its texts printable.
+    """
+
+    def __init__(self, name: str) -> None:
+        # In a notebook too it prints text: rich would make a table of HTML of each line.
+        stream = cast(IO[str], _Stream(name))
+        super().__init__(highlight=False, soft_wrap=True, file=stream, force_jupyter=False)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(Text(printable(it)) if isinstance(it, str) else it for it in objects), **options)
+
+
+console = SafeConsole("stdout")
+"""Standard output. Progress bars draw on it as well, so that messages and bars do not overwrite each other."""
+
+error_console = SafeConsole("stderr")
 
 
 def in_notebook() -> bool:
@@ -37,10 +63,17 @@ def in_notebook() -> bool:
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints messages without time, level or markup, because the text of a model may contain anything."""
+    """Prints messages without time or level."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        console.print(printable(self.format(record)), markup=False)
+        console.print(self.format(record))
+
+
+class PrintableFormatter(logging.Formatter):
+    """Formats messages for a file that people show in terminals."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 class LogFile(logging.FileHandler):
@@ -57,14 +90,14 @@ class LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         if not self._has_warned:
             self._has_warned = True
-            console.print(f"warning: {self.baseFilename} cannot be written; its lines appear only here", markup=False)
+            console.print(f"warning: {self.baseFilename} cannot be written; its lines appear only here")
 
 
 def start_log(file: Path) -> None:
     """Print the messages of `log`, and append them to a file with their time. Replaces the file of an earlier call."""
     close_log()
     to_file = LogFile(file, encoding="utf-8", delay=True)
-    to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+    to_file.setFormatter(PrintableFormatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
     log.setLevel(logging.INFO)
     log.propagate = False
     log.addHandler(ConsoleHandler())

@@ -25,7 +25,8 @@ class SafeStream:
     """A text stream that absorbs every failure to write, and tells its listener about the first.
 
     After a failure the file descriptor leads to /dev/null, so that neither C libraries nor Python's flush at exit fail
-    later. On a terminal, escape sequences other than colors are shown as text, whatever they came from.
+    later. Escape sequences other than colors are written as text, whatever they came from, also into a pipe: what
+    reads it, such as tee, may show them on a terminal.
     """
 
     def __init__(self, stream: TextIO, name: str) -> None:
@@ -40,7 +41,7 @@ class SafeStream:
 
     def write(self, text: str) -> int:
         """Write text, without what a terminal would obey."""
-        return self.write_trusted(sanitize(text) if self.isatty() else text)
+        return self.write_trusted(sanitize(text))
 
     def write_trusted(self, text: str) -> int:
         """Write text of our own, such as the movements of the cursor that a progress bar makes."""
@@ -104,7 +105,13 @@ def sanitize(text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    return HIDDEN.sub(lambda match: match[0] if match[0] in "\n\t\r" else ascii(match[0])[1:-1], text)
+    return HIDDEN.sub(_shown, text)
+
+
+def _shown(match: re.Match[str]) -> str:
+    """Keep line ends and tabs. A carriage return alone would let a text overwrite its line."""
+    is_line_end = match[0] in "\n\t" or (match[0] == "\r" and match.string[match.end() :][:1] == "\n")
+    return match[0] if is_line_end else ascii(match[0])[1:-1]
 
 
 def guard_standard_streams() -> None:

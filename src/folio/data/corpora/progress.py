@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from folio.runtime.terminal import printable
+
 PLAIN_LINE_EVERY_S = 10.0
 
 Log = Callable[[str], None]
@@ -17,16 +19,22 @@ Advance = Callable[[int], None]
 def progress(action: str, n_bytes: int, log: Log) -> Iterator[Advance]:
     """Give the function that reports processed bytes. The bar disappears at the end; plain lines go to `log`."""
     # Imported here because every training run imports this module, and few have something to prepare.
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    console = Console()
+    from folio.runtime.console import console
+
     if not console.is_terminal:
         yield _plain_lines(action, n_bytes, log)
         return
-    columns = (TextColumn(action), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True, refresh_per_second=2) as bar:
-        task = bar.add_task(action, total=n_bytes)
+        task = bar.add_task(printable(action, keep=""), total=n_bytes)
         yield lambda n: bar.advance(task, n)
 
 
