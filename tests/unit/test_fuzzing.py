@@ -1,6 +1,7 @@
 """Damaged and hostile files of every kind end in a value or in one line, within limits of memory and time."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,13 +56,16 @@ KINDS = {
 """What a reader may do wrong, and how it is reported."""
 
 
-def run_child(*arguments: str, timeout_s: int) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=UNIT, timeout=timeout_s)
+def run_child(folder: Path, *arguments: str, timeout_s: int) -> subprocess.CompletedProcess[str]:
+    """Run Python in a folder, where hypothesis leaves files of its own."""
+    command, environment = [sys.executable, *arguments], os.environ | {"PYTHONPATH": str(UNIT)}
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=folder, env=environment, timeout=timeout_s
+    )
 
 
 def fuzz_all(folder: Path, n_examples: int, timeout_s: int) -> list[dict[str, Any]]:
-    done = run_child("fuzzing.py", str(folder), str(n_examples), "1", timeout_s=timeout_s)
+    done = run_child(folder, str(UNIT / "fuzzing.py"), str(folder), str(n_examples), "1", timeout_s=timeout_s)
     assert done.returncode == 0, f"reading {folder / 'current'} ended the process: {done.stderr[-2000:]}"
     outcomes = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(outcomes) > 30
@@ -69,7 +73,7 @@ def fuzz_all(folder: Path, n_examples: int, timeout_s: int) -> list[dict[str, An
 
 
 def test_the_search_for_faults_finds_each_kind_of_them(tmp_path: Path) -> None:
-    done = run_child("-c", FAULTS, str(tmp_path), *KINDS, timeout_s=600)
+    done = run_child(tmp_path, "-c", FAULTS, str(tmp_path), *KINDS, timeout_s=600)
     assert done.returncode == 0, done.stderr
     for (kind, expected), line in zip(KINDS.items(), done.stdout.splitlines(), strict=True):
         was_refused, faults = json.loads(line)

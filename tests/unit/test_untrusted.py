@@ -258,6 +258,9 @@ HARMFUL: dict[str, bytes] = {
     "an offset beyond the end": tensor_call(b"K\x03", b"K\x02\x85", b"K\x01\x85", NO_HOOKS),
     "a shape without strides": tensor_call(b"K\0", b"K\x02\x85", b")", NO_HOOKS),
     "metadata": tensor_call(b"K\0", b"K\x02\x85", b"K\x01\x85", NO_HOOKS, b"}"),
+    "values of thousands of tensors": b"\x80\x02("
+    + 9 * tensor_call(b"K\0", b"K\x04\x85", b"K\x01\x85", NO_HOOKS)[2:-1]
+    + b"t.",
     "a frame": b"\x80\x04\x95" + (2**62).to_bytes(8, "little"),
 }
 
@@ -265,6 +268,8 @@ HARMFUL: dict[str, bytes] = {
 @pytest.mark.parametrize("name", HARMFUL)
 def test_a_pickle_that_makes_much_of_little_is_refused(name: str) -> None:
     check_pickle(tensor_call(b"K\0", b"K\x02\x85", b"K\x02\x85", NO_HOOKS), 16)  # a tensor that is none of these
+    tied = tensor_call(b"K\0", b"K\x04\x85", b"K\x01\x85", NO_HOOKS)[2:-1]
+    check_pickle(b"\x80\x02(" + 8 * tied + b"t.", 16)
     with pytest.raises(UnsafePickleError) as error:
         check_pickle(HARMFUL[name], 10**7)
     assert "\n" not in str(error.value)

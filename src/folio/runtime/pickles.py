@@ -8,7 +8,7 @@ stand-ins for everything that the pickle names.
 import io
 import math
 import pickletools
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,12 @@ MAX_PICKLE_BYTES = 64 * 2**20
 
 MAX_OPCODES = 2_000_000
 """Limit for the values of a checkpoint: an opcode of one byte makes an object of up to 200. A tensor takes about 30."""
+
+MAX_SHARES = 8
+"""Limit for the tensors that share their values: a model with tied weights has up to four names for one embedding.
+
+Each is copied into the model, so thousands of layers could otherwise have the values of one.
+"""
 
 CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 """Opcodes that put one value on the stack."""
@@ -64,6 +70,7 @@ class Named:
 class Storage:
     """Stands for the values of a tensor, which lie outside the pickle."""
 
+    key: str
     n_values: int
 
 
@@ -107,6 +114,7 @@ class _Interpreter:
         self._file_bytes = file_bytes
         self._record_bytes = record_bytes
         self._storages: dict[str, int] = {}
+        self._n_viewed: Counter[str] = Counter()
         self._n_stored = self._n_encoded = 0
 
     def run(self, stream: io.BytesIO) -> None:
@@ -214,14 +222,29 @@ class _Interpreter:
             raise UnsafePickleError("tensors larger than the file")
         if self._record_bytes is not None and self._record_bytes.get(key) != n_bytes:
             raise UnsafePickleError(f"a tensor whose values in data/{key[:100]} are missing or of another size")
-        return Storage(n_values)
+        return Storage(key, n_values)
 
     def _call(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, Named) or function.name not in CALLABLES or not isinstance(arguments, tuple):
             raise UnsafePickleError("a call that torch.save does not write")
         if function.name == "encode":
             return self._encode(arguments)
+        if function.name == "_rebuild_tensor_v2":
+            return self._tensor(arguments)
         return _call_inert(function.name, arguments)
+
+    def _tensor(self, arguments: tuple[Any, ...]) -> Inert:
+        match arguments:
+            case (Storage() as storage, int() as offset, tuple() as shape, tuple() as strides, *rest):
+                _check_view(storage, offset, shape, strides)
+            case _:
+                raise UnsafePickleError("a tensor that torch.save does not write")
+        if len(rest) not in (2, 3) or (len(rest) == 3 and rest[2] is not None):
+            raise UnsafePickleError("a tensor with metadata")
+        self._n_viewed[storage.key] += math.prod(shape)
+        if self._n_viewed[storage.key] > MAX_SHARES * storage.n_values:
+            raise UnsafePickleError(f"more than {MAX_SHARES} tensors that share their values")
+        return Inert()
 
     def _encode(self, arguments: tuple[Any, ...]) -> bytes:
         match arguments:
@@ -248,11 +271,6 @@ def _call_inert(name: str, arguments: tuple[Any, ...]) -> Any:
     match name, arguments:
         case "OrderedDict", ():
             return OrderedDict()
-        case "_rebuild_tensor_v2", (Storage() as storage, int() as offset, tuple() as shape, tuple() as strides, *_):
-            _check_view(storage, offset, shape, strides)
-            if len(arguments) not in (6, 7) or (len(arguments) == 7 and arguments[6] is not None):
-                raise UnsafePickleError("a tensor with metadata")
-            return Inert()
         case "_rebuild_parameter", (Inert(), bool(), OrderedDict()):
             return Inert()
         case "Size", (tuple() | list(),):
