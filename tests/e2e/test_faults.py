@@ -223,7 +223,8 @@ def test_a_second_ctrl_c_stops_at_once_and_keeps_the_last_checkpoint(workspace: 
 
 
 def test_ctrl_c_stops_a_whole_sweep(workspace: Workspace) -> None:
-    process = workspace.start_until("step 20: val", "train.py", "-m", *ENDLESS, "seed=1,2,3")
+    process = workspace.start("train.py", "-m", *ENDLESS, "seed=1,2,3")
+    workspace.wait_for_log("step 20: val", process)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate()
     assert process.returncode == 130, output

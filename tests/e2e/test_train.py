@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from itertools import product
@@ -225,16 +226,27 @@ def test_a_pipe_gets_lines_without_control_characters(finished_output: str) -> N
     assert re.search(r"^step 20/20: loss \d\.\d{3}, [\d,]+ tokens/s, 0 s left$", finished_output, re.MULTILINE)
 
 
-def test_a_terminal_gets_a_bar_with_loss_and_speed(workspace: Workspace) -> None:
+def test_a_terminal_gets_one_bar_with_loss_and_speed_also_after_ctrl_c(workspace: Workspace) -> None:
     controller, terminal = pty.openpty()
-    command = workspace.command("train.py", *TINY)
-    process = subprocess.Popen(command, cwd=workspace.folder, env=workspace.environment, stdout=terminal)
+    command = workspace.command("train.py", *TINY, "training.max_steps=100000", "training.validate_every_steps=5")
+    process = subprocess.Popen(
+        command, cwd=workspace.folder, env=workspace.environment, stdout=terminal, stderr=terminal
+    )
     os.close(terminal)
-    shown = "".join(iter(lambda: read_terminal(controller), ""))
+    shown, stopped = "", False
+    while text := read_terminal(controller):
+        shown += text
+        if not stopped and re.search(r"/100000\S* loss", shown):
+            stopped = True
+            process.send_signal(signal.SIGINT)
     os.close(controller)
-    assert process.wait() == 0
-    assert "\x1b[" in shown
-    assert re.search(r"━.*20/20.*loss \d\.\d{3}, [\d,]+ tokens/s", shown), shown
+    assert process.wait() == 130
+    assert re.search(r"━.*/100000.*loss \d\.\d{3}, [\d,]+ tokens/s", shown), shown
+    assert "\\x1b" not in shown  # an escape sequence that is shown as text
+    # Each time the line of the bar is left, it is erased first, or it is the end of the run.
+    lines = [re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line.rpartition("\x1b[2K")[2]) for line in shown.split("\r\n")]
+    assert sum("/100000" in line and "loss" in line for line in lines) == 1, lines
+    assert any(line.startswith("stopping after this step") for line in lines)
 
 
 def read_terminal(controller: int) -> str:
@@ -257,7 +269,7 @@ def test_the_output_ends_with_the_results_and_the_next_commands(finished_output:
     ):
         assert words in finished_output
     folder = finished_run.folder.relative_to(finished_run.folder.parents[2])
-    for command in ("scripts/generate.py ", "scripts/evaluate.py ", "train.py resume="):
+    for command in ("figures.py ", "generate.py ", "evaluate.py ", "train.py resume="):
         assert f"{command}{folder}" in finished_output
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,12 @@ class Workspace:
         if not any(text in line for line in process.stdout):
             raise AssertionError(f"ended with exit code {process.wait()} before it printed {text!r}")
         return process
+
+    def wait_for_log(self, text: str, process: subprocess.Popen[str], n_runs: int = 1) -> None:
+        """Wait until the train.log of n_runs runs has the text: a sweep prints only one line for each job."""
+        while sum(text in path.read_text() for path in self.folder.glob("outputs/**/train.log")) < n_runs:
+            assert process.poll() is None, f"ended with exit code {process.poll()} before it logged {text!r}"
+            time.sleep(0.05)
 
     def train(self, *args: str) -> Run:
         """Train a run to its end and return it."""

@@ -14,7 +14,7 @@ from folio.runs.folders import read_config
 from folio.runtime.files import write_atomically, write_json
 from folio.runtime.plain_yaml import parse_yaml
 from folio.runtime.terminal import printable
-from folio.runtime.untrusted import UntrustedFileError, read_text
+from folio.runtime.untrusted import UntrustedFileError, read_json, read_text
 
 UNRECORDED = ("resume", "dry_run")
 """Keys of a command, not of the run."""
@@ -44,6 +44,15 @@ def write_description(
         write_json(folder / "overrides.json", overrides)
     # Checkpoints hold the tokenizer as well. This file can be read without torch, so a bad prompt is refused at once.
     write_atomically(folder / "tokenizer.json", state_to_json(tokenizer.state()))
+
+
+def read_overrides(folder: Path) -> list[str]:
+    """Return the words with which a run was started; none if they cannot be read."""
+    try:
+        words = read_json(folder / "overrides.json")
+    except (OSError, UntrustedFileError):
+        return []
+    return [printable(word, keep="") for word in words if isinstance(word, str)] if isinstance(words, list) else []
 
 
 def _comments(file: Path, values: dict[str, Any], resumed_at: int) -> list[str]:

@@ -93,14 +93,17 @@ class LogFile(logging.FileHandler):
             console.print(f"warning: {self.baseFilename} cannot be written; its lines appear only here")
 
 
-def start_log(file: Path) -> None:
-    """Print the messages of `log`, and append them to a file with their time. Replaces the file of an earlier call."""
+def start_log(file: Path, *, only_warnings: bool = False) -> None:
+    """Print the messages of `log`, and append them to a file with their time. Replaces the file of an earlier call.
+
+    only_warnings prints no others; the file has them all.
+    """
     close_log()
     to_file = LogFile(file, encoding="utf-8", delay=True)
     to_file.setFormatter(PrintableFormatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
     log.setLevel(logging.INFO)
     log.propagate = False
-    log.addHandler(ConsoleHandler())
+    log.addHandler(ConsoleHandler(logging.WARNING if only_warnings else logging.NOTSET))
     log.addHandler(to_file)
 
     def warn(problem: str) -> None:

@@ -18,6 +18,8 @@ _COLOR = r"[0-79]|[34][0-79]|9[0-7]|10[0-7]|[34]8[;:]5[;:]\d{1,3}|[34]8[;:]2(?:[
 COLORS = re.compile(rf"\x1b\[(?:(?:{_COLOR})[;:]?)*m")
 """Escape sequences that a terminal may be sent: they set colors and weights, and hide nothing."""
 
+ERASE_LINE = b"\r\x1b[2K"
+
 Listener = Callable[[str], None]
 
 
@@ -163,6 +165,9 @@ def output_failure() -> str | None:
 
 
 def write_to_stderr(message: bytes) -> None:
-    """Write to standard error from a signal handler: not through sys.stderr, which the signal may have interrupted."""
+    """Write to standard error from a signal handler: not through sys.stderr, which the signal may have interrupted.
+
+    On a terminal the message takes the line of a progress bar, which is then drawn below it.
+    """
     with suppress(OSError):
-        os.write(2, message)
+        os.write(2, ERASE_LINE + message if os.isatty(2) else message)

@@ -42,7 +42,7 @@ def describe_run(context: RunContext, data: PreparedData) -> None:
     last = context.folder / "checkpoints" / "last.ckpt"
     resumed_at = checkpoint_step(last) if context.resumed else None
     write_description(context.folder, context.config, data.tokenizer, asdict(context.summary), overrides, resumed_at)
-    start_log(context.folder / "train.log")
+    start_log(context.folder / "train.log", only_warnings=context.origin.more_jobs_follow)
 
 
 class TrainingParts:
@@ -102,20 +102,20 @@ class TrainingParts:
         Optional callbacks come before the checkpoints, which then hold their state of the same step. Throughput comes
         last, because samples, checkpoints and figures do not count as training time.
         """
-        config, pruner = self.context.config, self.context.origin.pruner
+        config, origin = self.context.config, self.context.origin
         max_steps = config.training.max_steps
         return [
             self.data_integrity,
             self.metrics,
             DurationEstimate(max_steps),
-            ProgressBar(console, self.throughput, self.metrics, max_steps),
+            ProgressBar(console, self.throughput, self.metrics, max_steps, disappears=origin.more_jobs_follow),
             self.samples,
             *(option.load_code()(option, self) for option in config.callbacks.chosen),
             self.checkpoints,
             FigureLogger(self.samples, max_steps),
             ValidateAtEnd(max_steps),
             self.stop_on_signal,
-            *([PruningCallback(pruner, self.metrics, max_steps, self.distributed)] if pruner else []),
+            *([PruningCallback(origin.pruner, self.metrics, max_steps, self.distributed)] if origin.pruner else []),
             self.throughput,
         ]
 

@@ -1,16 +1,20 @@
 """The results of a run: the values of metrics.json, and the last lines on the terminal."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from folio.distributed.devices import peak_memory_bytes
+from folio.models.gpt2_format import GPT2FormatError, gpt2_config_json
 from folio.objectives.metrics import format_rows
+from folio.runs.description import read_overrides
 from folio.runs.folders import resume_command
 from folio.runs.provenance import git_commit, versions
 from folio.runtime.commands import command, quote_for_shell, tensorboard_command, typed_path
 from folio.runtime.console import log
 from folio.training.assembly import TrainingParts
 from folio.training.callbacks.throughput import format_duration
+from folio.training.context import RunContext
 
 
 def final_metrics(status: str, step: int, parts: TrainingParts) -> dict[str, Any]:
@@ -41,8 +45,7 @@ def final_metrics(status: str, step: int, parts: TrainingParts) -> dict[str, Any
 
 def print_results(metrics: dict[str, Any], parts: TrainingParts) -> None:
     """Print what a finished run reached, its last sample, and the commands to continue with."""
-    context, samples = parts.context, parts.samples
-    max_steps = context.config.training.max_steps
+    samples = parts.samples
     best = f"{metrics['best/val/loss_nats']:.4f} nats at step {metrics['best/step']}"
     rows = [
         *format_rows(metrics, "val/"),
@@ -53,15 +56,42 @@ def print_results(metrics: dict[str, Any], parts: TrainingParts) -> None:
     log.info("\n" + "\n".join(f"{name:<16} {value}" for name, value in rows))
     if samples.latest:
         log.info(f"\n{samples.latest}")
-    folder, prompt = quote_for_shell(typed_path(context.folder)), quote_for_shell(samples.config.prompt)
+    log.info("\n" + "\n".join(f"{name:<16} {value}" for name, value in next_commands(metrics, parts)))
+
+
+def next_commands(metrics: dict[str, Any], parts: TrainingParts) -> list[tuple[str, str]]:
+    """Return the commands that continue from a finished run, each with what it is for. All of them work."""
+    context = parts.context
+    folder, prompt = quote_for_shell(typed_path(context.folder)), quote_for_shell(parts.samples.config.prompt)
     typed = any(word.startswith("paths.data_dir=") for word in context.origin.overrides)
     data_dir = ["--data-dir", quote_for_shell(typed_path(Path(context.config.paths.data_dir)))] if typed else []
     option = "--prefix" if context.config.model.family == "encoder_decoder" else "--prompt"
-    log.info(
-        f"""
-run folder       {folder}
-curves           {tensorboard_command(Path(context.config.paths.output_dir))}
-generate         {command("scripts/generate.py", folder, option, prompt)}
-evaluate         {command("scripts/evaluate.py", folder, *data_dir)}
-resume           {resume_command(context.folder, context.origin.overrides)} training.max_steps={2 * max_steps}"""
-    )
+    rows = [("run folder", folder)]
+    if (context.folder / "tensorboard").is_dir():
+        rows.append(("curves", tensorboard_command(Path(context.config.paths.output_dir))))
+    rows += [
+        ("figures", command("scripts/figures.py", folder)),
+        ("generate", command("scripts/generate.py", folder, option, prompt)),
+        ("evaluate", command("scripts/evaluate.py", folder, *data_dir)),
+    ]
+    with suppress(GPT2FormatError):  # the format holds GPT-2's architecture only
+        gpt2_config_json(context.model_config)
+        rows.append(("export", command("scripts/export.py", folder, "my_model")))
+    longer = f"training.max_steps={2 * context.config.training.max_steps}"
+    return [*rows, ("resume", f"{resume_command(context.folder, context.origin.overrides)} {longer}"), *_suggestion(metrics, context)]
+
+
+def _suggestion(metrics: dict[str, Any], context: RunContext) -> list[tuple[str, str]]:
+    """Return one experiment that the results suggest: against overfitting, or for knowing how much is chance."""
+    words = read_overrides(context.folder)
+    if any(word.startswith("repeat=") for word in words):
+        return []  # it keeps the config of another run
+    dropout = context.config.model.dropout + 0.1
+    if metrics["best/step"] < metrics["step"] and dropout < 1:
+        kept = [word for word in words if not word.startswith(("model.dropout=", "resume="))]
+        reason = f"the validation loss rose after step {metrics['best/step']}"
+        new = [f"model.dropout={dropout:.2g}"]
+    else:
+        kept = ["-m", *(word for word in words if not word.startswith(("seed=", "name=", "resume=")))]
+        reason, new = "how much of this result is chance", ["seed=1,2,3"]
+    return [("try next", f"{command('train.py', *map(quote_for_shell, [*kept, *new]))}   # {reason}")]

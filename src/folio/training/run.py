@@ -49,7 +49,8 @@ def run(
     def claim_folder() -> bool:
         """Return whether there are steps to train. A resumed run is changed only if there are."""
         stack.enter_context(lock_folder(folder, f"training in {folder}"))
-        console.print(context.summary.table())
+        if config.dry_run or not context.origin.more_jobs_follow:  # a sweep prints one line for each job
+            console.print(context.summary.table())
         complete = context.resumed and is_complete(context)
         trains = not (complete or config.dry_run)
         if trains or not context.resumed:
@@ -94,7 +95,7 @@ def _train_in_processes(context: RunContext, open_data: Callable[[], PreparedDat
     try:
         return train_in_processes(spec)
     except Interrupted as stop:
-        log.info(f"stopped at once by {stop}{_resume_hint(context)}")
+        log.warning(f"stopped at once by {stop}{_resume_hint(context)}")
         raise SystemExit(stop.exit_code) from None
     except RankDied as error:
         raise FolioError(f"{error}{_resume_hint(context)}") from None
@@ -127,7 +128,7 @@ def train(
 ) -> float | None:
     """Run the part of a training that every process takes part in; see `StopOnSignal` for `stop_requested`."""
     if distributed.is_global_zero:
-        start_log(context.folder / "train.log")
+        start_log(context.folder / "train.log", only_warnings=context.origin.more_jobs_follow)
     else:
         silence_log()
     with explain_out_of_memory(context.config, context.device):
@@ -150,7 +151,7 @@ def fit(parts: TrainingParts) -> float | None:
         _stop(trainer, parts, stop)
     except TrialPruned as reason:
         _write_metrics(trainer, parts, "pruned")
-        log.info(f"pruned after step {trainer.global_step}: {reason}")
+        log.warning(f"pruned after step {trainer.global_step}: {reason}")
         return None
     except Diverged as error:
         _write_metrics(trainer, parts, "diverged")
@@ -172,10 +173,10 @@ def fit(parts: TrainingParts) -> float | None:
 
 def _stop(trainer: L.Trainer, parts: TrainingParts, stop: Interrupted) -> NoReturn:
     if stop.at_once:
-        log.info(str(_with_resume_hint(f"stopped at once by {stop}", parts)))
+        log.warning(str(_with_resume_hint(f"stopped at once by {stop}", parts)))
     else:
         _write_metrics(trainer, parts, "interrupted")
-        log.info(f"stopped by {stop}{hint_to_resume(parts.context, trainer.global_step)}")
+        log.warning(f"stopped by {stop}{hint_to_resume(parts.context, trainer.global_step)}")
         parts.stop_on_signal.requeue(stop)
     raise SystemExit(stop.exit_code) from None
 

@@ -27,12 +27,12 @@ class Bar(Protocol):
 
 
 class TerminalBar:
-    """A bar in the last line of a terminal."""
+    """A bar in the last line of a terminal. In a sweep it disappears at the end."""
 
-    def __init__(self, console: Console, step: int, max_steps: int) -> None:
+    def __init__(self, console: Console, step: int, max_steps: int, disappears: bool) -> None:
         # Without a refresh thread, which would compete with the step for the interpreter.
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-        self._progress = Progress(*columns, console=console, auto_refresh=False)
+        self._progress = Progress(*columns, console=console, auto_refresh=False, transient=disappears)
         self._task = self._progress.add_task("", total=max_steps, completed=step)
         self._progress.start()
 
@@ -69,8 +69,17 @@ class NotebookBar:
 class ProgressBar(StepCallback):
     """Shows loss, tokens/s and remaining time: a bar on a terminal or in a notebook, a line now and then elsewhere."""
 
-    def __init__(self, console: Console, throughput: Throughput, metrics: MetricLogger, max_steps: int) -> None:
+    def __init__(
+        self,
+        console: Console,
+        throughput: Throughput,
+        metrics: MetricLogger,
+        max_steps: int,
+        *,
+        disappears: bool = False,
+    ) -> None:
         self.console = console
+        self.disappears = disappears
         self.throughput = throughput
         self.metrics = metrics
         self.max_steps = max_steps
@@ -82,7 +91,7 @@ class ProgressBar(StepCallback):
         if in_notebook():  # first, because a kernel says FORCE_COLOR=1
             self._bar = NotebookBar(trainer.global_step, self.max_steps)
         elif self.console.is_terminal:
-            self._bar = TerminalBar(self.console, trainer.global_step, self.max_steps)
+            self._bar = TerminalBar(self.console, trainer.global_step, self.max_steps, self.disappears)
 
     def on_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         now, step = time.perf_counter(), trainer.global_step
