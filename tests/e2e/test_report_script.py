@@ -128,6 +128,13 @@ def test_the_page_fits_the_window_and_can_be_sorted_and_colored(opened: Window) 
     """One test checks the whole page, because opening a browser takes longer than that."""
     page = opened.page
     assert opened.overflow() == 0
+    width = page.evaluate("innerWidth")
+    in_view = ["#results th:has-text('bits per byte')"]  # the metric of the conclusion, without scrolling
+    in_view += ["#runs th:has-text('lowest loss')"] if width > 600 else []
+    for selector in in_view:
+        box = page.locator(selector).first.bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] <= width, selector
     assert "learned has the lowest mean bits per byte (n = 3)" in page.locator(".conclusion").inner_text()
     # Text from runs is not interpreted.
     error = page.locator("#unfinished .error")

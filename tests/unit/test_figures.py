@@ -302,3 +302,12 @@ def test_the_scaling_figure_draws_what_was_measured() -> None:
     ]
     for panel, weights in ((unscaled, measured[-1].weights), (scaled, measured[-1].scaled_weights)):
         assert [bar.get_height() for bar in panel.patches] == pytest.approx(weights.tolist())
+
+
+def test_the_end_of_a_schedule_does_not_cover_the_numbers_of_its_axis() -> None:
+    figure = schedule_figure([1e-3 * (1 - step / 6000) for step in range(6000)], "a run")
+    pixels(figure)
+    (axes,) = figure.axes
+    last = next(text for text in axes.texts if "6,000" in text.get_text())
+    ticks = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()]
+    assert not any(last.get_window_extent().overlaps(tick) for tick in ticks)

@@ -460,3 +460,15 @@ def test_names_are_sorted_by_their_numbers() -> None:
         "seed=2",
         "seed=10",
     ]
+
+
+def test_the_report_of_a_sweep_is_named_after_the_keys_that_it_varied(
+    write_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    for seed in (1, 2):
+        for encoding in ("learned", "rotary"):
+            write_run(f"00-55-59/{encoding},seed={seed}", {"positional_encoding.name": encoding, "seed": seed})
+    sweep = tmp_path / "00-55-59"
+    assert make_report([sweep]).title == "00-55-59"
+    (sweep / "sweep.json").write_text(json.dumps({"command": [], "jobs": []}))
+    assert make_report([sweep]).title == "positional_encoding, seed: 00-55-59"

@@ -185,7 +185,8 @@ def _mark_point(axes: Axes, x: float, y: float, text: str, *, is_end: bool) -> N
         textcoords="offset points",
         xytext=(8, 0) if is_end else (0, 8),
         ha="left" if is_end or x < last / 2 else "right",
-        va="center" if is_end else "bottom",
+        # At the bottom of the plot, a text beside the point would cover the numbers of the axis.
+        va="center" if is_end and y > axes.dataLim.y1 / 8 else "bottom",
         annotation_clip=False,
     )
 

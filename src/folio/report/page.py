@@ -94,8 +94,7 @@ def _csp_hash(text: str) -> str:
 def _group_table(report: Report) -> dict[str, Any]:
     keys, names = report.grouping.keys, short_key_names(report.grouping.keys)
     kinds = {key: _kind([run.config.get(key) for group in report.groups for run in group.runs]) for key in keys}
-    first = [column for column in report.columns if column.metric.startswith("val/")]
-    rest = [column for column in report.columns if column not in first]
+    first, rest = _split_columns(report)
     headings = [Heading(names[key], kinds[key], title=key) for key in keys] or [Heading("configuration", "text")]
     headings.append(Heading("n", "number", title="finished runs, one for each seed"))
     headings += [Heading(column.title, "number", column.unit) for column in first]
@@ -114,15 +113,25 @@ def _group_table(report: Report) -> dict[str, Any]:
     return {"headings": headings, "rows": rows}
 
 
+def _split_columns(report: Report) -> tuple[list[Column], list[Column]]:
+    """Return the columns of validation, the primary one first because a narrow screen shows one, and the others."""
+    first = [column for column in report.columns if column.metric.startswith("val/")]
+    first.sort(key=lambda column: column.metric != report.primary.metric)
+    return first, [column for column in report.columns if column not in first]
+
+
 def _run_table(report: Report, index: Mapping[int, int]) -> dict[str, Any]:
     keys = [key for key in report.color_keys if key not in report.grouping.dependent_keys or key == report.group_by]
     names = short_key_names(keys)
     kinds = {key: _kind([run.config.get(key) for run in report.finished]) for key in keys}
     headings = [Heading("run", "text"), *(Heading(names[key], kinds[key]) for key in keys)]
-    headings += [Heading(column.title, "number", column.unit) for column in report.columns]
+    first, rest = _split_columns(report)
+    headings += [Heading(column.title, "number", column.unit) for column in first]
     headings += [Heading("lowest loss", "number", LOSS.unit), Heading("at step", "number")]
-    formatters = {column.metric: column.format for column in report.columns}
+    headings += [Heading(column.title, "number", column.unit) for column in rest]
+    formatters = {column.metric: column.format for column in first}
     formatters |= {"best/val/loss_nats": LOSS.format, "best/step": lambda value: f"{value:,.0f}"}
+    formatters |= {column.metric: column.format for column in rest}
     averaged = report.grouping.averaged_ids
     rows = []
     for run in report.finished:

@@ -79,7 +79,7 @@ def make_report(folders: Sequence[Path], group_by: str | None = None, command: S
     color_key = None if group_by is None else find_key(group_by, runs)
     grouping, primary = group_runs(runs), choose_primary_metric(runs)
     return Report(
-        title=clean_text(", ".join(folder.resolve().name or str(folder) for folder in folders), 120),
+        title=_title(folders, runs, sweeps, grouping),
         runs=runs,
         sweeps=sweeps,
         grouping=grouping,
@@ -91,6 +91,14 @@ def make_report(folders: Sequence[Path], group_by: str | None = None, command: S
         notes=list(_notes(runs, grouping)),
         command=shell_command(command),
     )
+
+
+def _title(folders: Sequence[Path], runs: Sequence[ReportedRun], sweeps: Sequence[Sweep], grouping: Grouping) -> str:
+    """Return the names of the folders; for a sweep, which is named by its time, after the keys that it varied."""
+    names = ", ".join(folder.resolve().name or str(folder) for folder in folders)
+    is_sweep = len(folders) == len(sweeps) == 1 and folders[0].resolve() == sweeps[0].folder.resolve()
+    varied = [*grouping.keys, *(key for key in ("seed",) if key in differing_keys(runs))] if is_sweep else []
+    return clean_text(f"{', '.join(key.removesuffix('.name') for key in varied)}: {names}" if varied else names, 120)
 
 
 def _notes(runs: Sequence[ReportedRun], grouping: Grouping) -> list[str]:

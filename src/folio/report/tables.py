@@ -13,9 +13,7 @@ from folio.report.grouping import NO_CONFIG, short_key_names
 from folio.report.report import METHOD, Report, report_commands, run_command
 from folio.report.statistics import SIGNIFICANCE_LEVEL
 from folio.report.text import ABSENT, format_value
-
-PIPE_WIDTH = 180
-"""Width of a table that is not printed to a terminal."""
+from folio.runtime.console import PIPE_WIDTH
 
 FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet evaluates a cell that begins with one of these."""

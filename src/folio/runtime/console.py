@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import IO, Any, cast
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from folio.runtime.streams import SafeStream, standard_streams
@@ -54,6 +54,15 @@ console = SafeConsole("stdout")
 """Standard output. Progress bars draw on it as well, so that messages and bars do not overwrite each other."""
 
 error_console = SafeConsole("stderr")
+
+
+PIPE_WIDTH = 10_000
+"""Width of a table that goes to a file or a pipe, where a folded path could not be searched for or pasted."""
+
+
+def print_table(table: RenderableType) -> None:
+    """Print a table: as wide as the terminal, or without folding anything if there is none."""
+    console.print(table, width=None if console.is_terminal else PIPE_WIDTH)
 
 
 def in_notebook() -> bool:

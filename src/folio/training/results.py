@@ -78,7 +78,11 @@ def next_commands(metrics: dict[str, Any], parts: TrainingParts) -> list[tuple[s
         gpt2_config_json(context.model_config)
         rows.append(("export", command("scripts/export.py", folder, "my_model")))
     longer = f"training.max_steps={2 * context.config.training.max_steps}"
-    return [*rows, ("resume", f"{resume_command(context.folder, context.origin.overrides)} {longer}"), *_suggestion(metrics, context)]
+    return [
+        *rows,
+        ("resume", f"{resume_command(context.folder, context.origin.overrides)} {longer}"),
+        *_suggestion(metrics, context),
+    ]
 
 
 def _suggestion(metrics: dict[str, Any], context: RunContext) -> list[tuple[str, str]]:

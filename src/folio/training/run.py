@@ -14,7 +14,7 @@ from folio.distributed.launcher import LaunchSpec, RankDied, StopRequested, trai
 from folio.runs.checkpoints import checkpoint_step
 from folio.runs.folders import read_status, resume_hint
 from folio.runtime.commands import override
-from folio.runtime.console import console, log, silence_log, start_log
+from folio.runtime.console import console, log, print_table, silence_log, start_log
 from folio.runtime.errors import FolioError, explain_os_error
 from folio.runtime.files import lock_folder, write_json
 from folio.runtime.signals import Interrupted
@@ -50,7 +50,7 @@ def run(
         """Return whether there are steps to train. A resumed run is changed only if there are."""
         stack.enter_context(lock_folder(folder, f"training in {folder}"))
         if config.dry_run or not context.origin.more_jobs_follow:  # a sweep prints one line for each job
-            console.print(context.summary.table())
+            print_table(context.summary.table())
         complete = context.resumed and is_complete(context)
         trains = not (complete or config.dry_run)
         if trains or not context.resumed:

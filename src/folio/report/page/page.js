@@ -61,7 +61,7 @@ function shortNumber(value, step = 0) {
   let digits = size / scale < 10 ? 2 : 0;
   if (step) {
     // As many digits as the step itself has: three for 0.025.
-    const written = (step / scale).toPrecision(3).replace(/e.*|\.?0+$/, "");
+    const written = String(Number((step / scale).toPrecision(3)));
     digits = Math.min(6, (written.split(".")[1] || "").length);
   }
   return (value / scale).toFixed(digits) + unit;
