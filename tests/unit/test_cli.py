@@ -43,6 +43,36 @@ def test_an_unknown_key_suggests_the_closest_key(typed: str, meant: str, refuse:
     assert f"did you mean {meant}?" in message
 
 
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        ("wandb=true", "write logger=..."),
+        ("+mlflow.uri=x", "write logger=..."),
+        ("ckpt_path=x", "did you mean resume?"),
+        ("trainer.max_epochs=3", "did you mean training.max_steps?"),
+        ("epochs=3", "did you mean training.max_steps?"),
+        ("model.lr=1", "did you mean optimizer.learning_rate?"),
+        ("device=cpu", "write trainer=cpu or trainer=gpu"),
+        ("model.rope=true", "write positional_encoding=rotary"),
+        ("callbacks.ema.decay=1", "Folio has no such callback"),
+        ("callbacks.early_stopping.patience=3", "Folio has no such callback"),
+        ("num_workers=3", "without workers; leave it out"),
+        ("data.batch_size=3", "did you mean training.batch_size?"),
+        ("trainer.gradient_clip_val=1", "did you mean training.gradient_clip_norm?"),
+        ("n_embd=3", "did you mean model.d_model?"),
+        ("data.encoding_name=x", "did you mean tokenizer?"),
+        ("training={bogus:1}", "--cfg job"),
+        ("training.seeds=[1]", "did you mean seed?"),
+        ("optimizer.bogus=1", "--cfg job"),
+        ("model.size=1", "--cfg job"),
+    ],
+)
+def test_a_name_of_another_project_is_answered_exactly_and_no_hint_is_a_guess(
+    typed: str, answer: str, refuse: Callable[..., str]
+) -> None:
+    assert answer in refuse(typed).partition(" is not a key of the config; ")[2]
+
+
 def test_an_unknown_key_without_a_close_match_explains_how_to_list_all_keys(refuse: Callable[..., str]) -> None:
     assert "--cfg job" in refuse("zzzzzzzz=1")
 
