@@ -1,8 +1,8 @@
 """How much memory a Parquet file takes to read, known before anything in it is decoded.
 
 A page of some bytes can unpack to gigabytes, and a footer of some kilobytes can describe millions of columns. pyarrow
-allocates what they declare. So the footer and the headers of pages are read here first, as plain Thrift (compact
-protocol): https://parquet.apache.org/docs/file-format and parquet.thrift name the fields by the numbers below.
+allocates what they declare, and has no limit for pages. So the footer and the headers of pages are read here first, as
+plain Thrift. https://parquet.apache.org/docs/file-format and parquet.thrift name the fields by the numbers below.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from folio.data.corpora.thrift import ThriftError, ThriftReader
+from folio.data.corpora.thrift import I32, I64, LIST, STRUCT, ThriftError, ThriftReader
 from folio.runtime.untrusted import MIB, open_regular, refuse
 
 T = TypeVar("T")
@@ -34,15 +34,18 @@ MAX_HEADER_BYTES, MAX_HEADER_ITEMS = 1 * MIB, 1000
 
 LEAVE_OUT = "fetch it again, or leave it out"
 
-_FILE_SCHEMA, _FILE_ROW_GROUPS = 2, 4
-_NUM_CHILDREN = 5
-_GROUP_COLUMNS, _GROUP_NUM_ROWS = 1, 3
-_CHUNK_METADATA = 3
-_CHUNK_NUM_VALUES, _CHUNK_BYTES, _CHUNK_DATA, _CHUNK_DICTIONARY = 5, 7, 9, 11
-_PAGE_UNCOMPRESSED, _PAGE_COMPRESSED = 2, 3
-_DATA_PAGE, _DICTIONARY_PAGE, _DATA_PAGE_V2 = 5, 7, 8
-_NUM_VALUES, _ENCODING, _ENCODING_V2 = 1, 2, 4
+_FILE_SCHEMA, _FILE_ROW_GROUPS = (2, LIST), (4, LIST)
+_NUM_CHILDREN = (5, I32)
+_GROUP_COLUMNS, _GROUP_NUM_ROWS = (1, LIST), (3, I64)
+_CHUNK_METADATA = (3, STRUCT)
+_CHUNK_NUM_VALUES, _CHUNK_BYTES, _CHUNK_DATA, _CHUNK_DICTIONARY = (5, I64), (7, I64), (9, I64), (11, I64)
+_PAGE_TYPE, _PAGE_UNCOMPRESSED, _PAGE_COMPRESSED = (1, I32), (2, I32), (3, I32)
+_NUM_VALUES = (1, I32)
 _DELTA_BYTE_ARRAY = 7
+_DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
+_HEADERS = {_DATA: (5, STRUCT), _DICTIONARY: (7, STRUCT), _DATA_V2: (8, STRUCT)}
+"""Part of a page's header, by the type of the page."""
+_ENCODINGS = {_DATA: (2, I32), _DICTIONARY: (2, I32), _DATA_V2: (4, I32)}
 
 
 @dataclass(frozen=True)
@@ -200,20 +203,18 @@ def _read_page_header(file: BinaryIO, position: int, end: int) -> Page:
             if n_read >= min(MAX_HEADER_BYTES, end - position):
                 raise
             n_read *= 8  # statistics can be long
-    n_unpacked, n_packed = fields.get(_PAGE_UNCOMPRESSED), fields.get(_PAGE_COMPRESSED)
+    n_unpacked, n_packed = (_as(int, fields.get(field)) for field in (_PAGE_UNCOMPRESSED, _PAGE_COMPRESSED))
+    kind = _as(int, fields.get(_PAGE_TYPE))
+    if kind not in _HEADERS:
+        raise ThriftError(f"unknown type {kind}")
+    details = _as(dict, fields.get(_HEADERS[kind]))
+    n_values, encoding = _as(int, details.get(_NUM_VALUES)), _as(int, details.get(_ENCODINGS[kind]))
     first = position + reader.position
-    if not isinstance(n_unpacked, int) or not isinstance(n_packed, int) or n_unpacked < 0:
-        raise ThriftError("it has no sizes")
-    if not 0 <= n_packed <= end - first:
-        raise ThriftError("it is longer than its column")
-    data, dictionary = fields.get(_DATA_PAGE) or fields.get(_DATA_PAGE_V2), fields.get(_DICTIONARY_PAGE)
-    n_entries = dictionary.get(_NUM_VALUES) if isinstance(dictionary, dict) else 0
-    # Each entry of a dictionary of texts has a length of four bytes. pyarrow allocates 16 bytes for each entry.
-    if not isinstance(n_entries, int) or not 0 <= n_entries <= n_unpacked // 4:
-        raise ThriftError("its dictionary declares more entries than it has bytes for")
-    n_values = data.get(_NUM_VALUES) if isinstance(data, dict) else 0
-    if not isinstance(n_values, int) or n_values < 0:
-        raise ThriftError("it has no number of values")
-    encodings = (data.get(_ENCODING), data.get(_ENCODING_V2)) if isinstance(data, dict) else ()
-    repeats = dictionary is not None or _DELTA_BYTE_ARRAY in encodings
-    return Page(n_packed, n_unpacked, n_values, repeats, first + n_packed)
+    if n_unpacked < 0 or n_values < 0 or not 0 <= n_packed <= end - first:
+        raise ThriftError("it is longer than its column, or has a size below 0")
+    if kind == _DICTIONARY:
+        # Each text has a length of four bytes. pyarrow allocates 16 bytes for each.
+        if n_values > n_unpacked // 4:
+            raise ThriftError("its dictionary declares more entries than it has bytes for")
+        return Page(n_packed, n_unpacked, 0, True, first + n_packed)
+    return Page(n_packed, n_unpacked, n_values, encoding == _DELTA_BYTE_ARRAY, first + n_packed)

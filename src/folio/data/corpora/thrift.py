@@ -16,8 +16,12 @@ MAX_FIELD_NUMBER = 64
 
 MAX_DEPTH = 24
 
-_TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT, _UUID = range(1, 14)
+_TRUE, _FALSE, _BYTE, _I16, I32, I64, _DOUBLE, _BINARY, LIST, _SET, _MAP, STRUCT, _UUID = range(1, 14)
 _FIXED_BYTES = {_BYTE: 1, _DOUBLE: 8, _UUID: 16}
+_BITS = {_I16: 16, I32: 32, I64: 64}
+
+Field = tuple[int, int]
+"""Number and type of a field. Readers skip one of another type, so it is no other value of the same field."""
 
 
 class ThriftError(ValueError):
@@ -35,34 +39,36 @@ class ThriftReader:
     """Number of items in all lists, sets and maps so far."""
     n_fields: int = field(default=0, init=False)
 
-    def struct(self, depth: int = 0) -> Iterator[tuple[int, Any]]:
-        """Yield number and value of each field. Raises: ThriftError."""
+    def struct(self, depth: int = 0) -> Iterator[tuple[Field, Any]]:
+        """Yield each field and its value. Raises: ThriftError, also if numbers are repeated: which counts is unsure."""
         number = 0
         while header := self._byte():
-            number = number + (header >> 4) if header >> 4 else self._zigzag()
+            last, number = number, number + (header >> 4) if header >> 4 else self._zigzag(_BITS[_I16])
+            if number <= last:
+                raise ThriftError("fields are not in order")
             self.n_fields += 1
             if self.n_fields > MAX_FIELDS_PER_ITEM * self.max_items:
                 raise ThriftError(f"more than {MAX_FIELDS_PER_ITEM * self.max_items:,} fields")
             value = self._value(header & 15, depth, in_struct=True)
-            if 0 < number <= MAX_FIELD_NUMBER:
-                yield number, value
+            if number <= MAX_FIELD_NUMBER:
+                yield (number, header & 15), value
 
     def _value(self, kind: int, depth: int, in_struct: bool = False) -> Any:
         if kind in (_TRUE, _FALSE):
             return kind == _TRUE if in_struct else self._byte() == _TRUE
-        if kind in (_I16, _I32, _I64):
-            return self._zigzag()
+        if kind in _BITS:
+            return self._zigzag(_BITS[kind])
         if kind in _FIXED_BYTES:
             return self._skip(_FIXED_BYTES[kind])
         if kind == _BINARY:
             return self._skip(self._varint())
         if depth >= MAX_DEPTH:
             raise ThriftError("nested too deeply")
-        if kind in (_LIST, _SET):
+        if kind in (LIST, _SET):
             return [self._value(item, depth + 1) for item in self._list_header()]
         if kind == _MAP:
             return self._map(depth)
-        if kind == _STRUCT:
+        if kind == STRUCT:
             return dict(self.struct(depth + 1))
         raise ThriftError(f"unknown type {kind}")
 
@@ -102,8 +108,10 @@ class ThriftReader:
             if shift > 63:
                 raise ThriftError("a number of more than 64 bits")
 
-    def _zigzag(self) -> int:
+    def _zigzag(self, bits: int) -> int:
         value = self._varint()
+        if value >> bits:
+            raise ThriftError(f"a number of more than {bits} bits")
         return (value >> 1) ^ -(value & 1)
 
     def _skip(self, n_bytes: int) -> None:
