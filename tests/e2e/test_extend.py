@@ -128,7 +128,7 @@ def project(tmp_path: Path) -> Path:
     """A copy of the project."""
     project = tmp_path / "project"
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in ("src", "conf", "tests", "docs", "scripts", "benchmarks"):
+    for name in ("src", "conf", "tests", "docs", "scripts", "benchmarks", "notebooks"):
         shutil.copytree(ROOT / name, project / name, ignore=ignored)
     for name in ("train.py", "pyproject.toml", "README.md", "CHANGELOG.md"):
         shutil.copy(ROOT / name, project / name)
