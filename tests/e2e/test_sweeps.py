@@ -235,7 +235,17 @@ def test_a_killed_sweep_resumes_from_the_last_checkpoint_of_the_killed_job(works
     process.stdout.close()
     process.wait()
     assert statuses(workspace) == {"seed=1": "finished", "seed=2": "running"}
-    output = workspace.must("train.py", "-m", "sweep=latest")
+    file = sweep_folder(workspace) / "sweep.json"
+    before = file.read_text()
+    for word in ("seed=3", "training.max_steps=80", "model=nano"):
+        line = workspace.run("train.py", "-m", "sweep=latest", word).error_line()
+        assert f"{word} beside sweep=" in line
+    listed = workspace.must("train.py", "-m", "sweep=latest", "dry_run=true")
+    assert re.fullmatch(r"dry_run=true: 1 of 2 jobs in .* would run, and nothing is written\n  seed=2\n", listed)
+    assert file.read_text() == before
+    output = workspace.must("train.py", "-m", "sweep=latest", "paths.data_dir=elsewhere", "logger=csv")
+    assert (workspace.folder / "elsewhere" / "text_file").is_dir()
+    assert json.loads(file.read_text())["command"] == json.loads(before)["command"]
     assert started_jobs(output) == ["seed=2"]
     assert set(statuses(workspace).values()) == {"finished"}
     killed = Run(sweep_folder(workspace) / "seed=2")

@@ -12,6 +12,7 @@ from folio.sweeps import manifest
 from folio.sweeps.manifest import OUTPUT_DIR
 from folio.sweeps.planning import Job
 from folio.sweeps.replay import check_extension, is_resumption, replay_command, resume_sweep_command, resumed_jobs
+from folio.sweeps.words import varied_in
 
 ROOT = Path(__file__).parents[2]
 FIXED = ("model=debug", "trainer=cpu", "paths.data_dir=/elsewhere")
@@ -119,6 +120,27 @@ def test_a_search_is_resumed_with_the_settings_that_it_has_now(tmp_path: Path) -
         manifest.write_manifest(tmp_path, {"command": SEARCH, "jobs": [], "search": search | {"n_trials": value}})
         with pytest.raises(FolioError, match=r"sweep\.json is damaged"):
             replay_command(["-m", here])
+
+
+def test_a_sweep_from_a_file_is_bounded_before_its_words_are_read(tmp_path: Path) -> None:
+    jobs = [{"folder": f"j{n}", "overrides": ["name=" + "$" * 9000], "status": "missing"} for n in range(1001)]
+    manifest.write_manifest(tmp_path, {"command": ["train.py"], "jobs": jobs})
+    with pytest.raises(FolioError, match="1,001 jobs, and max_jobs=1000; give fewer values, or raise max_jobs"):
+        replay_command(["-m", f"sweep={tmp_path}"])
+    assert replay_command(["-m", "max_jobs=1001", f"sweep={tmp_path}"])[1] == "max_jobs=1001"
+
+
+@pytest.mark.parametrize(
+    ("word", "is_varied"),
+    [
+        *[(f"a={value}", True) for value in ("1,2", "range(1,4)", " choice(1)", "'x,y',z", "[1],[2]", "interval(0,1)")],
+        *[(f"a={value}", False) for value in ("1", "'1,2'", '"a(b"', "[1,2]", "{a:1,b:[2,3]}", "a\\,b", "'it\\'s, x'")],
+        *[("a=" + sign * 20_000, False) for sign in ("'", "\\'", "[", "{", '"')],
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_key_is_varied_if_it_has_several_values(word: str, is_varied: bool) -> None:
+    assert varied_in([word]) == ({"a"} if is_varied else set())
 
 
 def test_a_sweep_without_jobs_needs_the_whole_command(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from folio.runtime.errors import FolioError
 from folio.sweeps import manifest
 from folio.sweeps.manifest import OUTPUT_DIR
 from folio.sweeps.planning import MAX_NAME_BYTES, GridAxis, Job, folder_name, plan_grid, trial_name
+from folio.sweeps.runner import run_until_signal
+from folio.sweeps.worker import STOPPING_FILE
 
 ROOT = Path(__file__).parents[2]
 COMMAND = ["train.py", "-m", "seed=1,2", "model=debug"]
@@ -116,6 +118,14 @@ def test_a_killed_job_with_a_checkpoint_is_interrupted(tmp_path: Path) -> None:
 def test_a_job_with_damaged_metrics_runs_again(content: str, tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text(content)
     assert manifest.job_status(tmp_path) == "missing"
+
+
+def test_a_sweep_that_was_killed_while_it_stopped_runs_again(tmp_path: Path) -> None:
+    sweep = make_sweep(tmp_path / "s", a="missing")
+    (sweep / STOPPING_FILE).touch()
+    is_stopping = []
+    assert run_until_signal(sweep, lambda stop: is_stopping.append((sweep / STOPPING_FILE).exists()), 1) == 0
+    assert is_stopping == [False]
 
 
 def test_jobs_can_be_added_unless_a_folder_has_another_experiment(tmp_path: Path) -> None:

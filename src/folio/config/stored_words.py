@@ -53,6 +53,7 @@ def is_launcher(word: str) -> bool:
     return LAUNCHER.fullmatch(word) is not None
 
 
+@cache
 def reason_not_to_read(word: str) -> str | None:
     """Return why a word is not taken from a file; None if it only says what to train."""
     if word in MULTIRUN or is_launcher(word):
@@ -64,7 +65,7 @@ def reason_not_to_read(word: str) -> str | None:
     match = OVERRIDE.fullmatch(word)
     if match is None:
         return "is not key=value"
-    if re.search(r"\$.*\{", word, re.DOTALL):  # Hydra's grammar removes quotes and backslashes between the two
+    if "{" in word.partition("$")[2]:  # Hydra's grammar removes quotes and backslashes between the two
         return "refers to other values"
     if re.search(rf"[0-9_]{{{MAX_DIGITS}}}", word):
         return "is too long a number"

@@ -29,9 +29,8 @@ from folio.runtime.commands import escape_interpolations, quote_for_hydra
 from folio.runtime.cpus import available_cpus
 from folio.runtime.errors import FolioError
 from folio.runtime.files import check_writable, expand_home
-from folio.runtime.untrusted import shown
 from folio.sweeps.manifest import check_kind, find_sweep, read_manifest, with_known_folders
-from folio.sweeps.planning import Grid, GridAxis, Job, plan_grid
+from folio.sweeps.planning import Grid, GridAxis, Job, check_number_of_jobs, plan_grid
 from folio.sweeps.replay import check_extension, is_resumption, resume_sweep_command, resumed_jobs
 from folio.sweeps.runner import Launch, pending_jobs, pending_trials, print_pending, run_grid, run_search
 from folio.sweeps.search import Choice, Dimension, Range, check_space
@@ -74,7 +73,7 @@ def run_sweep(context: HydraContext, task: TaskFunction, config: DictConfig, arg
     if existing is not None:
         check_kind(existing, is_search=search is not None)
     if search is None:
-        check_number_of_jobs(overrides, settings.max_jobs)
+        check_number_of_combinations(overrides, settings.max_jobs)
         grid, is_dry = plan_sweep(existing, overrides, settings.max_jobs, compose)
         if existing is not None and is_dry:
             print_pending(existing, pending_jobs(existing, grid.jobs), len(grid.jobs))
@@ -83,9 +82,7 @@ def run_sweep(context: HydraContext, task: TaskFunction, config: DictConfig, arg
         folder = open_sweep_folder(config, existing)
         run_grid(folder, grid, command, launcher(folder, n_parallel), n_parallel)
     else:
-        if search.n_trials > settings.max_jobs:
-            words = f"hparams_search.n_trials={search.n_trials}"
-            raise ConfigError(_too_many(words, search.n_trials, settings.max_jobs))
+        check_number_of_jobs(f"hparams_search.n_trials={search.n_trials}", search.n_trials, settings.max_jobs)
         space, fixed = parse_search_space(search, overrides, parser)
         trial = check_choices(space, fixed, compose)
         if existing is not None:
@@ -112,8 +109,7 @@ def plan_sweep(
     if existing is not None and is_resumption(words):
         jobs = resumed_jobs(existing, words)
         varied = varied_in(read_manifest(existing)["command"])
-        if len(jobs) > max_jobs:
-            raise ConfigError(_too_many(f"sweep={existing}", len(jobs), max_jobs))
+        check_number_of_jobs(f"sweep={existing}", len(jobs), max_jobs)
     else:
         jobs = plan_grid([parse_grid_axis(override) for override in overrides])
         if existing is not None:
@@ -160,17 +156,11 @@ def check_sweep_keys(overrides: Sequence[Override]) -> None:
             raise ConfigError(f"{override.input_line}: {override.key_or_group} takes one value for the whole sweep")
 
 
-def check_number_of_jobs(overrides: Sequence[Override], max_jobs: int) -> None:
-    """Raises: ConfigError if an override has no value, or if together they make too many jobs. Builds none of them."""
+def check_number_of_combinations(overrides: Sequence[Override], max_jobs: int) -> None:
+    """Raises: FolioError if an override has no value, or if together they make too many jobs. Builds none of them."""
     last_of_key = {override.get_key_element(): override for override in overrides if override.is_discrete_sweep()}
     n_jobs = math.prod(count_values(override) for override in last_of_key.values())
-    if n_jobs > max_jobs:
-        raise ConfigError(_too_many(" ".join(str(o.input_line) for o in last_of_key.values()), n_jobs, max_jobs))
-
-
-def _too_many(words: str, n_jobs: int, max_jobs: int) -> str:
-    number = f"{n_jobs:,}" if n_jobs < 10**15 else "far too many"
-    return f"{shown(words)}: {number} jobs, and max_jobs={max_jobs}; give fewer values, or raise max_jobs"
+    check_number_of_jobs(" ".join(str(override.input_line) for override in last_of_key.values()), n_jobs, max_jobs)
 
 
 def check_jobs(jobs: Sequence[Job], compose: Compose) -> tuple[list[RunConfig], dict[str, str]]:

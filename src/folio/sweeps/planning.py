@@ -6,6 +6,9 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from folio.runtime.errors import FolioError
+from folio.runtime.untrusted import shown
+
 MAX_NAME_BYTES = 200
 """Longest name of a job's folder. File systems allow 255 bytes; temporary files beside a folder need some of them."""
 
@@ -48,6 +51,19 @@ class Grid:
     """Keys that the sweep varies."""
     errors: Mapping[str, str] = field(default_factory=dict)
     """For jobs that Hydra cannot compose, by folder: why. A launcher would stop at them."""
+
+
+def check_number_of_jobs(words: str, n_jobs: int, max_jobs: int) -> None:
+    """Raises: FolioError if a sweep would have too many jobs.
+
+    Args:
+        words: the words that ask for them.
+    """
+    if n_jobs > max_jobs:
+        number = f"{n_jobs:,}" if n_jobs < 10**15 else "far too many"
+        raise FolioError(
+            f"{shown(words)}: {number} jobs, and max_jobs={max_jobs}; give fewer values, or raise max_jobs"
+        )
 
 
 def plan_grid(axes: Sequence[GridAxis]) -> list[Job]:

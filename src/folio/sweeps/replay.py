@@ -10,13 +10,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from folio.config.run import SweepConfig
 from folio.config.stored_words import MULTIRUN, check_words, is_launcher, reason_not_to_read
 from folio.runtime import commands
 from folio.runtime.errors import FolioError
 from folio.runtime.terminal import printable
 from folio.runtime.untrusted import shown
 from folio.sweeps.manifest import OUTPUT_DIR, Manifest, find_sweep, listed_jobs, read_manifest
-from folio.sweeps.planning import Job
+from folio.sweeps.planning import Job, check_number_of_jobs
 from folio.sweeps.words import (
     CHANGEABLE_KEYS,
     SEARCH_KEYS,
@@ -48,6 +49,7 @@ def replay_command(arguments: Sequence[str]) -> list[str]:
     output_dir = Path(commands.unquote_for_hydra(output_dirs[-1]) if output_dirs else OUTPUT_DIR)
     folder = find_sweep(commands.unquote_for_hydra(value), output_dir)
     manifest = read_manifest(folder)
+    check_number_of_jobs(f"sweep={folder}", len(manifest["jobs"]), _max_jobs(typed))
     check_stored_words(folder, manifest)
     if not manifest["jobs"] and "search" not in manifest:
         raise FolioError(f"sweep={folder} has no jobs yet; type the whole command with sweep={folder}")
@@ -72,6 +74,12 @@ def check_stored_words(folder: Path, manifest: Manifest) -> None:
         if problem := check_words([word for word in words if not is_place(word)]):
             here = f"sweep={shown(str(folder))}"
             raise FolioError(f"{here}: {problem}, and is not read from sweep.json; type the whole command with {here}")
+
+
+def _max_jobs(typed: Sequence[str]) -> int:
+    values = [word.partition("=")[2] for word in typed if key_of(word) == "max_jobs"]
+    default: int = SweepConfig.model_fields["max_jobs"].default
+    return int(values[-1]) if values and re.fullmatch("[0-9]{1,9}", values[-1]) else default
 
 
 def _search_words(folder: Path, manifest: Manifest, typed: Sequence[str]) -> list[str]:

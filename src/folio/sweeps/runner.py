@@ -209,6 +209,7 @@ def seed_of(job: Job) -> int | None:
 
 def run_until_signal(folder: Path, run: Callable[[StopRequest], None], n_parallel: int) -> int:
     """Call `run` and return the exit code: 0, or 128 + n if signal n ended it."""
+    (folder / STOPPING_FILE).unlink(missing_ok=True)  # of a main process that was killed while it stopped
     try:
         if n_parallel == 1:
             run(StopRequest())

@@ -19,6 +19,9 @@ Jobs of different lengths would not compare, so training.max_steps is not one of
 
 HYDRAS = ("hydra.", "hydra/")
 
+TOKENS = re.compile(r"\\.|'(?:\\.|[^'\\])*(?:'|$)|\"(?:\\.|[^\"\\])*(?:\"|$)|[\[\]{},(]", re.DOTALL)
+"""Escaped characters, quoted texts and signs of a value. None is searched twice, however the value is made up."""
+
 
 def key_of(word: str) -> str:
     """Return the key or group of an override, without signs."""
@@ -62,9 +65,13 @@ def experiment_of(words: Iterable[str], varied: Collection[str] = ()) -> list[st
 
 def varied_in(words: Iterable[str]) -> set[str]:
     """Return the keys with several values: a comma, or a function such as range(...), outside quotes and brackets."""
-    found = set()
-    for word in words:
-        value = re.sub(r"'(\\.|[^'\\])*'|\"(\\.|[^\"\\])*\"", "", word.partition("=")[2], flags=re.DOTALL)
-        if re.match(r"\s*\w+\(", value) or "," in re.sub(r"\[.*\]|\{.*\}", "", value, flags=re.DOTALL):
-            found.add(key_of(word))
-    return found
+    return {key_of(word) for word in words if _has_several_values(word.partition("=")[2])}
+
+
+def _has_several_values(value: str) -> bool:
+    depth = 0
+    for token in TOKENS.findall(value):
+        if token in (",", "(") and depth == 0:
+            return True
+        depth += (token in ("[", "{")) - (token in ("]", "}"))
+    return False
