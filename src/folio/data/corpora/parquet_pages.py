@@ -140,7 +140,7 @@ def _check_depth(schema: list[Any]) -> None:
 
 @dataclass(frozen=True)
 class Page:
-    """What the header of a page says."""
+    """Fields of the header of a page."""
 
     n_packed: int
     n_unpacked: int
