@@ -84,6 +84,7 @@ def test_a_job_leaves_the_process_unchanged_however_it_ends(error: type[BaseExce
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A sweep of one job, seed=1, without Hydra."""
     monkeypatch.setattr(worker, "task_overrides", lambda: ["seed=1"])
+    manifest.create_manifest(tmp_path, [])
     manifest.add_jobs(tmp_path, [Job("seed=1", ("seed=1",))], [])
     (tmp_path / "seed=1").mkdir()
     return tmp_path
@@ -97,7 +98,7 @@ def status(sweep: Path) -> str:
     ("error", "line", "has_traceback"),
     [
         (ZeroDivisionError("one\ntwo"), "ZeroDivisionError: one", True),
-        (MemoryError(), "MemoryError: ", True),
+        (MemoryError(), "out of memory (MemoryError); ", False),
         (RecursionError("x" * 9999), "RecursionError: x", True),
         (ValueError("\x1b[2J"), "ValueError: \\x1b[2J", True),
         (
