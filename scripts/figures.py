@@ -16,9 +16,8 @@ from typing import Annotated
 import typer
 from matplotlib.figure import Figure
 
-from folio.cli.compose import validate
+from folio.cli.compose import validate_stored
 from folio.cli.scripts import run_script
-from folio.config.migrations import migrate_config
 from folio.config.run import RunConfig
 from folio.config.tokenizer import read_tokenizer_file
 from folio.data.tokenizers.char import CharTokenizer
@@ -172,7 +171,7 @@ def draw_run(
 ) -> None:
     """Draw every figure of a run that there is, and print why the others are missing."""
     folder, weights = locate(run, output_dir, checkpoint)
-    config = validate(migrate_config(read_config(folder)))
+    config = validate_stored(read_config(folder))
     assert config.model.vocab_size is not None
     model_config = config.transformer_config(config.model.vocab_size)
     chosen_layers = parse_numbers(layers, model_config.n_layers, "layers")

@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from folio.cli.compose import load_config
 from folio.cli.explain import explain_hydra_error
+from folio.cli.plugins import without_targets
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
 from folio.data.token_file import FORMAT, TokenFileInfo
@@ -87,7 +88,8 @@ def compose() -> Callable[..., RunConfig]:
     def composed(*overrides: str) -> RunConfig:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             values = OmegaConf.to_container(hydra_compose("train", list(overrides)), resolve=True)
-        return RunConfig.model_validate(values)
+        assert isinstance(values, dict)
+        return RunConfig.model_validate(without_targets(values, CONF))
 
     return composed
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from benchmarks.contenders.protocol import Channel, WorkerSpec
 from benchmarks.contenders.step_timer import StepTimer, open_data
 from benchmarks.contenders.training_loops import n_position_parameters
+from folio.cli.plugins import plugin_targets
 from folio.config.run import RunConfig
 from folio.distributed.context import SINGLE_PROCESS
 from folio.distributed.devices import resolve_device
@@ -22,6 +23,8 @@ from folio.training.assembly import TrainingParts
 from folio.training.callbacks.base import ends_step
 from folio.training.context import RunOrigin, build_context
 from folio.training.trainer import build_trainer
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 class NoMoreStepsError(Exception):
@@ -67,7 +70,10 @@ def serve_folio(spec: WorkerSpec, channel: Channel, rss_before: int) -> None:
     config = RunConfig.model_validate(spec.config)
     data, device, folder = open_data(spec, config), resolve_device(config.trainer), Path(spec.folder)
     start_log(folder / "train.log")
-    context = build_context(config, data, device, folder, resumed=False, origin=RunOrigin(), n_ranks=1)
+    targets = plugin_targets(config, CONF)
+    context = build_context(
+        config, data, device, folder, resumed=False, origin=RunOrigin(), plugin_targets=targets, n_ranks=1
+    )
     run = TrainingParts(context, data, SINGLE_PROCESS)
     model = run.module.model
     if spec.weights is not None:
@@ -81,7 +87,7 @@ def serve_folio(spec: WorkerSpec, channel: Channel, rss_before: int) -> None:
 
     timer = StepTimer(channel, device.torch_device, validate)
     callback = StepTimerCallback(timer)
-    trainer = build_trainer(config, device, run.loggers, [*run.callbacks(), callback])
+    trainer = build_trainer(config, device, run.loggers, [*run.callbacks(), callback], folder)
     time_checkpoints(trainer, callback)
     timer.report_ready(model, n_position_parameters(model.config), rss_before)
     with suppress(NoMoreStepsError):

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from tiny_models import CPU, validation_of
 
 from folio.config.callbacks import SamplesConfig
-from folio.config.logger import NoLoggerConfig
 from folio.config.run import RunConfig
 from folio.config.training import TrainingConfig
 from folio.data.tokenizers.char import CharTokenizer
@@ -41,8 +40,9 @@ def training_config(**changes: int) -> TrainingConfig:
 
 def fake_trainer(**changes: Any) -> Any:
     """What callbacks use of Lightning's Trainer; `saved` lists (step, file)."""
-    trainer = SimpleNamespace(global_step=0, accumulate_grad_batches=1, should_stop=False, loggers=[], saved=[])
-    trainer.is_global_zero, trainer.strategy = True, None
+    trainer = SimpleNamespace(global_step=0, accumulate_grad_batches=1, should_stop=False, is_global_zero=True)
+    trainer.loggers, trainer.callbacks, trainer.saved = [], [], []
+    trainer.callback_metrics, trainer.strategy = {}, None
     trainer.save_checkpoint = lambda path: trainer.saved.append((trainer.global_step, path.name))
     vars(trainer).update(changes)
     return trainer
@@ -68,7 +68,8 @@ class ListLogger(RunLogger):
     shows_figures = True
 
     def __init__(self) -> None:
-        super().__init__(NoLoggerConfig(name="none"), Path())
+        super().__init__()
+        self.open("list", Path())
         self.metrics: dict[int, dict[str, float]] = {}
         self.texts: list[tuple[str, str, int]] = []
         self.figures: list[tuple[str, int]] = []

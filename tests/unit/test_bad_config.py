@@ -87,7 +87,7 @@ MISTAKES: list[tuple[str, str]] = [
     ("_target_=os.system", "_target_ is not a key"),
     ("+_target_=os.system", "_target_ is not a key"),
     ("+trainer._target_=os.system", "trainer._target_ is not a key"),
-    ("+callbacks.mine._target_=os.system", "callbacks.mine is not a key"),
+    ("+callbacks.mine._target_=os.system", "this checkout has no conf/callbacks/mine.yaml"),
     ("+trainer.__class__=x", "trainer.__class__ is not a key"),
     # missing
     ("~seed", "seed is missing"),

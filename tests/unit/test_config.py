@@ -101,7 +101,7 @@ VALID: dict[str, Any] = {
         "compile": False,
         "detect_anomaly": False,
     },
-    "logger": {"name": "none"},
+    "logger": {},
     "callbacks": {
         "samples": {"prompt": "A", "max_new_tokens": 3, "temperature": 1.0, "top_k": None},
         "checkpoint": {"keep_every_steps": None, "keep_every_epochs": None},

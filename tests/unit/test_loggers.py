@@ -5,49 +5,55 @@ import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from fake_trainer import fake_trainer, sample_writer, untrained_module
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from folio.config.logger import CSVConfig, NoLoggerConfig, TensorBoardConfig
+from folio.cli.plugins import plugin_targets
 from folio.config.run import RunConfig
 from folio.training.loggers.base import RunLogger, logged_run
 from folio.training.loggers.csv import CSVLogger
 from folio.training.loggers.tensorboard import TensorBoardLogger
+from folio.training.plugins import build_loggers
 
+CONF = Path(__file__).parents[2] / "conf"
+
+Logged = TypeVar("Logged", bound=RunLogger)
 Compose = Callable[..., RunConfig]
 
 
 @pytest.fixture
 def tensorboard(tmp_path: Path) -> TensorBoardLogger:
-    return TensorBoardLogger(TensorBoardConfig(name="tensorboard"), tmp_path)
+    return opened(TensorBoardLogger(), tmp_path)
+
+
+def opened(logger: Logged, folder: Path, resumed_at: int | None = None) -> Logged:
+    logger.open("mine", folder, resumed_at)
+    return logger
 
 
 def events_in(folder: Path) -> EventAccumulator:
     return EventAccumulator(str(folder / "tensorboard")).Reload()
 
 
-@pytest.mark.parametrize("name", ["tensorboard", "csv", "none"])
-def test_the_config_names_a_logger_for_which_everything_can_be_logged(
-    name: str, compose: Compose, tmp_path: Path
-) -> None:
-    config = compose(f"logger={name}")
-    logger: RunLogger = config.logger.load_code()(config.logger, tmp_path)
-    with logged_run([logger], config, ["seed"]):
-        logger.log_metrics({"train/loss_nats": 1.5}, 1)
-        logger.log_text("samples", "text", 1)
-        logger.log_figure("schedule", Figure(), 1)
-        logger.flush()
-        logger.finalize("success")
-    assert logger.name == name
-    assert logger.save_dir == str(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {name} - {"none"}
-
-
-def test_the_class_that_ignores_everything_is_the_logger_none() -> None:
-    assert NoLoggerConfig.load_code() is RunLogger
+@pytest.mark.parametrize("chosen", ["tensorboard", "csv", "[tensorboard,csv]", "none"])
+def test_everything_can_be_logged_to_each_chosen_logger(chosen: str, compose: Compose, tmp_path: Path) -> None:
+    config = compose(f"logger={chosen}")
+    loggers = build_loggers(config, plugin_targets(config, CONF), tmp_path, None)
+    with logged_run(loggers, config, ["seed"]):
+        for logger in loggers:
+            logger.log_metrics({"train/loss_nats": 1.5}, 1)
+            logger.log_text("samples", "text", 1)
+            logger.log_figure("schedule", Figure(), 1)
+            logger.flush()
+            logger.finalize("success")
+    names = [name for name in chosen.strip("[]").split(",") if name != "none"]
+    assert [logger.name for logger in loggers] == names
+    assert all(logger.save_dir == str(tmp_path) for logger in loggers)
+    assert {path.name for path in tmp_path.iterdir()} == set(names)
 
 
 def test_tensorboard_shows_metrics_texts_and_figures(tensorboard: TensorBoardLogger, tmp_path: Path) -> None:
@@ -64,7 +70,7 @@ def test_tensorboard_shows_metrics_texts_and_figures(tensorboard: TensorBoardLog
 
 def test_a_resumed_run_hides_what_it_logged_after_its_checkpoint(tmp_path: Path) -> None:
     for resumed_at, steps in ((None, (1, 2, 3)), (2, (3,))):
-        logger = TensorBoardLogger(TensorBoardConfig(name="tensorboard"), tmp_path, resumed_at)
+        logger = opened(TensorBoardLogger(), tmp_path, resumed_at)
         for step in steps:
             logger.log_metrics({"train/loss_nats": 0.0 if resumed_at else 1.0}, step)
         logger.finalize("success")
@@ -101,7 +107,7 @@ def test_files_that_cannot_be_written_are_warned_about_once(
 ) -> None:
     for name in ("tensorboard", "csv"):
         (tmp_path / name).write_text("in the way")
-    for logger in (tensorboard, CSVLogger(CSVConfig(name="csv"), tmp_path)):
+    for logger in (tensorboard, opened(CSVLogger(), tmp_path)):
         for step in (1, 2):
             logger.log_metrics({"train/loss_nats": 1.0}, step)
         logger.flush()

@@ -7,29 +7,23 @@ from collections.abc import Callable
 
 import pytest
 
-from folio.config.callbacks import CallbackConfig, CallbacksConfig
 from folio.config.data import CORPORA, DataConfig
-from folio.config.logger import LoggerConfig, Loggers
 from folio.config.objective import ObjectiveConfig, Objectives
 from folio.config.optimizer import OptimizerConfig, Optimizers
 from folio.config.schedule import ScheduleConfig, Schedules
-from folio.config.section import Count, Option
+from folio.config.section import Option
 from folio.config.tokenizer import TOKENIZERS, TokenizerConfig
 from folio.data.tokenizers.base import Tokenizer
 from folio.objectives.objective import Objective
-from folio.training.loggers.base import RunLogger
 
 OPTIMIZERS: tuple[type[OptimizerConfig], ...] = typing.get_args(Optimizers)
 SCHEDULES: tuple[type[ScheduleConfig], ...] = typing.get_args(Schedules)
 OBJECTIVES: tuple[type[ObjectiveConfig], ...] = typing.get_args(Objectives)
-LOGGERS: tuple[type[LoggerConfig], ...] = typing.get_args(Loggers)
 TOKENIZER_SECTIONS = list(dict.fromkeys(TOKENIZERS.values()))
 DATA_SECTIONS = list(dict.fromkeys(CORPORA.values()))
 
 
-@pytest.mark.parametrize(
-    "option", [*OPTIMIZERS, *SCHEDULES, *OBJECTIVES, *LOGGERS, *TOKENIZER_SECTIONS, *DATA_SECTIONS]
-)
+@pytest.mark.parametrize("option", [*OPTIMIZERS, *SCHEDULES, *OBJECTIVES, *TOKENIZER_SECTIONS, *DATA_SECTIONS])
 def test_the_code_of_an_option_is_ours_and_is_there(option: type[Option]) -> None:
     assert option.code.startswith("folio.")
     code = option.load_code()
@@ -55,11 +49,6 @@ def test_an_objective_is_one(option: type[ObjectiveConfig]) -> None:
     assert issubclass(option.load_code(), Objective)
 
 
-@pytest.mark.parametrize("option", LOGGERS)
-def test_a_logger_is_one(option: type[LoggerConfig]) -> None:
-    assert issubclass(option.load_code(), RunLogger)
-
-
 @pytest.mark.parametrize("option", TOKENIZER_SECTIONS)
 def test_a_tokenizer_is_one(option: type[TokenizerConfig]) -> None:
     assert issubclass(option.load_code(), Tokenizer)
@@ -72,23 +61,6 @@ def test_a_data_source_is_made_of_keys_of_its_section(option: type[DataConfig]) 
     assert all(hasattr(source_class, method) for method in ("prepare", "identity", "count_units"))
 
 
-@pytest.mark.parametrize("group", ["optimizer", "schedule", "objective", "logger", "callbacks", "tokenizer", "data"])
+@pytest.mark.parametrize("group", ["optimizer", "schedule", "objective", "tokenizer", "data"])
 def test_no_config_names_the_code(group: str, refuse: Callable[..., str]) -> None:
     assert f"{group}.code is not a key of the config" in refuse(f"+{group}.code=os:system")
-
-
-def test_callbacks_that_only_some_runs_have_are_chosen_by_their_section() -> None:
-    class First(CallbackConfig):
-        every_steps: Count
-
-    class More(CallbacksConfig):
-        first: First | None = None
-        second: First | None = None
-
-    usual = {
-        "samples": {"prompt": "A", "max_new_tokens": 1, "temperature": 1.0, "top_k": None},
-        "checkpoint": {"keep_every_steps": None, "keep_every_epochs": None},
-    }
-    assert More.model_validate(usual).chosen == []
-    given = More.model_validate(usual | {"second": {"every_steps": 3}})
-    assert given.chosen == [First(every_steps=3)]

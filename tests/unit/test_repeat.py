@@ -133,7 +133,7 @@ def test_latest_becomes_a_folder_that_all_jobs_of_a_sweep_read(make_run: MakeRun
     [
         ({"hydra": {"callbacks": {"x": {"_target_": "joblib.load"}}}}, "hydra is not a key"),
         ({"defaults": ["/model: ../../x"]}, "defaults is not a key"),
-        ({"callbacks": {"x": {"_target_": "os.system"}}}, "callbacks.x"),
+        ({"callbacks": {"samples": {"_target_": "os.system"}}}, "callbacks.samples"),
         ({"name": "${oc.env:HOME}"}, "name="),
         ({"seed": "${oc.env:HOME}"}, "seed="),
         ({"optimizer": 3}, "optimizer"),

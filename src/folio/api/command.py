@@ -1,12 +1,14 @@
 """One training from a checked command to its run folder: train.py and `folio.train` are two ways to start it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from folio.cli.compose import job_folder, task_overrides
+from folio.cli.compose import conf_dir, job_folder, task_overrides
 from folio.cli.corpus import check_data, prepare_data, suggest_moved_text, with_sample_prompt
+from folio.cli.plugins import plugin_targets
 from folio.cli.resume import check_same_experiment, check_same_text, load_requeued_config, load_resumed_config
 from folio.config.run import RunConfig
 from folio.config.updates import with_vocab_size
@@ -34,6 +36,8 @@ class PreparedRun:
     job: Path | None
     """Folder that a sweep assigned to the run; None outside a sweep."""
     rank_info: RankInfo
+    plugin_targets: Mapping[str, str]
+    """Class of each optional callback and logger, by the dotted key of its option."""
 
 
 class RunResult(NamedTuple):
@@ -50,13 +54,14 @@ def prepare_run(command: RunConfig) -> PreparedRun:
     config, resumed = choose_run(command, job)
     rank_info = rank_from_environment()
     check_processes(config.trainer, rank_info)
-    if resumed and not config.dry_run:
+    targets = plugin_targets(config, conf_dir())
+    if not (resumed or job):
+        check_output_folder(Path(config.paths.output_dir), "paths.output_dir")
+    elif resumed and not config.dry_run:
         for folder in (resumed, resumed / "checkpoints"):
             check_output_folder(folder, "resume", "fix its permissions, or resume a copy of the run")
-    elif not job:
-        check_output_folder(Path(config.paths.output_dir), "paths.output_dir")
     config, data = _prepare_data(config, resumed, job)
-    return PreparedRun(config, data, Path(command.paths.output_dir), resumed, job, rank_info)
+    return PreparedRun(config, data, Path(command.paths.output_dir), resumed, job, rank_info, targets)
 
 
 def choose_run(command: RunConfig, job: Path | None) -> tuple[RunConfig, Path | None]:
@@ -101,8 +106,10 @@ def execute(prepared: PreparedRun) -> RunResult:
         from folio.runs.checkpoints import stored_config
         from folio.training.assembly import check_initial_weights
         from folio.training.context import RunOrigin, build_context
+        from folio.training.plugins import check_plugins
         from folio.training.run import run
 
+    check_plugins(config, prepared.plugin_targets)
     if resumed:
         check_same_experiment(config, stored_config(resumed / "checkpoints" / "last.ckpt"), resumed)
     else:
@@ -119,7 +126,14 @@ def execute(prepared: PreparedRun) -> RunResult:
     )
     with remove_if_empty(folder):
         context = build_context(
-            config, prepared.data, device, folder, resumed is not None, origin, distributed.world_size
+            config,
+            prepared.data,
+            device,
+            folder,
+            resumed=resumed is not None,
+            origin=origin,
+            plugin_targets=prepared.plugin_targets,
+            n_ranks=distributed.world_size,
         )
         loss_nats = run(context, prepared.data, partial(prepare_data, config), distributed)
     distributed.destroy()

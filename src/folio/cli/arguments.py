@@ -10,7 +10,9 @@ from pathlib import Path
 
 from folio.cli.explain import explain_name
 from folio.cli.paths import expand_word
-from folio.config.section import ConfigError
+from folio.config.callbacks import CallbacksConfig
+from folio.config.section import PLUGIN_GROUPS, ConfigError
+from folio.runtime.terminal import did_you_mean
 from folio.runtime.untrusted import MAX_DEPTH
 
 WITH_VALUE = {
@@ -53,7 +55,7 @@ def order_arguments(arguments: Sequence[str], conf: Path, script: str = "train.p
         word = waiting.pop(0)
         name, equals, _ = word.partition("=")
         if not word.startswith("-"):
-            words.append(expand_word(word))
+            words.append(_as_new_key(expand_word(word)))
         elif name in REFUSED:
             raise ConfigError(f"{word}: {REFUSED[name]}")
         elif name in WITH_VALUE:
@@ -77,6 +79,14 @@ def order_arguments(arguments: Sequence[str], conf: Path, script: str = "train.p
     # sweep.json records -m in front of the words. The others stay behind them: --info would take a word for its value.
     multirun = [option for option in options if option in MULTIRUN]
     return [*multirun, *words, *(option for option in options if option not in MULTIRUN)]
+
+
+def _as_new_key(word: str) -> str:
+    """Return a word with ++ if it sets an optional callback or logger, which the composed config may not have yet."""
+    group, _, rest = word.partition(".")
+    name = re.split(r"[.=]", rest, maxsplit=1)[0]
+    is_option = group in PLUGIN_GROUPS and name and name not in CallbacksConfig.model_fields
+    return f"++{word}" if is_option else word
 
 
 def _check_value(name: str, value: str, conf: Path) -> None:
@@ -131,7 +141,9 @@ def check_words(words: Sequence[str], conf: Path) -> None:
         is_group = "/" in group or bool(group and (conf / group).is_dir())
         if _leads_elsewhere(group) or (is_group and equals and _leads_elsewhere(value)):
             raise ConfigError(f"{word}: {FOREIGN}")
-        if is_group and value.startswith("["):
+        if value.startswith("[") and group in PLUGIN_GROUPS:
+            _check_choices(word, group, value, conf)
+        elif is_group and value.startswith("["):
             raise ConfigError(f"{word} names a list, but {group} takes one option; write {group}=option")
         if group == "hydra.searchpath":
             raise ConfigError(f"{word}: {FOREIGN}")
@@ -181,3 +193,14 @@ def _repeated_key(word: str) -> str | None:
                 return key
             keys.add(key)
     return None
+
+
+def _check_choices(word: str, group: str, value: str, conf: Path) -> None:
+    """Raises: ConfigError unless each option of a list has a file in conf/, and stands there once."""
+    options = sorted(path.stem for path in (conf / group).glob("*.yaml"))
+    names = [name.strip() for name in value.strip("[]").split(",")]
+    for name in names:
+        if name not in options:
+            raise ConfigError(f"{word}: {name} is not one of {', '.join(options)}{did_you_mean(name, options)}")
+        if names.count(name) > 1:
+            raise ConfigError(f"{word}: {name} stands there twice; leave one out")

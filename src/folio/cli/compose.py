@@ -25,7 +25,9 @@ from folio.cli.config_files import install_reader, read_keys, relative
 from folio.cli.explain import explain_hydra_error, explain_validation_error
 from folio.cli.init_from import apply_init_from, explicit_model_keys
 from folio.cli.paths import expand_paths
+from folio.cli.plugins import complete_options, without_targets
 from folio.config.checks import check_config
+from folio.config.migrations import read_stored_config
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
 from folio.runtime.terminal import did_you_mean
@@ -60,6 +62,7 @@ def composed(overrides: Sequence[str], conf: Path) -> Iterator[DictConfig]:
 
 def load_config(cfg: DictConfig, log: Callable[[str], None] = print) -> RunConfig:
     """Return the typed config of a composed one, checked as far as possible without the data. Raises: ConfigError."""
+    complete_options(cfg, conf_dir())
     try:
         values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -67,7 +70,7 @@ def load_config(cfg: DictConfig, log: Callable[[str], None] = print) -> RunConfi
     assert isinstance(values, dict)
     overrides = task_overrides()
     check_words(overrides, conf_dir())  # start() has checked those that were typed; a sweep makes others of them
-    values = expand_paths(typing.cast(dict[str, Any], values))
+    values = without_targets(expand_paths(typing.cast(dict[str, Any], values)), conf_dir())
     config = validate(drop_replaced_keys(values, overrides, log))
     _check_positional_encoding(config.positional_encoding.name)
     if not is_sweep():
@@ -93,6 +96,14 @@ def validate(values: dict[str, Any], files: dict[str, Path] | None = None) -> Ru
     except ValidationError as error:
         files = composed_files() if files is None else files
         raise ConfigError(explain_validation_error(error, values, files)) from None
+
+
+def validate_stored(values: dict[str, Any]) -> RunConfig:
+    """Return the config of a run whose model is to be used; options of training may be unknown. Raises: ConfigError."""
+    try:
+        return read_stored_config(values)[0]
+    except ValidationError as error:
+        raise ConfigError(explain_validation_error(error, values, {})) from None
 
 
 def drop_replaced_keys(values: dict[str, Any], overrides: Sequence[str], log: Callable[[str], None]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
 from folio.config.run import RunConfig
-from folio.config.section import ConfigError
+from folio.config.section import PLUGIN_GROUPS, TARGET, ConfigError
 from folio.runtime.plain_yaml import MAX_EVENTS, MAX_YAML_BYTES, SafeLoader, is_long_number
 from folio.runtime.untrusted import MAX_DEPTH, read_bytes, shown
 
@@ -86,7 +86,10 @@ def read_config_file(path: Path, group: str) -> tuple[Any, str | None]:
     elif node is not None and node.tag != "tag:yaml.org,2002:null":
         _refuse(path, node.start_mark, "a config file holds keys, as in `key: value`")
     try:
-        return OmegaConf.create(text if node is not None else "{}"), package
+        content = OmegaConf.create(text if node is not None else "{}")
+        if group in PLUGIN_GROUPS and TARGET in content:
+            content = OmegaConf.create({path.stem: content})
+        return content, package
     except Exception as error:
         raise ConfigError(f"{relative(path)}: {shown(error)}") from None
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from folio.cli.config_files import read_keys
 from folio.config.run import RunConfig
-from folio.config.section import Option
+from folio.config.section import PLUGIN_GROUPS, TARGET, Option
 from folio.runtime.commands import CHECKOUT
 
 HEADER = """\
@@ -52,13 +52,16 @@ INTERPOLATION = {"type": "string", "pattern": r"\$\{"}
 def config_page(conf: Path) -> str:
     """Return docs/config.md."""
     top = read_keys(conf / "train.yaml")
-    simple = {name: field for name, field in RunConfig.model_fields.items() if not sections_of(field.annotation)}
-    groups = [group for group, field in RunConfig.model_fields.items() if sections_of(field.annotation)]
+    fields = RunConfig.model_fields
+    groups = [group for group, field in fields.items() if sections_of(field.annotation) or group in PLUGIN_GROUPS]
+    simple = {name: field for name, field in fields.items() if name not in groups}
     links = [("The run", "the-run"), *((group, group) for group in groups)]
     parts = [HEADER, "\n".join(f"- [{title}](#{anchor})" for title, anchor in links)]
     parts += ["## The run", _table(RunConfig, simple, "", top)]
     for group in groups:
-        parts += [f"## {group}", *_group(conf, group, sections_of(RunConfig.model_fields[group].annotation), top)]
+        parts += [f"## {group}", *_group(conf, group, sections_of(fields[group].annotation), top)]
+        if group in PLUGIN_GROUPS:
+            parts += _plugins(conf, group)
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
@@ -76,6 +79,20 @@ def _group(conf: Path, group: str, sections: Sequence[type[BaseModel]], top: dic
         values = _default_values(conf, group, section, top)
         fields = {name: field for name, field in section.model_fields.items() if not (name == "name" and names)}
         yield _table(section, fields, f"{group}.", values) if fields else "It has no further keys."
+
+
+def _plugins(conf: Path, group: str) -> Iterator[str]:
+    """Yield a table for each file of conf/ that names a class: its arguments, with the values in the file."""
+    for path in sorted((conf / group).glob("*.yaml")):
+        about = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+        arguments = read_keys(path)
+        target = arguments.pop(TARGET, None)
+        if target is None:
+            continue
+        yield f"### {path.stem}\n\n{in_markdown(about)} The class is `{target}`."
+        if arguments:
+            rows = (f"| `{group}.{path.stem}.{key}` | `{json.dumps(value)}` |" for key, value in arguments.items())
+            yield "\n".join(["| argument | default |", "|---|---|", *rows])
 
 
 def _default_values(conf: Path, group: str, section: type[BaseModel], top: dict[str, Any]) -> dict[str, Any]:
@@ -101,7 +118,10 @@ def _table(section: type[BaseModel], fields: dict[str, Any], prefix: str, values
 def _rows(section: type[BaseModel], fields: dict[str, Any], prefix: str, values: dict[str, Any]) -> Iterator[str]:
     for name, field in fields.items():
         inner = sections_of(field.annotation)
-        key, value = f"{prefix}{name}", values.get(name, REQUIRED if field.is_required() else field.default)
+        key, value = (
+            f"{prefix}{name}",
+            values.get(name, REQUIRED if field.is_required() else field.get_default(call_default_factory=True)),
+        )
         if inner and not isinstance(field.annotation, type):  # parts of a mixture: keys below any name
             yield _row(key, "a mapping, or null", value, describe(section, name))
             yield from _rows(inner[0], inner[0].model_fields, f"{key}.<name>.", {})
@@ -204,7 +224,7 @@ def json_schemas(conf: Path) -> dict[str, Any]:
     schemas = {"train": whole}
     for group in RunConfig.model_fields:
         if (conf / group).is_dir() and group in whole["properties"]:
-            schemas[group] = dict(whole["properties"][group])
+            schemas[group] = {"type": "object"} if group in PLUGIN_GROUPS else dict(whole["properties"][group])
     return {name: schema | {"$defs": definitions} for name, schema in schemas.items()}
 
 

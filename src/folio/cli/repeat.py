@@ -83,9 +83,13 @@ def _remove(values: dict[str, Any], keys: dict[str, Any]) -> None:
 def _store(values: dict[str, Any], conf: Path) -> None:
     """Put the values into Hydra's store, after the options of their groups, so that no key of another one is left."""
     options = {group: section.get("name") for group, section in values.items() if isinstance(section, dict)}
-    chosen = [
+    chosen: list[dict[str, Any]] = [
         {f"override /{group}": name} for group, name in options.items() if (conf / group / f"{name}.yaml").is_file()
     ]
+    for group, empty in (("callbacks", "default"), ("logger", "none")):
+        if group in values:
+            names = [name for name in values[group] if (conf / group / f"{name}.yaml").is_file()]
+            chosen.append({f"override /{group}": names or [empty]})
     node = OmegaConf.create({"defaults": chosen, **_escaped(values)})
     ConfigStore.instance().store("run", node, group=REPEATED, package="_global_", provider="repeat")
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from folio.cli.compose import task_overrides, validate
 from folio.cli.paths import note_other_data_dir
+from folio.config.callbacks import CallbacksConfig
 from folio.config.checks import check_config
 from folio.config.migrations import migrate_config, missing_keys
 from folio.config.run import RunConfig
@@ -63,7 +64,11 @@ def load_resumed_config(composed: RunConfig, folder: Path) -> RunConfig:
             # The run may lack a section, such as an optional callback's, whose keys then arrive one by one.
             target[section] = target.get(section) or {}
             source, target = source[section], target[section]
-        target[name] = source[name]
+        chosen = source.get(name)  # an option that was set to null is in no config
+        if key == "callbacks":  # callbacks=[default,ema] chooses options; samples and checkpoints stay the run's
+            kept = {section: target[name].get(section) for section in CallbacksConfig.model_fields}
+            chosen = kept | composed.callbacks.options
+        target[name] = chosen
     known = stored.paths.data_dir
     note_other_data_dir(known, Path(composed.paths.data_dir), commands.override("paths.data_dir", known))
     return _checked(values | _of_the_command(composed))

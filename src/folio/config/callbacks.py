@@ -1,6 +1,10 @@
 """Keys of the callbacks."""
 
-from folio.config.section import Count, CountOrZero, NonNegative, Option, Section, Text
+from typing import Any
+
+from pydantic import ConfigDict, model_validator
+
+from folio.config.section import Arguments, Count, CountOrZero, Name, NonNegative, Section, Text, without_null
 
 
 class SamplesConfig(Section):
@@ -26,18 +30,21 @@ class CheckpointConfig(Section):
     the run has read as many tokens as the training split has."""
 
 
-class CallbackConfig(Option):
-    """`code` is a Lightning callback, called with its config and the `folio.training.assembly.TrainingParts`."""
-
-
 class CallbacksConfig(Section):
-    """Every run has the first two. A new callback is a field `mine: MyConfig | None = None`."""
+    """What every run has, and the arguments of the optional callbacks by the names of their files in conf/callbacks."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[Name, Arguments]
 
     samples: SamplesConfig
     checkpoint: CheckpointConfig
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_null(cls, values: Any) -> Any:
+        return without_null(values, keep=cls.model_fields)
+
     @property
-    def chosen(self) -> list[CallbackConfig]:
-        """The sections of the optional callbacks that this run has, in the order of the fields."""
-        sections = (getattr(self, name) for name in type(self).model_fields)
-        return [section for section in sections if isinstance(section, CallbackConfig)]
+    def options(self) -> dict[str, dict[str, Any]]:
+        """Arguments of the optional callbacks that this run has, by name."""
+        return self.__pydantic_extra__

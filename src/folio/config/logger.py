@@ -1,36 +1,10 @@
-"""The `logger` section of the config: the loggers and their keys."""
+"""The `logger` section of the config."""
 
-from typing import ClassVar, Literal
+from typing import Annotated
 
-from folio.config.section import Option
+from pydantic import BeforeValidator
 
+from folio.config.section import Arguments, Name, without_null
 
-class LoggerConfig(Option):
-    """`code` is a `folio.training.loggers.base.RunLogger`, called with its config, the run folder and resumed_at."""
-
-    name: str
-
-
-class TensorBoardConfig(LoggerConfig):
-    """Metrics, samples, figures and hyperparameters for TensorBoard."""
-
-    code: ClassVar[str] = "folio.training.loggers.tensorboard:TensorBoardLogger"
-    name: Literal["tensorboard"]
-
-
-class CSVConfig(LoggerConfig):
-    """Metrics in a CSV file."""
-
-    code: ClassVar[str] = "folio.training.loggers.csv:CSVLogger"
-    name: Literal["csv"]
-
-
-class NoLoggerConfig(LoggerConfig):
-    """No curves."""
-
-    code: ClassVar[str] = "folio.training.loggers.base:RunLogger"
-    name: Literal["none"]
-
-
-Loggers = TensorBoardConfig | CSVConfig | NoLoggerConfig
-"""Every logger; a new one is added here."""
+Loggers = Annotated[dict[Name, Arguments], BeforeValidator(without_null)]
+"""Arguments of each logger, by the name of its file in conf/logger."""

@@ -5,6 +5,9 @@ from copy import deepcopy
 from dataclasses import fields
 from typing import Any
 
+from pydantic import ValidationError
+
+from folio.config.run import RunConfig
 from folio.models.transformer_config import ModelOptions
 
 FIRST_OPTIONS = (
@@ -44,9 +47,44 @@ KEYS_OF_OPTIONS = {"optimizer.adamw_learning_rate": "muon", "data.text_suffixes"
 def migrate_config(values: Any) -> Any:
     """Return the plain values of a config with the keys it lacks added. The schema then refuses all other faults."""
     values = deepcopy(values)
+    logger = values.get("logger") if isinstance(values, dict) else None
+    if isinstance(logger, dict) and isinstance(logger.get("name"), str):  # a run had one logger, without arguments
+        values["logger"] = {} if logger["name"] == "none" else {logger["name"]: {}}
     for section, name, key in list(_missing(values)):
         section[name] = NEW_KEYS[key]
     return values
+
+
+DECIDE_THE_MODEL = ("data", "tokenizer", "model", "positional_encoding", "conditioning", "objective")
+"""Keys and sections that say what a model computes and reads. A reader must know all of them."""
+
+
+def read_stored_config(values: Any) -> tuple[RunConfig, list[str]]:
+    """Return the config of a run whose model is to be used, and the keys of it that this checkout does not know.
+
+    A run of another branch or a newer version may have options of training that do not matter for its model.
+
+    Raises: pydantic.ValidationError for any other fault.
+    """
+    values = migrate_config(values)
+    unknown: list[str] = []
+    while True:
+        try:
+            return RunConfig.model_validate(values), unknown
+        except ValidationError as error:
+            ignored = [
+                problem["loc"]
+                for problem in error.errors()
+                if problem["type"] == "extra_forbidden" and problem["loc"][0] not in DECIDE_THE_MODEL
+            ]
+            if not ignored:
+                raise
+            for location in ignored:
+                section = values
+                for part in location[:-1]:
+                    section = section.get(part, section)  # the tag of a union is no key
+                section.pop(location[-1], None)
+                unknown.append(".".join(map(str, location)))
 
 
 def missing_keys(values: Any) -> list[str]:

@@ -81,7 +81,8 @@ class RunConfig(SweepConfig):
     schedule: Annotated[Schedules, Field(discriminator="name")]
     training: TrainingConfig
     trainer: TrainerConfig
-    logger: Annotated[Loggers, Field(discriminator="name")]
+    logger: Loggers
+    """Loggers by the names of their files in conf/logger, each with the arguments of its class."""
     callbacks: CallbacksConfig
 
     @property

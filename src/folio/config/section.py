@@ -2,7 +2,7 @@
 
 import pkgutil
 import types
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,7 +21,15 @@ CountOrZero = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 """A name that becomes part of a folder's name, and therefore cannot contain a path."""
+Arguments = dict[str, Any]
+"""Arguments of a class that a file of conf/ names, as plain values."""
 Betas = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
+
+
+PLUGIN_GROUPS = ("callbacks", "logger")
+"""Groups whose files each add an option under its own name, so that several can be chosen."""
+TARGET = "_target_"
+"""Key of the class of such an option, which counts only in the files of conf/."""
 
 
 class ConfigError(FolioError):
@@ -51,6 +59,13 @@ class Option(Section):
 def sections_by_name(union: Any) -> dict[str, type[Any]]:
     """Return the sections of a union, such as `Optimizers`, by the names that select them."""
     return {name: section for section in get_args(union) for name in get_args(section.model_fields["name"].annotation)}
+
+
+def without_null(values: Any, keep: Collection[str] = ()) -> Any:
+    """Return the options of a group without those that are null, which means that they are not chosen."""
+    if not isinstance(values, dict):
+        return values
+    return {name: value for name, value in values.items() if value is not None or name in keep}
 
 
 def dotted_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:

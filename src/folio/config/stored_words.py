@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from folio.config.run import RunConfig
-from folio.config.section import dotted_keys
+from folio.config.section import PLUGIN_GROUPS, TARGET, dotted_keys
 from folio.runtime.commands import CHECKOUT
 from folio.runtime.untrusted import MAX_DIGITS, shown
 
@@ -86,6 +86,8 @@ def _reason_not_to_choose(group: str, value: str) -> str | None:
         return None
     while function := FUNCTION.fullmatch(value):
         value = function[1]
+    if group in PLUGIN_GROUPS:  # lists of options
+        value = re.sub(r"[\[\]]", "", value)
     names = re.split(r",[ ]?", value) if OPTIONS.fullmatch(value) else None
     if names is None or not {*names} <= {*_options_by_group()[group], "null"}:
         return f"names no file of conf/{group}/"
@@ -102,8 +104,10 @@ def _options_by_group() -> dict[str, frozenset[str]]:
 
 
 def _is_key(key: str) -> bool:
-    """Return whether the schema has a key, or a section that holds any names."""
-    return key in _keys() or key.startswith("data.parts.")
+    """Return whether the schema has a key, or a section that holds any names; never one that names a class."""
+    group, _, rest = key.partition(".")
+    of_option = group in PLUGIN_GROUPS and rest.partition(".")[0] in _options_by_group()[group]
+    return key in _keys() or key.startswith("data.parts.") or (of_option and TARGET not in key)
 
 
 @cache

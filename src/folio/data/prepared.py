@@ -37,12 +37,14 @@ MIXTURE_BLOCK = 1 << 16
 class MixturePart:
     """One corpus of a mixture. `share` is its share of the training sequences; all shares add up to 1.
 
-    >>> from folio.config.tokenizer import choose_tokenizer
-    >>> from folio.data.corpora.single_text import TextFile
-    >>> _ = Path("my.txt").write_text("To be, or not to be. " * 20)
-    >>> data = TextFile("my.txt").prepare(choose_tokenizer("char"), Path("data"), log=lambda line: None)
-    >>> MixturePart("my.txt", 0.5, data.train, data.val).share
-    0.5
+    Example:
+
+        >>> from folio.config.tokenizer import choose_tokenizer
+        >>> from folio.data.corpora.single_text import TextFile
+        >>> _ = Path("my.txt").write_text("To be, or not to be. " * 20)
+        >>> data = TextFile("my.txt").prepare(choose_tokenizer("char"), Path("data"), log=lambda line: None)
+        >>> MixturePart("my.txt", 0.5, data.train, data.val).share
+        0.5
     """
 
     name: str
@@ -55,12 +57,14 @@ class MixturePart:
 class PreparedData:
     """Two splits and the tokenizer that made them. The splits of a mixture are those of its `parts`, concatenated.
 
-    >>> from folio.config.tokenizer import choose_tokenizer
-    >>> from folio.data.corpora.single_text import TextFile
-    >>> _ = Path("my.txt").write_text("To be, or not to be. " * 20)
-    >>> data = TextFile("my.txt").prepare(choose_tokenizer("char"), Path("data"), log=lambda line: None)
-    >>> len(data.train.tokens), len(data.val.tokens), data.tokenizer.vocab_size
-    (378, 42, 10)
+    Example:
+
+        >>> from folio.config.tokenizer import choose_tokenizer
+        >>> from folio.data.corpora.single_text import TextFile
+        >>> _ = Path("my.txt").write_text("To be, or not to be. " * 20)
+        >>> data = TextFile("my.txt").prepare(choose_tokenizer("char"), Path("data"), log=lambda line: None)
+        >>> len(data.train.tokens), len(data.val.tokens), data.tokenizer.vocab_size
+        (378, 42, 10)
     """
 
     train: TokenSplit

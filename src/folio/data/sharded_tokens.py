@@ -19,8 +19,10 @@ MAX_MAPPED = 256
 class ShardFile:
     """A file of `n_tokens` ids, mapped when one of them is first needed.
 
-    >>> len(ShardFile(Path("00000.bin"), n_tokens=5, dtype="<u2"))  # nothing is opened yet
-    5
+    Example:
+
+        >>> len(ShardFile(Path("00000.bin"), n_tokens=5, dtype="<u2"))  # nothing is opened yet
+        5
     """
 
     path: Path

@@ -134,13 +134,15 @@ def check_whole(tokens: np.ndarray) -> None:
 class TokenFile:
     """A verified token file; `tokens` has shape (n_tokens,) and is read-only.
 
-    >>> from folio.data.tokenizers.base import UnknownTokens
-    >>> info = write_token_file(
-    ...     Path("val.bin"), [(np.array([1, 2, 3]), UnknownTokens())], vocab_size=65, tokenizer="char",
-    ...     tokenizer_fingerprint="", split="val", n_bytes=3, source_sha256="",
-    ... )
-    >>> TokenFile.open(Path("val.bin")).tokens.tolist()
-    [1, 2, 3]
+    Example:
+
+        >>> from folio.data.tokenizers.base import UnknownTokens
+        >>> info = write_token_file(
+        ...     Path("val.bin"), [(np.array([1, 2, 3]), UnknownTokens())], vocab_size=65, tokenizer="char",
+        ...     tokenizer_fingerprint="", split="val", n_bytes=3, source_sha256="",
+        ... )
+        >>> TokenFile.open(Path("val.bin")).tokens.tolist()
+        [1, 2, 3]
     """
 
     path: Path

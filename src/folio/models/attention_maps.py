@@ -15,13 +15,15 @@ from folio.models.masks import AttentionMask
 class AttentionMap(NamedTuple):
     """The attention of one layer.
 
-    >>> from folio.models import GPT, GPTConfig
-    >>> model = GPT(GPTConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4))
-    >>> (layer,) = model.attention_maps(torch.tensor([[1, 2, 3]]))
-    >>> layer.weights.shape
-    torch.Size([1, 2, 3, 3])
-    >>> layer.mask[0, 0].int().tolist()
-    [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    Example:
+
+        >>> from folio.models import GPT, GPTConfig
+        >>> model = GPT(GPTConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4))
+        >>> (layer,) = model.attention_maps(torch.tensor([[1, 2, 3]]))
+        >>> layer.weights.shape
+        torch.Size([1, 2, 3, 3])
+        >>> layer.mask[0, 0].int().tolist()
+        [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
     """
 
     scores: Tensor

@@ -21,8 +21,10 @@ NORM_EPS = 1e-5
 class EncoderOutput(NamedTuple):
     """The states of an encoder, which a decoder reads.
 
-    >>> EncoderOutput(torch.zeros(2, 5, 4), mask=None).states.shape
-    torch.Size([2, 5, 4])
+    Example:
+
+        >>> EncoderOutput(torch.zeros(2, 5, 4), mask=None).states.shape
+        torch.Size([2, 5, 4])
     """
 
     states: Tensor
@@ -58,8 +60,10 @@ class DotProductAttention(nn.Module):
 class FusedLinear(Linear):
     """Several linear layers that read the same input, computed as one product; `sizes` are their output widths.
 
-    >>> FusedLinear(4, (4, 4, 4), bias=False)(torch.zeros(1, 4)).shape
-    torch.Size([1, 12])
+    Example:
+
+        >>> FusedLinear(4, (4, 4, 4), bias=False)(torch.zeros(1, 4)).shape
+        torch.Size([1, 12])
     """
 
     def __init__(self, in_features: int, sizes: tuple[int, ...], *, bias: bool) -> None:

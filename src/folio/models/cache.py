@@ -6,12 +6,14 @@ from torch import Tensor
 class LayerCache:
     """Keys and values of one layer, (B, H, S, K) each, in memory that the first use allocates for all positions.
 
-    >>> import torch
-    >>> cache = LayerCache(capacity=8)
-    >>> for n_new in (3, 1):
-    ...     keys, values = cache.append(torch.zeros(1, 2, n_new, 4), torch.zeros(1, 2, n_new, 4))
-    >>> keys.shape
-    torch.Size([1, 2, 4, 4])
+    Example:
+
+        >>> import torch
+        >>> cache = LayerCache(capacity=8)
+        >>> for n_new in (3, 1):
+        ...     keys, values = cache.append(torch.zeros(1, 2, n_new, 4), torch.zeros(1, 2, n_new, 4))
+        >>> keys.shape
+        torch.Size([1, 2, 4, 4])
     """
 
     def __init__(self, capacity: int) -> None:
@@ -39,14 +41,16 @@ class LayerCache:
 class KeyValueCache:
     """One cache per layer, for a batch whose sequences grow together. `capacity` counts positions, padding included.
 
-    >>> import torch
-    >>> from folio.models import GPT, GPTConfig
-    >>> model = GPT(GPTConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4))
-    >>> cache = KeyValueCache(n_layers=1, capacity=8)
-    >>> hidden = model.hidden(torch.tensor([[1, 2, 3]]), cache=cache)
-    >>> hidden = model.hidden(torch.tensor([[4]]), cache=cache)  # attends to the three as well
-    >>> cache.n_keys
-    4
+    Example:
+
+        >>> import torch
+        >>> from folio.models import GPT, GPTConfig
+        >>> model = GPT(GPTConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4))
+        >>> cache = KeyValueCache(n_layers=1, capacity=8)
+        >>> hidden = model.hidden(torch.tensor([[1, 2, 3]]), cache=cache)
+        >>> hidden = model.hidden(torch.tensor([[4]]), cache=cache)  # attends to the three as well
+        >>> cache.n_keys
+        4
     """
 
     def __init__(self, n_layers: int, capacity: int) -> None:

@@ -200,8 +200,10 @@ def _option(name: str, value: object) -> str:
 class GPT2Weight(NamedTuple):
     """One tensor in GPT-2's files and in Folio's GPT.
 
-    >>> GPT2Weight("wte.weight", "token_embedding.weight", (50257, 768)).transposed
-    False
+    Example:
+
+        >>> GPT2Weight("wte.weight", "token_embedding.weight", (50257, 768)).transposed
+        False
     """
 
     name: str

@@ -11,10 +11,12 @@ from torch import Tensor
 class AttentionMask:
     """The mask that all layers of a forward pass share, with the positional encoding's bias in it.
 
-    >>> key_mask = torch.tensor([[False, True, True]])  # the first is padding
-    >>> mask = AttentionMask.causal(3, 3, torch.device("cpu"), key_mask=key_mask)
-    >>> mask.allowed(3, 3, torch.device("cpu"))[0, 0].int().tolist()
-    [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
+    Example:
+
+        >>> key_mask = torch.tensor([[False, True, True]])  # the first is padding
+        >>> mask = AttentionMask.causal(3, 3, torch.device("cpu"), key_mask=key_mask)
+        >>> mask.allowed(3, 3, torch.device("cpu"))[0, 0].int().tolist()
+        [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
     """
 
     is_causal: bool = False
@@ -103,9 +105,11 @@ def combine_masks(*masks: Tensor | None) -> Tensor | None:
 class Positions(NamedTuple):
     """Positions of new tokens, and of all tokens that they may attend to: the earlier ones and themselves.
 
-    >>> tokens = torch.tensor([[0, 7, 8]])
-    >>> positions_after(0, tokens, padding_mask=torch.tensor([[False, True, True]])).new.tolist()
-    [[0, 0, 1]]
+    Example:
+
+        >>> tokens = torch.tensor([[0, 7, 8]])
+        >>> positions_after(0, tokens, padding_mask=torch.tensor([[False, True, True]])).new.tolist()
+        [[0, 0, 1]]
     """
 
     new: Tensor

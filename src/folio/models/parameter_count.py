@@ -9,10 +9,12 @@ NOT_IN_BLOCKS = ("token_embedding", "positional_encoding", "output")
 class CountsParameters(nn.Module):
     """A module that knows its size. Tied weights count once.
 
-    >>> from folio.models import GPT, GPTConfig
-    >>> model = GPT(GPTConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4))
-    >>> model.total_parameters, model.n_parameters_without_embeddings
-    (544, 252)
+    Example:
+
+        >>> from folio.models import GPT, GPTConfig
+        >>> model = GPT(GPTConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4))
+        >>> model.total_parameters, model.n_parameters_without_embeddings
+        (544, 252)
     """
 
     @property

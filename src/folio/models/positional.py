@@ -18,9 +18,11 @@ from folio.models.transformer_config import TransformerConfig
 class Rotation(NamedTuple):
     """Cosines and sines of the angles by which pairs of dimensions are rotated: (T, K/2), or (B, 1, T, K/2).
 
-    >>> angle = torch.zeros(3, 2)
-    >>> Rotation(angle.cos(), angle.sin()).cos.shape
-    torch.Size([3, 2])
+    Example:
+
+        >>> angle = torch.zeros(3, 2)
+        >>> Rotation(angle.cos(), angle.sin()).cos.shape
+        torch.Size([3, 2])
     """
 
     cos: Tensor
@@ -30,9 +32,11 @@ class Rotation(NamedTuple):
 class PositionalEncoding(nn.Module):
     """The base of all encodings; by itself it encodes no position.
 
-    >>> config = TransformerConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4)
-    >>> PositionalEncoding(config).embed(torch.ones(1, 2, 4), torch.arange(2)).sum().item()
-    8.0
+    Example:
+
+        >>> config = TransformerConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4)
+        >>> PositionalEncoding(config).embed(torch.ones(1, 2, 4), torch.arange(2)).sum().item()
+        8.0
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -80,12 +84,14 @@ class LearnedPositions(PositionalEncoding):
 class ConcatenatedPositions(LearnedPositions):
     """One trained vector per position up to context_length, joined to the token's: their widths add up to D.
 
-    >>> sizes = {"vocab_size": 65, "context_length": 8, "n_layers": 1, "n_heads": 2, "d_model": 4}
-    >>> config = TransformerConfig(positional_encoding="concatenated", **sizes)
-    >>> config.token_width, config.position_width
-    (2, 2)
-    >>> ConcatenatedPositions(config).embed(torch.zeros(1, 3, 2), torch.arange(3)).shape
-    torch.Size([1, 3, 4])
+    Example:
+
+        >>> sizes = {"vocab_size": 65, "context_length": 8, "n_layers": 1, "n_heads": 2, "d_model": 4}
+        >>> config = TransformerConfig(positional_encoding="concatenated", **sizes)
+        >>> config.token_width, config.position_width
+        (2, 2)
+        >>> ConcatenatedPositions(config).embed(torch.zeros(1, 3, 2), torch.arange(3)).shape
+        torch.Size([1, 3, 4])
     """
 
     def __init__(self, config: TransformerConfig) -> None:

@@ -16,9 +16,11 @@ INPUT_MULTIPLE = 16
 class Int8Weight(NamedTuple):
     """A weight, up to rounding: values * scales[:, None].
 
-    >>> weight = quantize_rows(torch.tensor([[1.0, -0.5], [0.0, 2.0]]))
-    >>> weight.values.tolist()
-    [[127, -64], [0, 127]]
+    Example:
+
+        >>> weight = quantize_rows(torch.tensor([[1.0, -0.5], [0.0, 2.0]]))
+        >>> weight.values.tolist()
+        [[127, -64], [0, 127]]
     """
 
     values: Tensor
@@ -61,8 +63,10 @@ class Int8Linear(nn.Module):
 class Int8Embedding(nn.Module):
     """An embedding that shares its weight with an int8 output layer. Shapes: (...) of int64 -> (..., D).
 
-    >>> Int8Embedding(quantize_rows(torch.ones(65, 4)))(torch.tensor([[1, 2, 3]])).shape
-    torch.Size([1, 3, 4])
+    Example:
+
+        >>> Int8Embedding(quantize_rows(torch.ones(65, 4)))(torch.tensor([[1, 2, 3]])).shape
+        torch.Size([1, 3, 4])
     """
 
     values: Tensor

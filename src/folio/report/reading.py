@@ -15,13 +15,11 @@ from typing import Any, NamedTuple
 from folio.config.migrations import migrate_config
 from folio.report.curves import RunCurve, read_run_curves
 from folio.report.text import ABSENT, Scalar, clean_text, format_value, natural_sort_key
-from folio.runs.folders import read_config
+from folio.runs.folders import COMPLETED, read_config
 from folio.runs.listing import is_run, walk_runs
 from folio.runtime.errors import FolioError
 from folio.runtime.terminal import printable
 from folio.runtime.untrusted import MIB, open_regular, read_json, read_json_object
-
-FINISHED = "finished"
 
 MAX_FILE_BYTES = 32 * MIB
 """Limit for a JSON file, and for the end of samples.md that is read."""
@@ -57,7 +55,7 @@ class ReportedRun:
 
     @property
     def is_finished(self) -> bool:
-        return self.status == FINISHED
+        return self.status in COMPLETED
 
     @property
     def seed(self) -> Scalar:
@@ -165,7 +163,7 @@ def _job_of(sweep: Sweep | None, name: str) -> SweepJob | None:
 
 def _run_without_folder(path: Path, root: Path, job: SweepJob) -> ReportedRun:
     """Return a job of a sweep that has no run folder."""
-    is_gone = job.status == FINISHED
+    is_gone = job.status in COMPLETED
     status, error = ("missing", "its folder is gone, or was left out") if is_gone else (job.status, "")
     return ReportedRun(path, _relative_name(path, root), status, error, overrides=job.overrides)
 
@@ -206,7 +204,7 @@ def _read_run(folder: Path, name: str, job: SweepJob | None, warn: Warn) -> Repo
 
 
 def _status_without_metrics(config: dict[str, Scalar], job: SweepJob | None) -> str:
-    if job is not None and job.status not in ("", FINISHED):
+    if job is not None and job.status not in ("", *COMPLETED):
         return job.status
     return "dry run" if config.get("dry_run") is True else "unfinished"
 

@@ -1,5 +1,6 @@
 """Checkpoint files: plain data, written completely or not at all, and read without executing anything in them."""
 
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -7,7 +8,7 @@ from typing import Any, BinaryIO
 import torch
 from pydantic import ValidationError
 
-from folio.config.migrations import migrate_config
+from folio.config.migrations import read_stored_config
 from folio.config.run import RunConfig
 from folio.config.tokenizer import load_tokenizer
 from folio.data.tokenizers.base import Tokenizer
@@ -189,13 +190,18 @@ def load_checkpoint(path: Path, device: str | torch.device) -> LoadedCheckpoint:
     state = read_checkpoint(path, device, mmap=True)
     saved = state[FOLIO_KEY]
     try:
-        config = RunConfig.model_validate(migrate_config(saved.get("config")))
+        config, unknown = read_stored_config(saved.get("config"))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise FolioError(
             f"{path} holds the config of another Folio ({key}: {first['msg']}); use the version that wrote it"
         ) from None
+    if unknown:
+        keys = shown(", ".join(unknown))
+        print(f"{path} is from another Folio; options that this one does not know are ignored: {keys}", file=sys.stderr)
+    if "averaging_state" in state:  # Lightning's weight averaging keeps the raw weights for a resumed run alone
+        print(f"{path}: using the averaged weights, which were validated", file=sys.stderr)
     try:
         return LoadedCheckpoint(
             model=_rebuild_model(saved["model"], state["state_dict"], device).eval(),

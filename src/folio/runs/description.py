@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from folio.config.migrations import migrate_config
+from folio.config.migrations import migrate_config, read_stored_config
 from folio.config.run import RunConfig
 from folio.data.tokenizers.base import Tokenizer
 from folio.data.tokenizers.state import state_to_json
@@ -87,7 +87,7 @@ def config_beside(checkpoint: Path) -> RunConfig | None:
     It serves to refuse an option at once. The checkpoint has its own config, which decides.
     """
     try:
-        config = RunConfig.model_validate(migrate_config(read_config(checkpoint.parent.parent)))
+        config, _ = read_stored_config(read_config(checkpoint.parent.parent))
         config.transformer_config(config.model.vocab_size or 0)
     except ValueError:  # FolioError is one
         return None

@@ -13,6 +13,9 @@ from folio.runtime.files import check_writable, expand_home
 from folio.runtime.plain_yaml import read_yaml
 from folio.runtime.untrusted import UntrustedFileError, read_json_object
 
+COMPLETED = ("finished", "stopped_early")
+"""Statuses of a run that ended as its config says: after its last step, or when a callback ended it."""
+
 
 def create_run_folder(output_dir: Path, name: str, now: datetime | None = None) -> Path:
     """Create output_dir/<date>/<time>-<name>, with -2, -3 ... appended if several runs start in one second."""

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from folio.runs.folders import COMPLETED
 from folio.runtime.errors import FolioError
 from folio.runtime.files import exclusive_lock, write_json
 from folio.runtime.untrusted import MIB, read_json_object
@@ -25,9 +26,9 @@ MAX_MANIFEST_BYTES = 32 * MIB
 JOB_NAME = re.compile(r"[\w.=+-][\w.=+,-]{0,254}")
 """Names that `folio.sweeps.planning` gives to the folders of jobs."""
 
-DONE = ("finished", "pruned", "diverged")
+DONE = (*COMPLETED, "pruned", "diverged")
 """Statuses that running the job again would not change."""
-SUCCESSFUL = ("finished", "pruned")
+SUCCESSFUL = (*COMPLETED, "pruned")
 
 OUTPUT_DIR = "outputs"
 """Default of paths.output_dir, as in conf/train.yaml."""
@@ -167,7 +168,7 @@ def varied_keys(job_folder: Path) -> list[str]:
 def job_status(job_folder: Path) -> str:
     """Return the status in metrics.json; without one, interrupted if the job has a checkpoint, else missing."""
     status = read_metrics(job_folder).get("status")
-    if status in ("finished", "failed", "diverged", "pruned", "interrupted"):
+    if status in (*DONE, "failed", "interrupted"):
         return str(status)
     return "interrupted" if (job_folder / "checkpoints" / "last.ckpt").exists() else "missing"
 

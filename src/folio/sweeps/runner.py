@@ -12,6 +12,7 @@ from types import FrameType
 
 from folio.config.hparams_search import SearchConfig
 from folio.config.stored_words import check_words
+from folio.runs.folders import COMPLETED
 from folio.runtime import commands
 from folio.runtime.errors import FolioError
 from folio.runtime.files import lock_folder
@@ -150,7 +151,7 @@ def check_trials(folder: Path, config: SearchConfig) -> None:
         error = read_metrics(trials[-1])["error"]
         raise FolioError(f"the first {len(trials)} trials of the search have all failed, the last with: {error}")
     for trial, status in zip(trials, statuses, strict=True):
-        if status == "finished" and search.objective_value(trial, config.objective) is None:
+        if status in COMPLETED and search.objective_value(trial, config.objective) is None:
             raise FolioError(
                 f"hparams_search.objective={config.objective}: {trial} has no such metric; for objective=masked_lm "
                 "use val/loss_nats"

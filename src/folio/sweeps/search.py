@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from folio.config.hparams_search import SearchConfig
+from folio.runs.folders import COMPLETED
 from folio.runtime.errors import FolioError
 from folio.runtime.files import write_json
 from folio.runtime.untrusted import read_json_object
@@ -188,7 +189,7 @@ def best_trial(folder: Path, manifest: Manifest) -> tuple[Job, float] | None:
     finished = [
         (trial, value)
         for trial in listed_jobs(manifest)
-        if job_status(folder / trial.folder) == "finished"
+        if job_status(folder / trial.folder) in COMPLETED
         and (value := objective_value(folder / trial.folder, search["objective"])) is not None
     ]
     best = max if search["maximizes"] else min
@@ -224,16 +225,18 @@ def build_study(folder: Path, manifest: Manifest, n_parallel: int = 1) -> "optun
     direction = optuna.study.StudyDirection.MAXIMIZE if search["maximizes"] else optuna.study.StudyDirection.MINIMIZE
     study = optuna.create_study(direction=direction, sampler=sampler, pruner=pruner)
     distributions = _distributions(manifest)
-    states = {"finished": TrialState.COMPLETE} | dict.fromkeys(("pruned", "diverged", "failed"), TrialState.PRUNED)
+    states = dict.fromkeys(COMPLETED, TrialState.COMPLETE) | dict.fromkeys(
+        ("pruned", "diverged", "failed"), TrialState.PRUNED
+    )
     for job in listed_jobs(manifest):
         trial = folder / job.folder
         status, value = job_status(trial), objective_value(trial, search["objective"])
-        if status not in states or (status == "finished" and value is None):
+        if status not in states or (status in COMPLETED and value is None):
             continue
         study.add_trial(
             optuna.create_trial(
                 state=states[status],
-                value=value if status == "finished" else None,
+                value=value if status in COMPLETED else None,
                 params=dict(job.params or {}),
                 distributions=distributions,
                 intermediate_values=intermediate_values(trial),

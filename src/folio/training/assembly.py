@@ -34,6 +34,7 @@ from folio.training.context import RunContext
 from folio.training.data_module import TokenDataModule
 from folio.training.loggers.base import RunLogger
 from folio.training.module import LanguageModel
+from folio.training.plugins import build_callbacks, build_loggers
 
 
 def describe_run(context: RunContext, data: PreparedData) -> None:
@@ -67,7 +68,7 @@ class TrainingParts:
         if distributed.is_global_zero:
             if self.resumed_at is not None:
                 rewind(folder, self.resumed_at)
-            self.loggers = [config.logger.load_code()(config.logger, folder, self.resumed_at)]
+            self.loggers = build_loggers(config, context.plugin_targets, folder, self.resumed_at)
         objective = build_objective(config, data, distributed)
         validation = objective.validation(data.val)
         self.datamodule = TokenDataModule(objective, validation)
@@ -82,6 +83,7 @@ class TrainingParts:
             distributed=distributed,
         )
         self.data_integrity = DataIntegrity(data)
+        self.optional = build_callbacks(config, context.plugin_targets)
         self.throughput = Throughput(distributed)
         self.metrics = MetricLogger(self.throughput, training, objective.bits_per_byte_info(data.train))
         self.samples = SampleWriter(config.callbacks.samples, data.tokenizer, config.seed, folder / "samples.md")
@@ -110,7 +112,7 @@ class TrainingParts:
             DurationEstimate(max_steps),
             ProgressBar(console, self.throughput, self.metrics, max_steps, disappears=origin.more_jobs_follow),
             self.samples,
-            *(option.load_code()(option, self) for option in config.callbacks.chosen),
+            *self.optional,
             self.checkpoints,
             FigureLogger(self.samples, max_steps),
             ValidateAtEnd(max_steps),

@@ -1,6 +1,6 @@
 """The values that all parts of a run share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,10 +41,20 @@ class RunContext:
     """Whether the run continues from its last checkpoint."""
     origin: RunOrigin
     summary: RunSummary
+    plugin_targets: Mapping[str, str]
+    """Class of each optional callback and logger, by the dotted key of its option."""
 
 
 def build_context(
-    config: RunConfig, data: PreparedData, device: Device, folder: Path, resumed: bool, origin: RunOrigin, n_ranks: int
+    config: RunConfig,
+    data: PreparedData,
+    device: Device,
+    folder: Path,
+    *,
+    resumed: bool,
+    origin: RunOrigin,
+    plugin_targets: Mapping[str, str],
+    n_ranks: int,
 ) -> RunContext:
     """Return the context of a run. `n_ranks` is the number of processes that have already been started.
 
@@ -55,4 +65,4 @@ def build_context(
         device = split_threads(device, config.trainer.devices)
     model_config = config.transformer_config(config.model.vocab_size)
     summary = summarize_run(config, model_config, data, device, folder)
-    return RunContext(config, model_config, device, folder, resumed, origin, summary)
+    return RunContext(config, model_config, device, folder, resumed, origin, summary, plugin_targets)

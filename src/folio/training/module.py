@@ -1,5 +1,6 @@
 """The LightningModule: a model, its objective and its optimizer."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -63,6 +64,12 @@ class LanguageModel(L.LightningModule):
         self.val_metrics: Metrics = {}
         self._val_step = -1
         self._val_sums: dict[int, Tensor] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "LanguageModel":
+        """Copy the model and share all else: Lightning's weight averaging copies the module for its weights alone."""
+        other = self.__class__.__new__(self.__class__)
+        other.__dict__ = self.__dict__ | {"_modules": {**self._modules, "model": copy.deepcopy(self.model, memo)}}
+        return other
 
     @property
     def learning_rate(self) -> float:

@@ -4,6 +4,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.callbacks import Timer
+
 from folio.distributed.devices import peak_memory_bytes
 from folio.models.gpt2_format import GPT2FormatError, gpt2_config_json
 from folio.objectives.metrics import format_rows
@@ -12,6 +14,7 @@ from folio.runs.folders import resume_command
 from folio.runs.provenance import git_commit, versions
 from folio.runtime.commands import command, quote_for_shell, tensorboard_command, typed_path
 from folio.runtime.console import log
+from folio.runtime.untrusted import shown
 from folio.training.assembly import TrainingParts
 from folio.training.callbacks.throughput import format_duration
 from folio.training.context import RunContext
@@ -22,6 +25,7 @@ def final_metrics(status: str, step: int, parts: TrainingParts) -> dict[str, Any
     context, metrics, throughput, best = parts.context, parts.metrics, parts.throughput, parts.checkpoints.best_step
     return {
         "status": status,
+        "stop_reason": stop_reason(parts)[1] if status == "stopped_early" else None,
         **{f"val/{name}": value for name, value in metrics.val.items()},
         "val/step": metrics.val_step,
         "train/loss_nats": metrics.train_loss_nats,
@@ -46,6 +50,8 @@ def final_metrics(status: str, step: int, parts: TrainingParts) -> dict[str, Any
 def print_results(metrics: dict[str, Any], parts: TrainingParts) -> None:
     """Print what a finished run reached, its last sample, and the commands to continue with."""
     samples = parts.samples
+    if metrics["status"] == "stopped_early":
+        log.info(f"stopped early at step {metrics['step']}: {stop_reason(parts)[1]}")
     best = f"{metrics['best/val/loss_nats']:.4f} nats at step {metrics['best/step']}"
     rows = [
         *format_rows(metrics, "val/"),
@@ -77,10 +83,12 @@ def next_commands(metrics: dict[str, Any], parts: TrainingParts) -> list[tuple[s
     with suppress(GPT2FormatError):  # the format holds GPT-2's architecture only
         gpt2_config_json(context.model_config)
         rows.append(("export", command("scripts/export.py", folder, "my_model")))
-    longer = f"training.max_steps={2 * context.config.training.max_steps}"
+    change = f"training.max_steps={2 * context.config.training.max_steps}"
+    if metrics["status"] == "stopped_early":
+        change = f"callbacks.{stop_reason(parts)[0]}=null"
     return [
         *rows,
-        ("resume", f"{resume_command(context.folder, context.origin.overrides)} {longer}"),
+        ("resume", f"{resume_command(context.folder, context.origin.overrides)} {change}"),
         *_suggestion(metrics, context),
     ]
 
@@ -99,3 +107,16 @@ def _suggestion(metrics: dict[str, Any], context: RunContext) -> list[tuple[str,
         kept = ["-m", *(word for word in words if not word.startswith(("seed=", "name=", "resume=")))]
         reason, new = "how much of this result is chance", ["seed=1,2,3"]
     return [("try next", f"{command('train.py', *map(quote_for_shell, [*kept, *new]))}   # {reason}")]
+
+
+def stop_reason(parts: TrainingParts) -> tuple[str, str]:
+    """Return the optional callback that ended a run before its last step, and why, as far as it says so."""
+    options = dict(zip(parts.context.config.callbacks.options, parts.optional, strict=True))
+    for name, callback in options.items():
+        message = getattr(callback, "stopping_reason_message", None)  # EarlyStopping's
+        if isinstance(message, str) and message:
+            return name, shown(message)
+        if isinstance(callback, Timer) and (callback.time_remaining() or 0.0) <= 0.0:
+            return name, "the time of training is over"
+    name = next(iter(options), "")
+    return name, f"one of its callbacks asked for it ({', '.join(options)})"

@@ -6,7 +6,9 @@ from functools import partial
 from typing import Any, NoReturn
 
 import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from folio.config.section import ConfigError
 from folio.data.prepared import PreparedData
 from folio.distributed.context import DistributedContext
 from folio.distributed.devices import is_out_of_memory
@@ -143,7 +145,9 @@ def train(
 def fit(parts: TrainingParts) -> float | None:
     """Train to the end, or until a pruner or a signal ends the run. Raises: FolioError with the resume command."""
     context = parts.context
-    trainer = build_trainer(context.config, context.device, parts.loggers, parts.callbacks(), parts.distributed)
+    trainer = build_trainer(
+        context.config, context.device, parts.loggers, parts.callbacks(), context.folder, parts.distributed
+    )
     try:
         with parts.stop_on_signal, explain_out_of_memory(context.config, context.device):
             trainer.fit(parts.module, parts.datamodule, ckpt_path=parts.last_checkpoint)
@@ -158,6 +162,8 @@ def fit(parts: TrainingParts) -> float | None:
         raise _with_resume_hint(error, parts) from None
     except FolioError as error:
         raise _with_resume_hint(error, parts) from error
+    except (MisconfigurationException, ModuleNotFoundError) as error:  # a callback that does not suit the run
+        raise _with_resume_hint(ConfigError(f"{shown(error)}; fix this"), parts) from error
     except Exception as error:
         _blame_data(error, parts)
         _blame_checkpoint(error, trainer, parts)
@@ -165,7 +171,8 @@ def fit(parts: TrainingParts) -> float | None:
         if problem is None:
             raise
         raise _with_resume_hint(f"{problem}; fix this", parts) from error
-    metrics = _write_metrics(trainer, parts, "finished")
+    ended_early = trainer.global_step < context.config.training.max_steps
+    metrics = _write_metrics(trainer, parts, "stopped_early" if ended_early else "finished")
     if parts.distributed.is_global_zero:
         print_results(metrics, parts)
     return float(metrics["val/loss_nats"])

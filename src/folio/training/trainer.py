@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning as L
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from folio.config.run import RunConfig
 from folio.distributed.context import SINGLE_PROCESS, DistributedContext
@@ -37,6 +37,7 @@ def build_trainer(
     device: Device,
     loggers: Sequence[RunLogger],
     callbacks: Sequence[Callback],
+    folder: Path,
     distributed: DistributedContext = SINGLE_PROCESS,
 ) -> L.Trainer:
     """Return Lightning's Trainer, with everything disabled that Folio's callbacks do."""
@@ -60,8 +61,9 @@ def build_trainer(
         logger=list(loggers),
         callbacks=list(callbacks),
         plugins=[AtomicCheckpointIO(), cluster_environment(distributed.rank_info)],
-        log_every_n_steps=1,
-        enable_checkpointing=False,
+        default_root_dir=folder,
+        log_every_n_steps=training.log_every_steps,
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
@@ -78,6 +80,8 @@ def _silence_advice() -> None:
     warnings.filterwarnings("ignore", message=".*broadcast_buffers. is deprecated.*")
     # The metrics logged for callbacks are already the same in each process.
     warnings.filterwarnings("ignore", message=".*to accumulate the metric across devices.*")
+    # A resumed run may do without a callback that it had, if the user says so.
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided.*")
     # Making a batch is a single gather, cheaper than sending it from a worker process.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # Batches depend only on the step, so a resumed run continues exactly.

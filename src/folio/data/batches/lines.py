@@ -28,8 +28,10 @@ Spans = tuple[np.ndarray, np.ndarray]
 class LineFiles:
     """Files that hold the lines of a large split, written once and then mapped. The JSON file makes them valid.
 
-    >>> LineFiles(Path("lines-train-64")).starts
-    PosixPath('lines-train-64.starts')
+    Example:
+
+        >>> LineFiles(Path("lines-train-64")).starts
+        PosixPath('lines-train-64.starts')
     """
 
     stem: Path

@@ -26,8 +26,10 @@ def validation_loader(dataset: BatchDataset, batch_size: int, rank: int = 0, wor
 class DummyIndices(list[int]):
     """Indices of a batch that only keeps the ranks in step. Another process counts its targets.
 
-    >>> DummyIndices([0, 1])
-    [0, 1]
+    Example:
+
+        >>> DummyIndices([0, 1])
+        [0, 1]
     """
 
 
@@ -64,10 +66,12 @@ class DistributedBatchSampler(Sampler[list[int]]):
 class MaskDummyBatches:
     """A dataset that sets all targets of a batch of DummyIndices to IGNORE_INDEX.
 
-    >>> from folio.data.batches.windows import ValidationWindows
-    >>> dataset = MaskDummyBatches(ValidationWindows(range(9), context_length=4))
-    >>> dataset.batch(DummyIndices([0])).targets.tolist()
-    [[-100, -100, -100, -100]]
+    Example:
+
+        >>> from folio.data.batches.windows import ValidationWindows
+        >>> dataset = MaskDummyBatches(ValidationWindows(range(9), context_length=4))
+        >>> dataset.batch(DummyIndices([0])).targets.tolist()
+        [[-100, -100, -100, -100]]
     """
 
     def __init__(self, dataset: MakesBatches) -> None:

@@ -28,10 +28,12 @@ def draws_per_block(shares: tuple[float, ...]) -> np.ndarray:
 class Mixture:
     """The order in which several corpora are read. The indices of corpus i are `offsets[i]` + [0, `sizes[i]`).
 
-    >>> mixture = Mixture(shares=(0.5, 0.5), sizes=(10, 10), offsets=(0, 100))
-    >>> indices = mixture.indices("shuffled", seed=1, step=0, batch_size=4)
-    >>> all(0 <= index < 10 or 100 <= index < 110 for index in indices.tolist())
-    True
+    Example:
+
+        >>> mixture = Mixture(shares=(0.5, 0.5), sizes=(10, 10), offsets=(0, 100))
+        >>> indices = mixture.indices("shuffled", seed=1, step=0, batch_size=4)
+        >>> all(0 <= index < 10 or 100 <= index < 110 for index in indices.tolist())
+        True
     """
 
     shares: tuple[float, ...]

@@ -9,8 +9,10 @@ import numpy as np
 class RandomStream(IntEnum):
     """The use of random numbers. Streams are independent of each other, also for the same seed and index.
 
-    >>> random_uint64(seed=1, index=0, n=2, stream=RandomStream.MASKS).dtype
-    dtype('uint64')
+    Example:
+
+        >>> random_uint64(seed=1, index=0, n=2, stream=RandomStream.MASKS).dtype
+        dtype('uint64')
     """
 
     WINDOW_ORDER = 0

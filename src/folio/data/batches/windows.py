@@ -105,8 +105,10 @@ def get_batch(
 class WindowDataset(BatchDataset):
     """Windows that can also be taken one by one, as inputs and targets (T,), so that any DataLoader can load them.
 
-    >>> TrainingWindows(range(20), context_length=4)[-1]
-    (tensor([15, 16, 17, 18]), tensor([16, 17, 18, 19]))
+    Example:
+
+        >>> TrainingWindows(range(20), context_length=4)[-1]
+        (tensor([15, 16, 17, 18]), tensor([16, 17, 18, 19]))
     """
 
     def __getitem__(self, index: Any) -> tuple[Tensor, Tensor]:

@@ -94,8 +94,10 @@ class SingleText(ABC):
 class NamedText(SingleText):
     """One of NAMED_TEXTS, the same everywhere. Raises: FolioError for any other name.
 
-    >>> NamedText("tiny_shakespeare").folder(Path("data"))
-    PosixPath('data/tiny_shakespeare')
+    Example:
+
+        >>> NamedText("tiny_shakespeare").folder(Path("data"))
+        PosixPath('data/tiny_shakespeare')
     """
 
     name: str
@@ -118,11 +120,13 @@ class NamedText(SingleText):
 class TextFile(SingleText):
     """A text file of the user.
 
-    >>> from folio.config.tokenizer import choose_tokenizer
-    >>> _ = Path("my.txt").write_text("To be, or not to be. " * 20)
-    >>> data = TextFile("my.txt").prepare(choose_tokenizer("byte"), Path("data"), log=lambda line: None)
-    >>> data.tokenizer.decode(data.train.tokens[:6])
-    'To be,'
+    Example:
+
+        >>> from folio.config.tokenizer import choose_tokenizer
+        >>> _ = Path("my.txt").write_text("To be, or not to be. " * 20)
+        >>> data = TextFile("my.txt").prepare(choose_tokenizer("byte"), Path("data"), log=lambda line: None)
+        >>> data.tokenizer.decode(data.train.tokens[:6])
+        'To be,'
     """
 
     path: str | Path

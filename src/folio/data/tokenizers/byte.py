@@ -13,8 +13,10 @@ from folio.data.tokenizers.state import check_state
 class ByteTokenizer(LosslessTokenizer):
     """One id for each value of a byte.
 
-    >>> ByteTokenizer().encode("é").tolist()
-    [195, 169]
+    Example:
+
+        >>> ByteTokenizer().encode("é").tolist()
+        [195, 169]
     """
 
     name = "byte"

@@ -12,9 +12,11 @@ from folio.data.tokenizers.state import fingerprint_of, state_from_json
 class TokenizerChoice:
     """A kind of tokenizer and its options; `folio.config.tokenizer` has the choices by name.
 
-    >>> from folio.data.tokenizers.word import WordTokenizer
-    >>> TokenizerChoice(WordTokenizer, "word", max_vocab_size=8192).folder_name
-    'word-8192'
+    Example:
+
+        >>> from folio.data.tokenizers.word import WordTokenizer
+        >>> TokenizerChoice(WordTokenizer, "word", max_vocab_size=8192).folder_name
+        'word-8192'
     """
 
     kind: type[Tokenizer]

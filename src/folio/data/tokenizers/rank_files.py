@@ -50,8 +50,10 @@ _CL100K = _rank_file(
 class RankedEncoding:
     """One of tiktoken's encodings: tiktoken's name for it, its size, and the single file that it reads.
 
-    >>> ENCODINGS["gpt2"].vocab_size
-    50257
+    Example:
+
+        >>> ENCODINGS["gpt2"].vocab_size
+        50257
     """
 
     tiktoken_name: str

@@ -1,9 +1,11 @@
 """A hook for the end of an optimizer step, which Lightning does not have."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.strategies import FSDPStrategy
 
 from folio.runtime.untrusted import shown
@@ -38,6 +40,23 @@ def check_state(state: dict[str, Any], **kinds: Any) -> None:
 def ends_step(trainer: L.Trainer, batch_idx: int) -> bool:
     """Return whether this micro-batch completes an optimizer step."""
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+
+@contextmanager
+def validated_weights(trainer: L.Trainer, pl_module: L.LightningModule) -> Iterator[None]:
+    """Give the model the weights of the validation that has just ended: an average, if a callback keeps one."""
+    averaging = [
+        callback
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+        if isinstance(callback, WeightAveraging) and callback._average_model is not None
+    ]
+    for callback in averaging:
+        callback._swap_models(pl_module)
+    try:
+        yield
+    finally:
+        for callback in reversed(averaging):
+            callback._swap_models(pl_module)
 
 
 def is_sharded(trainer: L.Trainer) -> bool:

@@ -19,7 +19,8 @@ class CheckpointCallback(StepCallback):
     It also keeps `step=<n>.ckpt` and `epoch=<n>.ckpt` of every n-th step and epoch, if the config says so.
 
     Lightning's ModelCheckpoint saves before the validation of the same step, and a run resumed from there would never
-    run that validation. Here a step is saved after everything that belongs to it.
+    run that validation. Here a step is saved after everything that belongs to it. A run that a callback ends has one
+    more validation, and is saved after it.
     """
 
     state_key = "checkpoints"
@@ -46,7 +47,7 @@ class CheckpointCallback(StepCallback):
         """Step of the last.ckpt that this process saved."""
 
     def on_step_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self.training.is_validation_step(trainer.global_step):
+        if not (self.training.is_validation_step(trainer.global_step) or trainer.should_stop):
             self._save_if_due(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -65,7 +66,7 @@ class CheckpointCallback(StepCallback):
             before, now = (self.epochs_after(number) // every for number in (step - 1, step))
             if now > before:  # by more than 1 if the text is shorter than a batch
                 self._write(trainer, f"epoch={now * every}")
-        if self.training.is_checkpoint_step(step):
+        if self.training.is_checkpoint_step(step) or trainer.should_stop:
             self.save_last(trainer)
 
     def save_last(self, trainer: L.Trainer) -> None:

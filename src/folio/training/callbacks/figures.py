@@ -11,7 +11,7 @@ from folio.figures.plots import positional_figure, schedule_figure
 from folio.optim.schedules import learning_rates
 from folio.runtime.console import log
 from folio.runtime.errors import FolioError
-from folio.training.callbacks.base import is_sharded
+from folio.training.callbacks.base import is_sharded, validated_weights
 from folio.training.callbacks.samples import SampleWriter
 from folio.training.loggers.base import RunLogger, run_loggers
 from folio.training.module import LanguageModel
@@ -40,11 +40,12 @@ class FigureLogger(Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, LanguageModel)
         loggers, step = _figure_loggers(trainer), trainer.global_step
-        if not loggers or step < self.max_steps:
+        if not loggers or not (step == self.max_steps or trainer.should_stop):
             return
-        self._log_attention(loggers, pl_module, step)
-        if has_trained_positions(pl_module.model):
-            self._log_positions(loggers, pl_module, step)
+        with validated_weights(trainer, pl_module):
+            self._log_attention(loggers, pl_module, step)
+            if has_trained_positions(pl_module.model):
+                self._log_positions(loggers, pl_module, step)
 
     def _log_positions(self, loggers: list[RunLogger], module: LanguageModel, step: int) -> None:
         encoding = module.model.config.positional_encoding

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import lightning as L
+import torch
 
 from folio.config.training import TrainingConfig
 from folio.data.token_file import TokenFileInfo
@@ -50,6 +51,8 @@ class MetricLogger(StepCallback):
         means = pl_module.train_means.compute_and_reset()
         if means is not None:  # else every step since the last log line was skipped
             metrics |= self._training_metrics(*means, step, pl_module)
+        # For callbacks that monitor them. Logging them by Lightning would take longer than a small model's step.
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step)
 

@@ -13,7 +13,7 @@ from folio.generation.generate import generate_text
 from folio.models.sampling import SamplingParams
 from folio.runtime.console import log
 from folio.runtime.errors import FolioError
-from folio.training.callbacks.base import is_sharded
+from folio.training.callbacks.base import is_sharded, validated_weights
 from folio.training.loggers.base import run_loggers
 from folio.training.module import LanguageModel
 
@@ -43,7 +43,7 @@ class SampleWriter(Callback):
             return
         assert not pl_module.training, "Lightning ends the validation after this hook"
         # Compiled blocks would be compiled again for the lengths of generation.
-        with torch.compiler.set_stance("force_eager"):
+        with torch.compiler.set_stance("force_eager"), validated_weights(trainer, pl_module):
             self.latest = "".join(self._generate(pl_module))
         self._write(trainer)
 

@@ -9,7 +9,6 @@ import lightning as L
 from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 
-from folio.config.logger import LoggerConfig
 from folio.config.run import RunConfig
 
 
@@ -22,17 +21,18 @@ class RunLogger(Logger):
     version = ""
     shows_figures = False
     """Whether `log_figure` does something; drawing takes time."""
+    folder: Path
+    """The run folder."""
+    resumed_at: int | None = None
+    """Step at which the run was resumed. It logs again what it logged after that step before."""
 
-    def __init__(self, config: LoggerConfig, folder: Path, resumed_at: int | None = None) -> None:
-        """`folder` is the run folder. A run resumed at a step logs again what it logged after that step before."""
-        super().__init__()
-        self.config = config
-        self.folder = folder
-        self.resumed_at = resumed_at
+    def open(self, name: str, folder: Path, resumed_at: int | None = None) -> None:
+        """Learn the name of the option and the run; nothing is logged before."""
+        self._name, self.folder, self.resumed_at = name, folder, resumed_at
 
     @property
     def name(self) -> str:
-        return self.config.name
+        return self._name
 
     @property
     def save_dir(self) -> str:

@@ -4,7 +4,6 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from folio.config.logger import LoggerConfig
 from folio.runtime.console import log
 from folio.training.loggers.base import RunLogger
 
@@ -15,10 +14,12 @@ class CSVLogger(RunLogger):
     Lightning's CSVLogger deletes the earlier rows when a run is resumed, and writes a hundred steps late.
     """
 
-    def __init__(self, config: LoggerConfig, folder: Path, resumed_at: int | None = None) -> None:
-        super().__init__(config, folder, resumed_at)
-        self.file = folder / "csv" / "metrics.csv"
-        self._failed = False
+    _failed = False
+
+    @property
+    def file(self) -> Path:
+        """The file of the metrics."""
+        return self.folder / "csv" / "metrics.csv"
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         try:

@@ -9,7 +9,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from folio.config.logger import LoggerConfig
 from folio.config.run import RunConfig
 from folio.figures.plots import pixels
 from folio.runtime.console import log
@@ -32,9 +31,10 @@ class TensorBoardLogger(RunLogger):
 
     shows_figures = True
 
-    def __init__(self, config: LoggerConfig, folder: Path, resumed_at: int | None = None) -> None:
-        super().__init__(config, folder, resumed_at)
-        self.event_folder = folder / "tensorboard"
+    @property
+    def event_folder(self) -> Path:
+        """The folder of the event files."""
+        return self.folder / "tensorboard"
 
     @cached_property
     def experiment(self) -> "BestEffortWriter":

@@ -1,0 +1,127 @@
+"""Import the classes of optional callbacks and loggers, check their arguments, and create them."""
+
+import inspect
+import pkgutil
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+
+from folio.config.run import RunConfig
+from folio.config.section import ConfigError
+from folio.runtime.terminal import did_you_mean
+from folio.runtime.untrusted import shown
+from folio.training.loggers.base import RunLogger
+from folio.training.loggers.lightning import LightningLogger
+
+
+def check_plugins(config: RunConfig, targets: Mapping[str, str]) -> None:
+    """Check the optional callbacks and loggers of a run before it begins.
+
+    Args:
+        targets: the class of each, by the dotted key of its option.
+
+    Raises: ConfigError.
+    """
+    build_callbacks(config, targets)
+    for name, arguments in config.logger.items():  # not created: a logger may write files, or connect to a server
+        load_class(f"logger.{name}", targets[f"logger.{name}"], arguments, Logger)
+
+
+def build_callbacks(config: RunConfig, targets: Mapping[str, str]) -> list[Callback]:
+    """Return the optional callbacks of a run, in the order in which they were chosen. Raises: ConfigError."""
+    return [
+        create(f"callbacks.{name}", targets[f"callbacks.{name}"], arguments, Callback)
+        for name, arguments in config.callbacks.options.items()
+    ]
+
+
+def build_loggers(
+    config: RunConfig, targets: Mapping[str, str], folder: Path, resumed_at: int | None
+) -> list[RunLogger]:
+    """Return the loggers of a run, opened. One of Lightning's is told what it can show by `LightningLogger`.
+
+    Raises: ConfigError.
+    """
+    loggers: list[RunLogger] = []
+    for name, arguments in config.logger.items():
+        key, target = f"logger.{name}", targets[f"logger.{name}"]
+        if "save_dir" in _parameters(load_class(key, target, arguments, Logger)):
+            arguments = {"save_dir": str(folder)} | arguments
+        logger = create(key, target, arguments, Logger)
+        loggers.append(logger if isinstance(logger, RunLogger) else LightningLogger(logger))
+        loggers[-1].open(name, folder, resumed_at)
+    return loggers
+
+
+def create(key: str, target: str, arguments: Mapping[str, Any], base: type[Any]) -> Any:
+    """Return an object of the class `target`, which `key` names in messages. Raises: ConfigError."""
+    cls = load_class(key, target, arguments, base)
+    try:
+        return cls(**arguments)
+    except Exception as error:  # whatever a class of the user's raises
+        raise ConfigError(f"{key}: {target} refuses its arguments ({shown(error)}); correct them") from error
+
+
+def load_class(key: str, target: str, arguments: Mapping[str, Any], base: type[Any]) -> type[Any]:
+    """Import a class and check the arguments by its signature. Raises: ConfigError."""
+    try:
+        cls = pkgutil.resolve_name(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{key}: {target} cannot be imported ({shown(error)}); {_remedy(key)}") from None
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise ConfigError(f"{key}: {target} is no {base.__name__} of Lightning; {_remedy(key)}")
+    _check_arguments(key, target, arguments, cls)
+    return cls
+
+
+def _check_arguments(key: str, target: str, arguments: Mapping[str, Any], cls: type[Any]) -> None:
+    parameters = _parameters(cls)
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    names = [name for name, parameter in parameters.items() if parameter.kind not in _COLLECTING]
+    try:
+        types = typing.get_type_hints(cls.__init__)
+    except Exception:  # names that exist for type checkers alone
+        types = {}
+    for name, value in arguments.items():
+        if name not in names and not takes_any:
+            raise ConfigError(
+                f"{key}.{name}: {target} takes no {name}{did_you_mean(name, names)}; it takes {', '.join(names)}"
+            )
+        if name in types and (problem := _type_problem(types[name], value)):
+            raise ConfigError(f"{key}.{name}={shown(value)} {problem}")
+    for name in names:
+        parameter = parameters[name]
+        if parameter.default is parameter.empty and name not in arguments and (name, cls) != ("save_dir", cls):
+            raise ConfigError(f"{key}.{name} is missing: {target} needs it; add {key}.{name}=...")
+
+
+_COLLECTING = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+
+
+def _parameters(cls: type[Any]) -> dict[str, inspect.Parameter]:
+    try:
+        return dict(inspect.signature(cls).parameters)
+    except ValueError:  # a class written in C
+        return {}
+
+
+def _type_problem(annotation: Any, value: Any) -> str | None:
+    """Return the rule of a parameter's type that a value breaks; None if there is none that can be checked."""
+    try:
+        TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+    except ValidationError as error:
+        return error.errors()[0]["msg"].replace("Input should", "must").replace("Value error, ", "")
+    except (PydanticUserError, TypeError, NameError):
+        return None
+    return None
+
+
+def _remedy(key: str) -> str:
+    group, _, name = key.partition(".")
+    return f"correct `_target_` in conf/{group}/{name}.yaml"
