@@ -230,6 +230,7 @@ DIRECT_READERS = {
     "models.gpt2_format": "safetensors that the reader has found to be regular files",
     "cli.config_files": "parses texts that the reader has read",
     "cli.config_page": "files of this checkout",
+    "cli.compose": "a file of this package",
     "sweeps.search": "parses a text of its own",
 }
 """Modules that open or parse files by other means than `folio.runtime.untrusted`, and why they may."""
