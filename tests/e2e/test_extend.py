@@ -340,7 +340,7 @@ def test_a_positional_encoding_without_an_entry_is_named(workspace: Workspace, t
         check=False,
     )
     error = Finished(result.returncode, result.stdout, result.stderr).error_line()
-    assert "positional_encoding=mine is not one of learned, sinusoidal" in error
+    assert "mine.yaml has no class in POSITIONAL_ENCODINGS" in error
 
 
 @pytest.mark.slow
