@@ -243,6 +243,44 @@ def test_nanogpt_experiments_have_the_published_numbers(experiment: str, compose
         assert config[section][name] == value, key
 
 
+DESCRIBED: dict[str, dict[str, Any]] = {
+    "word_gpt": {
+        "tokenizer.name": "word",
+        "data.window_order": "shuffled",
+        "optimizer.name": "adam",
+        "optimizer.betas": [0.9, 0.999],
+        "optimizer.learning_rate": 1e-4,
+        "schedule.name": "constant",
+        "training.batch_size": 32,
+        "training.gradient_clip_norm": 1.0,
+    },
+    "lm_from_scratch_plain": {
+        "model.n_layers": 6,
+        "model.n_heads": 8,
+        "model.d_model": 128,
+        "model.norm_position": "pre",
+        "model.activation": "gelu",
+        "positional_encoding.name": "learned",
+        "optimizer.name": "adam",
+        "optimizer.betas": [0.9, 0.999],
+        "optimizer.learning_rate": 3e-4,
+        "optimizer.weight_decay": 0.0,
+        "schedule.name": "constant",
+        "schedule.warmup_steps": 0,
+        "training.batch_size": 32,
+        "training.max_steps": 25_000,
+    },
+}
+"""The numbers of a book chapter and an assignment; `tests/golden/test_article_decoder.py` has those of an article."""
+
+
+@pytest.mark.parametrize("experiment", DESCRIBED)
+def test_the_chapters_and_the_assignments_recipes_have_their_numbers(experiment: str, compose: Compose) -> None:
+    config = compose(f"experiment={experiment}").model_dump()
+    found = {key: config[key.partition(".")[0]][key.partition(".")[2]] for key in DESCRIBED[experiment]}
+    assert found == DESCRIBED[experiment]
+
+
 @pytest.mark.parametrize(("experiment", "n_symbols"), [("speedrun_char_cpu", 65), ("speedrun_bpe_cpu", 50_257)])
 def test_speedruns_stay_within_the_budget_of_nanogpts_cpu_recipe(
     experiment: str, n_symbols: int, compose: Compose
