@@ -9,7 +9,6 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from folio.cli.arguments import order_arguments
 from folio.cli.paths import PATH_KEYS, expand_paths, expand_word
 from folio.cli.scripts import run_script
 from folio.config.run import RunConfig
@@ -54,12 +53,6 @@ def test_paths_that_name_the_parts_of_a_mixture_are_expanded(monkeypatch: pytest
 )
 def test_other_words_stay_as_they_are(word: str) -> None:
     assert expand_word(word) == word
-
-
-def test_options_of_hydra_that_take_a_folder_are_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
-    assert order_arguments(["--config-dir=~/conf", "seed=1"], CONF) == ["seed=1", "--config-dir=/home/me/conf"]
-    assert order_arguments(["-cd", "~/conf"], CONF) == ["-cd", "/home/me/conf"]
 
 
 def test_paths_in_conf_are_expanded(load: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
