@@ -142,6 +142,7 @@ FOOTERS = {
     "many fields": b"\x11" * (2 << 20),
     "a long name": b"\x18" + varint(2**40) + b"x",
     "a long number": b"\x16" + b"\xff" * 100,
+    "a list of other items": b"\x59\x15\x02\x00",
     "a field twice": b"\x15\x02\x05\x02\x04\x00",
     "a field that wraps around": b"\x06" + varint(2 * (65536 + 3)) + b"\x02\x00",
     "a number that wraps around": b"\x15" + varint(2**33 + 2) + b"\x00",

@@ -5,12 +5,12 @@ allocates what they declare, and has no limit for pages. So the footer and the h
 plain Thrift. https://parquet.apache.org/docs/file-format and parquet.thrift name the fields by the numbers below.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from folio.data.corpora.thrift import I32, I64, LIST, STRUCT, ThriftError, ThriftReader
+from folio.data.corpora.thrift import BINARY, I32, I64, STRUCT, Field, ThriftError, ThriftReader, list_of
 from folio.runtime.untrusted import MIB, open_regular, refuse
 
 T = TypeVar("T")
@@ -34,11 +34,15 @@ MAX_HEADER_BYTES, MAX_HEADER_ITEMS = 1 * MIB, 1000
 
 LEAVE_OUT = "fetch it again, or leave it out"
 
-_FILE_SCHEMA, _FILE_ROW_GROUPS = (2, LIST), (4, LIST)
+_FILE_SCHEMA, _FILE_ROW_GROUPS = (2, list_of(STRUCT)), (4, list_of(STRUCT))
 _NUM_CHILDREN = (5, I32)
-_GROUP_COLUMNS, _GROUP_NUM_ROWS = (1, LIST), (3, I64)
-_CHUNK_METADATA = (3, STRUCT)
+_GROUP_COLUMNS, _GROUP_NUM_ROWS = (1, list_of(STRUCT)), (3, I64)
+_CHUNK_METADATA, _CHUNK_ENCRYPTION = (3, STRUCT), (8, STRUCT)
 _CHUNK_NUM_VALUES, _CHUNK_BYTES, _CHUNK_DATA, _CHUNK_DICTIONARY = (5, I64), (7, I64), (9, I64), (11, I64)
+_CHUNK_SIZES, _CHUNK_PLACES = (16, STRUCT), (17, STRUCT)
+_FILE_LISTS, _GROUP_LISTS = {2: STRUCT, 4: STRUCT, 5: STRUCT, 7: STRUCT}, {1: STRUCT, 4: STRUCT}
+_CHUNK_LISTS, _SIZES_LISTS, _PLACES_LISTS = {2: I32, 3: BINARY, 8: STRUCT, 13: STRUCT}, {2: I64, 3: I64}, {2: I32}
+"""Types of the items in lists, by the number of the field. pyarrow expects them whatever the file says."""
 _PAGE_TYPE, _PAGE_UNCOMPRESSED, _PAGE_COMPRESSED = (1, I32), (2, I32), (3, I32)
 _NUM_VALUES = (1, I32)
 _DELTA_BYTE_ARRAY = 7
@@ -91,10 +95,11 @@ def read_footer(path: Path) -> list[RowGroup]:
         footer = file.read(n_footer)
     groups: list[RowGroup] = []
     try:
-        for number, value in ThriftReader(footer, max(MIN_FOOTER_ITEMS, int(n_bytes * MAX_ITEMS_PER_BYTE))).struct():
-            if number == _FILE_SCHEMA:
+        for field, value in ThriftReader(footer, max(MIN_FOOTER_ITEMS, int(n_bytes * MAX_ITEMS_PER_BYTE))).struct():
+            _check_lists([field], _FILE_LISTS)
+            if field == _FILE_SCHEMA:
                 _check_depth(_as(list, value))
-            elif number == _FILE_ROW_GROUPS:
+            elif field == _FILE_ROW_GROUPS:
                 groups = [_row_group(group) for group in _as(list, value)]
     except ThriftError as error:
         refuse(path, f"has a footer that cannot be read: {error}", LEAVE_OUT)
@@ -103,17 +108,33 @@ def read_footer(path: Path) -> list[RowGroup]:
 
 def _row_group(group: Any) -> RowGroup:
     fields = _as(dict, group)
+    _check_lists(fields, _GROUP_LISTS)
     return RowGroup(
         _as(int, fields.get(_GROUP_NUM_ROWS)), [_chunk(chunk) for chunk in _as(list, fields.get(_GROUP_COLUMNS))]
     )
 
 
 def _chunk(chunk: Any) -> ColumnChunk:
-    fields = _as(dict, _as(dict, chunk).get(_CHUNK_METADATA))
+    if _CHUNK_ENCRYPTION in _as(dict, chunk):
+        raise ThriftError("it is encrypted")
+    fields = _as(dict, chunk.get(_CHUNK_METADATA))
+    _check_lists(fields, _CHUNK_LISTS)
+    _check_lists(fields.get(_CHUNK_SIZES, ()), _SIZES_LISTS)
+    _check_lists(fields.get(_CHUNK_PLACES, ()), _PLACES_LISTS)
     data, dictionary = _as(int, fields.get(_CHUNK_DATA)), fields.get(_CHUNK_DICTIONARY)
     # As pyarrow decides it: an offset of 0 is what some writers put for none.
     start = dictionary if isinstance(dictionary, int) and 0 < dictionary < data else data
     return ColumnChunk(_as(int, fields.get(_CHUNK_NUM_VALUES)), _as(int, fields.get(_CHUNK_BYTES)), start)
+
+
+def _check_lists(fields: Iterable[Field], expected: dict[int, int]) -> None:
+    """Raises: ThriftError for a list of other items than expected, after which pyarrow would read something else."""
+    for number, kind in fields:
+        if number in expected and kind & 15 == list_of(0):
+            # An empty list may have no type, and integers of 32 and 64 bits have one form: fastparquet writes both.
+            alike = {list_of(I32), list_of(I64)} if expected[number] in (I32, I64) else {list_of(expected[number])}
+            if kind not in alike | {list_of(0)}:
+                raise ThriftError("a list holds another type than it must")
 
 
 def _as(kind: type[T], value: Any) -> T:

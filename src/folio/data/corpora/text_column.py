@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from folio.data.corpora.files import CorpusFile
-from folio.data.corpora.parquet_pages import ColumnChunk, RowGroup, read_pages, rows_at_a_time
+from folio.data.corpora.parquet_pages import RowGroup, read_pages, rows_at_a_time
 from folio.runtime.errors import FolioError
 from folio.runtime.untrusted import shown
 
@@ -75,20 +75,10 @@ class TextColumn:
                 f"{self.file.path} is damaged: row group {number + 1} declares {group.n_rows:,} rows, and its column "
                 f"{self.text_field} {n_values:,} values; fetch it again, or leave it out"
             )
-        self._check_location(number, leaf, group.columns[leaf])
         pages = list(read_pages(self.file.path, group.columns[leaf]))
         self.n_unpacked += sum(page.n_unpacked for page in pages)
         self.file.check_expansion(self.n_unpacked)
         return rows_at_a_time(pages, BATCH_BYTES)
-
-    def _check_location(self, number: int, leaf: int, chunk: ColumnChunk) -> None:
-        """Raises: FolioError if pyarrow understands the footer differently, and would read unchecked pages."""
-        found = self.table.metadata.row_group(number).column(leaf)
-        start = found.data_page_offset
-        if found.has_dictionary_page and found.dictionary_page_offset is not None:
-            start = min(start, found.dictionary_page_offset or start)
-        if (found.num_values, found.total_compressed_size, start) != (chunk.n_values, chunk.n_bytes, chunk.start):
-            raise FolioError(f"{self.file.path} is damaged: its footer is ambiguous; fetch it again, or leave it out")
 
 
 def _select(batch: Any, name: str) -> Any:

@@ -16,12 +16,17 @@ MAX_FIELD_NUMBER = 64
 
 MAX_DEPTH = 24
 
-_TRUE, _FALSE, _BYTE, _I16, I32, I64, _DOUBLE, _BINARY, LIST, _SET, _MAP, STRUCT, _UUID = range(1, 14)
+_TRUE, _FALSE, _BYTE, _I16, I32, I64, _DOUBLE, BINARY, _LIST, _SET, _MAP, STRUCT, _UUID = range(1, 14)
 _FIXED_BYTES = {_BYTE: 1, _DOUBLE: 8, _UUID: 16}
 _BITS = {_I16: 16, I32: 32, I64: 64}
 
 Field = tuple[int, int]
-"""Number and type of a field. Readers skip one of another type, so it is no other value of the same field."""
+"""Number and type of a field. Readers skip a field of another type than they expect."""
+
+
+def list_of(kind: int) -> int:
+    """Return the type of a list with items of a type."""
+    return kind << 4 | _LIST
 
 
 class ThriftError(ValueError):
@@ -49,9 +54,10 @@ class ThriftReader:
             self.n_fields += 1
             if self.n_fields > MAX_FIELDS_PER_ITEM * self.max_items:
                 raise ThriftError(f"more than {MAX_FIELDS_PER_ITEM * self.max_items:,} fields")
-            value = self._value(header & 15, depth, in_struct=True)
+            kind, start = header & 15, self.position
+            value = self._value(kind, depth, in_struct=True)
             if number <= MAX_FIELD_NUMBER:
-                yield (number, header & 15), value
+                yield (number, list_of(self.data[start] & 15) if kind == _LIST else kind), value
 
     def _value(self, kind: int, depth: int, in_struct: bool = False) -> Any:
         if kind in (_TRUE, _FALSE):
@@ -60,11 +66,11 @@ class ThriftReader:
             return self._zigzag(_BITS[kind])
         if kind in _FIXED_BYTES:
             return self._skip(_FIXED_BYTES[kind])
-        if kind == _BINARY:
+        if kind == BINARY:
             return self._skip(self._varint())
         if depth >= MAX_DEPTH:
             raise ThriftError("nested too deeply")
-        if kind in (LIST, _SET):
+        if kind in (_LIST, _SET):
             return [self._value(item, depth + 1) for item in self._list_header()]
         if kind == _MAP:
             return self._map(depth)
