@@ -164,6 +164,11 @@ def test_the_config_file_alone_repeats_the_run(finished_run: Run, workspace: Wor
     assert again.metrics["val/loss_nats"] == finished_run.metrics["val/loss_nats"]
     first, second = (yaml.safe_load((run.folder / "config.yaml").read_text()) for run in (finished_run, again))
     assert first == second
+    # The processes of joblib compose the config themselves.
+    workspace.must("train.py", "-m", "repeat=stored", "seed=2,3", "hydra/launcher=joblib", "optimizer.eps=1e-7")
+    configs = [Run(folder).config for folder in workspace.runs() if folder != again.folder]
+    changed = [first | {"seed": seed, "optimizer": first["optimizer"] | {"eps": 1e-7}} for seed in (2, 3)]
+    assert sorted(configs, key=lambda config: config["seed"]) == changed
 
 
 def test_every_job_of_a_sweep_has_a_folder_of_its_own(swept: dict[tuple[Any, ...], Run]) -> None:

@@ -88,6 +88,7 @@ def test_options_may_stand_between_words() -> None:
         ("experiment=[null]", "experiment takes one option"),
         ("--cfg", "needs a value"),
         ("--cfg bogus", "--cfg=bogus is not one of job, hydra, all"),
+        ("--info bogus", "--info bogus is not one of all, config"),
         ("--cfg job -m", "-m and --cfg cannot be combined"),
         ("--run -m", "--run and -m cannot be combined"),
         ("--package x", "--package belongs to --cfg job"),

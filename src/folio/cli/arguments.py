@@ -66,8 +66,10 @@ def order_arguments(arguments: Sequence[str], conf: Path, script: str = "train.p
             options += [word] if equals else [word, value]
         elif word in FLAGS or word in COMPLETION:
             options.append(word)
-            if name in ("--info", "-i") and waiting and waiting[0] in INFOS:
+            if name in ("--info", "-i") and waiting and "=" not in waiting[0] and waiting[0][:1] != "-":
                 options.append(waiting.pop(0))
+                if options[-1] not in INFOS:
+                    raise ConfigError(f"{name} {options[-1]} is not one of {', '.join(INFOS)}; write {name} alone")
         elif name in (*FLAGS, *COMPLETION):
             raise ConfigError(f"{word}: {name} takes no value; write {name} alone")
         else:
