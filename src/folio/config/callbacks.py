@@ -31,7 +31,7 @@ class CheckpointConfig(Section):
 
 
 class CallbacksConfig(Section):
-    """What every run has, and the arguments of the optional callbacks by the names of their files in conf/callbacks."""
+    """Settings of every run, and arguments of the optional callbacks by the names of their files in conf/callbacks."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[Name, Arguments]
