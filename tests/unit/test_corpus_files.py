@@ -4,6 +4,7 @@ import glob
 import gzip
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
 from hypothesis import given
 from hypothesis import strategies as st
 
+from folio.cli.explain import explain_hydra_error
 from folio.config.tokenizer import choose_tokenizer
 from folio.data.corpora.documents import DocumentFormat, parse_documents, read_blocks
 from folio.data.corpora.files import find_files
@@ -223,3 +227,14 @@ def test_a_separator_that_occurs_nowhere_is_a_warning(separator: str, is_warned:
     for warning in warnings:
         assert "the corpus has 3 documents" in warning
         assert ("in the shell" in warning) == (r"\n" in separator)
+
+
+def test_a_part_with_special_characters_is_answered_with_words_that_hydra_reads() -> None:
+    parser = OverridesParser.create()
+    with pytest.raises(OverrideParseException) as error:
+        parser.parse_overrides(['data.parts={"my (1).txt": 0.5}'])
+    hint = explain_hydra_error(error.value).rpartition("under a name: ")[2]
+    parts = parser.parse_override(shlex.split(hint)[0]).value()
+    assert {"weight": 0.5, "name": "text_file"}.items() <= {
+        str(key): value for key, value in parts["mine"].items()
+    }.items()
