@@ -2,5 +2,6 @@
 
 command_line.py turns Hydra's overrides into jobs (planning.py), or into the search space of a search (search.py).
 runner.py launches the jobs that have no result yet, and prints a summary at the end. worker.py runs one job, and
-isolation.py undoes what the job changed in its process. All of them use `sweep.json` (manifest.py).
+isolation.py undoes what the job changed in its process. replay.py resumes a sweep: some words may be typed for that,
+and words.py says which of them define the experiment. All of them use `sweep.json` (manifest.py).
 """
