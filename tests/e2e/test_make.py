@@ -22,6 +22,7 @@ TARGETS = (
     "format",
     "docs",
     "docs-serve",
+    "schema",
     "tensorboard",
     "bench",
     "soak",

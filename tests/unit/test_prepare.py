@@ -103,7 +103,7 @@ def make_older(folder: Path) -> None:
 
 
 def test_bytes_and_characters_are_counted_separately(tmp_path: Path) -> None:
-    text = "\N{BYTE ORDER MARK}" + "é" * 9
+    text = "\N{EURO SIGN}" + "é" * 9
     (tmp_path / "e.txt").write_bytes(text.encode())
     data = Preparation(tmp_path / "e.txt", "char", tmp_path / "data")()
     assert (data.train.info.n_tokens, data.train.info.n_bytes) == (9, 3 + 16)
