@@ -172,9 +172,9 @@ def _progress(url: str, n_bytes: int | None) -> Iterator[Callable[[int], None]]:
     # Imported here because a run that finds its files in the cache does not need it.
     from rich.progress import DownloadColumn, Progress
 
-    from folio.runtime.console import error_console
+    from folio.runtime.console import SafeConsole
 
-    with Progress(*Progress.get_default_columns(), DownloadColumn(), console=error_console) as bar:
+    with Progress(*Progress.get_default_columns(), DownloadColumn(), console=SafeConsole("stderr")) as bar:
         task = bar.add_task(url, total=n_bytes)
         yield lambda n_read: bar.advance(task, n_read)
 

@@ -53,8 +53,6 @@ class SafeConsole(Console):
 console = SafeConsole("stdout")
 """Standard output. Progress bars draw on it as well, so that messages and bars do not overwrite each other."""
 
-error_console = SafeConsole("stderr")
-
 
 PIPE_WIDTH = 10_000
 """Width of a table that goes to a file or a pipe, where a folded path could not be searched for or pasted."""

@@ -21,8 +21,9 @@ def progress(action: str, n_bytes: int, log: Log) -> Iterator[Advance]:
     # Imported here because every training run imports this module, and few have something to prepare.
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    from folio.runtime.console import console
+    from folio.runtime.console import SafeConsole
 
+    console = SafeConsole("stdout")
     if not console.is_terminal:
         yield _plain_lines(action, n_bytes, log)
         return
