@@ -101,7 +101,7 @@ TRAINING_MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "a window with prefix longer than the split": (
         (*PREFIXED, *OWN_TEXT[1:], "data.path=tiny.txt", "model.context_length=200"),
-        ("model.context_length=200", "val split", "longest prefix = 400", "lower them"),
+        ("model.context_length=200", "val split", "a window takes 400 tokens: use at most"),
     ),
     "a huge number": (("training.max_steps=1000000000000000000000",), ("training.max_steps=1000",)),
     "a number of 5,000 digits": (("training.max_steps=" + "9" * 5000,), ("training.max_steps=999", "more digits")),

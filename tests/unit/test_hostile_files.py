@@ -302,9 +302,9 @@ def test_what_a_gpt2_folder_holds_besides_weights_may_have_any_type(dtype: torch
 
 
 def test_a_class_named_in_a_config_is_an_unknown_key(state: dict[str, Any], tmp_path: Path) -> None:
-    state["folio"]["config"]["trainer"]["_target_"] = "os.system"
+    state["folio"]["config"]["model"]["_target_"] = "os.system"
     save_checkpoint(state, tmp_path / "target.ckpt")
-    assert "trainer._target_" in refused(tmp_path / "target.ckpt")
+    assert "model._target_" in refused(tmp_path / "target.ckpt")
 
 
 @pytest.mark.parametrize(

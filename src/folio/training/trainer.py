@@ -82,6 +82,8 @@ def _silence_advice() -> None:
     warnings.filterwarnings("ignore", message=".*to accumulate the metric across devices.*")
     # A resumed run may do without a callback that it had, if the user says so.
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided.*")
+    # A run shorter than training.log_every_steps logs at its last step.
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     # Making a batch is a single gather, cheaper than sending it from a worker process.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # Batches depend only on the step, so a resumed run continues exactly.
