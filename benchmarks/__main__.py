@@ -21,6 +21,7 @@ from benchmarks.report.results import BenchmarkReport
 from benchmarks.workloads import SAME_FUNCTION, WORKLOADS, Workload
 from folio.cli.compose import validate
 from folio.cli.corpus import prepare_data
+from folio.cli.plugins import without_targets
 from folio.cli.scripts import run_script
 from folio.config.checks import check_config, check_split_lengths
 from folio.config.run import RunConfig
@@ -203,7 +204,7 @@ def compose_checked(overrides: Sequence[str]) -> RunConfig:
     """Return the config of these overrides. Raises: FolioError, or Hydra's own errors."""
     with hydra.initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         values = OmegaConf.to_container(hydra.compose("train", list(overrides)))
-    config = validate(cast(dict[str, Any], values))
+    config = validate(without_targets(cast(dict[str, Any], values), CONF_DIR))
     check_config(config)
     return config
 

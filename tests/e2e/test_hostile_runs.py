@@ -66,7 +66,7 @@ def test_a_class_in_the_config_of_a_run_is_never_instantiated(copy: Path, worksp
     values = yaml.safe_load((copy / "config.yaml").read_text())
     values["callbacks"]["evil"] = {"_target_": "os.system", "_args_": [f"touch {canary}"]}
     (copy / "config.yaml").write_text(yaml.safe_dump(values))
-    assert "callbacks.evil is not a key" in workspace.run(*COMMANDS["resume"]).error_line()
+    assert "no conf/callbacks/evil.yaml" in workspace.run(*COMMANDS["resume"]).error_line()
     assert not canary.exists()
 
 

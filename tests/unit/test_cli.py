@@ -128,7 +128,10 @@ def test_an_unknown_option_suggests_the_closest_option(
             "trainer.precision=bf16",
             "trainer.precision=bf16 is not one of auto, 32-true, mixed, bf16-mixed, 16-mixed; did you mean bf16-mixed?",
         ),
-        ("positional_encoding.name=lerned", "positional_encoding.name=lerned is not one of alibi, learned,"),
+        (
+            "positional_encoding.name=lerned",
+            "positional_encoding.name=lerned is not one of alibi, concatenated,",
+        ),
     ],
 )
 def test_an_invalid_value_is_reported_with_key_value_and_rule(

@@ -156,7 +156,7 @@ def test_a_run_with_a_config_has_started_and_the_latest_changed_last(tmp_path: P
 def test_a_folder_without_a_config_is_no_started_run(tmp_path: Path) -> None:
     with pytest.raises(FolioError, match=r"^RUN=nowhere: nowhere/config.yaml does not exist; give a run folder"):
         find_started_run("nowhere", tmp_path)
-    with pytest.raises(FolioError, match=r"^latest: no run below .*; start one, or give its folder$"):
+    with pytest.raises(FolioError, match=r"^RUN=latest: no run below .*; start one, or give its folder$"):
         find_started_run("latest", tmp_path)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
@@ -38,7 +39,8 @@ last_read: list[Path] = []
 def install_reader() -> None:
     """Let Hydra read its files with `read_config_file`.
 
-    Hydra loads its plugins as new modules, so the class that it uses is not the one that an import would give.
+    Hydra loads its plugins as new modules, so the class that it uses is not the one that an import gives. A parallel
+    job of a sweep, which is unpickled in a new process, uses the imported one.
     """
     resolve = SourcesRegistry.resolve
 
@@ -49,6 +51,7 @@ def install_reader() -> None:
         return source
 
     SourcesRegistry.resolve = resolve_with_reader  # type: ignore[method-assign, assignment]
+    FileConfigSource.load_config = _load_config  # type: ignore[method-assign, assignment]
 
 
 def _load_config(source: ConfigSource, config_path: str) -> ConfigResult:
