@@ -43,6 +43,7 @@ def test_ctrl_c_with_the_output_in_a_pipe_whose_reader_dies_of_it_saves_the_run(
     assert log.count("warning: standard output cannot be written (Broken pipe)") == 1
 
 
+@pytest.mark.skipif(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, reason="the tests run under nohup")
 def test_a_dropped_connection_saves_the_run_however_often_it_is_told(workspace: Workspace) -> None:
     with start(workspace, *ENDLESS) as process:
         process.send_signal(signal.SIGHUP)
