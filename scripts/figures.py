@@ -17,6 +17,7 @@ import typer
 from matplotlib.figure import Figure
 
 from folio.cli.compose import validate_stored
+from folio.cli.config_files import option_names
 from folio.cli.scripts import run_script
 from folio.config.run import RunConfig
 from folio.config.tokenizer import read_tokenizer_file
@@ -37,6 +38,7 @@ from folio.models import TransformerConfig
 from folio.optim.schedules import learning_rates
 from folio.report.writing import to_png
 from folio.runs.folders import find_checkpoint, find_started_run, list_checkpoints, read_config
+from folio.runtime.commands import CHECKOUT
 from folio.runtime.errors import FolioError
 from folio.runtime.files import check_output_folder, check_writable, expand_home, make_folder, write_atomically
 from folio.runtime.terminal import did_you_mean
@@ -50,7 +52,6 @@ DEMONSTRATIONS = {
 
 OF_A_RUN = {"prompt", "prefix", "layers", "heads", "output"}
 
-ENCODINGS = Path(__file__).resolve().parents[1] / "conf" / "positional_encoding"
 
 MAX_TABLE = 2**22
 """Largest number of values of a positional encoding that is drawn."""
@@ -240,7 +241,7 @@ def untrained_config(
     d_model: int | None, n_heads: int | None, context_length: int | None, encoding: str, vocab_size: int = 1
 ) -> TransformerConfig:
     """Return the config of a model that no run has trained. Raises: FolioError naming the option."""
-    known = sorted(path.stem for path in ENCODINGS.glob("*.yaml"))
+    known = option_names(CHECKOUT / "conf", "positional_encoding")
     if encoding not in known:
         raise FolioError(
             f"--positional-encoding={encoding} is not one of {', '.join(known)}{did_you_mean(encoding, known)}"

@@ -147,6 +147,15 @@ def test_a_stored_config_names_no_class(arguments: dict[str, Any], load: Compose
         plugin_targets(config, CONF)
 
 
+@pytest.mark.parametrize("group", ["callbacks", "logger"])
+@pytest.mark.parametrize("name", ["../../outputs/x", "a/b", "..", ""])
+def test_a_stored_option_is_no_path(group: str, name: str, load: Compose) -> None:
+    values = load().model_dump()
+    values[group][name] = {}
+    with pytest.raises(ValueError, match="should match pattern"):
+        RunConfig.model_validate(values)
+
+
 def test_training_names_the_option_that_this_checkout_lacks(load: Compose) -> None:
     config = load()
     config.callbacks.options["weight_norms"] = {"every_steps": 10}

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from folio.cli.config_files import option_names
 from folio.cli.explain import explain_name
 from folio.cli.paths import expand_word
 from folio.config.callbacks import CallbacksConfig
@@ -199,7 +200,7 @@ def _repeated_key(word: str) -> str | None:
 
 def _check_choices(word: str, group: str, value: str, conf: Path) -> None:
     """Raises: ConfigError unless each option of a list has a file in conf/, and stands there once."""
-    options = sorted(path.stem for path in (conf / group).glob("*.yaml"))
+    options = option_names(conf, group)
     names = [name.strip() for name in value.strip("[]").split(",")]
     for name in names:
         if name not in options:

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from folio.cli.arguments import check_words
-from folio.cli.config_files import install_reader, read_keys, relative
+from folio.cli.config_files import install_reader, option_names, read_keys, relative
 from folio.cli.explain import explain_hydra_error, explain_validation_error
 from folio.cli.init_from import apply_init_from, explicit_model_keys
 from folio.cli.paths import expand_paths
@@ -128,7 +128,7 @@ def drop_replaced_keys(values: dict[str, Any], overrides: Sequence[str], log: Ca
 
 def _check_positional_encoding(name: str) -> None:
     """Raises: ConfigError if conf/positional_encoding or the code lacks this name; the schema allows any."""
-    options = sorted(path.stem for path in (conf_dir() / "positional_encoding").glob("*.yaml"))
+    options = option_names(conf_dir(), "positional_encoding")
     if name not in options:
         raise ConfigError(
             f"positional_encoding.name={name} is not one of {', '.join(options)}{did_you_mean(name, options)}"

@@ -111,6 +111,11 @@ def read_keys(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def option_names(conf: Path, group: str) -> list[str]:
+    """Return the names of the options of a group, which are those of its files."""
+    return sorted(path.stem for path in (conf / group).glob("*.yaml"))
+
+
 def relative(file: str | Path) -> str:
     """Return a path as the user would type it."""
     path = Path(file)

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from folio.cli.config_files import read_keys
+from folio.cli.config_files import option_names, read_keys
 from folio.config.run import RunConfig
 from folio.config.section import PLUGIN_GROUPS, TARGET, Option
 from folio.runtime.commands import CHECKOUT
@@ -67,7 +67,7 @@ def config_page(conf: Path) -> str:
 
 def _group(conf: Path, group: str, sections: Sequence[type[BaseModel]], top: dict[str, Any]) -> Iterator[str]:
     """Yield the paragraphs of a group: one table for each section that its options have."""
-    options = sorted(path.stem for path in (conf / group).glob("*.yaml"))
+    options = option_names(conf, group)
     if options:
         yield f"Options: {', '.join(f'`{group}={option}`' for option in options)}."
     for section in sections:

@@ -107,7 +107,6 @@ CHECKPOINTS = "best.ckpt and last.ckpt are always kept; callbacks.checkpoint.kee
 BATCHES = "batches are read from memory, without workers; leave it out"
 WHOLE_SPLIT = "Folio validates on the whole split; leave it out"
 LIMITED = "write training.max_steps=..., or trainer=debug for ten steps"
-NO_CALLBACK = "Folio has no such callback; docs/extend.md shows how to add one"
 
 ADVICE = {
     "backend": "Folio chooses nccl or gloo by trainer.accelerator; leave it out",
@@ -120,8 +119,8 @@ ADVICE = {
     "deepspeed": "write trainer=fsdp",
     "device": "write trainer=cpu or trainer=gpu",
     "dtype": PRECISION,
-    "early_stopping": NO_CALLBACK,
-    "ema": NO_CALLBACK,
+    "early_stopping": "write callbacks=[default,early_stopping]",
+    "ema": "write callbacks=[default,ema]",
     "enable_checkpointing": CHECKPOINTS,
     "eval_iters": WHOLE_SPLIT,
     "eval_only": "write python scripts/evaluate.py RUN",
@@ -139,7 +138,7 @@ ADVICE = {
     "num_sanity_val_steps": "Folio checks the data before training; leave it out",
     "num_workers": BATCHES,
     "overfit_batches": LIMITED,
-    "patience": NO_CALLBACK,
+    "patience": "write callbacks.early_stopping.patience=...",
     "pin_memory": BATCHES,
     "pretrained": "write init_from=<a folder of Hugging Face's GPT-2>",
     "profiler": "Folio has no profiler; leave it out",
@@ -151,7 +150,7 @@ ADVICE = {
     "save_top_k": CHECKPOINTS,
     "save_total_limit": CHECKPOINTS,
     "sliding_window": "Folio attends to the whole context; lower model.context_length",
-    "swa": NO_CALLBACK,
+    "swa": "Folio has no such callback; docs/extend.md shows how to add one",
     "tags": "write name=... to name the run",
     "test": "write python scripts/evaluate.py RUN",
     "tf32": PRECISION,

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from folio.cli.config_files import read_keys
+from folio.cli.config_files import option_names, read_keys
 from folio.config.callbacks import CallbacksConfig
 from folio.config.run import RunConfig
 from folio.config.section import PLUGIN_GROUPS, TARGET, ConfigError
@@ -78,7 +78,7 @@ def option_file(conf: Path, group: str, name: str) -> Path:
     """Return the file of an option. Raises: ConfigError if this checkout has none."""
     file = conf / group / f"{name}.yaml"
     if not file.is_file():
-        options = sorted(path.stem for path in (conf / group).glob("*.yaml"))
+        options = option_names(conf, group)
         raise ConfigError(
             f"{group}.{name}: this checkout has no conf/{group}/{name}.yaml; add it, or leave the option out with "
             f"{group}.{name}=null{did_you_mean(name, options)}"

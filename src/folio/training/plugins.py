@@ -19,6 +19,11 @@ from folio.runtime.untrusted import shown
 from folio.training.loggers.base import RunLogger
 from folio.training.loggers.lightning import LightningLogger
 
+SAVE_DIR = "save_dir"
+"""The argument of Lightning's loggers that is the run folder unless it is given."""
+
+_COLLECTING = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+
 
 def check_plugins(config: RunConfig, targets: Mapping[str, str]) -> None:
     """Check the optional callbacks and loggers of a run before it begins.
@@ -35,10 +40,12 @@ def check_plugins(config: RunConfig, targets: Mapping[str, str]) -> None:
 
 def build_callbacks(config: RunConfig, targets: Mapping[str, str]) -> list[Callback]:
     """Return the optional callbacks of a run, in the order in which they were chosen. Raises: ConfigError."""
-    return [
-        create(f"callbacks.{name}", targets[f"callbacks.{name}"], arguments, Callback)
-        for name, arguments in config.callbacks.options.items()
-    ]
+    callbacks = []
+    for name, arguments in config.callbacks.options.items():
+        key = f"callbacks.{name}"
+        cls = load_class(key, targets[key], arguments, Callback)
+        callbacks.append(_create(key, targets[key], cls, arguments))
+    return callbacks
 
 
 def build_loggers(
@@ -50,22 +57,13 @@ def build_loggers(
     """
     loggers: list[RunLogger] = []
     for name, arguments in config.logger.items():
-        key, target = f"logger.{name}", targets[f"logger.{name}"]
-        if "save_dir" in _parameters(load_class(key, target, arguments, Logger)):
-            arguments = {"save_dir": str(folder)} | arguments
-        logger = create(key, target, arguments, Logger)
+        key = f"logger.{name}"
+        cls = load_class(key, targets[key], arguments, Logger)
+        default = {SAVE_DIR: str(folder)} if SAVE_DIR in _parameters(cls) else {}
+        logger = _create(key, targets[key], cls, default | arguments)
         loggers.append(logger if isinstance(logger, RunLogger) else LightningLogger(logger))
         loggers[-1].open(name, folder, resumed_at)
     return loggers
-
-
-def create(key: str, target: str, arguments: Mapping[str, Any], base: type[Any]) -> Any:
-    """Return an object of the class `target`, which `key` names in messages. Raises: ConfigError."""
-    cls = load_class(key, target, arguments, base)
-    try:
-        return cls(**arguments)
-    except Exception as error:  # whatever a class of the user's raises
-        raise ConfigError(f"{key}: {target} refuses its arguments ({shown(error)}); correct them") from error
 
 
 def load_class(key: str, target: str, arguments: Mapping[str, Any], base: type[Any]) -> type[Any]:
@@ -78,6 +76,13 @@ def load_class(key: str, target: str, arguments: Mapping[str, Any], base: type[A
         raise ConfigError(f"{key}: {target} is no {base.__name__} of Lightning; {_remedy(key)}")
     _check_arguments(key, target, arguments, cls)
     return cls
+
+
+def _create(key: str, target: str, cls: type[Any], arguments: Mapping[str, Any]) -> Any:
+    try:
+        return cls(**arguments)
+    except Exception as error:  # whatever a class of the user's raises
+        raise ConfigError(f"{key}: {target} refuses its arguments ({shown(error)}); correct them") from error
 
 
 def _check_arguments(key: str, target: str, arguments: Mapping[str, Any], cls: type[Any]) -> None:
@@ -97,11 +102,8 @@ def _check_arguments(key: str, target: str, arguments: Mapping[str, Any], cls: t
             raise ConfigError(f"{key}.{name}={shown(value)} {problem}")
     for name in names:
         parameter = parameters[name]
-        if parameter.default is parameter.empty and name not in arguments and (name, cls) != ("save_dir", cls):
+        if parameter.default is parameter.empty and name not in arguments and name != SAVE_DIR:
             raise ConfigError(f"{key}.{name} is missing: {target} needs it; add {key}.{name}=...")
-
-
-_COLLECTING = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 
 def _parameters(cls: type[Any]) -> dict[str, inspect.Parameter]:

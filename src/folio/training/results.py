@@ -51,7 +51,7 @@ def print_results(metrics: dict[str, Any], parts: TrainingParts) -> None:
     """Print what a finished run reached, its last sample, and the commands to continue with."""
     samples = parts.samples
     if metrics["status"] == "stopped_early":
-        log.info(f"stopped early at step {metrics['step']}: {stop_reason(parts)[1]}")
+        log.info(f"stopped early at step {metrics['step']}: {metrics['stop_reason']}")
     best = f"{metrics['best/val/loss_nats']:.4f} nats at step {metrics['best/step']}"
     rows = [
         *format_rows(metrics, "val/"),
