@@ -78,9 +78,10 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode_stream(self, ids: Iterable[int], after: Sequence[int] = ()) -> Iterator[str]:
-        """Yield the text of ids as they arrive. They continue a text whose ids are `after`.
+        """Yield the text that each id adds, as the ids arrive. They continue a text whose ids are `after`.
 
-        The pieces together are what `decode` of all ids gives after the text of `after`.
+        There is one piece for each id, empty if the id completes no character, and perhaps a last one for what is
+        incomplete at the end. Together they are what `decode` of all ids gives after the text of `after`.
         """
 
     def unknown(self, text: str) -> UnknownTokens:
@@ -152,8 +153,7 @@ class LosslessTokenizer(Tokenizer):
         """A character whose bytes are spread over several ids appears with the last of them. `after` is ignored."""
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         for token in ids:
-            if piece := decoder.decode(self.decode_bytes([token])):
-                yield piece
+            yield decoder.decode(self.decode_bytes([token]))
         if rest := decoder.decode(b"", final=True):
             yield rest
 

@@ -98,9 +98,8 @@ class WordTokenizer(LearnedTokenizer):
     def _pieces(self, ids: Iterable[int], previous: int) -> Iterator[str]:
         """Yield the text of each id after the default space, if any. JOIN has no text, and prevents the space."""
         for token in ids:
-            if token != JOIN:
-                has_space = self._space_after[previous] and self._space_before[token]
-                yield " " + self._texts[token] if has_space else self._texts[token]
+            has_space = self._space_after[previous] and self._space_before[token]
+            yield " " + self._texts[token] if has_space else self._texts[token]
             previous = token
 
     def unknown(self, text: str) -> UnknownTokens:
