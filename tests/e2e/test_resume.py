@@ -89,10 +89,12 @@ def test_the_command_printed_at_ctrl_c_resumes_to_the_bits_of_an_undisturbed_run
 
 
 def test_a_killed_run_ends_with_the_bits_of_an_undisturbed_run(undisturbed: Run, workspace: Workspace) -> None:
+    """Also where another number of threads is usual: it keeps its own."""
     code, output, run = train_until_signal(workspace, signal.SIGKILL, *LONG)
     assert code == -signal.SIGKILL, output
     assert not (run.folder / "metrics.json").exists()
-    workspace.must("train.py", "resume=latest")
+    resumed = workspace.run("train.py", "resume=latest", "trainer=cpu", OMP_NUM_THREADS="2")
+    assert resumed.code == 0, resumed.stderr
     assert_same_end(run, undisturbed)
     assert not list(run.folder.rglob("*.tmp"))
 

@@ -260,7 +260,7 @@ def test_parallel_jobs_share_the_cpus_and_number_their_lines(workspace: Workspac
     assert set(statuses(workspace).values()) == {"finished"}
     n_threads = max(1, len(os.sched_getaffinity(0)) // 2)
     for run in map(Run, workspace.runs()):
-        assert f", {n_threads} threads)" in run.metrics["device"]
+        assert f", {n_threads} thread" in run.metrics["device"]
     for number in (1, 2):
         assert f"[{number}] job {number} of 2: seed={number}\n" in output
     assert "\x1b" not in output

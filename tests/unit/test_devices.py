@@ -122,10 +122,45 @@ def test_sharding_without_a_gpu_is_one_line() -> None:
         check_devices(trainer("auto").model_copy(update={"strategy": "fsdp"}), "cpu")
 
 
-def test_processes_on_a_cpu_divide_its_threads(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Give PyTorch four threads on a machine of four processors, and record how many it is told to use."""
+    told = [4]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: told[-1])
+    monkeypatch.setattr(torch, "set_num_threads", told.append)
+    monkeypatch.setattr("folio.distributed.devices.available_cpus", lambda: 4)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    return told
+
+
+def with_devices(config: TrainerConfig, devices: int, threads: int | None = None) -> TrainerConfig:
+    return config.model_copy(update={"devices": devices, "threads": threads})
+
+
+def test_processes_on_a_cpu_divide_its_threads(machine: Machine, threads: list[int]) -> None:
     machine(gpu=True)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     cpu, gpu = resolve_device(trainer("cpu")), resolve_device(trainer("gpu"))
-    assert (split_threads(cpu, 2).n_threads, split_threads(cpu, 8).n_threads) == (2, 1)
-    assert "2 threads" in split_threads(cpu, 2).name
-    assert split_threads(gpu, 2) == gpu
+    two, eight = (split_threads(cpu, with_devices(trainer("cpu"), n)) for n in (2, 8))
+    assert (two.n_threads, eight.n_threads) == (2, 1)
+    assert "2 threads" in two.name
+    assert split_threads(gpu, with_devices(trainer("gpu"), 2)) == gpu
+    assert threads == [4]
+
+
+def test_each_process_has_the_threads_that_the_config_says(machine: Machine, threads: list[int]) -> None:
+    machine()
+    config = with_devices(trainer("cpu"), 2, threads=3)
+    device = split_threads(resolve_device(config), config)
+    assert device.n_threads == 3
+    assert threads == [4, 3]
+
+
+def test_a_container_with_fewer_processors_gets_fewer_threads_unless_asked(
+    machine: Machine, threads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine()
+    monkeypatch.setattr("folio.distributed.devices.available_cpus", lambda: 2)
+    assert resolve_device(trainer("cpu")).n_threads == 2
+    threads.append(4)
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert resolve_device(trainer("cpu")).n_threads == 4

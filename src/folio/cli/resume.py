@@ -68,6 +68,8 @@ def load_resumed_config(composed: RunConfig, folder: Path) -> RunConfig:
         if key == "callbacks":  # callbacks=[default,ema] chooses options; samples and checkpoints stay the run's
             kept = {section: target[name].get(section) for section in CallbacksConfig.model_fields}
             chosen = kept | composed.callbacks.options
+        if key == "trainer" and given["trainer"]["threads"] is None:  # trainer=cpu says nothing of threads
+            chosen = given["trainer"] | {"threads": values["trainer"]["threads"]}
         target[name] = chosen
     known = stored.paths.data_dir
     note_other_data_dir(known, Path(composed.paths.data_dir), commands.override("paths.data_dir", known))

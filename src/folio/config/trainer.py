@@ -25,6 +25,9 @@ class TrainerConfig(Section):
     """mixed: bfloat16 if the device supports it, else float16; auto: mixed on a GPU, 32-true elsewhere."""
     compile: bool
     """Whether to use torch.compile."""
+    threads: Count | None = None
+    """CPU threads of each process; null: this machine's processors, or OMP_NUM_THREADS, divided among the processes of
+    the run. A run records the number and keeps it when it is resumed, because sums are rounded in its order."""
     detect_anomaly: bool
     """Whether to stop when a gradient becomes NaN and name the operation; slow."""
 

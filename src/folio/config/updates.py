@@ -31,6 +31,11 @@ def with_vocab_size(config: RunConfig, tokenizer_vocab_size: int) -> RunConfig:
     return config.model_copy(update={"model": model})
 
 
+def with_threads(config: RunConfig, n_threads: int) -> RunConfig:
+    """Return the config with the number of CPU threads that each process of the run uses."""
+    return config.model_copy(update={"trainer": config.trainer.model_copy(update={"threads": n_threads})})
+
+
 def with_context_length(config: RunConfig, context_length: int) -> RunConfig:
     """Return the config of a trained model with windows of another length.
 

@@ -1,5 +1,6 @@
 """The device and the precision of a run. Imports no lightning."""
 
+import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ import torch
 
 from folio.config.section import ConfigError
 from folio.config.trainer import NO_FLOAT16, TrainerConfig
+from folio.runtime.cpus import available_cpus
 from folio.runtime.errors import is_memory_error
 from folio.runtime.memory import peak_bytes, reset_peak
 
@@ -44,9 +46,12 @@ class Device:
 
 
 def resolve_device(config: TrainerConfig) -> Device:
-    """Return the device that the config asks for. Raises: ConfigError if this machine does not have it."""
+    """Return the device that the config asks for, and use as many CPU threads as it says, or as there are processors.
+
+    Raises: ConfigError if this machine does not have the device.
+    """
     accelerator = _find_accelerator(config.accelerator, option="trainer")
-    n_threads = torch.get_num_threads() if accelerator == "cpu" else 0
+    n_threads = _use_threads(config.threads) if accelerator == "cpu" else 0
     precision = _resolve_precision(config.precision, accelerator)
     return Device(accelerator, precision, _device_name(accelerator, n_threads), n_threads)
 
@@ -55,13 +60,19 @@ def device_from_name(name: str) -> torch.device:
     """Return the torch device for auto, cpu, gpu or mps. Raises: ConfigError."""
     if name not in ACCELERATORS:
         raise ConfigError(f"device={name} is not one of {', '.join(ACCELERATORS)}")
-    return _torch_device(_find_accelerator(name, option="device"))
+    accelerator = _find_accelerator(name, option="device")
+    if accelerator == "cpu":
+        _use_threads(None)
+    return _torch_device(accelerator)
 
 
-def split_threads(device: Device, n_processes: int) -> Device:
-    """Return the device of each of `n_processes` that share a CPU and divide its threads. A GPU is returned as is."""
-    if device.accelerator != "cpu":
+def split_threads(device: Device, config: TrainerConfig) -> Device:
+    """Return the device of each process of a machine. They share a CPU, and divide its threads unless the config says
+    how many each has. A GPU is returned as is.
+    """
+    if device.accelerator != "cpu" or config.threads:
         return device
+    n_processes = config.devices
     n_threads = max(1, device.n_threads // n_processes)
     return replace(device, n_threads=n_threads, name=_device_name("cpu", n_threads))
 
@@ -109,6 +120,17 @@ def _find_accelerator(requested: str, option: str) -> str:
     return requested
 
 
+def _use_threads(n_threads: int | None) -> int:
+    """Make torch use so many threads, and return the number. None: one per processor, or as the environment says."""
+    if n_threads is None:
+        n_threads = torch.get_num_threads()
+        if "OMP_NUM_THREADS" not in os.environ:
+            n_threads = min(n_threads, available_cpus())  # torch does not know the limit of a container
+    if n_threads != torch.get_num_threads():
+        torch.set_num_threads(n_threads)
+    return n_threads
+
+
 def _torch_device(accelerator: str) -> torch.device:
     return torch.device("cuda" if accelerator == "gpu" else accelerator)
 
@@ -131,4 +153,4 @@ def _device_name(accelerator: str, n_threads: int) -> str:
     processor = platform.processor() or platform.machine()
     if accelerator == "mps":
         return f"Apple GPU ({processor})"
-    return f"CPU ({processor}, {n_threads} threads)"
+    return f"CPU ({processor}, {n_threads} thread{'s' if n_threads > 1 else ''})"

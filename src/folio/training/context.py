@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from folio.config.run import RunConfig
+from folio.config.updates import with_threads
 from folio.data.prepared import PreparedData
 from folio.distributed.devices import Device, split_threads
 from folio.models import TransformerConfig
@@ -44,6 +45,11 @@ class RunContext:
     plugin_targets: Mapping[str, str]
     """Class of each optional callback and logger, by the dotted key of its option."""
 
+    @property
+    def n_threads(self) -> int:
+        """Number of CPU threads of the run on this machine; 0 if it uses a GPU."""
+        return self.device.n_threads * self.config.trainer.devices
+
 
 def build_context(
     config: RunConfig,
@@ -60,9 +66,11 @@ def build_context(
 
     Raises: ConfigError if the model cannot be built.
     """
-    assert config.model.vocab_size is not None
     if config.trainer.n_processes > n_ranks:
-        device = split_threads(device, config.trainer.devices)
+        device = split_threads(device, config.trainer)
+    if device.n_threads:
+        config = with_threads(config, device.n_threads)
+    assert config.model.vocab_size is not None
     model_config = config.transformer_config(config.model.vocab_size)
     summary = summarize_run(config, model_config, data, device, folder)
     return RunContext(config, model_config, device, folder, resumed, origin, summary, plugin_targets)

@@ -17,6 +17,7 @@ from folio.runs.checkpoints import checkpoint_step
 from folio.runs.folders import read_status, resume_hint
 from folio.runtime.commands import override
 from folio.runtime.console import console, log, print_table, silence_log, start_log
+from folio.runtime.cpus import describe_overload, other_load
 from folio.runtime.errors import FolioError, explain_os_error
 from folio.runtime.files import lock_folder, write_json
 from folio.runtime.signals import Interrupted
@@ -66,6 +67,8 @@ def run(
         if not trains:
             return None
         log.info(f"{'resuming' if context.resumed else 'training'} in {folder} on {context.device.name}")
+        if busy := describe_overload(context.n_threads, other_load()):
+            log.info(busy)
         if config.trainer.n_processes == distributed.world_size:
             return train(context, data, distributed)
         return _train_in_processes(context, open_data)
