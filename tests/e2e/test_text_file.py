@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,24 @@ def test_a_text_is_prepared_once_and_again_when_it_changes(workspace: Workspace)
     assert f"{int(0.9 * len(TINY_TEXT + 'Zounds!' + chr(10))):,} training" in output
     assert times(prepared).keys() == before.keys()
     assert "Prepar" not in workspace.must(*PREPARE)
+
+
+def test_foreign_token_files_train_to_the_bits_of_the_text_that_they_were_made_from(workspace: Workspace) -> None:
+    """In the format of llm.c, and resumed after they have moved."""
+    recipe = choose(TINY, "tokenizer=byte", "schedule=constant")
+    on_text = workspace.train(*recipe)
+    (prepared,) = (workspace.folder / "data" / "text_file").glob("*/byte")
+    shards = workspace.folder / "shards"
+    shards.mkdir()
+    for split in ("train", "val"):
+        ids = (prepared / f"{split}.bin").read_bytes()
+        header = struct.pack("<3i", 20240520, 1, len(ids) // 2).ljust(1024, b"\0")
+        (shards / f"tiny_{split}_000000.bin").write_bytes(header + ids)
+    on_files = workspace.train(*choose(recipe, "data=token_files", "data.path=shards"), "training.max_steps=10")
+    shards.rename(workspace.folder / "moved")
+    workspace.must("train.py", f"resume={on_files.folder}", "data.path=moved", "training.max_steps=20")
+    assert on_files.equals(on_text)
+    assert on_files.metrics["val/bits_per_byte"] == on_text.metrics["val/bits_per_byte"]
 
 
 def test_a_run_on_a_text_that_has_changed_is_not_resumed(workspace: Workspace) -> None:

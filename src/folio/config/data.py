@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     PartName = str
 else:
     TextName = Literal[tuple(NAMED_TEXTS)]
-    PartName = Literal[(*NAMED_TEXTS, "text_file", "text_files", "huggingface", "prepared")]
+    PartName = Literal[(*NAMED_TEXTS, "text_file", "text_files", "huggingface", "prepared", "token_files")]
 
 WindowOrder = Literal["random", "shuffled"]
 """random: independent uniform starts; shuffled: each start once an epoch."""
@@ -112,7 +112,19 @@ class PreparedConfig(DataConfig):
     name: Literal["prepared"]
 
 
-SingleCorpora = NamedTextConfig | TextFileConfig | TextFilesConfig | HuggingFaceConfig | PreparedConfig
+class TokenFilesConfig(DataConfig):
+    """Token files that nanoGPT, llm.c, modded-nanogpt or Megatron-LM made, read as they are."""
+
+    code: ClassVar[str] = "folio.data.corpora.token_files:TokenFiles"
+    path_meaning: ClassVar[tuple[str, str]] = ("token files", "'shards/*.bin'")
+    name: Literal["token_files"]
+    val_fraction: ValFraction
+    """Share of the ids, the last ones, that is for validation if no file has `val` in its name."""
+
+
+SingleCorpora = (
+    NamedTextConfig | TextFileConfig | TextFilesConfig | HuggingFaceConfig | PreparedConfig | TokenFilesConfig
+)
 """All corpora that can be chosen or be part of a mixture. A new kind is added here, and its name to PartName."""
 
 CORPORA: dict[str, type[DataConfig]] = sections_by_name(SingleCorpora)

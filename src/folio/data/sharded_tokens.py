@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +30,25 @@ class ShardFile:
     dtype: str
     random_access: bool = False
     """Whether windows anywhere in a corpus larger than memory are read; see `map_tokens`."""
+    offset: int = 0
+    """Bytes before the first id, such as a header."""
+    file_bytes: int | None = None
+    """Size of the whole file; None if it ends with the last id."""
 
     def __len__(self) -> int:
         return self.n_tokens
+
+    def part(self, first: int, n_tokens: int) -> "ShardFile":
+        """Return some of the ids as if they were all."""
+        assert self.file_bytes is not None
+        return replace(self, n_tokens=n_tokens, offset=self.offset + first * np.dtype(self.dtype).itemsize)
 
     def map(self) -> MappedTokens:
         """Raises: TokenFileError if the file is gone, or its size has changed since the corpus was opened."""
         try:
             n_bytes = self.path.stat().st_size
-            if n_bytes == self.n_tokens * np.dtype(self.dtype).itemsize:
-                return map_tokens(self.path, self.dtype, self.random_access)
+            if n_bytes == (self.file_bytes or self.n_tokens * np.dtype(self.dtype).itemsize):
+                return map_tokens(self.path, self.dtype, self.random_access, self.offset, self.n_tokens)
         except FileNotFoundError:
             raise TokenFileError(self.path, "is missing") from None
         raise TokenFileError(self.path, f"has {n_bytes} bytes, which are not its {self.n_tokens} tokens")

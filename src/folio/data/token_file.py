@@ -106,14 +106,22 @@ class MappedTokens(np.memmap):
 
     def __reduce__(self) -> Any:
         if isinstance(cast(object, self.base), mmap.mmap):  # not a slice
-            return map_tokens, (self.filename, self.dtype.str)
+            return map_tokens, (self.filename, self.dtype.str, False, self.offset, len(self))
         return np.asarray(self).__reduce__()
 
 
-def map_tokens(path: Path, dtype: str, random_access: bool = False) -> MappedTokens:
-    """Map the ids of a file. `random_access`: it is one of many shards that together may be larger than memory."""
+def map_tokens(
+    path: Path, dtype: str, random_access: bool = False, offset: int = 0, n_tokens: int | None = None
+) -> MappedTokens:
+    """Map the ids of a file, by default all of them.
+
+    Args:
+        random_access: whether it is one of many shards that together may be larger than memory.
+        offset: number of bytes before the first id.
+    """
     check_regular(path)
-    tokens = MappedTokens(path, dtype=dtype, mode="r")
+    shape = None if n_tokens is None else (n_tokens,)
+    tokens = MappedTokens(path, dtype=dtype, mode="r", offset=offset, shape=shape)
     # Windows can be anywhere. The kernel would read megabytes around each, which only helps if the whole file stays.
     if (random_access or tokens.nbytes > LARGEST_HASHED_BYTES) and hasattr(mmap, "MADV_RANDOM"):
         cast(mmap.mmap, tokens.base).madvise(mmap.MADV_RANDOM)

@@ -192,9 +192,14 @@ def _stop(trainer: L.Trainer, parts: TrainingParts, stop: Interrupted) -> NoRetu
 
 
 def _blame_data(error: Exception, parts: TrainingParts) -> None:
-    """Raises: FolioError if the tokens were overwritten; an id that no embedding has is an IndexError in torch."""
+    """Raises: FolioError if the tokens were overwritten, or some id has no embedding, which is an IndexError in torch.
+
+    Of a large corpus, only a sample of the ids was checked before.
+    """
     try:
         parts.data_integrity.check()
+        if isinstance(error, IndexError):
+            parts.data_integrity.check_ids()
     except FolioError as fault:
         raise _with_resume_hint(fault, parts) from error
 

@@ -105,7 +105,7 @@ class JoinedSplit:
 def join_corpora(corpora: list[tuple[str, float, PreparedData]]) -> PreparedData:
     """Join corpora of one tokenizer, given with their names and weights.
 
-    Raises: FolioError if a corpus has less than one training sequence in MIXTURE_BLOCK.
+    Raises: FolioError if a corpus has less than one training sequence in MIXTURE_BLOCK, or ids of another type.
     """
     total = sum(weight for _, weight, _ in corpora)
     parts = []
@@ -116,7 +116,14 @@ def join_corpora(corpora: list[tuple[str, float, PreparedData]]) -> PreparedData
                 "leave it out, or raise its weight"
             )
         parts.append(MixturePart(name, weight / total, data.train, data.val))
-    first = corpora[0][2]
+    first_name, _, first = corpora[0]
+    for name, _, data in corpora:
+        here, there = data.train.info.dtype[1:], first.train.info.dtype[1:]
+        if here != there:
+            raise FolioError(
+                f"data.parts: the ids of {name} are of type {here}, and those of {first_name} of type {there}; "
+                "join files of one type"
+            )
     train, val = (_join([getattr(part, split) for part in parts]) for split in ("train", "val"))
     return PreparedData(train, val, first.tokenizer, first.folder, tuple(parts))
 

@@ -6,6 +6,9 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from folio.data.prepared import PreparedData
+from folio.runtime.errors import FolioError
+
+BLOCK_TOKENS = 1 << 20
 
 
 class DataIntegrity(Callback):
@@ -22,3 +25,14 @@ class DataIntegrity(Callback):
         """Raises: FolioError if a token file has changed since it was opened."""
         for file in self.data.files:
             file.check_unchanged()
+
+    def check_ids(self) -> None:
+        """Read all tokens. Raises: FolioError if one is outside the vocabulary."""
+        for file in self.data.files:
+            for first in range(0, len(file.tokens), BLOCK_TOKENS):
+                largest = int(file.tokens[first : first + BLOCK_TOKENS].max())
+                if largest >= file.info.vocab_size:
+                    raise FolioError(
+                        f"{file.path} holds the id {largest}, and tokenizer={file.info.tokenizer} has "
+                        f"{file.info.vocab_size} symbols; name the tokenizer that made it"
+                    )
