@@ -14,7 +14,7 @@ WORKERS ?= $(shell expr `getconf _NPROCESSORS_ONLN` + 1)
 OUTPUT_DIR ?= $(shell $(BIN)/python train.py --cfg job --package paths | sed -n 's/^output_dir: //p')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow check format docs docs-serve schema tensorboard bench soak clean
+.PHONY: help setup train page test test-slow check format docs docs-serve schema tensorboard bench soak clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ docs-serve: setup ## Show the documentation: http://localhost:8000
 
 schema: setup ## Write docs/config.md, and JSON schemas for editors, from the schema of the config
 	$(BIN)/python -m folio.cli.config_page
+
+page: setup ## Write page.html, which shows the latest run at work in a browser; RUN=outputs/... for another
+	$(BIN)/python scripts/export.py $(or $(RUN),latest) page.html --format page --force --output-dir "$(OUTPUT_DIR)" $(ARGS)
 
 tensorboard: setup ## Show all runs: http://localhost:6006
 	$(BIN)/tensorboard --logdir "$(OUTPUT_DIR)" $(ARGS)

@@ -21,14 +21,25 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("optim", "distributed", "generation", "runs"),
     ("objectives", "figures"),
-    ("training", "report"),
+    ("training", "report", "export"),
     ("cli",),
     ("sweeps",),
     ("api",),
 )
 """The packages of folio, from the bottom up. A package may import itself and the packages of the layers below."""
 
-WITHOUT_LIGHTNING = {"models", "data", "config", "optim", "objectives", "runs", "generation", "figures", "report"}
+WITHOUT_LIGHTNING = {
+    "models",
+    "data",
+    "config",
+    "optim",
+    "objectives",
+    "runs",
+    "generation",
+    "figures",
+    "report",
+    "export",
+}
 """Packages that generation and evaluation need, and that therefore may not import Lightning, which takes seconds."""
 
 
