@@ -21,7 +21,7 @@ from benchmarks.contenders.training_loops import TrainingLoop
 from folio.config.optimizer import AdamConfig
 from folio.config.run import RunConfig
 from folio.data.prepared import PreparedData
-from folio.models.gpt2_format import PREFIX, gpt2_config_json, gpt2_weights
+from folio.models.formats.gpt2 import GPT2
 from folio.models.transformer_config import TransformerConfig
 from folio.optim.optimizers import param_groups
 from folio.runtime.errors import FolioError
@@ -55,7 +55,7 @@ def import_nanogpt(folder: str) -> ModuleType:
 
 def build_hugging_face(transformers: ModuleType, model_config: TransformerConfig, weights: str | None) -> nn.Module:
     """Build GPT2LMHeadModel with Folio's weights from a file."""
-    values = {key: value for key, value in gpt2_config_json(model_config).items() if key != "architectures"}
+    values = {key: value for key, value in GPT2.write_config(model_config).items() if key != "architectures"}
     model: nn.Module = transformers.GPT2LMHeadModel(transformers.GPT2Config(**values))
     if weights is not None:
         model.load_state_dict(read_as_gpt2(weights, model_config, transposed=True))
@@ -86,12 +86,11 @@ def read_as_gpt2(weights: str, model_config: TransformerConfig, *, transposed: b
     """
     state = torch.load(weights, weights_only=True, mmap=True)
     renamed = {}
-    for weight in gpt2_weights(model_config):
+    for weight in GPT2.weights(model_config):
         if weight.parameter not in state:  # a bias that the model does not have
             continue
         tensor = state[weight.parameter]
-        name = weight.name if weight.name == "lm_head.weight" else PREFIX + weight.name
-        renamed[name] = tensor.T if transposed and weight.transposed else tensor
+        renamed[GPT2.full_name(weight.name)] = tensor.T if transposed and weight.transposed else tensor
     if model_config.ties_weights:
         renamed["lm_head.weight"] = state["token_embedding.weight"]
     return renamed

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from folio.models.gpt2_format import GPT2_ARCHITECTURE, GPT2FormatError, gpt2_config_json
+from folio.models.formats.gpt2 import GPT2
 from folio.models.transformer_config import TransformerConfig
 from folio.runtime.errors import FolioError
 
@@ -73,16 +73,19 @@ def _reason_against(name: str, model_config: TransformerConfig) -> str | None:
         return _difference_from_nanogpt(model_config)
     try:
         transformers_path()
-        gpt2_config_json(model_config)
-    except (FolioError, GPT2FormatError) as error:
+    except FolioError as error:
         return str(error)
+    if problems := GPT2.problems(model_config):
+        return f"its GPT-2 supports {problems[0]}"
     if not (model_config.bias and model_config.attention_has_bias):
         return "its GPT-2 always has biases, and model.bias=false or model.attention_bias=false"
     return None
 
 
 def _difference_from_nanogpt(model_config: TransformerConfig) -> str | None:
-    required = GPT2_ARCHITECTURE | {
+    if problems := GPT2.problems(model_config):
+        return f"its model supports {problems[0]}"
+    required = {
         "activation": "gelu",
         "ties_weights": True,
         "attention_has_bias": model_config.bias,
@@ -91,6 +94,6 @@ def _difference_from_nanogpt(model_config: TransformerConfig) -> str | None:
     }
     for field, value in required.items():
         actual = getattr(model_config, field)
-        if actual is not None and actual != value:  # None stands for GPT-2's value
+        if actual != value:
             return f"its model supports only {field}={value}, not {actual}"
     return None

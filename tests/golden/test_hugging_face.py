@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from folio.models import GPT, GPTConfig
-from folio.models.pretrained import load_gpt2, save_gpt2
+from folio.models.pretrained import load_pretrained, save_pretrained
 
 LARGEST_DIFFERENCE = 1e-4
 
@@ -84,7 +84,7 @@ def assert_same(ours: GPT, theirs: Any) -> None:
 def test_a_model_of_hugging_face_is_the_same_here(variant: str, transformers: ModuleType, tmp_path: Path) -> None:
     theirs = hugging_face_gpt2(transformers, **THEIRS[variant])
     theirs.save_pretrained(tmp_path)
-    assert_same(load_gpt2(tmp_path).eval(), theirs)
+    assert_same(load_pretrained(tmp_path).eval(), theirs)
 
 
 @pytest.mark.parametrize("shard_size", ["5GB", "20KB"])
@@ -94,7 +94,7 @@ def test_a_model_in_one_piece_and_in_many_is_the_same_here(
     theirs = hugging_face_gpt2(transformers)
     theirs.save_pretrained(tmp_path, max_shard_size=shard_size)
     assert (tmp_path / "model.safetensors.index.json").exists() == (shard_size == "20KB")
-    assert_same(load_gpt2(tmp_path).eval(), theirs)
+    assert_same(load_pretrained(tmp_path).eval(), theirs)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -106,7 +106,7 @@ def test_a_model_without_an_output_layer_in_the_old_format_is_the_same_here(
     theirs.config.save_pretrained(tmp_path)
     state = theirs.transformer.state_dict()
     torch.save(state, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
-    assert_same(load_gpt2(tmp_path).eval(), theirs)
+    assert_same(load_pretrained(tmp_path).eval(), theirs)
 
 
 @pytest.mark.parametrize("variant", OURS)
@@ -114,7 +114,7 @@ def test_a_model_of_ours_is_the_same_there(variant: str, transformers: ModuleTyp
     sizes = {"vocab_size": 61, "context_length": 40, "n_layers": 3, "n_heads": 4, "d_model": 24}
     ours = GPT(GPTConfig(**(sizes | OURS[variant]))).eval()
     randomize(ours)
-    save_gpt2(ours, tmp_path / "exported")
+    save_pretrained(ours, tmp_path / "exported")
     theirs, report = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "exported", output_loading_info=True)
     assert not any(report.values()), report
     assert_same(ours, theirs)
@@ -123,10 +123,10 @@ def test_a_model_of_ours_is_the_same_there(variant: str, transformers: ModuleTyp
 def test_a_cropped_model_gives_the_logits_of_the_whole_one(transformers: ModuleType, tmp_path: Path) -> None:
     theirs = hugging_face_gpt2(transformers)
     theirs.save_pretrained(tmp_path / "whole")
-    cropped = load_gpt2(tmp_path / "whole", context_length=16).eval()
+    cropped = load_pretrained(tmp_path / "whole", context_length=16).eval()
     tokens = tokens_of(61, 16)
     assert (cropped(tokens) - theirs(tokens).logits).abs().max().item() < LARGEST_DIFFERENCE
-    save_gpt2(cropped, tmp_path / "cropped")
+    save_pretrained(cropped, tmp_path / "cropped")
     again = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "cropped")
     assert again.config.n_positions == 16
     assert (again(tokens).logits - cropped(tokens)).abs().max().item() < LARGEST_DIFFERENCE

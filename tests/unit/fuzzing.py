@@ -53,8 +53,9 @@ from folio.data.corpora.text_files import TextFiles
 from folio.data.tokenizers.state import state_to_json
 from folio.figures.curves import read_curves
 from folio.models import GPT
-from folio.models.gpt2_format import GPT2FormatError, check_gpt2_folder
-from folio.models.pretrained import load_gpt2, save_gpt2
+from folio.models.formats.fields import FormatError
+from folio.models.formats.folder import check_folder
+from folio.models.pretrained import load_pretrained, save_pretrained
 from folio.report.page import to_html
 from folio.report.report import make_report, report_commands
 from folio.report.tables import groups_csv, runs_csv, to_markdown
@@ -358,7 +359,7 @@ def make_checkpoint(folder: Path) -> None:
 
 
 def make_gpt2(folder: Path) -> None:
-    save_gpt2(GPT(config("model.bias=true").transformer_config(11)), folder, overwrite=True)
+    save_pretrained(GPT(config("model.bias=true").transformer_config(11)), folder, overwrite=True)
 
 
 def make_gpt2_of_torch(folder: Path) -> None:
@@ -494,8 +495,8 @@ def use_checkpoint(folder: Path) -> None:
 
 
 def use_gpt2(folder: Path) -> None:
-    check_gpt2_folder(folder)
-    load_gpt2(folder)(torch.zeros(1, 2, dtype=torch.int64))
+    check_folder(folder)
+    load_pretrained(folder)(torch.zeros(1, 2, dtype=torch.int64))
 
 
 def use_run(folder: Path) -> None:
@@ -561,11 +562,11 @@ READERS = [
     Reader("checkpoint", make_checkpoint, "last.ckpt", use_checkpoint,
            [any_bytes, changed_bytes, changed_structure, changed_state, changed_legacy]),
     Reader("model.safetensors", make_gpt2, "model.safetensors", use_gpt2,
-           [any_bytes, changed_bytes, changed_safetensors], (GPT2FormatError,)),
+           [any_bytes, changed_bytes, changed_safetensors], (FormatError,)),
     Reader("pytorch_model.bin", make_gpt2_of_torch, "pytorch_model.bin", use_gpt2,
-           [any_bytes, changed_bytes, changed_structure, changed_state, changed_legacy], (GPT2FormatError,)),
-    Reader("config.json of GPT-2", make_gpt2, "config.json", use_gpt2, JSON, (GPT2FormatError,)),
-    Reader("index of weights", make_gpt2_of_pieces, "model.safetensors.index.json", use_gpt2, JSON, (GPT2FormatError,)),
+           [any_bytes, changed_bytes, changed_structure, changed_state, changed_legacy], (FormatError,)),
+    Reader("config.json of GPT-2", make_gpt2, "config.json", use_gpt2, JSON, (FormatError,)),
+    Reader("index of weights", make_gpt2_of_pieces, "model.safetensors.index.json", use_gpt2, JSON, (FormatError,)),
     Reader("config.yaml", make_run, "config.yaml", use_run, [any_bytes, changed_bytes, changed_yaml]),
     Reader("config.yaml in a report", make_runs, "a/config.yaml", use_report, [changed_bytes, changed_yaml], share=0.5),
     Reader("metrics.json", make_runs, "a/metrics.json", use_report, JSON, share=0.5),

@@ -33,8 +33,9 @@ from folio.data.tokenizers.base import UnknownTokens
 from folio.data.tokenizers.char import CharTokenizer
 from folio.data.tokenizers.state import state_from_json
 from folio.models import GPT
-from folio.models.gpt2_format import GPT2FormatError, check_gpt2_folder
-from folio.models.pretrained import load_gpt2, save_gpt2
+from folio.models.formats.fields import FormatError
+from folio.models.formats.folder import check_folder
+from folio.models.pretrained import load_pretrained, save_pretrained
 from folio.runs.checkpoints import CheckpointMetadata, load_checkpoint, read_checkpoint, save_checkpoint
 from folio.runs.folders import find_checkpoint, read_config
 from folio.runtime.errors import FolioError
@@ -65,7 +66,7 @@ def state(compose: Callable[..., RunConfig]) -> dict[str, Any]:
 @pytest.fixture
 def gpt2(tmp_path: Path, compose: Callable[..., RunConfig]) -> Path:
     config = compose("model=debug", "model.d_model=8", "model.bias=true")
-    save_gpt2(GPT(config.transformer_config(11)), tmp_path / "gpt2")
+    save_pretrained(GPT(config.transformer_config(11)), tmp_path / "gpt2")
     return tmp_path / "gpt2"
 
 
@@ -93,8 +94,8 @@ def test_a_pickle_in_the_weights_of_a_gpt2_runs_nothing(zipped: bool, gpt2: Path
     (gpt2 / "model.safetensors").unlink()
     path = gpt2 / "pytorch_model.bin"
     torch.save({"wte.weight": Gadget(canary)}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(GPT2FormatError, match=r"pytorch_model\.bin cannot be read"):
-        check_gpt2_folder(gpt2)
+    with pytest.raises(FormatError, match=r"pytorch_model\.bin cannot be read"):
+        check_folder(gpt2)
     assert not canary.exists()
     torch.load(path, weights_only=False)
     assert canary.exists()
@@ -198,9 +199,10 @@ ALLOCATE = """
 import resource, sys
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
-from folio.models.gpt2_format import check_gpt2_folder
+from folio.models.formats.fields import FormatError
+from folio.models.formats.folder import check_folder
 from folio.runs.checkpoints import load_checkpoint
-for read, path in ((lambda path: load_checkpoint(path, "cpu"), sys.argv[1]), (check_gpt2_folder, sys.argv[2])):
+for read, path in ((lambda path: load_checkpoint(path, "cpu"), sys.argv[1]), (check_folder, sys.argv[2])):
     try:
         read(Path(path))
     except ValueError as error:
@@ -275,8 +277,8 @@ def test_weights_of_a_gpt2_that_are_not_finite_are_refused(gpt2: Path) -> None:
     weights = load_file(gpt2 / "model.safetensors")
     weights["transformer.wpe.weight"][0, 0] = torch.inf
     save_file(weights, gpt2 / "model.safetensors")
-    with pytest.raises(GPT2FormatError, match=r"wpe\.weight holds NaN or infinite values"):
-        load_gpt2(gpt2)
+    with pytest.raises(FormatError, match=r"wpe\.weight holds NaN or infinite values"):
+        load_pretrained(gpt2)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "folder"])
@@ -297,8 +299,8 @@ def test_what_a_gpt2_folder_holds_besides_weights_may_have_any_type(dtype: torch
         torch.save(weights | masks, gpt2 / name)
     else:
         save_file(weights | masks, gpt2 / name)
-    check_gpt2_folder(gpt2)
-    assert load_gpt2(gpt2).config.n_layers == 2
+    check_folder(gpt2)
+    assert load_pretrained(gpt2).config.n_layers == 2
 
 
 def test_a_class_named_in_a_config_is_an_unknown_key(state: dict[str, Any], tmp_path: Path) -> None:
@@ -363,30 +365,30 @@ def test_a_checkpoint_is_searched_only_in_its_run(which: str, tmp_path: Path) ->
 def test_an_index_can_only_name_files_beside_it(piece: object, gpt2: Path) -> None:
     (gpt2 / "model.safetensors").replace(gpt2.parent / "secret.safetensors")
     (gpt2 / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"wte.weight": piece}}))
-    with pytest.raises(GPT2FormatError, match=r"which is no \.safetensors file beside it"):
-        check_gpt2_folder(gpt2)
+    with pytest.raises(FormatError, match=r"which is no \.safetensors file beside it"):
+        check_folder(gpt2)
 
 
 @pytest.mark.parametrize("n_bytes", [2**63, 2**40, 10**8])
 def test_a_header_of_absurd_size_is_refused(n_bytes: int, gpt2: Path) -> None:
     (gpt2 / "model.safetensors").write_bytes(n_bytes.to_bytes(8, "little") + b"{}")
-    with pytest.raises(GPT2FormatError, match=r"model\.safetensors cannot be read"):
-        check_gpt2_folder(gpt2)
+    with pytest.raises(FormatError, match=r"model\.safetensors cannot be read"):
+        check_folder(gpt2)
 
 
 @pytest.mark.parametrize("change", [{"n_embd": 10**9}, {"n_layer": 10**9}, {"n_positions": 10**12}], ids=str)
 def test_a_gpt2_config_of_absurd_size_is_refused(change: dict[str, int], gpt2: Path) -> None:
     values = json.loads((gpt2 / "config.json").read_text())
     (gpt2 / "config.json").write_text(json.dumps(values | change))
-    with pytest.raises(GPT2FormatError, match=next(iter(change))):
-        check_gpt2_folder(gpt2)
+    with pytest.raises(FormatError, match=next(iter(change))):
+        check_folder(gpt2)
 
 
 def test_weights_larger_than_their_file_are_refused(gpt2: Path) -> None:
     (gpt2 / "model.safetensors").unlink()
     torch.save({"wte.weight": torch.zeros(1, 1).expand(2**24, 2**10)}, gpt2 / "pytorch_model.bin")
-    with pytest.raises(GPT2FormatError, match="the file does not hold that many values"):
-        load_gpt2(gpt2)
+    with pytest.raises(FormatError, match="the file does not hold that many values"):
+        load_pretrained(gpt2)
 
 
 def tokens_in(folder: Path) -> Path:
@@ -440,8 +442,8 @@ def test_damaged_json_is_reported_in_one_line(content: bytes, tmp_path: Path, gp
         check_same_text(tmp_path, "abc")
     if not content.startswith(b"{"):
         (gpt2 / "config.json").write_bytes(content)
-        with pytest.raises(GPT2FormatError, match=r"config\.json"):
-            check_gpt2_folder(gpt2)
+        with pytest.raises(FormatError, match=r"config\.json"):
+            check_folder(gpt2)
 
 
 def test_a_wheel_with_too_large_a_member_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

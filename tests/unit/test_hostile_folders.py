@@ -227,7 +227,7 @@ DIRECT_READERS = {
     "data.corpora.split_documents": "files of this preparation, in a folder that check_writable has passed",
     "data.corpora.staging": "files of this preparation, in a folder that check_writable has passed",
     "figures.curves": "parses CSV that the reader has opened",
-    "models.gpt2_format": "safetensors that the reader has found to be regular files",
+    "models.formats.folder": "safetensors that the reader has found to be regular files",
     "cli.config_files": "parses texts that the reader has read",
     "cli.config_page": "files of this checkout",
     "cli.compose": "a file of this package",

@@ -28,18 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 """The packages of folio, from the bottom up. A package may import itself and the packages of the layers below."""
 
-WITHOUT_LIGHTNING = {
-    "models",
-    "data",
-    "config",
-    "optim",
-    "objectives",
-    "runs",
-    "generation",
-    "figures",
-    "report",
-    "export",
-}
+WITHOUT_LIGHTNING = {package for layer in LAYERS[:6] for package in layer} - {"runtime", "distributed", "training"}
 """Packages that generation and evaluation need, and that therefore may not import Lightning, which takes seconds."""
 
 
@@ -138,7 +127,7 @@ def test_no_two_public_classes_share_a_name() -> None:
 
 def test_models_import_no_loop_config_or_tokenizer() -> None:
     importers = importers_of("lightning", "pytorch_lightning", "hydra", "omegaconf", "pydantic", "tiktoken", "yaml")
-    assert not importers.intersection((FOLIO / "models").glob("*.py"))
+    assert not importers.intersection((FOLIO / "models").rglob("*.py"))
 
 
 def test_only_entry_points_cli_and_two_modules_of_sweeps_import_hydra() -> None:
@@ -158,10 +147,10 @@ def test_only_training_and_its_processes_import_lightning() -> None:
     assert not {package_name(module_name(path)) for path in importers} & WITHOUT_LIGHTNING
 
 
-def test_nothing_imports_transformers_and_only_the_gpt2_format_imports_safetensors() -> None:
+def test_nothing_imports_transformers_and_only_the_formats_import_safetensors() -> None:
     assert not importers_of("transformers", "huggingface_hub", "tokenizers")
     models = FOLIO / "models"
-    assert importers_of("safetensors") == {models / "pretrained.py", models / "gpt2_format.py"}
+    assert importers_of("safetensors") == {models / "pretrained.py", models / "formats" / "folder.py"}
 
 
 def loaded_after(code: str, *packages: str) -> list[str]:

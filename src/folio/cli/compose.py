@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from folio.cli.arguments import check_words
 from folio.cli.config_files import install_reader, option_names, read_keys, relative
 from folio.cli.explain import explain_hydra_error, explain_validation_error
-from folio.cli.init_from import apply_init_from, explicit_model_keys
+from folio.cli.init_from import apply_init_from, explicit_keys
 from folio.cli.paths import expand_paths
 from folio.cli.plugins import complete_options, without_targets
 from folio.config.checks import check_config
@@ -81,7 +81,7 @@ def load_config(cfg: DictConfig, log: Callable[[str], None] = print) -> RunConfi
         raise ConfigError(f"repeat={config.repeat} is for the command line; remove it from the file that has it")
     if config.resume is None:  # otherwise load_resumed_config takes the run's own config
         if config.init_from is not None:
-            config = apply_init_from(config, explicit_model_keys(overrides, conf_dir()), log)
+            config = apply_init_from(config, explicit_keys(overrides, conf_dir()), log)
         check_config(config)
     return config
 

@@ -140,7 +140,7 @@ ADVICE = {
     "overfit_batches": LIMITED,
     "patience": "write callbacks.early_stopping.patience=...",
     "pin_memory": BATCHES,
-    "pretrained": "write init_from=<a folder of Hugging Face's GPT-2>",
+    "pretrained": "write init_from=<a folder with config.json and model.safetensors>",
     "profiler": "Folio has no profiler; leave it out",
     "report_to": LOGGERS,
     "rms_norm_eps": "the eps of norms is fixed; leave it out",

@@ -62,7 +62,7 @@ class RunConfig(SweepConfig):
     resume: Text | None
     """`latest` or a run folder: resume that run with its own config."""
     init_from: str | None
-    """Folder of Hugging Face's GPT-2, whose size and weights the run starts with. See `folio.cli.init_from`."""
+    """Folder of a GPT-2, Llama or Qwen3 for transformers, whose architecture and weights the run starts with."""
     paths: PathsConfig
 
     # The data

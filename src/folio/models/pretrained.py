@@ -1,36 +1,34 @@
-"""Load GPT-2's weights from Hugging Face's folders into Folio's GPT, and save them back.
+"""Load models of transformers' formats into Folio's GPT, and save them back: GPT-2, Llama, Qwen3.
 
-    model = load_gpt2("gpt2")     # a folder by GPT2LMHeadModel.save_pretrained, or the files of the hub
-    save_gpt2(model, "mine")      # GPT2LMHeadModel.from_pretrained loads it
+    model = load_pretrained("folder")     # written by save_pretrained of transformers, or downloaded from the hub
+    save_pretrained(model, "mine")        # AutoModelForCausalLM.from_pretrained("mine") loads it
 
-The logits are equal in both. `folio.models.gpt2_format` knows the names and shapes, and checks them.
+The logits are equal in both. `folio.models.formats` has the names and shapes, and checks them.
 """
 
 import json
 import os
 import re
 import shutil
-import uuid
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from folio.models.formats.choice import FormatPlan, choose_format
+from folio.models.formats.equivalents import EMBEDDING, POSITIONS
+from folio.models.formats.fields import FormatError
+from folio.models.formats.folder import read_config, read_weights
+from folio.models.formats.format import Format
 from folio.models.gpt import GPT
-from folio.models.gpt2_format import (
-    PREFIX,
-    GPT2FormatError,
-    check_export_folder,
-    gpt2_config_json,
-    gpt2_weights,
-    read_gpt2_config,
-    read_gpt2_weights,
-)
 from folio.models.transformer_config import TransformerConfig
+from folio.runtime.files import draft_folder
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
-def load_gpt2(
+def load_pretrained(
     folder: str | Path,
     *,
     context_length: int | None = None,
@@ -38,15 +36,15 @@ def load_gpt2(
     attention_dropout: float | None = None,
     feed_forward_dropout: float = 0.0,
 ) -> GPT:
-    """Load the GPT-2 in a folder, in float32 on the CPU and in training mode, like any new model.
+    """Load the model in a folder, in float32 on the CPU and in training mode, like any new model.
 
-    A context_length below the folder's n_positions keeps the first positions. Everything is checked before a weight
-    is used, and nothing in the files is executed.
+    Another context_length crops learned positions; encodings without an end can be made longer, too. Everything is
+    checked before a weight is used, and nothing in the files is executed.
 
-    Raises: GPT2FormatError naming the file, the tensor and the remedy.
+    Raises: FormatError naming the file, the tensor and the remedy.
     """
     folder = Path(folder)
-    stored = read_gpt2_config(folder)
+    format_, stored = read_config(folder)
     config = replace(
         stored,
         context_length=context_length or stored.context_length,
@@ -54,24 +52,42 @@ def load_gpt2(
         attention_dropout=attention_dropout,
         feed_forward_dropout=feed_forward_dropout,
     )
-    if config.context_length > stored.context_length:
-        raise GPT2FormatError(
-            f"context_length={context_length} is longer than the {stored.context_length} positions of {folder}; "
-            f"use at most {stored.context_length}"
+    if stored.max_positions is not None and config.context_length > stored.max_positions:
+        raise FormatError(
+            f"context_length={context_length} is longer than the {stored.max_positions} positions of {folder}; "
+            f"use at most {stored.max_positions}"
         )
-    tensors = read_gpt2_weights(folder, stored)
+    state = _read_state(folder, format_, stored)
+    if POSITIONS in state:
+        state[POSITIONS] = state[POSITIONS][: config.context_length].clone()
+    return _build_from(config, state)
+
+
+def _read_state(folder: Path, format_: Format, config: TransformerConfig) -> dict[str, Tensor]:
+    """Return Folio's parameters by name, in memory of their own."""
+    with torch.device("meta"):
+        shapes = {name: parameter.shape for name, parameter in GPT(config).named_parameters()}
+    tensors = read_weights(folder, format_, config)
+    state: dict[str, Tensor] = {}
+    filled: set[tuple[str, str]] = set()
     # Copied, since the tensors may still lie in the file; one at a time, so that memory holds a large model once.
-    state = {}
-    for weight in gpt2_weights(stored):
+    for weight in format_.weights(config):
         tensor = tensors.pop(weight.name)
         tensor = tensor.T if weight.transposed else tensor
-        tensor = tensor.to(torch.float32).clone(memory_format=torch.contiguous_format)
         if not tensor.isfinite().all():
-            raise GPT2FormatError(f"{folder}: {weight.name} holds NaN or infinite values; choose another folder")
-        state[weight.parameter] = tensor
-    positions = "positional_encoding.embedding.weight"
-    state[positions] = state[positions][: config.context_length].clone()
-    return _build_from(config, state)
+            raise FormatError(f"{folder}: {weight.name} holds NaN or infinite values; choose another folder")
+        if weight.parameter not in state:
+            state[weight.parameter] = torch.empty(shapes[weight.parameter])
+        parameter, place = state[weight.parameter], (weight.parameter, str(weight.rows))
+        if place not in filled:
+            parameter[weight.rows] = tensor.to(torch.float32)
+            filled.add(place)
+        elif not torch.equal(parameter[weight.rows], tensor.to(torch.float32)):
+            raise FormatError(
+                f"{folder}: {weight.name} differs from its twin, and Folio has this architecture only where they are "
+                "equal (a squared ReLU); choose another folder"
+            )
+    return state
 
 
 def _build_from(config: TransformerConfig, state: dict[str, Tensor]) -> GPT:
@@ -79,61 +95,72 @@ def _build_from(config: TransformerConfig, state: dict[str, Tensor]) -> GPT:
     with torch.device("meta"):
         model = GPT(config)
     if config.ties_weights:
-        state["output.weight"] = state["token_embedding.weight"]
+        state["output.weight"] = state[EMBEDDING]
     model.load_state_dict(state, assign=True)
     if config.ties_weights:
         model.output.weight = model.token_embedding.weight
     return model
 
 
-def save_gpt2(model: GPT, folder: str | Path, *, overwrite: bool = False) -> None:
-    """Write config.json and model.safetensors; biases that the model lacks become zeros, which is the same function.
+def save_pretrained(model: GPT, folder: str | Path, *, end_of_text: int | None = None, overwrite: bool = False) -> None:
+    """Write config.json and model.safetensors in the format that holds the model exactly.
+
+    end_of_text is the id that begins and ends a text, if the tokenizer has one.
 
     A new folder appears complete or not at all. With overwrite, an existing folder gets both files and keeps its other
     files; config.json is missing there until all is written.
 
-    Raises: GPT2FormatError if GPT-2's format cannot hold the model, or the folder is not empty; OSError.
+    Raises: FormatError if no format can hold the model, or the folder is not empty; OSError.
     """
     folder = Path(folder)
-    values = gpt2_config_json(model.config)
+    plan = choose_format(model.config)
     check_export_folder(folder, overwrite)
-    folder = folder.absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
-    draft.mkdir()
-    names = ("model.safetensors", "config.json")
-    try:
-        (draft / names[1]).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        _write_weights(model, draft / names[0])
-        shutil.copymode(draft / names[1], draft / names[0])  # safetensors makes its files readable only by their owner
-        for name in names:
-            _flush(draft / name)
-        if overwrite and folder.exists():
-            (folder / names[1]).unlink(missing_ok=True)
-            for name in names:
-                os.replace(draft / name, folder / name)
-        else:
-            draft.rename(folder)
-    finally:
-        if draft.exists():
-            for name in names:
-                (draft / name).unlink(missing_ok=True)
-            draft.rmdir()
+    with draft_folder(folder, last=CONFIG, overwrite=overwrite) as draft:
+        write_pretrained(model, plan, draft, end_of_text)
 
 
-def _write_weights(model: GPT, path: Path) -> None:
+def check_export_folder(folder: Path, overwrite: bool) -> None:
+    """Raises: FormatError if writing there would mix with, or replace, files that exist."""
+    if folder.exists() and not folder.is_dir():
+        raise FormatError(f"{folder} is a file; name a new folder")
+    if folder.is_dir() and not overwrite and any(folder.iterdir()):
+        raise FormatError(f"{folder} is not empty; name a new folder, or replace the model in it with --force")
+
+
+def write_pretrained(model: GPT, plan: FormatPlan, folder: Path, end_of_text: int | None) -> None:
+    """Write both files into a folder, according to the plan that `choose_format` made for this model.
+
+    Raises: OSError.
+    """
+    values = plan.format.write_config(plan.config, end_of_text)
+    (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    _write_weights(_tensors(model, plan), folder / WEIGHTS)
+    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors makes its files readable only by their owner
+
+
+def _tensors(model: GPT, plan: FormatPlan) -> dict[str, Tensor]:
+    """Return the tensors of the file by name."""
+    state = {name: parameter.detach().to("cpu", torch.float32) for name, parameter in model.named_parameters()}
+    config = model.config
+    if config.ties_weights and not plan.config.ties_weights:
+        state["output.weight"] = state[EMBEDDING]
+    for step in plan.steps:
+        state = step.weights(config, state)
+        config = step.config(config)
+    tensors = {}
+    for weight in plan.format.weights(plan.config):
+        parameter = state.get(weight.parameter)
+        tensor = torch.zeros(weight.shape) if parameter is None else parameter[weight.rows]
+        tensor = (tensor.T if weight.transposed else tensor).contiguous()
+        # Parts of fused parameters are cloned, because safetensors refuses tensors that share memory.
+        tensors[plan.format.full_name(weight.name)] = tensor if weight.rows == slice(None) else tensor.clone()
+    return tensors
+
+
+def _write_weights(tensors: dict[str, Tensor], path: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    parameters = dict(model.named_parameters())
-    tensors = {}
-    for weight in gpt2_weights(model.config):
-        parameter = parameters.get(weight.parameter)
-        tensor = torch.zeros(weight.shape) if parameter is None else parameter.detach().to("cpu", torch.float32)
-        if weight.transposed:
-            tensor = tensor.T
-        name = weight.name if weight.name == "lm_head.weight" else PREFIX + weight.name
-        tensors[name] = tensor.contiguous()
     try:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:  # which hides an OSError: "I/O error: File too large (os error 27)"
@@ -141,9 +168,3 @@ def _write_weights(model: GPT, path: Path) -> None:
         if found is None:
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
-
-
-def _flush(path: Path) -> None:
-    """Write the bytes to the disk, before the rename reaches it."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

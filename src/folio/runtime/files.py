@@ -50,7 +50,7 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(path)) from error  # not the name of the temporary file
         raise
-    _sync_folder(path.parent)
+    _sync(path.parent)
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
@@ -97,6 +97,38 @@ def remove_if_empty(*folders: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def draft_folder(folder: Path, last: str, *, overwrite: bool) -> Iterator[Path]:
+    """Yield a new folder for files that appear in `folder` together, or not at all after an error.
+
+    A folder that does not exist, or is empty, appears complete. With overwrite, the files replace those with their
+    names, and `last`, without which readers do not use the others, is missing there until all have been written.
+
+    Raises: OSError, also if the folder has files and overwrite is False.
+    """
+    folder = folder.absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}{UNFINISHED}")
+    draft.mkdir()
+    try:
+        yield draft
+        names = sorted((path.name for path in draft.iterdir()), key=lambda name: name == last)
+        for name in names:
+            _sync(draft / name)
+        if overwrite and folder.exists():
+            (folder / last).unlink(missing_ok=True)
+            for name in names:
+                os.replace(draft / name, folder / name)
+        else:
+            draft.rename(folder)
+    finally:
+        if draft.exists():
+            for path in draft.iterdir():
+                path.unlink()
+            draft.rmdir()
+    _sync(folder.parent)
+
+
 def check_output_folder(folder: Path, option: str, remedy: str = "use another folder") -> None:
     """Check that files can be written into a folder, before the work whose results they hold. Leaves nothing behind.
 
@@ -118,9 +150,9 @@ def check_output_folder(folder: Path, option: str, remedy: str = "use another fo
         raise FolioError(f"{option}={folder}: cannot write in {existing} ({reason}); {remedy}") from None
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Make a file, or the renames in a folder, survive a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -13,8 +13,9 @@ from folio.distributed.context import DistributedContext
 from folio.distributed.devices import reset_peak_memory
 from folio.distributed.launcher import StopRequested
 from folio.models import Model, build_model
-from folio.models.gpt2_format import GPT2FormatError, read_gpt2_config, read_gpt2_weights
-from folio.models.pretrained import load_gpt2
+from folio.models.formats.fields import FormatError
+from folio.models.formats.folder import read_config, read_weights
+from folio.models.pretrained import load_pretrained
 from folio.objectives.objective import build_objective
 from folio.runs.checkpoints import CheckpointMetadata, checkpoint_step
 from folio.runs.description import write_description
@@ -135,8 +136,8 @@ def check_initial_weights(config: RunConfig) -> None:
         return
     folder = Path(config.init_from)
     try:
-        read_gpt2_weights(folder, read_gpt2_config(folder))
-    except GPT2FormatError as error:
+        read_weights(folder, *read_config(folder))
+    except FormatError as error:
         raise ConfigError(f"init_from={folder}: {error}") from None
 
 
@@ -149,14 +150,14 @@ def build_initial_model(context: RunContext) -> Model:
     if init_from is None or context.resumed:
         return build_model(model_config)
     try:
-        model = load_gpt2(
+        model = load_pretrained(
             Path(init_from),
             context_length=model_config.context_length,
             dropout=model_config.dropout,
             attention_dropout=model_config.attention_dropout,
             feed_forward_dropout=model_config.feed_forward_dropout,
         )
-    except GPT2FormatError as error:
+    except FormatError as error:
         raise ConfigError(f"init_from={init_from}: {error}") from None
     assert model.config == model_config
     return model

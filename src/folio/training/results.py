@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch.callbacks import Timer
 
 from folio.distributed.devices import peak_memory_bytes
-from folio.models.gpt2_format import GPT2FormatError, gpt2_config_json
+from folio.models.formats.choice import NoFormatError, choose_format
 from folio.objectives.metrics import format_rows
 from folio.runs.description import read_overrides
 from folio.runs.folders import resume_command
@@ -80,8 +80,8 @@ def next_commands(metrics: dict[str, Any], parts: TrainingParts) -> list[tuple[s
         ("generate", command("scripts/generate.py", folder, option, prompt)),
         ("evaluate", command("scripts/evaluate.py", folder, *data_dir)),
     ]
-    with suppress(GPT2FormatError):  # the format holds GPT-2's architecture only
-        gpt2_config_json(context.model_config)
+    with suppress(NoFormatError):
+        choose_format(context.model_config)
         rows.append(("export", command("scripts/export.py", folder, "my_model")))
     change = f"training.max_steps={2 * context.config.training.max_steps}"
     if metrics["status"] == "stopped_early":
