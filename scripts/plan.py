@@ -119,9 +119,9 @@ def planned_config(overrides: list[str]) -> RunConfig:
         config = load_config(cfg)
     if config.resume is not None:
         raise ConfigError(f"resume={config.resume}: a plan is for a new run; leave it out")
-    known = config.tokenizer.load_code().known_vocab_size(config.tokenizer.name)
+    known = config.tokenizer.choice().known_vocab_size
     if known is not None:
-        return with_vocab_size(config, int(known))
+        return with_vocab_size(config, known)
     if config.model.vocab_size is None:
         name = config.tokenizer.name
         raise ConfigError(f"tokenizer={name}: its vocabulary depends on the text; add model.vocab_size, for example 65")

@@ -148,9 +148,14 @@ def test_only_training_and_its_processes_import_lightning() -> None:
 
 
 def test_nothing_imports_transformers_and_only_the_formats_import_safetensors() -> None:
-    assert not importers_of("transformers", "huggingface_hub", "tokenizers")
+    assert not importers_of("transformers", "huggingface_hub")
     models = FOLIO / "models"
     assert importers_of("safetensors") == {models / "pretrained.py", models / "formats" / "folder.py"}
+
+
+def test_only_learned_byte_pairs_and_tokenizer_json_import_the_library_tokenizers() -> None:
+    importers = {path for path in SOURCES if any(is_in(name, ["tokenizers"]) for name in imported_modules(path))}
+    assert importers == {FOLIO / "data" / "tokenizers" / "bpe.py", FOLIO / "export" / "tokenizer.py"}
 
 
 def loaded_after(code: str, *packages: str) -> list[str]:

@@ -18,7 +18,8 @@ from folio.data.corpora import text as module
 from folio.data.corpora.documents import DocumentFormat, parse_documents, read_blocks
 from folio.data.corpora.files import find_files
 from folio.data.corpora.signatures import UTF8_BOM, recognize
-from folio.data.corpora.text import check_text_file, cut_into_pieces, last_white_space, split_text
+from folio.data.corpora.text import check_text_file, cut_into_pieces, split_text
+from folio.data.tokenizers.base import last_white_space
 from folio.runtime.errors import FolioError
 
 

@@ -48,6 +48,15 @@ class WordTokenizerConfig(TokenizerConfig):
     """Maximum number of ids, including three for unknown words, joins and spaces; null: one for every word."""
 
 
+class BPETokenizerConfig(TokenizerConfig):
+    """Byte pairs learned from the training text."""
+
+    code: ClassVar[str] = "folio.data.tokenizers.bpe:BPETokenizer"
+    name: Literal["bpe"]
+    vocab_size: Annotated[int, Field(ge=257, le=2**20)]
+    """Number of ids: 256 bytes, the learned pairs and the end of text."""
+
+
 class TiktokenTokenizerConfig(TokenizerConfig):
     """OpenAI's byte-pair encodings."""
 
@@ -55,7 +64,15 @@ class TiktokenTokenizerConfig(TokenizerConfig):
     name: Literal["gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base"]
 
 
-Tokenizers = TiktokenTokenizerConfig | CharTokenizerConfig | ByteTokenizerConfig | WordTokenizerConfig
+# fmt: off
+Tokenizers = (
+    TiktokenTokenizerConfig
+    | CharTokenizerConfig
+    | ByteTokenizerConfig
+    | WordTokenizerConfig
+    | BPETokenizerConfig
+)
+# fmt: on
 """All tokenizers that can be chosen. A new one is added here."""
 
 TOKENIZERS: dict[str, type[TokenizerConfig]] = sections_by_name(Tokenizers)

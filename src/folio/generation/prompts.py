@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from folio.data.tokenizers.base import Tokenizer
-from folio.data.tokenizers.rank_files import ENCODINGS
-from folio.data.tokenizers.word import WORD
 from folio.models import TransformerConfig
 from folio.models.transformer_config import Family
 from folio.runtime.errors import FolioError
@@ -29,16 +27,15 @@ class MaskedText(NamedTuple):
 def encode_masked(text: str, tokenizer: Tokenizer) -> MaskedText:
     """Encode the text around each MASK.
 
-    A blank includes the spaces that its token includes. With tiktoken's encodings that is the space before it, as for
-    RoBERTa's mask (" be" is one token). With the word tokenizer it is the spaces on both sides, which have no token of
-    their own. With the others it is none.
+    A blank includes the spaces that belong to the token of a word. With byte pairs that is the space before it, as for
+    RoBERTa's mask (" be" is one token), and with the word tokenizer those on both sides.
     """
     shown = text.split(MASK)
     without_before = [*(piece.removesuffix(" ") for piece in shown[:-1]), shown[-1]]
     encoded = shown
-    if tokenizer.name in ENCODINGS:
+    if tokenizer.spaces_of_words == "before":
         shown = encoded = without_before
-    elif tokenizer.name == WORD:
+    elif tokenizer.spaces_of_words == "around":
         encoded = [without_before[0], *(piece.removeprefix(" ") for piece in without_before[1:])]
     ids = tokenizer.encode(encoded[0]).tolist()
     for piece in encoded[1:]:

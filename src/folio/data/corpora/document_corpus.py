@@ -189,9 +189,9 @@ def _most_frequent(units: Counter[str], n: int) -> Counter[str]:
     return Counter(dict(sorted(units.items(), key=lambda item: (-item[1], item[0]))[:n]))
 
 
-def with_separator(units: Counter[str]) -> Counter[str]:
-    """Return the units of documents and of the separator that stands after each, so that it can be encoded."""
-    return units + Counter({"\n": 1})
+def with_separator(units: Counter[str], kind: type[LearnedTokenizer]) -> Counter[str]:
+    """Return the units of documents and of the text that separates them, if any, so that it can be encoded."""
+    return units if kind.has_end_of_text else units + Counter({"\n": 1})
 
 
 def open_document_folder(folder: Path, choice: TokenizerChoice) -> tuple[Manifest, PreparedData]:
@@ -312,7 +312,7 @@ class _Preparation:
         if learned.is_file():
             return self.choice.load(read_state_file(learned))
         counts = self.corpus.count_units_with(workers, kind, self.log)
-        tokenizer = self.choice.build(self.assets_dir, with_separator(counts))
+        tokenizer = self.choice.build(self.assets_dir, with_separator(counts, kind))
         write_tokenizer(learned, tokenizer)
         return tokenizer
 

@@ -70,7 +70,7 @@ class CorpusMixture:
                     return tokenizer
             log(f"Learning the vocabulary of {len(self.parts)} corpora together")
             counts = self.count_units(kind, data_dir, log)
-            tokenizer = choice.build(data_dir / "assets", with_separator(counts))
+            tokenizer = choice.build(data_dir / "assets", with_separator(counts, kind))
             fields = {"learned_from": identities, "state": json.loads(state_to_json(tokenizer.state()))}
             write_atomically(file, json.dumps(fields).encode())
         return tokenizer

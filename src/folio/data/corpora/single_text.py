@@ -28,7 +28,7 @@ from folio.data.corpora.preparation import (
     write_tokenizer,
 )
 from folio.data.corpora.progress import Log, progress
-from folio.data.corpora.text import TextSplit, check_text_file, cut_into_pieces, last_white_space, split_text
+from folio.data.corpora.text import TextSplit, check_text_file, cut_into_pieces, split_text
 from folio.data.corpora.workers import encode_pieces
 from folio.data.prepared import PreparedData
 from folio.data.token_file import LARGEST_HASHED_BYTES, TokenFile, write_token_file
@@ -228,5 +228,5 @@ def _write(
 def _count_units(kind: type[LearnedTokenizer], splits: dict[str, TextSplit], log: Log) -> Counter[str]:
     learned = [split for name, split in splits.items() if name == "train" or kind.learns_from_validation]
     with progress("Learning", sum(split.n_bytes for split in learned), log) as advance:
-        pieces = chain.from_iterable(cut_into_pieces(split.read(advance), last_white_space) for split in learned)
+        pieces = chain.from_iterable(cut_into_pieces(split.read(advance), kind.last_cut_for_units) for split in learned)
         return Counter(chain.from_iterable(map(kind.find_units, pieces)))

@@ -126,10 +126,11 @@ def count_units(
     """Count the units of the blocks' documents. Those with a hash below `val_bound` are for validation."""
     units: Counter[str] = Counter()
     lowest_hash = 2**64
+    separator = "" if kind.has_end_of_text else SEPARATOR
     for block in blocks:
         for text, data in parse_documents(block, document_format):
             high, _ = hash_document(data)
             lowest_hash = min(lowest_hash, high)
             if high >= val_bound or kind.learns_from_validation:
-                units.update(kind.find_units(text + SEPARATOR))
+                units.update(kind.find_units(text + separator))
     return VocabularyCounts(units, lowest_hash)

@@ -2,7 +2,6 @@
 
 import codecs
 import hashlib
-import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ import numpy as np
 
 from folio.data.corpora.progress import Advance
 from folio.data.corpora.signatures import HEAD_BYTES, UTF8_BOM, recognize
-from folio.data.tokenizers.base import last_match_end
 from folio.runtime.errors import FolioError
 from folio.runtime.untrusted import open_regular
 
@@ -20,8 +18,6 @@ TRAIN_FRACTION = 0.9
 """Share of the characters that is for training."""
 
 CHUNK_BYTES = 1 << 20
-
-WHITE_SPACE = re.compile(r"(?=\s)")
 
 MAX_PIECE_CHARACTERS = 1 << 22
 """Length after which a text without a safe place to cut is cut anyway."""
@@ -172,8 +168,3 @@ def cut_into_pieces(chunks: Iterable[str], last_cut: Callable[[str], int]) -> It
         rest = text[cut:]
     if rest:
         yield rest
-
-
-def last_white_space(text: str) -> int:
-    """Return the position of the last white space, where no word is cut; a `last_cut` for counting units."""
-    return last_match_end(WHITE_SPACE, text)

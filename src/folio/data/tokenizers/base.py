@@ -8,11 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from folio.runtime.errors import FolioError
+
+WHITE_SPACE = re.compile(r"(?=\s)")
 
 FIRST_SEARCH_WINDOW = 1024
 """Number of characters at the end of a text that `last_match_end` searches first."""
@@ -42,6 +44,9 @@ class Tokenizer(ABC):
     """
 
     name: str
+
+    spaces_of_words: Literal["none", "before", "around"] = "none"
+    """Spaces that have no token of their own beside a word: none, the one before it (" be"), or those around it."""
 
     @classmethod
     def create(cls, name: str, assets_dir: Path) -> Self:
@@ -122,21 +127,31 @@ class LearnedTokenizer(Tokenizer):
 
     learns_from_validation: ClassVar[bool]
     """Whether the units of the validation split are counted too."""
+    has_end_of_text: ClassVar[bool] = False
+    """Whether there is an id between documents, so that no text between them is counted."""
 
     @staticmethod
     @abstractmethod
     def find_units(text: str) -> Iterable[str]:
-        """Return the units of a text. They are counted, and are the same if the text is cut before white space."""
+        """Return the units of a text, to be counted."""
+
+    @staticmethod
+    def last_cut_for_units(text: str) -> int:
+        """Return the last position at which `text` can be cut without changing its units, or 0."""
+        return last_white_space(text)
 
     @classmethod
     @abstractmethod
-    def from_counts(cls, counts: Counter[str], max_vocab_size: int | None) -> Self:
-        """Return the tokenizer of a text with these units."""
+    def from_counts(cls, counts: Counter[str], vocab_size: int | None) -> Self:
+        """Return the tokenizer of a text with these units; `vocab_size` is the size that was asked for.
+
+        Raises: FolioError if they cannot give such a vocabulary.
+        """
 
     @classmethod
-    def from_text(cls, text: str, max_vocab_size: int | None = None) -> Self:
+    def from_text(cls, text: str, vocab_size: int | None = None) -> Self:
         """Return the tokenizer of a text that is in memory."""
-        return cls.from_counts(Counter(cls.find_units(text)), max_vocab_size)
+        return cls.from_counts(Counter(cls.find_units(text)), vocab_size)
 
 
 class LosslessTokenizer(Tokenizer):
@@ -204,3 +219,8 @@ def last_match_end(pattern: re.Pattern[str], text: str) -> int:
         if end or first == 0:
             return end
         window *= 8
+
+
+def last_white_space(text: str) -> int:
+    """Return the position of the last white space, where no word is cut."""
+    return last_match_end(WHITE_SPACE, text)

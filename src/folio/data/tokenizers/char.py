@@ -44,7 +44,7 @@ class CharTokenizer(LosslessTokenizer, LearnedTokenizer):
         return set(text)  # how often each occurs makes no difference
 
     @classmethod
-    def from_counts(cls, counts: Counter[str], max_vocab_size: int | None) -> Self:
+    def from_counts(cls, counts: Counter[str], vocab_size: int | None) -> Self:
         return cls("".join(sorted(counts)))
 
     @property

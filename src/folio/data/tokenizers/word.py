@@ -18,8 +18,6 @@ from folio.data.tokenizers.base import LearnedTokenizer, UnknownTokens, check_id
 from folio.data.tokenizers.state import check_state
 from folio.runtime.errors import FolioError
 
-WORD = "word"
-
 UNKNOWN, JOIN, SPACE = range(3)
 SPECIAL_TEXTS = ("<unk>", "", " ")
 
@@ -49,7 +47,8 @@ class WordTokenizer(LearnedTokenizer):
         'not be, or <unk>'
     """
 
-    name = WORD
+    name = "word"
+    spaces_of_words = "around"
     learns_from_validation = False
 
     def __init__(self, units: Sequence[str]) -> None:
@@ -66,12 +65,12 @@ class WordTokenizer(LearnedTokenizer):
         return UNIT.findall(text)
 
     @classmethod
-    def from_counts(cls, counts: Counter[str], max_vocab_size: int | None) -> Self:
-        """The units in descending frequency. The limit includes the three special ids."""
+    def from_counts(cls, counts: Counter[str], vocab_size: int | None) -> Self:
+        """The units in descending frequency. `vocab_size` is a limit, and includes the three special ids."""
         counts = counts.copy()
         del counts[SPECIAL_TEXTS[SPACE]]
         units = sorted(counts, key=lambda unit: (-counts[unit], unit))
-        return cls(units if max_vocab_size is None else units[: max_vocab_size - len(SPECIAL_TEXTS)])
+        return cls(units if vocab_size is None else units[: vocab_size - len(SPECIAL_TEXTS)])
 
     @property
     def vocab_size(self) -> int:
