@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from folio.cli.corpus import check_data, reopen_data, with_data_path
+from folio.cli.options import Quantization
 from folio.cli.resume import check_same_text
 from folio.cli.scripts import run_script
 from folio.config.updates import with_context_length
@@ -29,12 +30,6 @@ class Split(StrEnum):
 
     TRAIN = "train"
     VAL = "val"
-
-
-class Quantization(StrEnum):
-    """The type of rounded weights."""
-
-    INT8 = "int8"
 
 
 def main(

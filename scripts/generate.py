@@ -8,12 +8,12 @@ if __name__ == "__main__":  # before the imports, which take a second
 import secrets
 import sys
 from collections.abc import Iterable, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import Annotated, NamedTuple
 
 import typer
 
+from folio.cli.options import Accelerator, Quantization
 from folio.cli.scripts import run_script
 from folio.config.run import RunConfig
 from folio.config.tokenizer import read_tokenizer_file
@@ -26,25 +26,11 @@ from folio.runtime.errors import FolioError
 from folio.runtime.streams import SafeStream, output_is_gone
 from folio.runtime.terminal import printable
 
-if TYPE_CHECKING:
-    from folio.models import Model
-
 BATCH_SIZE = 32
 """Number of texts that are generated together, so that any number of samples fits into memory."""
 
 MAX_NEW_TOKENS, MAX_SAMPLES = 10_000_000, 1_000_000
 """Limits, since memory for all of them is allocated before the first token is generated."""
-
-
-class Quantization(StrEnum):
-    INT8 = "int8"
-
-
-class Accelerator(StrEnum):
-    AUTO = "auto"
-    CPU = "cpu"
-    GPU = "gpu"
-    MPS = "mps"
 
 
 def main(
@@ -114,6 +100,7 @@ def main(
     with fast_imports():  # only now torch, whose import takes seconds
         from folio.distributed.devices import device_from_name
         from folio.generation.generate import generate
+        from folio.generation.weights import prepare_weights
         from folio.runs.checkpoints import load_checkpoint
 
     trained = load_checkpoint(path, device_from_name(device))
@@ -141,20 +128,6 @@ def main(
         )
         for sample, pieces in zip(batch, texts, strict=True):
             print_sample(sample.heading, pieces)
-
-
-def prepare_weights(model: "Model", quantize: Quantization | None) -> None:
-    """Round the weights, or only change their layout in memory. Raises: FolioError if they cannot be quantized."""
-    from folio.models.cpu_linear import store_column_major
-    from folio.models.quantization import quantize_int8
-
-    if quantize is None:
-        store_column_major(model)
-        return
-    try:
-        quantize_int8(model)
-    except ValueError as error:
-        raise FolioError(f"--quantize={quantize}: {error}") from None
 
 
 def print_sample(heading: str, pieces: Iterable[str]) -> None:

@@ -21,8 +21,8 @@ from folio.generation.generate import (
     generate,
     generate_text,
     generate_tokens,
-    until_stop,
 )
+from folio.generation.stop_strings import until_stop
 from folio.models import GPT, EncoderDecoder
 from folio.models.positional import POSITIONAL_ENCODINGS
 from folio.models.sampling import SamplingParams

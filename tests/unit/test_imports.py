@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("optim", "distributed", "generation", "runs"),
     ("objectives", "figures"),
     ("training", "report", "export"),
-    ("cli",),
+    ("cli", "serve"),
     ("sweeps",),
     ("api",),
 )
@@ -171,7 +171,7 @@ def import_statements(path: Path, *, top_level_only: bool) -> str:
     return "\n".join(f"import {module}" for module in sorted(modules))
 
 
-@pytest.mark.parametrize("script", ["generate", "evaluate", "export"])
+@pytest.mark.parametrize("script", ["generate", "evaluate", "export", "serve"])
 def test_scripts_that_use_a_trained_model_never_load_lightning(script: str) -> None:
     code = import_statements(ROOT / "scripts" / f"{script}.py", top_level_only=False)
     assert loaded_after(code, "torch", "lightning", "pytorch_lightning") == ["torch"]
@@ -205,7 +205,7 @@ def test_a_report_needs_no_torch_and_loads_matplotlib_only_to_draw() -> None:
 
 def test_arguments_are_checked_before_torch_is_loaded() -> None:
     """The top-level imports of an entry point are what it loads before it checks its arguments."""
-    scripts = ("generate", "evaluate", "export", "figures", "prepare_data", "report")
+    scripts = ("generate", "evaluate", "export", "figures", "prepare_data", "report", "serve")
     paths = [ROOT / "train.py", *(ROOT / "scripts" / f"{name}.py" for name in scripts)]
     code = "\n".join(import_statements(path, top_level_only=True) for path in paths)
     assert loaded_after(code, "folio.config.run", "torch", "lightning") == ["folio.config.run"]

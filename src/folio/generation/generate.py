@@ -8,6 +8,7 @@ import torch
 from folio.data.tokenizers.base import Tokenizer
 from folio.generation.filling import fill_masks
 from folio.generation.prompts import check_request
+from folio.generation.stop_strings import until_stop
 from folio.models import GPT, Encoder, EncoderDecoder, Model
 from folio.models.blocks import EncoderOutput
 from folio.models.decoding import DecodingBatch
@@ -151,31 +152,3 @@ def encode_prefixes(model: EncoderDecoder, prefixes: Sequence[Sequence[int]]) ->
     padded = torch.tensor([[*prefix, *[0] * (longest - len(prefix))] for prefix in prefixes], device=device)
     lengths = torch.tensor([len(prefix) for prefix in prefixes], device=device)
     return model.encode(padded, None if (lengths == longest).all() else lengths)
-
-
-def until_stop(pieces: Iterable[str], stop: Sequence[str]) -> Iterator[str]:
-    """Yield text until a stop string is complete; it may start in one piece and end in a later one.
-
-    The stop string that is complete first counts, so the result does not depend on how the text is cut into pieces.
-    """
-    held = ""
-    for piece in pieces:
-        held += piece
-        found = [(start + len(string), start) for string in stop if (start := held.find(string)) >= 0]
-        if found:
-            _, start = min(found)
-            if start:
-                yield held[:start]
-            return
-        n_safe = len(held) - _n_possible_stop(held, stop)
-        if n_safe:
-            yield held[:n_safe]
-        held = held[n_safe:]
-    if held:
-        yield held
-
-
-def _n_possible_stop(text: str, stop: Sequence[str]) -> int:
-    """Return how many characters at the end of `text` could be the start of a stop string."""
-    lengths = (n for string in stop for n in range(1, len(string)) if text.endswith(string[:n]))
-    return max(lengths, default=0)

@@ -1,0 +1,312 @@
+"""The routes of the server: OpenAI's API, and what `lm_eval` asks to tokenize remotely."""
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncGenerator, Collection, Coroutine, Iterator
+from contextlib import aclosing, suppress
+from typing import Any, TypeVar
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from folio.serve.chat import STOP, chat_prompt
+from folio.serve.errors import ApiError
+from folio.serve.generation import Piece, TextRequest, gather, text_steps
+from folio.serve.guard import Guard
+from folio.serve.index import index_page
+from folio.serve.limits import BODY_TIMEOUT_S, MAX_BODY_BYTES, MAX_CHOICES, PART_BYTES, SEND_TIMEOUT_S, Limits
+from folio.serve.models import ServedModel, ServedModels
+from folio.serve.requests import ChatBody, CompletionBody, DetokenizeBody, Prompt, TextBody, TokenizeBody
+from folio.serve.responses import Answer, ChatAnswer, CompletionAnswer
+from folio.serve.scheduler import Scheduler
+
+T = TypeVar("T")
+
+
+class Api:
+    """The handlers of the routes."""
+
+    def __init__(self, models: ServedModels, scheduler: Scheduler, limits: Limits) -> None:
+        self._models = models
+        self._scheduler = scheduler
+        self._limits = limits
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/", self.index),
+            Route("/health", self.health),
+            Route("/v1/models", self.list_models),
+            Route("/v1/models/{name:path}", self.show_model),
+            Route("/v1/completions", self.complete, methods=["POST"]),
+            Route("/v1/chat/completions", self.chat, methods=["POST"]),
+            Route("/tokenizer_info", self.tokenizer_info),
+            Route("/tokenize", self.tokenize, methods=["POST"]),
+            Route("/detokenize", self.detokenize, methods=["POST"]),
+        ]
+
+    async def index(self, request: Request) -> Response:
+        return index_page(self._models)
+
+    async def health(self, request: Request) -> Response:
+        is_alive = self._scheduler.is_alive()
+        state = {"status": "ok" if is_alive else "stopped", "requests": self._scheduler.n_jobs}
+        return JSONResponse(state, 200 if is_alive else 503)
+
+    async def list_models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [describe(model) for model in self._models]})
+
+    async def show_model(self, request: Request) -> Response:
+        return JSONResponse(describe(self._models.find(request.path_params["name"])))
+
+    async def complete(self, request: Request) -> Response:
+        body = CompletionBody.parse(await read_body(request))
+        served = self._models.find(body.model)
+        wanted = await self._request(
+            served,
+            body,
+            body.prompts(),
+            max_tokens=body.max_tokens,
+            stop=body.stops(),
+            n_logprobs=body.logprobs,
+            echo=body.echo,
+        )
+        return await self._answer(request, body, served, wanted, CompletionAnswer(served, wanted))
+
+    async def chat(self, request: Request) -> Response:
+        body = ChatBody.parse(await read_body(request))
+        served = self._models.find(body.model)
+        max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+        wanted = await self._request(
+            served,
+            body,
+            [chat_prompt(body.messages)],
+            max_tokens=max_tokens,
+            stop=[*body.stops(), STOP],
+            n_logprobs=body.top_logprobs if body.logprobs else None,
+        )
+        return await self._answer(request, body, served, wanted, ChatAnswer(served, wanted))
+
+    async def tokenizer_info(self, request: Request) -> Response:
+        served = self._models.find(request.query_params.get("model"))
+        return JSONResponse({"tokenizer_class": served.tokenizer.name, "vocab_size": served.tokenizer.vocab_size})
+
+    async def tokenize(self, request: Request) -> Response:
+        body = TokenizeBody.parse(await read_body(request))
+        served = self._models.find(body.model)
+        tokens = (await asyncio.to_thread(served.encode_all, [body.prompt]))[0] if body.prompt else []
+        return JSONResponse({"tokens": tokens, "count": len(tokens), "max_model_len": served.context_length})
+
+    async def detokenize(self, request: Request) -> Response:
+        body = DetokenizeBody.parse(await read_body(request))
+        served = self._models.find(body.model)
+        (tokens,) = served.encode_all([body.tokens])
+        return JSONResponse({"prompt": served.tokenizer.decode(tokens)})
+
+    async def _request(
+        self,
+        served: ServedModel,
+        body: TextBody,
+        prompts: list[Prompt],
+        *,
+        max_tokens: int,
+        stop: list[str],
+        n_logprobs: int | None,
+        echo: bool = False,
+    ) -> TextRequest:
+        """Check a request against the limits and the vocabulary. Raises: ApiError."""
+        if max_tokens > self._limits.max_tokens:
+            raise ApiError(
+                f"max_tokens={max_tokens} must be at most {self._limits.max_tokens}; ask for fewer, or start the "
+                "server with a larger --max-tokens",
+                param="max_tokens",
+            )
+        if len(prompts) * body.n > MAX_CHOICES:
+            raise ApiError(f"{len(prompts)} prompts with n={body.n} are more than {MAX_CHOICES} texts", param="n")
+        return TextRequest(
+            prompts=await asyncio.to_thread(served.encode_all, prompts),
+            n=body.n,
+            max_tokens=max_tokens,
+            sampling=body.sampling(),
+            seed=secrets.randbelow(2**31) if body.seed is None else body.seed,
+            stop=stop,
+            n_logprobs=n_logprobs,
+            echo=echo,
+            ignore_eos=body.ignore_eos,
+        )
+
+    async def _answer(
+        self, request: Request, body: TextBody, served: ServedModel, wanted: TextRequest, answer: Answer
+    ) -> Response:
+        steps = text_steps(served.model, served.tokenizer, wanted)
+        if body.stream:
+            return EventStream(self._events(steps, answer, with_usage=body.stream_options.include_usage))
+        pieces = await while_connected(request.receive, self._gather(steps))
+        return WholeAnswer(answer.whole(pieces))
+
+    async def _gather(self, steps: Iterator[Piece | None]) -> list[Piece]:
+        (pieces,) = [result async for result in self._scheduler.run(gather(steps))]
+        return pieces
+
+    async def _events(self, steps: Iterator[Piece | None], answer: Answer, *, with_usage: bool) -> AsyncGenerator[str]:
+        pieces = []
+        try:
+            async with aclosing(self._scheduler.run(steps)) as results:
+                async for piece in results:
+                    pieces.append(Piece(piece.index, "", n_new=piece.n_new))
+                    for event in answer.events(piece):
+                        yield json.dumps(event)
+            if with_usage:
+                yield json.dumps(answer.usage_event(pieces))
+        except Exception as error:  # the status was sent with the first event
+            yield json.dumps((error if isinstance(error, ApiError) else in_the_server()).body)
+            if not isinstance(error, ApiError):
+                raise
+        yield "[DONE]"
+
+
+class WholeAnswer(JSONResponse):
+    """An answer of any size, sent no faster than it is read."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        with suppress(TimeoutError):
+            await send_in_parts(send, self.body)
+            await send({"type": "http.response.body"})
+
+
+class EventStream(Response):
+    """Server-sent events. Nothing more is computed once the client has left, or does not read."""
+
+    def __init__(self, events: AsyncGenerator[str]) -> None:
+        super().__init__(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+        del self.headers["content-length"]
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(ClientDisconnect, TimeoutError):
+            await while_connected(receive, self._send_all(send))
+
+    async def _send_all(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async with aclosing(self._events) as events:
+            async for event in events:
+                await send_in_parts(send, f"data: {event}\n\n".encode())
+        await send({"type": "http.response.body"})
+
+
+async def send_in_parts(send: Send, content: bytes | memoryview) -> None:
+    """Send a part of a response, so that little of it waits in memory for a client that does not read.
+
+    Raises: TimeoutError if the client reads nothing for SEND_TIMEOUT_S.
+    """
+    for start in range(0, len(content), PART_BYTES):
+        body = bytes(content[start : start + PART_BYTES])
+        async with asyncio.timeout(SEND_TIMEOUT_S):
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of `work`; cancel it if the client leaves before. Raises: ClientDisconnect."""
+    tasks = asyncio.ensure_future(work), asyncio.ensure_future(_disconnection(receive))
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0].done():
+            return tasks[0].result()
+        raise ClientDisconnect
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _disconnection(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def read_body(request: Request) -> bytes:
+    """Return the body of a request. Raises: ApiError if it is no JSON, too large or too slow."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":  # which a web page cannot send to another origin without asking
+        raise ApiError(f"Content-Type: {kind} must be application/json", status=415)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise ApiError(f"the body has more than {MAX_BODY_BYTES:,} bytes; send less at once", status=413)
+    except TimeoutError:
+        raise ApiError(f"the body did not arrive within {BODY_TIMEOUT_S} seconds", status=408) from None
+    return bytes(body)
+
+
+def describe(served: ServedModel) -> dict[str, Any]:
+    """Return a model as /v1/models shows it: OpenAI's fields, and what is particular to Folio."""
+    return {
+        "id": served.id,
+        "object": "model",
+        "created": served.created,
+        "owned_by": "folio",
+        "context_length": served.context_length,
+        "n_parameters": served.model.n_parameters,
+        "tokenizer": served.tokenizer.name,
+        "step": served.step,
+    }
+
+
+def build_app(
+    models: ServedModels,
+    scheduler: Scheduler,
+    limits: Limits,
+    *,
+    hosts: Collection[str] = (),
+    origins: Collection[str] = (),
+) -> Starlette:
+    """Return the server's application: names in `hosts` and web pages of `origins` may be used, see `guard`."""
+    middleware = [Middleware(Guard, hosts=hosts, origins=origins)]
+    if origins:
+        middleware.append(
+            Middleware(CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["*"])
+        )
+    return Starlette(
+        routes=Api(models, scheduler, limits).routes(),
+        middleware=middleware,
+        exception_handlers={
+            ApiError: answer_error,
+            HTTPException: answer_http_error,
+            ClientDisconnect: answer_nobody,
+            Exception: answer_bug,
+        },
+    )
+
+
+async def answer_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return JSONResponse(error.body, error.status, headers=error.headers)
+
+
+async def answer_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    return JSONResponse(ApiError(message, status=error.status_code).body, error.status_code, headers=error.headers)
+
+
+async def answer_nobody(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # nginx's code for it; the client has gone
+
+
+async def answer_bug(request: Request, error: Exception) -> Response:
+    """Starlette raises the error again, so that the server prints its traceback."""
+    return JSONResponse(in_the_server().body, 500)
+
+
+def in_the_server() -> ApiError:
+    return ApiError("an error in the server; its terminal shows it", status=500)
