@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 
 from folio.cli.compose import validate
 from folio.cli.other_names import KEYS
+from folio.config.debug import DebugConfig
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
 
@@ -222,9 +223,10 @@ def composed(compose: Callable[..., RunConfig]) -> dict[str, dict[str, Any]]:
     """Return the plain values of a config for each override in FIELDS."""
     search = compose("hparams_search=optuna").hparams_search
     assert search is not None
+    # A search belongs to the command, and the plain values of a run do not contain it; few runs have a debugging mode.
+    optional = {"hparams_search": search.model_dump(), "debug": DebugConfig(name="limit").model_dump()}
     return {
-        # A search belongs to the command, and the plain values of a run do not contain it.
-        group: compose(*([group] if group else [])).model_dump() | {"hparams_search": search.model_dump()}
+        group: compose(*([group] if group else [])).model_dump() | optional
         for group in sorted({group for group, _, _ in FIELDS.values()})
     }
 

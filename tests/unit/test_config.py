@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from folio.cli.debug import fit_schedule
 from folio.config.checks import check_config, check_split_lengths
 from folio.config.objective import PrefixLMConfig
 from folio.config.run import RunConfig
@@ -153,6 +154,7 @@ def test_every_shipped_file_is_an_option_or_train_yaml() -> None:
 def test_every_shipped_option_composes_passes_the_checks_and_builds(option: Path | None, compose: Compose) -> None:
     typed = [] if option is None else ["=".join(option.parts), *ALSO_NEEDED.get(option, [])]
     config = compose(*typed)
+    config = fit_schedule(config, is_typed=False, log=print)
     check_config(config)
     tokenizer_vocab_size = config.tokenizer.load_code().known_vocab_size(config.tokenizer.name) or 65
     config = with_vocab_size(config, tokenizer_vocab_size)

@@ -76,7 +76,7 @@ def order_arguments(arguments: Sequence[str], conf: Path, script: str = "train.p
         else:
             raise ConfigError(_explain_unknown_option(word, waiting))
     _check_options({option.partition("=")[0] for option in options}, words, script)
-    words = [word for word in words if word not in ("experiment=null", "hparams_search=null")]
+    words = [word for word in words if word not in ("experiment=null", "hparams_search=null", "debug=null")]
     check_words(words, conf)
     _check_groups_once(words, conf)
     # sweep.json records -m in front of the words. The others stay behind them: --info would take a word for its value.

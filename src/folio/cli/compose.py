@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from folio.cli.arguments import check_words
 from folio.cli.config_files import install_reader, option_names, read_keys, relative
+from folio.cli.debug import fit_schedule
 from folio.cli.explain import explain_hydra_error, explain_validation_error
 from folio.cli.init_from import apply_init_from, explicit_keys
 from folio.cli.paths import expand_paths
@@ -82,6 +83,7 @@ def load_config(cfg: DictConfig, log: Callable[[str], None] = print) -> RunConfi
     if config.resume is None:  # otherwise load_resumed_config takes the run's own config
         if config.init_from is not None:
             config = apply_init_from(config, explicit_keys(overrides, conf_dir()), log)
+        config = fit_schedule(config, any(word.startswith("schedule") for word in overrides), log)
         check_config(config)
     return config
 

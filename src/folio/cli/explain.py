@@ -14,6 +14,7 @@ from folio.cli.config_files import last_read, read_keys, relative
 from folio.cli.other_names import ADVICE, KEYS, OPTIONS
 from folio.config.run import RunConfig
 from folio.config.section import dotted_keys
+from folio.runtime.commands import CHECKOUT
 from folio.runtime.terminal import did_you_mean
 
 LONGEST_SHOWN = 200
@@ -72,7 +73,8 @@ def explain_python_error(error: AttributeError | ValueError, arguments: Sequence
     """Return one line for a Python error with which Hydra rejects an argument; None if the error is a bug."""
     text = str(error)
     if "Config group override" in text:  # model=null
-        words = [word for word in arguments if word.partition("=")[2] == "null" or "={" in word]
+        words = [word for word in arguments if re.search(r"=(null|true|false|[\d.]+|\{.*)$", word, re.IGNORECASE)]
+        words = [word for word in words if (CHECKOUT / "conf" / word.partition("=")[0]).is_dir()]
         return f"{' '.join(words) or text}: a group takes the name of an option; write group=option, as in model=nano"
     if "integer string conversion" in text:
         argument = next((argument for argument in arguments if re.search(r"\d{4301}", argument)), None)
@@ -152,6 +154,8 @@ def _explain_unknown_key(key: str) -> str:
         return f"{key}={{...}} cannot replace the section {key}; set its keys one by one, as in {key}.<key>=<value>"
     if key in dotted_keys(RunConfig):
         group = key.partition(".")[0]
+        if group == "debug":
+            return f"{key} belongs to a debugging mode; choose one as well, as in debug=limit"
         return f"{key} is a key of another {group}, not of the chosen one; leave it out or choose that {group}"
     return f"{key} is not a key of the config; {explain_name(key) or '`python train.py --cfg job` prints all keys'}"
 

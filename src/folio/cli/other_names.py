@@ -106,7 +106,7 @@ LOGGERS = "the loggers are the files of conf/logger, tensorboard, csv and none; 
 CHECKPOINTS = "best.ckpt and last.ckpt are always kept; callbacks.checkpoint.keep_every_steps=... keeps others"
 BATCHES = "batches are read from memory, without workers; leave it out"
 WHOLE_SPLIT = "Folio validates on the whole split; leave it out"
-LIMITED = "write training.max_steps=..., or trainer=debug for ten steps"
+LIMITED = "write debug=fast for one step of everything, or debug=limit for ten"
 
 ADVICE = {
     "backend": "Folio chooses nccl or gloo by trainer.accelerator; leave it out",
@@ -185,6 +185,13 @@ OPTIONS = {
     },
     "data": {"shakespeare": "tiny_shakespeare", "shakespeare_char": "tiny_shakespeare", "hf": "huggingface"},
     "objective": {"clm": "causal_lm", "mlm": "masked_lm", "lm": "causal_lm"},
+    "debug": {
+        "default": "limit",
+        "fdr": "fast",
+        "fast_dev_run": "fast",
+        "overfit_batches": "overfit",
+        "profiler": "profile",
+    },
     "logger": {"tb": "tensorboard", "null": "none"},
 }
 """Options that other projects call otherwise, by group."""

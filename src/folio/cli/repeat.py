@@ -83,6 +83,7 @@ def _remove(values: dict[str, Any], keys: dict[str, Any]) -> None:
 def _store(values: dict[str, Any], conf: Path) -> None:
     """Put the values into Hydra's store, after the options of their groups, so that no key of another one is left."""
     options = {group: section.get("name") for group, section in values.items() if isinstance(section, dict)}
+    options.pop("debug", None)  # composed after the run, whose values are those of its mode
     chosen: list[dict[str, Any]] = [
         {f"override /{group}": name} for group, name in options.items() if (conf / group / f"{name}.yaml").is_file()
     ]

@@ -37,6 +37,7 @@ NEW_KEYS: dict[str, Any] = {
     "positional_encoding.width": None,
     "callbacks.checkpoint.keep_every_epochs": None,
     "data.text_suffixes": [],
+    "trainer.profiler": None,
 }
 """Keys added since checkpoint format 2, with the values that reproduce what Folio did before it had them."""
 

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from folio.config.callbacks import CallbacksConfig
 from folio.config.data import DataSources
+from folio.config.debug import DebugConfig
 from folio.config.hparams_search import SearchConfig
 from folio.config.logger import Loggers
 from folio.config.model import ModelConfig, PositionalEncodingConfig
@@ -84,6 +85,7 @@ class RunConfig(SweepConfig):
     logger: Loggers
     """Loggers by the names of their files in conf/logger, each with the arguments of its class."""
     callbacks: CallbacksConfig
+    debug: DebugConfig | None = None
 
     @property
     def run_name(self) -> str:

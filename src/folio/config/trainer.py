@@ -30,6 +30,9 @@ class TrainerConfig(Section):
     the run. A run records the number and keeps it when it is resumed, because sums are rounded in its order."""
     detect_anomaly: bool
     """Whether to stop when a gradient becomes NaN and name the operation; slow."""
+    profiler: Literal["simple", "advanced", "pytorch"] | None = None
+    """Lightning's profiler, which writes to the folder profile/ of the run: the time of each hook (simple), of each
+    Python function in it (advanced), or of each operation on CPU and GPU in three batches, with a trace (pytorch)."""
 
     @property
     def n_processes(self) -> int:

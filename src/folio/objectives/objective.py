@@ -89,9 +89,9 @@ class Objective(ABC):
         """Return where each of the n corpora of a mixture begins in the training split, and its end: (n + 1,) int64."""
         return np.cumsum([0, *(part.train.info.n_tokens for part in self.data.parts)])
 
-    def training_loader(self, first_step: int) -> DataLoader[Batch]:
-        """Return this process's micro-batches, from an optimizer step on."""
-        dataset, training = self.training_dataset(), self.config.training
+    def training_loader(self, first_step: int, n_steps: int | None = None) -> DataLoader[Batch]:
+        """Return this process's micro-batches, from an optimizer step on; `n_steps` counts from step 0."""
+        dataset, training, debug = self.training_dataset(), self.config.training, self.config.debug
         batches = TrainingBatches(
             window_order=self.config.data.window_order,
             n_indices=len(dataset),
@@ -99,23 +99,35 @@ class Objective(ABC):
             batch_size=training.batch_size,
             micro_batch_size=self.config.micro_batch_size,
             first_step=first_step,
-            n_steps=training.max_steps,
+            n_steps=training.max_steps if n_steps is None else n_steps,
+            one_batch=debug is not None and debug.one_batch,
             mixture=self._mixture(dataset),
             rank=self.distributed.rank,
             world_size=self.distributed.world_size,
         )
         return token_loader(dataset, batches)
 
-    def validation(self, split: TokenSplit) -> Validation:
-        """Return how one of the two splits is evaluated. Each process gets its share of the batches."""
+    def training_validation(self) -> Validation:
+        """Return the validations of a run: of the whole validation split, or of what its debugging mode leaves."""
+        debug = self.config.debug
+        if debug is not None and debug.one_batch:
+            part = ValidationPart("", self.bits_per_byte_info(self.data.train), self.training_loader(0, n_steps=1))
+            return Validation(part.info, (part,))
+        return self.validation(self.data.val, None if debug is None else debug.val_batches)
+
+    def validation(self, split: TokenSplit, n_batches: int | None = None) -> Validation:
+        """Return how one of the two splits is evaluated. Each process gets its share of the batches.
+
+        `n_batches` limits those of each corpus.
+        """
         corpora = self._corpora(split)
         datasets = [self.validation_dataset(corpus) for _, corpus in corpora]
         parts = []
         for (name, corpus), dataset in zip(corpora, datasets, strict=True):
             shuffled = self.shuffled_prefix_dataset(corpus)
-            shuffled_loader = None if shuffled is None else self._validation_loader(shuffled)
+            shuffled_loader = None if shuffled is None else self._validation_loader(shuffled, n_batches)
             info = self.bits_per_byte_info(corpus)
-            parts.append(ValidationPart(name, info, self._validation_loader(dataset), shuffled_loader))
+            parts.append(ValidationPart(name, info, self._validation_loader(dataset, n_batches), shuffled_loader))
         return Validation(self.bits_per_byte_info(split), tuple(parts), self.baseline(datasets))
 
     def _mixture(self, dataset: TrainingDataset) -> Mixture | None:
@@ -124,9 +136,9 @@ class Objective(ABC):
         shares, (firsts, counts) = tuple(part.share for part in self.data.parts), self.corpus_ranges(dataset)
         return Mixture(shares, tuple(counts.tolist()), tuple(firsts.tolist()))
 
-    def _validation_loader(self, dataset: BatchDataset) -> DataLoader[Batch]:
+    def _validation_loader(self, dataset: BatchDataset, n_batches: int | None) -> DataLoader[Batch]:
         rank, world_size = self.distributed.rank, self.distributed.world_size
-        return validation_loader(dataset, self.config.micro_batch_size, rank, world_size)
+        return validation_loader(dataset, self.config.micro_batch_size, rank, world_size, n_batches)
 
     def _corpora(self, split: TokenSplit) -> list[tuple[str, TokenSplit]]:
         """Return the name and the same split of each corpus of a mixture; an only corpus has no name."""

@@ -186,6 +186,8 @@ def _read_run(folder: Path, name: str, job: SweepJob | None, warn: Warn) -> Repo
         return None
     status = _status_without_metrics(config, job) if metrics is None else metrics.get("status", "unknown")
     metrics = metrics or {}
+    if debug := metrics.get("debug"):  # it counts in no mean
+        status = f"debug={debug}"
     sample, step = _last_sample(folder / "samples.md")
     return ReportedRun(
         folder=folder,

@@ -71,7 +71,7 @@ class TrainingParts:
                 rewind(folder, self.resumed_at)
             self.loggers = build_loggers(config, context.plugin_targets, folder, self.resumed_at)
         objective = build_objective(config, data, distributed)
-        validation = objective.validation(data.val)
+        validation = objective.training_validation()
         self.datamodule = TokenDataModule(objective, validation)
         L.seed_everything(config.seed, verbose=False)
         self.module = LanguageModel(

@@ -18,6 +18,7 @@ from folio.runtime.untrusted import shown
 from folio.training.assembly import TrainingParts
 from folio.training.callbacks.throughput import format_duration
 from folio.training.context import RunContext
+from folio.training.profiling import PROFILE_FOLDER
 
 
 def final_metrics(status: str, step: int, parts: TrainingParts) -> dict[str, Any]:
@@ -25,6 +26,7 @@ def final_metrics(status: str, step: int, parts: TrainingParts) -> dict[str, Any
     context, metrics, throughput, best = parts.context, parts.metrics, parts.throughput, parts.checkpoints.best_step
     return {
         "status": status,
+        "debug": None if context.config.debug is None else context.config.debug.name,
         "stop_reason": stop_reason(parts)[1] if status == "stopped_early" else None,
         **{f"val/{name}": value for name, value in metrics.val.items()},
         "val/step": metrics.val_step,
@@ -49,9 +51,11 @@ def final_metrics(status: str, step: int, parts: TrainingParts) -> dict[str, Any
 
 def print_results(metrics: dict[str, Any], parts: TrainingParts) -> None:
     """Print what a finished run reached, its last sample, and the commands to continue with."""
-    samples = parts.samples
+    context, samples = parts.context, parts.samples
     if metrics["status"] == "stopped_early":
         log.info(f"stopped early at step {metrics['step']}: {metrics['stop_reason']}")
+    if context.config.debug is not None:
+        log.info(f"debug={context.config.debug.describe()}")
     best = f"{metrics['best/val/loss_nats']:.4f} nats at step {metrics['best/step']}"
     rows = [
         *format_rows(metrics, "val/"),
@@ -75,6 +79,8 @@ def next_commands(metrics: dict[str, Any], parts: TrainingParts) -> list[tuple[s
     rows = [("run folder", folder)]
     if (context.folder / "tensorboard").is_dir():
         rows.append(("curves", tensorboard_command(Path(context.config.paths.output_dir))))
+    if context.config.trainer.profiler is not None:
+        rows.append(("profile", quote_for_shell(typed_path(context.folder / PROFILE_FOLDER))))
     rows += [
         ("figures", command("scripts/figures.py", folder)),
         ("generate", command("scripts/generate.py", folder, option, prompt)),
@@ -96,6 +102,9 @@ def next_commands(metrics: dict[str, Any], parts: TrainingParts) -> list[tuple[s
 def _suggestion(metrics: dict[str, Any], context: RunContext) -> list[tuple[str, str]]:
     """Return one experiment that the results suggest: against overfitting, or for knowing how much is chance."""
     words = read_overrides(context.folder)
+    if metrics["debug"] is not None:
+        kept = [word for word in words if not word.startswith(("debug", "resume="))]
+        return [("try next", f"{command('train.py', *map(quote_for_shell, kept))}   # the run without debug=...")]
     if any(word.startswith("repeat=") for word in words):
         return []  # it keeps the config of another run
     dropout = context.config.model.dropout + 0.1

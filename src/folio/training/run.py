@@ -28,6 +28,7 @@ from folio.training.context import RunContext
 from folio.training.divergence import Diverged
 from folio.training.loggers.base import logged_run
 from folio.training.memory_errors import explain_out_of_memory
+from folio.training.profiling import build_profiler
 from folio.training.results import final_metrics, print_results
 from folio.training.trainer import build_trainer
 
@@ -148,8 +149,9 @@ def train(
 def fit(parts: TrainingParts) -> float | None:
     """Train to the end, or until a pruner or a signal ends the run. Raises: FolioError with the resume command."""
     context = parts.context
+    profiler = build_profiler(context.config, context.folder, parts.distributed, parts.resumed_at or 0)
     trainer = build_trainer(
-        context.config, context.device, parts.loggers, parts.callbacks(), context.folder, parts.distributed
+        context.config, context.device, parts.loggers, parts.callbacks(), context.folder, parts.distributed, profiler
     )
     try:
         with parts.stop_on_signal, explain_out_of_memory(context.config, context.device):
@@ -174,6 +176,9 @@ def fit(parts: TrainingParts) -> float | None:
         if problem is None:
             raise
         raise _with_resume_hint(f"{problem}; fix this", parts) from error
+    finally:
+        if profiler is not None:
+            profiler.describe()
     ended_early = trainer.global_step < context.config.training.max_steps
     metrics = _write_metrics(trainer, parts, "stopped_early" if ended_early else "finished")
     if parts.distributed.is_global_zero:

@@ -56,6 +56,8 @@ class RunSummary:
     objective: str
     optimizer: str
     seed: int
+    debug: str | None
+    """The debugging mode, and how it differs."""
 
     def table(self) -> Table:
         """Return the table to print."""
@@ -77,6 +79,8 @@ class RunSummary:
             "batch": self._batch(),
             "seed": str(self.seed),
         }
+        if self.debug is not None:
+            shown["debug"] = self.debug
         for name, value in shown.items():
             table.add_row(name, Text(printable(value)))  # as Text, because a path may look like markup
         return table
@@ -138,6 +142,7 @@ def summarize_run(
         objective=config.objective.name,
         optimizer=describe_optimizer(config),
         seed=config.seed,
+        debug=None if config.debug is None else config.debug.describe(),
     )
 
 

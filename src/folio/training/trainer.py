@@ -17,6 +17,7 @@ from folio.distributed.devices import Device
 from folio.distributed.strategies import build_strategy, cluster_environment
 from folio.runs.checkpoints import read_checkpoint, save_checkpoint
 from folio.training.loggers.base import RunLogger
+from folio.training.profiling import RunProfiler
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -39,6 +40,7 @@ def build_trainer(
     callbacks: Sequence[Callback],
     folder: Path,
     distributed: DistributedContext = SINGLE_PROCESS,
+    profiler: RunProfiler | None = None,
 ) -> L.Trainer:
     """Return Lightning's Trainer, with everything disabled that Folio's callbacks do."""
     training, accumulation = config.training, config.accumulate_grad_batches
@@ -51,6 +53,7 @@ def build_trainer(
         precision=device.precision,  # type: ignore[arg-type]
         deterministic=config.deterministic,
         benchmark=False,
+        profiler=profiler,
         detect_anomaly=config.trainer.detect_anomaly,
         max_steps=training.max_steps,
         max_epochs=-1,
@@ -86,5 +89,7 @@ def _silence_advice() -> None:
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
     # Making a batch is a single gather, cheaper than sending it from a worker process.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # The profiler writes the events of each cycle at its end.
+    warnings.filterwarnings("ignore", message=".*Profiler clears events at the end of each cycle.*")
     # Batches depend only on the step, so a resumed run continues exactly.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")

@@ -1,6 +1,7 @@
 """Loaders over the datasets of `windows`, `masking` and `prefixes`. Imports no lightning."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -15,9 +16,16 @@ class MakesBatches(Protocol):
     def batch(self, draw: Any, /) -> Batch: ...
 
 
-def validation_loader(dataset: BatchDataset, batch_size: int, rank: int = 0, world_size: int = 1) -> DataLoader[Batch]:
-    """Return a loader of the whole dataset in order, every sequence once. Several processes share the batches."""
-    batches = BatchSampler(SequentialSampler(dataset), batch_size, drop_last=False)
+def validation_loader(
+    dataset: BatchDataset, batch_size: int, rank: int = 0, world_size: int = 1, n_batches: int | None = None
+) -> DataLoader[Batch]:
+    """Return a loader of the whole dataset in order, every sequence once, or of its first `n_batches`.
+
+    Several processes share the batches.
+    """
+    batches: Collection[list[int]] = BatchSampler(SequentialSampler(dataset), batch_size, drop_last=False)
+    if n_batches is not None:
+        batches = list(islice(batches, n_batches))
     if world_size == 1:
         return token_loader(dataset, batches)
     return token_loader(MaskDummyBatches(dataset), DistributedBatchSampler(batches, rank, world_size))
@@ -44,7 +52,7 @@ class DistributedBatchSampler(Sampler[list[int]]):
         [[2, 3], [0, 1]]
     """
 
-    def __init__(self, batches: BatchSampler, rank: int, world_size: int) -> None:
+    def __init__(self, batches: Collection[list[int]], rank: int, world_size: int) -> None:
         assert 0 <= rank < world_size
         self._batches, self._rank, self._world_size = batches, rank, world_size
 

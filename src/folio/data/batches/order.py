@@ -82,6 +82,8 @@ class TrainingBatches(Sampler[MicroBatch]):
     world_size: int = 1
     mixture: Mixture | None = None
     """Order of several corpora; None: `window_order` draws from [0, n_indices)."""
+    one_batch: bool = False
+    """Whether every step has the batch of step 0."""
 
     def __post_init__(self) -> None:
         assert self.window_order in WINDOW_ORDERS
@@ -94,7 +96,8 @@ class TrainingBatches(Sampler[MicroBatch]):
     def __iter__(self) -> Iterator[MicroBatch]:
         n_own = self.batch_size // self.world_size
         own = range(self.rank * n_own, (self.rank + 1) * n_own, self.micro_batch_size)
-        for step in range(self.first_step, self.n_steps):
+        for number in range(self.first_step, self.n_steps):
+            step = 0 if self.one_batch else number
             indices = self.indices(step)
             for first in own:
                 yield MicroBatch(step, indices, slice(first, first + self.micro_batch_size))
