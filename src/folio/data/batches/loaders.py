@@ -1,6 +1,6 @@
 """Loaders over the datasets of `windows`, `masking` and `prefixes`. Imports no lightning."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ def validation_loader(
 
     Several processes share the batches.
     """
-    batches: Collection[list[int]] = BatchSampler(SequentialSampler(dataset), batch_size, drop_last=False)
+    batches: BatchSampler | list[list[int]] = BatchSampler(SequentialSampler(dataset), batch_size, drop_last=False)
     if n_batches is not None:
         batches = list(islice(batches, n_batches))
     if world_size == 1:
@@ -52,7 +52,7 @@ class DistributedBatchSampler(Sampler[list[int]]):
         [[2, 3], [0, 1]]
     """
 
-    def __init__(self, batches: Collection[list[int]], rank: int, world_size: int) -> None:
+    def __init__(self, batches: BatchSampler | list[list[int]], rank: int, world_size: int) -> None:
         assert 0 <= rank < world_size
         self._batches, self._rank, self._world_size = batches, rank, world_size
 
