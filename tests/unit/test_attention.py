@@ -196,7 +196,7 @@ def test_a_layer_mixes_its_values_by_the_weights_of_its_map(choices: dict[str, A
     config = replace(TINY, **choices)
     layer, hidden = lively(SelfAttention(config)), random_heads(2, 5, D)
     mask = AttentionMask(is_causal=True)
-    values = blocks.split_heads(layer.qkv_projection(hidden).chunk(3, dim=-1)[2], TINY.n_heads)
+    values = blocks.split_heads(layer.qkv_projection(hidden).chunk(3, dim=-1)[2], TINY.head_width)
     mixed = blocks.merge_heads(attention_map_of(layer, hidden, mask).weights @ values)
     torch.testing.assert_close(layer(hidden, mask), layer.out_projection(mixed))
 
@@ -205,7 +205,7 @@ def test_a_layer_mixes_its_values_by_the_weights_of_its_map(choices: dict[str, A
 def test_a_cross_attention_layer_mixes_its_values_by_the_weights_of_its_map(choices: dict[str, Any]) -> None:
     layer, hidden = lively(CrossAttention(replace(TINY, **choices))), random_heads(2, 5, D)
     encoder_output = EncoderOutput(random_heads(2, 3, D, seed=1), padding_mask(torch.tensor([3, 1]), 3))
-    values = blocks.split_heads(layer.kv_projection(encoder_output.states).chunk(2, dim=-1)[1], TINY.n_heads)
+    values = blocks.split_heads(layer.kv_projection(encoder_output.states).chunk(2, dim=-1)[1], TINY.head_width)
     weights = attention_map_of(layer, hidden, encoder_output).weights
     assert (weights[1, :, :, 1:] == 0).all()
     mixed = layer.out_projection(blocks.merge_heads(weights @ values))
@@ -320,8 +320,8 @@ def test_with_qk_norm_the_length_of_queries_and_keys_does_not_matter(qk_norm: bo
 def test_qk_norm_is_an_rms_norm_of_each_head_before_the_rotation() -> None:
     layer, hidden = lively(SelfAttention(replace(TINY, qk_norm=True))), random_heads(1, 5, D)
     rotation = build_positional_encoding(replace(TINY, positional_encoding="rotary")).rotation(torch.arange(5))
-    assert layer.q_norm.weight.shape == layer.k_norm.weight.shape == (TINY.d_head,)
-    q, k, _ = (blocks.split_heads(part, TINY.n_heads) for part in layer.qkv_projection(hidden).chunk(3, dim=-1))
+    assert layer.q_norm.weight.shape == layer.k_norm.weight.shape == (TINY.head_width,)
+    q, k, _ = (blocks.split_heads(part, TINY.head_width) for part in layer.qkv_projection(hidden).chunk(3, dim=-1))
     q, k = (part / (part.square().mean(dim=-1, keepdim=True) + 1e-5).sqrt() for part in (q, k))
     q, k = blocks.rotate(q * layer.q_norm.weight, rotation), blocks.rotate(k * layer.k_norm.weight, rotation)
     scores = attention_map_of(layer, hidden, AttentionMask(), rotation).scores

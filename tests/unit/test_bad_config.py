@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from folio.cli.compose import validate
 from folio.cli.other_names import KEYS
 from folio.config.debug import DebugConfig
+from folio.config.model import RotaryScalingConfig
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
 
@@ -225,10 +226,12 @@ def composed(compose: Callable[..., RunConfig]) -> dict[str, dict[str, Any]]:
     assert search is not None
     # A search belongs to the command, and the plain values of a run do not contain it; few runs have a debugging mode.
     optional = {"hparams_search": search.model_dump(), "debug": DebugConfig(name="limit").model_dump()}
-    return {
-        group: compose(*([group] if group else [])).model_dump() | optional
-        for group in sorted({group for group, _, _ in FIELDS.values()})
-    }
+    scaling = RotaryScalingConfig(name="yarn", factor=4.0, original_context_length=64).model_dump()
+    values = {}
+    for group in sorted({group for group, _, _ in FIELDS.values()}):
+        values[group] = compose(*([group] if group else [])).model_dump() | optional
+        values[group]["positional_encoding"]["rotary_scaling"] = scaling
+    return values
 
 
 def changed(values: dict[str, Any], key: str, value: Any) -> dict[str, Any]:

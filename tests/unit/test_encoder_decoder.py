@@ -183,7 +183,9 @@ def test_a_hidden_cache_runs_the_decoder_over_states_followed_by_embeddings(
         mask = bias.masked_fill(~is_seen, float("-inf"))[None]
     rotation = positional_encoding.rotation(positions)
 
-    expected = model.output(model.decoder.run_blocks(hidden, AttentionMask(tensor=mask), rotation)[:, N_STATES:])
+    expected = model.output(
+        model.decoder.run_blocks(hidden, {None: AttentionMask(tensor=mask)}, rotation)[:, N_STATES:]
+    )
     torch.testing.assert_close(model(tokens, prefix), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -284,7 +286,7 @@ BLOCK = ATTENTION + 8 * D**2 + 5 * D + 2 * NORM
             "cross_attention",
             {"positional_encoding": "alibi", "norm_position": "post", "qk_norm": True},
             V * D,
-            N_LAYERS * (2 * BLOCK + ATTENTION + NORM + 3 * 2 * TINY.d_head),
+            N_LAYERS * (2 * BLOCK + ATTENTION + NORM + 3 * 2 * TINY.head_width),
         ),
     ],
     ids=str,

@@ -156,7 +156,7 @@ def test_without_dropout_training_and_evaluation_agree() -> None:
     torch.testing.assert_close(model.train()(tokens), model.eval()(tokens))
 
 
-V, T, D, K, N_LAYERS = TINY.vocab_size, TINY.context_length, TINY.d_model, TINY.d_head, TINY.n_layers
+V, T, D, K, N_LAYERS = TINY.vocab_size, TINY.context_length, TINY.d_model, TINY.head_width, TINY.n_layers
 BLOCK = 12 * D**2 + 13 * D  # attention 4 D^2 + 4 D, feed-forward 8 D^2 + 5 D, two norms of 2 D
 IN_BLOCKS = N_LAYERS * BLOCK + 2 * D
 

@@ -59,7 +59,7 @@ def test_a_stored_config_or_checkpoint_from_before_an_option_existed_gets_its_de
 def test_the_defaults_are_gpt2s_choices() -> None:
     config = TransformerConfig(vocab_size=50_257, context_length=1024, n_layers=12, n_heads=12, d_model=768)
     assert GPTConfig is TransformerConfig
-    assert (config.feed_forward_width, config.d_head) == (4 * 768, 64)
+    assert (config.feed_forward_width, config.head_width) == (4 * 768, 64)
     assert (config.norm_position, config.norm, config.activation) == ("pre", "layer_norm", "gelu_tanh")
     assert (config.positional_encoding, config.bias, config.ties_weights) == ("learned", True, True)
     assert (config.qk_norm, config.init, config.family) == (False, "gpt2", "decoder")
@@ -139,4 +139,4 @@ def test_the_d_model_that_a_message_suggests_is_accepted(d_model: int, n_heads: 
             replace(TINY, d_model=d_model, **shape)
         except ValueError as error:
             d_model = int(re.findall(r"d_model=(\d+)", str(error))[-1])
-    assert replace(TINY, d_model=d_model, **shape).d_head * n_heads == d_model
+    assert replace(TINY, d_model=d_model, **shape).head_width * n_heads == d_model

@@ -92,7 +92,7 @@ def explain_validation_error(error: ValidationError, values: dict[str, Any], fil
     problem = problems[0]
     n_more = sum(other["type"] == problem["type"] for other in problems[1:])
     more = f" (and {n_more} more like it)" if n_more else ""
-    path = _key_path(values, problem["loc"])
+    path = _key_path(values, problem["loc"], problem["type"])
     if problem["type"] == "union_tag_invalid":
         path.append("name")
     key = ".".join(path)
@@ -156,20 +156,23 @@ def _explain_unknown_key(key: str) -> str:
         group = key.partition(".")[0]
         if group == "debug":
             return f"{key} belongs to a debugging mode; choose one as well, as in debug=limit"
+        parent, _, last = key.rpartition(".")
+        if parent != group:  # OmegaConf finds no keys in null
+            return f"{key}: {parent} is null or missing; set all of its keys, as in '{parent}={{{last}: ...}}'"
         return f"{key} is a key of another {group}, not of the chosen one; leave it out or choose that {group}"
     return f"{key} is not a key of the config; {explain_name(key) or '`python train.py --cfg job` prints all keys'}"
 
 
-def _key_path(values: dict[str, Any], location: tuple[int | str, ...]) -> list[str]:
-    """Return a pydantic location, such as ('optimizer', 'adamw', 'eps'), without the tags of unions."""
+def _key_path(values: dict[str, Any], location: tuple[int | str, ...], problem: str) -> list[str]:
+    """Return a pydantic location, such as ('optimizer', 'adamw', 'eps'), without the tags and types of unions."""
     path: list[str] = []
     node: Any = values
     for index, part in enumerate(location):
-        last = index == len(location) - 1
-        if isinstance(node, dict) and (part in node or last):
+        is_missing = problem == "missing" and index == len(location) - 1
+        if isinstance(node, dict) and (part in node or is_missing):
             path.append(str(part))
             node = node.get(part)
-        elif isinstance(node, list):
+        elif isinstance(node, list) and isinstance(part, int):
             path.append(str(part))
     return path
 

@@ -35,6 +35,8 @@ NEW_KEYS: dict[str, Any] = {
     **{f"model.{option.name}": option.default for option in fields(ModelOptions) if option.name not in FIRST_OPTIONS},
     "positional_encoding.init": "normal",
     "positional_encoding.width": None,
+    "positional_encoding.rotary_fraction": 1.0,
+    "positional_encoding.rotary_scaling": None,
     "callbacks.checkpoint.keep_every_epochs": None,
     "data.text_suffixes": [],
     "trainer.profiler": None,

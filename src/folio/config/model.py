@@ -1,6 +1,7 @@
 """The `model` and `positional_encoding` sections of the config."""
 
 from folio.config.section import Name, Section
+from folio.models.rotary_scaling import RotaryScaling
 from folio.models.transformer_config import ModelOptions, PositionInit
 
 
@@ -16,6 +17,10 @@ class ModelConfig(Section, ModelOptions):  # type: ignore[misc]  # mypy does not
     """The tokenizer's when null; it may be padded up to the next multiple of 128."""
 
 
+class RotaryScalingConfig(Section, RotaryScaling):  # type: ignore[misc]  # as above
+    """The options of `RotaryScaling`."""
+
+
 class PositionalEncodingConfig(Section):
     name: str
     """A file of conf/positional_encoding, and a key of `folio.models.positional.POSITIONAL_ENCODINGS`."""
@@ -25,3 +30,7 @@ class PositionalEncodingConfig(Section):
     """Initial vectors of encodings that learn them."""
     width: int | None = None
     """Width of the position vectors of concatenated positions; half of d_model when null."""
+    rotary_fraction: float = 1.0
+    """Share of each head's dimensions that rotary positions rotate."""
+    rotary_scaling: RotaryScalingConfig | None = None
+    """How rotary positions are stretched to a longer context, as in Llama 3 or by YaRN; not at all when null."""

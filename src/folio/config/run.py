@@ -23,6 +23,7 @@ from folio.config.tokenizer import Tokenizers
 from folio.config.trainer import TrainerConfig
 from folio.config.training import TrainingConfig
 from folio.models import TransformerConfig
+from folio.models.rotary_scaling import RotaryScaling
 from folio.models.transformer_config import Conditioning
 
 
@@ -104,6 +105,7 @@ class RunConfig(SweepConfig):
 
     def transformer_config(self, vocab_size: int) -> TransformerConfig:
         """Return the config of the model alone. Raises: ConfigError if its values do not fit together."""
+        scaling = self.positional_encoding.rotary_scaling
         try:
             return TransformerConfig(
                 vocab_size=vocab_size,
@@ -111,6 +113,8 @@ class RunConfig(SweepConfig):
                 positional_base=self.positional_encoding.base,
                 positional_init=self.positional_encoding.init,
                 positional_width=self.positional_encoding.width,
+                rotary_fraction=self.positional_encoding.rotary_fraction,
+                rotary_scaling=None if scaling is None else RotaryScaling(**scaling.model_dump()),
                 conditioning=self.conditioning,
                 **self.model.model_dump(exclude={"name", "vocab_size"}),
             )
@@ -121,6 +125,7 @@ class RunConfig(SweepConfig):
 def _in_config_keys(message: str) -> str:
     """Return TransformerConfig's error message with the keys, and the null, of the command line."""
     keys = {name: f"model.{name}" for name in ModelConfig.model_fields}
-    keys |= {f"positional_{name}": f"positional_encoding.{name}" for name in PositionalEncodingConfig.model_fields}
+    for name in PositionalEncodingConfig.model_fields:
+        keys[name if name.startswith("rotary_") else f"positional_{name}"] = f"positional_encoding.{name}"
     message = message.replace("=None ", "=null ").replace("=True ", "=true ")
-    return re.sub(r"(\w+)=", lambda match: f"{keys.get(match[1], match[1])}=", message)
+    return re.sub(r"(\w+)(?=(\.\w+)?=)", lambda match: keys.get(match[1], match[1]), message)

@@ -9,7 +9,7 @@ the other. All are made of the same blocks. To read the decoder, read `gpt.py`, 
 Shapes in comments and docstrings, here and everywhere in Folio:
 
     B batch    T time (tokens)    S source length: the keys that are attended to    D d_model    H heads
-    K d_head = D / H    F d_ff    V vocabulary
+    G n_kv_heads, H unless given    K d_head, D / H unless given    F d_ff    V vocabulary
 """
 
 from importlib import import_module

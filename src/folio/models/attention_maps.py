@@ -35,11 +35,12 @@ class AttentionMap(NamedTuple):
 
 
 def attention_map(q: Tensor, k: Tensor, mask: AttentionMask) -> AttentionMap:
-    """Compute the weights of `DotProductAttention` step by step, from q (B, H, T, K) and k (B, H, S, K).
+    """Compute the weights of `DotProductAttention` step by step, from q (B, H, T, K) and k (B, G, S, K).
 
     Products of K terms of unit variance have variance K. Their softmax would nearly choose the largest and leave no
     gradient for the rest, hence the division by sqrt(K) (Vaswani et al. 2017, section 3.2.1).
     """
+    k = k.repeat_interleave(q.size(1) // k.size(1), dim=1)  # (B, H, S, K): each head of keys serves H / G of queries
     scores = q @ k.transpose(-2, -1)  # (B, H, T, S)
     scaled = scores / q.size(-1) ** 0.5
     allowed = mask.allowed(q.size(2), k.size(2), q.device)

@@ -14,9 +14,6 @@ from folio.models.masks import AttentionMask
 from folio.models.positional import Rotation, rotate
 from folio.models.transformer_config import TransformerConfig
 
-NORM_EPS = 1e-5
-"""Added to the variance in every norm, as in GPT-2."""
-
 
 class EncoderOutput(NamedTuple):
     """The states of an encoder, which a decoder reads.
@@ -36,9 +33,10 @@ class EncoderOutput(NamedTuple):
 class DotProductAttention(nn.Module):
     """softmax(q k^T / sqrt(K) + mask) v, without ever holding the weights; `attention_maps` computes those.
 
-    Source: Vaswani et al. 2017, section 3.2.1.
+    Source: Vaswani et al. 2017, section 3.2.1. If there are fewer heads of keys than of queries, each serves as many
+    neighboring ones (Ainslie et al. 2023, GQA, section 2.2).
 
-    Shapes: q (B, H, T, K), k and v (B, H, S, K) -> (B, H, T, K).
+    Shapes: q (B, H, T, K), k and v (B, H or a divisor of it, S, K) -> (B, H, T, K).
 
         >>> q, k, v = torch.zeros(3, 1, 2, 5, 4)
         >>> DotProductAttention(dropout=0.0)(q, k, v, AttentionMask(is_causal=True)).shape
@@ -54,7 +52,9 @@ class DotProductAttention(nn.Module):
         if attn_mask is not None and attn_mask.is_floating_point():
             attn_mask = attn_mask.to(q.dtype)
         dropout = self.dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout_p=dropout, is_causal=mask.is_causal)
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask, dropout_p=dropout, is_causal=mask.is_causal, enable_gqa=k.size(1) != q.size(1)
+        )
 
 
 class FusedLinear(Linear):
@@ -86,23 +86,25 @@ class SelfAttention(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.n_heads = config.n_heads
-        self.qkv_projection = FusedLinear(config.d_model, 3 * (config.d_model,), bias=config.attention_has_bias)
-        self.q_norm = nn.RMSNorm(config.d_head, eps=NORM_EPS) if config.qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(config.d_head, eps=NORM_EPS) if config.qk_norm else nn.Identity()
+        self.head_width = config.head_width
+        q_width, kv_width = config.n_heads * config.head_width, config.key_value_heads * config.head_width
+        self.widths = (q_width, kv_width, kv_width)
+        self.qkv_projection = FusedLinear(config.d_model, self.widths, bias=config.attention_has_bias)
+        self.q_norm, self.k_norm = build_head_norm(config), build_head_norm(config)
         self.attend = DotProductAttention(config.attention_dropout_rate)
-        self.out_projection = Linear(config.d_model, config.d_model, bias=config.attention_has_bias)
+        self.out_projection = Linear(q_width, config.d_model, bias=config.attention_has_bias)
 
     def forward(
         self, hidden: Tensor, mask: AttentionMask, rotation: Rotation | None = None, cache: LayerCache | None = None
     ) -> Tensor:
         """(B, T, D) -> (B, T, D); with a cache, each position attends to the cached ones as well."""
-        q, k, v = (split_heads(part, self.n_heads) for part in self.qkv_projection(hidden).chunk(3, dim=-1))
-        q, k = self.q_norm(q), self.k_norm(k)  # (B, H, T, K)
+        parts = self.qkv_projection(hidden).split(self.widths, dim=-1)
+        q, k, v = (split_heads(part, self.head_width) for part in parts)  # q (B, H, T, K), k and v (B, G, T, K)
+        q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         if cache is not None:
-            k, v = cache.append(k, v)  # (B, H, S, K)
+            k, v = cache.append(k, v)  # (B, G, S, K)
         return self.out_projection(merge_heads(self.attend(q, k, v, mask)))
 
 
@@ -120,38 +122,38 @@ class CrossAttention(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.n_heads = config.n_heads
-        self.q_projection = Linear(config.d_model, config.d_model, bias=config.attention_has_bias)
-        self.kv_projection = FusedLinear(config.d_model, 2 * (config.d_model,), bias=config.attention_has_bias)
-        self.q_norm = nn.RMSNorm(config.d_head, eps=NORM_EPS) if config.qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(config.d_head, eps=NORM_EPS) if config.qk_norm else nn.Identity()
+        self.head_width = config.head_width
+        q_width, kv_width = config.n_heads * config.head_width, config.key_value_heads * config.head_width
+        self.q_projection = Linear(config.d_model, q_width, bias=config.attention_has_bias)
+        self.kv_projection = FusedLinear(config.d_model, (kv_width, kv_width), bias=config.attention_has_bias)
+        self.q_norm, self.k_norm = build_head_norm(config), build_head_norm(config)
         self.attend = DotProductAttention(config.attention_dropout_rate)
-        self.out_projection = Linear(config.d_model, config.d_model, bias=config.attention_has_bias)
+        self.out_projection = Linear(q_width, config.d_model, bias=config.attention_has_bias)
 
     def forward(self, hidden: Tensor, encoder_output: EncoderOutput, cache: LayerCache | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D); with a cache, the encoder's states are projected only once."""
-        q = self.q_norm(split_heads(self.q_projection(hidden), self.n_heads))  # (B, H, T, K)
-        k, v = self._keys_values(encoder_output.states, cache)  # (B, H, S, K)
+        q = self.q_norm(split_heads(self.q_projection(hidden), self.head_width))  # (B, H, T, K)
+        k, v = self._keys_values(encoder_output.states, cache)  # (B, G, S, K)
         mixed = self.attend(q, k, v, AttentionMask.bidirectional(encoder_output.mask))
         return self.out_projection(merge_heads(mixed))
 
     def _keys_values(self, states: Tensor, cache: LayerCache | None) -> tuple[Tensor, Tensor]:
         if cache is not None and cache.encoder_keys_values is not None:
             return cache.encoder_keys_values
-        k, v = (split_heads(part, self.n_heads) for part in self.kv_projection(states).chunk(2, dim=-1))
+        k, v = (split_heads(part, self.head_width) for part in self.kv_projection(states).chunk(2, dim=-1))
         k = self.k_norm(k)
         if cache is not None:
             cache.encoder_keys_values = k, v
         return k, v
 
 
-def split_heads(hidden: Tensor, n_heads: int) -> Tensor:
-    """(B, T, D) -> (B, H, T, K)."""
-    return hidden.unflatten(-1, (n_heads, -1)).transpose(1, 2)
+def split_heads(hidden: Tensor, head_width: int) -> Tensor:
+    """(B, T, H K) -> (B, H, T, K)."""
+    return hidden.unflatten(-1, (-1, head_width)).transpose(1, 2)
 
 
 def merge_heads(mixed: Tensor) -> Tensor:
-    """(B, H, T, K) -> (B, T, D)."""
+    """(B, H, T, K) -> (B, T, H K)."""
     return mixed.transpose(1, 2).flatten(start_dim=2)
 
 
@@ -316,5 +318,37 @@ def build_block(config: TransformerConfig, *, cross_attention: bool = False) -> 
 def build_norm(config: TransformerConfig) -> nn.Module:
     """Build a layer norm (Ba et al. 2016), or an RMS norm, which keeps the mean (Zhang and Sennrich 2019)."""
     if config.norm == "rms_norm":
-        return nn.RMSNorm(config.d_model, eps=NORM_EPS)
-    return nn.LayerNorm(config.d_model, eps=NORM_EPS, bias=config.bias)
+        return nn.RMSNorm(config.d_model, eps=config.norm_eps)
+    return nn.LayerNorm(config.d_model, eps=config.norm_eps, bias=config.bias)
+
+
+def build_head_norm(config: TransformerConfig) -> nn.Module:
+    """Build the norm of the queries or the keys, with a weight (K,) that all heads share; no norm without qk_norm."""
+    return nn.RMSNorm(config.head_width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+
+
+class OutputLayer(Linear):
+    """The linear layer from the residual stream to the logits, which config.logit_softcap keeps in a range.
+
+    Shapes: hidden (..., D) -> logits (..., V).
+
+        >>> config = TransformerConfig(
+        ...     vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4, logit_softcap=15.0
+        ... )
+        >>> OutputLayer(config)(torch.full((4,), 1e9)).abs().max().item()
+        15.0
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config.d_model, config.vocab_size, bias=config.output_bias)
+        self.softcap = config.logit_softcap
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return cap_logits(super().forward(hidden), self.softcap)
+
+
+def cap_logits(logits: Tensor, softcap: float | None) -> Tensor:
+    """Return c tanh(logits / c), at least in float32 even under autocast; without a softcap, the logits as they are."""
+    if softcap is None:
+        return logits
+    return softcap * torch.tanh(logits.to(torch.promote_types(logits.dtype, torch.float32)) / softcap)

@@ -100,7 +100,7 @@ class DecodingBatch:
         if use_cache and longest <= window:
             if encoder_output is not None and model.config.conditioning == "hidden_cache":
                 capacity += encoder_output.states.size(1)
-            self._cache = KeyValueCache(model.config.n_layers, capacity)
+            self._cache = KeyValueCache(model.config.n_layers, capacity, model.config.layer_windows)
 
     def next_logits(self) -> Tensor:
         """Return the logits of the token after each text, (B, V)."""

@@ -7,7 +7,7 @@ from folio.models.attention_maps import AttentionMap, record_attention
 from folio.models.blocks import EncoderOutput, SelfAttention
 from folio.models.gpt import Transformer, build_output
 from folio.models.initialization import initialize
-from folio.models.masks import AttentionMask, padding_mask
+from folio.models.masks import AttentionMask, near_mask, padding_mask
 from folio.models.transformer_config import TransformerConfig
 
 
@@ -60,6 +60,10 @@ def encode(
         positions = torch.arange(tokens.size(1), device=tokens.device)
     key_mask = None if lengths is None else padding_mask(lengths, tokens.size(1))
     encoding = stack.positional_encoding
-    mask = AttentionMask.bidirectional(key_mask, encoding.bias(positions, positions))
-    states = stack.run_blocks(stack.embed(tokens, positions), mask, encoding.rotation(positions))
+    bias = encoding.bias(positions, positions)
+    masks = {
+        window: AttentionMask.bidirectional(key_mask, bias, near_mask(positions, positions, window))
+        for window in set(stack.config.layer_windows)
+    }
+    states = stack.run_blocks(stack.embed(tokens, positions), masks, encoding.rotation(positions))
     return EncoderOutput(states, key_mask)

@@ -113,7 +113,7 @@ class EncoderDecoder(CountsParameters):
             key_mask=key_mask,
             bias=encoding.bias(new, all_positions),
         )
-        return self.decoder.run_blocks(hidden, mask, encoding.rotation(new), cache=cache)[:, -n_new:]
+        return self.decoder.run_blocks(hidden, {None: mask}, encoding.rotation(new), cache=cache)[:, -n_new:]
 
 
 def _prepend_states(

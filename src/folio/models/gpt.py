@@ -1,15 +1,16 @@
 """GPT-2's decoder, from tokens to logits. This file and `blocks.py` are the whole model; the rest is detail."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from folio.models.attention_maps import AttentionMap, record_attention
-from folio.models.blocks import EncoderOutput, SelfAttention, build_block, build_norm
+from folio.models.blocks import EncoderOutput, OutputLayer, SelfAttention, build_block, build_norm
 from folio.models.cache import KeyValueCache
-from folio.models.cpu_linear import Linear
 from folio.models.decoding import continue_tokens
 from folio.models.initialization import initialize
-from folio.models.masks import AttentionMask, positions_after
+from folio.models.masks import AttentionMask, near_mask, positions_after
 from folio.models.parameter_count import CountsParameters
 from folio.models.positional import Rotation, build_positional_encoding
 from folio.models.sampling import SamplingParams
@@ -24,7 +25,7 @@ class Transformer(CountsParameters):
         >>> config = TransformerConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4)
         >>> stack = Transformer(config)
         >>> hidden = stack.embed(torch.tensor([[1, 2, 3]]), positions=torch.arange(3))
-        >>> stack.run_blocks(hidden, AttentionMask(is_causal=True), rotation=None).shape
+        >>> stack.run_blocks(hidden, {None: AttentionMask(is_causal=True)}, rotation=None).shape
         torch.Size([1, 3, 4])
     """
 
@@ -48,16 +49,16 @@ class Transformer(CountsParameters):
     def run_blocks(
         self,
         hidden: Tensor,
-        mask: AttentionMask,
+        masks: Mapping[int | None, AttentionMask],
         rotation: Rotation | None,
         *,
         cache: KeyValueCache | None = None,
         encoder_output: EncoderOutput | None = None,
     ) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
-        for index, block in enumerate(self.blocks):
+        """(B, T, D) -> (B, T, D), with a mask for each of config.layer_windows."""
+        for index, (block, window) in enumerate(zip(self.blocks, self.config.layer_windows, strict=True)):
             layer_cache = cache.layers[index] if cache else None
-            hidden = block(hidden, mask, rotation, cache=layer_cache, encoder_output=encoder_output)
+            hidden = block(hidden, masks[window], rotation, cache=layer_cache, encoder_output=encoder_output)
         return self.final_norm(hidden)
 
     def check_length(self, n_positions: int) -> None:
@@ -143,14 +144,16 @@ class GPT(Transformer):
         sampling = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p)
         return continue_tokens(self, tokens, padding_mask, max_new_tokens, sampling, generator)
 
-    def attention_mask(self, tokens: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+    def attention_mask(self, tokens: Tensor, padding_mask: Tensor | None = None, layer: int = 0) -> Tensor:
         """Return which positions each position attends to, by the causal and the padding mask: (B, 1, T, T) bool.
 
+        With config.attention_window, layers can differ, and this is the mask of one of them.
         A position with nothing to attend to, such as padding before a text, attends to the first: see `combine_masks`.
         """
         batch_size, n_tokens = tokens.shape
-        key_mask = positions_after(0, tokens, padding_mask).key_mask
-        mask = AttentionMask.causal(n_tokens, n_tokens, tokens.device, key_mask=key_mask)
+        positions = positions_after(0, tokens, padding_mask)
+        near = near_mask(positions.new, positions.all, self.config.layer_windows[layer])
+        mask = AttentionMask.causal(n_tokens, n_tokens, tokens.device, key_mask=positions.key_mask, near=near)
         return mask.allowed(n_tokens, n_tokens, tokens.device).expand(batch_size, -1, -1, -1)
 
     def attention_maps(self, tokens: Tensor, padding_mask: Tensor | None = None) -> list[AttentionMap]:
@@ -173,20 +176,25 @@ def decode(
     stack.check_length(n_before + n_new)
     positions = positions_after(n_before, tokens, padding_mask)
     encoding = stack.positional_encoding
-    mask = AttentionMask.causal(
-        n_new,
-        n_before + n_new,
-        tokens.device,
-        key_mask=positions.key_mask,
-        bias=encoding.bias(positions.new, positions.all),
-    )
+    masks = {}
+    for window in set(stack.config.layer_windows):
+        n_keys = n_new + (cache.n_kept(window) if cache else 0)
+        seen = positions.last(n_keys)
+        masks[window] = AttentionMask.causal(
+            n_new,
+            n_keys,
+            tokens.device,
+            key_mask=seen.key_mask,
+            near=near_mask(seen.new, seen.all, window),
+            bias=encoding.bias(seen.new, seen.all),
+        )
     hidden, rotation = stack.embed(tokens, positions.new), encoding.rotation(positions.new)
-    return stack.run_blocks(hidden, mask, rotation, cache=cache, encoder_output=encoder_output)
+    return stack.run_blocks(hidden, masks, rotation, cache=cache, encoder_output=encoder_output)
 
 
-def build_output(config: TransformerConfig, token_embedding: nn.Embedding) -> Linear:
+def build_output(config: TransformerConfig, token_embedding: nn.Embedding) -> OutputLayer:
     """Build the output layer, (..., D) -> logits (..., V), with the embedding's weight if they are tied."""
-    output = Linear(config.d_model, config.vocab_size, bias=config.output_bias)
+    output = OutputLayer(config)
     if config.ties_weights:
         output.weight = token_embedding.weight
     return output

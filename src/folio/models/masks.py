@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class AttentionMask:
-    """The mask that all layers of a forward pass share, with the positional encoding's bias in it.
+    """The mask that all layers with the same window share, with the positional encoding's bias in it.
 
     Example:
 
@@ -33,20 +33,21 @@ class AttentionMask:
         *,
         n_prefix: int = 0,
         key_mask: Tensor | None = None,
+        near: Tensor | None = None,
         bias: Tensor | None = None,
     ) -> "AttentionMask":
         """Build the mask of a decoder whose T queries are the last of S keys.
 
         Each query attends to its own position, those before it, and the first n_prefix. key_mask (B, S) is False for
-        padding; bias is the positional encoding's.
+        padding, near is the result of `near_mask`, and bias is the positional encoding's.
         """
-        if key_mask is None and bias is None:
+        if key_mask is None and near is None and bias is None:
             if n_queries == 1:  # the newest position attends to everything
                 return cls()
             if n_queries == n_keys and not n_prefix:
                 return cls(is_causal=True)
         allowed = causal_mask(n_queries, n_keys, n_prefix, device)
-        return cls(tensor=_add_bias(combine_masks(allowed, _for_all_heads(key_mask)), bias))
+        return cls(tensor=_add_bias(combine_masks(allowed, _for_all_heads(key_mask), near), bias))
 
     def allowed(self, n_queries: int, n_keys: int, device: torch.device) -> Tensor:
         """Return which keys each query may attend to: (B or 1, H or 1, T, S) bool."""
@@ -58,9 +59,11 @@ class AttentionMask:
         return mask.expand(-1, -1, n_queries, -1)
 
     @classmethod
-    def bidirectional(cls, key_mask: Tensor | None = None, bias: Tensor | None = None) -> "AttentionMask":
-        """Build a mask that hides only padding; key_mask (B, S) is False there."""
-        return cls(tensor=_add_bias(combine_masks(_for_all_heads(key_mask)), bias))
+    def bidirectional(
+        cls, key_mask: Tensor | None = None, bias: Tensor | None = None, near: Tensor | None = None
+    ) -> "AttentionMask":
+        """Build a mask that hides only padding, where key_mask (B, S) is False, and keys that are not near."""
+        return cls(tensor=_add_bias(combine_masks(_for_all_heads(key_mask), near), bias))
 
 
 def causal_mask(n_queries: int, n_keys: int, n_prefix: int = 0, device: torch.device | None = None) -> Tensor:
@@ -71,6 +74,17 @@ def causal_mask(n_queries: int, n_keys: int, n_prefix: int = 0, device: torch.de
     mask = torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(n_keys - n_queries)
     mask[:, :n_prefix] = True
     return mask
+
+
+def near_mask(query_positions: Tensor, key_positions: Tensor, window: int | None) -> Tensor | None:
+    """Return which keys are less than `window` positions from a query, before or after it; None if all are.
+
+    Shapes: (T,) and (S,) -> (T, S); (B, T) and (B, S) -> (B, 1, T, S).
+    """
+    if window is None or key_positions.size(-1) <= window:
+        return None
+    near = (query_positions[..., :, None] - key_positions[..., None, :]).abs() < window
+    return near if near.ndim == 2 else near[:, None]
 
 
 def padding_mask(lengths: Tensor, n_keys: int) -> Tensor:
@@ -118,6 +132,13 @@ class Positions(NamedTuple):
     """(S,), or (B, S)."""
     key_mask: Tensor | None
     """(B, S) bool, False for padding; None if there is no padding."""
+
+    def last(self, n_keys: int) -> "Positions":
+        """Return the positions with the last n_keys of the S keys."""
+        if n_keys == self.all.size(-1):
+            return self
+        key_mask = None if self.key_mask is None else self.key_mask[:, -n_keys:]
+        return Positions(self.new, self.all[..., -n_keys:], key_mask)
 
 
 def positions_after(n_before: int, tokens: Tensor, padding_mask: Tensor | None) -> Positions:

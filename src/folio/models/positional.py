@@ -18,6 +18,8 @@ from folio.models.transformer_config import TransformerConfig
 class Rotation(NamedTuple):
     """Cosines and sines of the angles by which pairs of dimensions are rotated: (T, K/2), or (B, 1, T, K/2).
 
+    There are fewer than K/2 if only the first dimensions are rotated.
+
     Example:
 
         >>> angle = torch.zeros(3, 2)
@@ -131,7 +133,9 @@ class RotaryPositions(PositionalEncoding):
     """Rotate queries and keys by their position, so that their product depends only on the distance.
 
     Source: Su et al. 2021 (RoFormer), section 3.4.2, equation 34. A pair consists of dimensions i and i + K/2, as in
-    GPT-NeoX and LLaMA; the paper pairs neighbors. Up to the order of the dimensions the function is the same.
+    GPT-NeoX and LLaMA; the paper pairs neighbors. Up to the order of the dimensions the function is the same. With
+    config.rotary_fraction, the first dimensions of a head are rotated and the others know no position (GPT-NeoX, Black
+    et al. 2022, section 2.1); K is then the number of those rotated.
 
         >>> config = TransformerConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4)
         >>> RotaryPositions(config).rotation(torch.arange(3)).cos.shape
@@ -140,14 +144,18 @@ class RotaryPositions(PositionalEncoding):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
-        self.d_head, self.base = config.d_head, config.positional_base
+        self.width, self.base, self.scaling = config.rotary_width, config.positional_base, config.rotary_scaling
 
     def rotation(self, positions: Tensor) -> Rotation:
         """(T,) -> cos and sin (T, K/2); (B, T) -> cos and sin (B, 1, T, K/2), for all heads."""
-        theta = angles(positions, self.d_head, self.base)
+        divisors = None if self.scaling is None else self.scaling.divisors(self.width, self.base)
+        theta = angles(positions, self.width, self.base, divisors)
         if positions.ndim == 2:
             theta = theta.unsqueeze(1)
-        return Rotation(theta.cos().float(), theta.sin().float())
+        cos, sin = theta.cos(), theta.sin()
+        if self.scaling is not None:
+            cos, sin = cos * self.scaling.amplitude, sin * self.scaling.amplitude
+        return Rotation(cos.float(), sin.float())
 
     def table(self, n_positions: int) -> Tensor:
         """Return the cosines of the angles: (n_positions, K/2)."""
@@ -201,18 +209,25 @@ def build_positional_encoding(config: TransformerConfig) -> PositionalEncoding:
 
 def rotate(vectors: Tensor, rotation: Rotation) -> Tensor:
     """Rotate pairs of dimensions of queries or keys: (B, H, T, K) -> (B, H, T, K)."""
+    n_rotated = 2 * rotation.cos.size(-1)
+    if n_rotated < vectors.size(-1):
+        return torch.cat((rotate(vectors[..., :n_rotated], rotation), vectors[..., n_rotated:]), dim=-1)
     first, second = vectors.chunk(2, dim=-1)  # (B, H, T, K/2)
     cos, sin = rotation
     rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     return rotated.type_as(vectors)  # the angles are float32 even if autocast made the vectors smaller
 
 
-def angles(positions: Tensor, width: int, base: float) -> Tensor:
+def angles(positions: Tensor, width: int, base: float, divisors: list[float] | None = None) -> Tensor:
     """positions / base^(2i / width) for each pair i of `width` dimensions: (..., T) -> (..., T, width / 2).
+
+    Other divisors than base^(2i / width), one for each pair, may be given.
 
     Computed in float64 if the device has it: in float32 the angles of late positions lose their last digits.
     """
     dtype = torch.float32 if positions.device.type == "mps" else torch.float64
+    if divisors is not None:
+        return positions.to(dtype)[..., None] / torch.tensor(divisors, dtype=dtype, device=positions.device)
     exponents = torch.arange(0, width, 2, dtype=dtype, device=positions.device) / width
     return positions.to(dtype)[..., None] / base**exponents
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from folio.models.blocks import OutputLayer, cap_logits
 from folio.models.families import Model
 
 INPUT_MULTIPLE = 16
@@ -45,11 +46,12 @@ class Int8Linear(nn.Module):
     values: Tensor
     scales: Tensor
 
-    def __init__(self, weight: Int8Weight, bias: nn.Parameter | None) -> None:
+    def __init__(self, weight: Int8Weight, bias: nn.Parameter | None, softcap: float | None = None) -> None:
         super().__init__()
         self.register_buffer("values", weight.values)
         self.register_buffer("scales", weight.scales)
         self.bias = bias
+        self.softcap = softcap
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., in) -> (..., out) in the dtype of hidden."""
@@ -57,7 +59,7 @@ class Int8Linear(nn.Module):
         # torchao and gpt-fast call this private function as well; torch has no public name for it.
         outputs = torch._weight_int8pack_mm(rows, self.values, self.scales).type_as(hidden)
         outputs = outputs if self.bias is None else outputs + self.bias
-        return outputs.view(*hidden.shape[:-1], -1)
+        return cap_logits(outputs.view(*hidden.shape[:-1], -1), self.softcap)
 
 
 class Int8Embedding(nn.Module):
@@ -94,7 +96,8 @@ def quantize_int8(model: Model) -> Model:
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Linear):
-                setattr(parent, name, Int8Linear(weights[child.weight], child.bias))
+                softcap = child.softcap if isinstance(child, OutputLayer) else None
+                setattr(parent, name, Int8Linear(weights[child.weight], child.bias, softcap))
             elif isinstance(child, nn.Embedding) and child.weight in weights:
                 setattr(parent, name, Int8Embedding(weights[child.weight]))
     return model

@@ -1,7 +1,11 @@
 """The size, shape and architecture of a transformer, and the rules that they obey. Imports no torch."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
+
+from folio.models.attention_window import windows_of_layers
+from folio.models.rotary_scaling import RotaryScaling
 
 Family = Literal["decoder", "encoder", "encoder_decoder"]
 Conditioning = Literal["hidden_cache", "cross_attention"]
@@ -38,9 +42,14 @@ class ModelOptions:
     n_layers: int
     """Number of blocks; in an encoder-decoder, of each of the two."""
     n_heads: int
-    """Number of attention heads, which divide d_model."""
+    """Number of attention heads; without d_head they divide d_model."""
     d_model: int
     """Width of the residual stream."""
+    d_head: int | None = None
+    """Width of one attention head (K); d_model / n_heads when None. Qwen3 has wider heads."""
+    n_kv_heads: int | None = None
+    """Number of heads of keys and values, which divide n_heads: each serves several heads of queries (Ainslie et al.
+    2023, GQA); 1 is multi-query attention (Shazeer 2019). n_heads when None."""
     d_ff: int | None = None
     """Width of the feed-forward layer; 4 d_model when None, as in GPT-2."""
     dropout: float = 0.0
@@ -71,10 +80,18 @@ class ModelOptions:
     what the blocks have added."""
     norm: Norm = "layer_norm"
     """Kind of the norms: layer_norm, or rms_norm, which does not subtract the mean (Zhang and Sennrich 2019)."""
+    norm_eps: float = 1e-5
+    """Number added to the variance in every norm. GPT-2 and Llama have 1e-5, Qwen3 1e-6."""
     activation: Activation = "gelu_tanh"
     """Activation of the feed-forward layer."""
     qk_norm: bool = False
-    """Normalize queries and keys before their product (Henry et al. 2020)."""
+    """Normalize queries and keys before their product (Henry et al. 2020), each head by an RMS norm as in Qwen3."""
+    attention_window: int | str | None = None
+    """Number of positions that a position attends to, its own included (Beltagy et al. 2020, section 3.1), or a pattern
+    that is repeated over the layers: SSSL:256 has windows of 256 in three of four layers, and none in the fourth. An S
+    without a number is half of context_length. A bidirectional layer has such a window to either side."""
+    logit_softcap: float | None = None
+    """Keep the logits between -c and c, by c tanh(logits / c) (Bello et al. 2016; Gemma 2, section 2)."""
     init: Init = "gpt2"
     """Distribution of the initial weights; see `folio.models.initialization`."""
 
@@ -86,7 +103,7 @@ class TransformerConfig(ModelOptions):
     Raises: ValueError naming the field, its value, the rule and a value that obeys it.
 
         >>> config = TransformerConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4)
-        >>> config.d_head, config.feed_forward_width
+        >>> config.head_width, config.feed_forward_width
         (2, 16)
     """
 
@@ -101,25 +118,31 @@ class TransformerConfig(ModelOptions):
     positions look the same."""
     positional_width: int | None = None
     """Width of the position vectors in concatenated positions; the tokens have the rest of d_model. Half when None."""
+    rotary_fraction: float = 1.0
+    """Share of each head's dimensions that rotary positions rotate, the first ones; GPT-NeoX has 0.25."""
+    rotary_scaling: RotaryScaling | None = None
+    """The way in which rotary positions are stretched to a longer context."""
     conditioning: Conditioning | None = None
     """The way in which the decoder of an encoder-decoder reads the encoder; see `folio.models.encoder_decoder`."""
 
     def __post_init__(self) -> None:
         self._check_sizes()
         self._check_choices()
+        self._check_attention()
         self._check_positions()
+        self._check_rotary()
         self._check_concatenated()
         self._check_conditioning()
 
     def _check_sizes(self) -> None:
-        for name in ("vocab_size", "context_length", "n_layers", "n_heads", "d_model", "d_ff"):
+        for name in ("vocab_size", "context_length", "n_layers", "n_heads", "d_model", "d_head", "n_kv_heads", "d_ff"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be 1 or more")
             largest = MAX_LAYERS if name == "n_layers" else MAX_SIZE
             if value is not None and value > largest:
                 raise ValueError(f"{name}={value} must be {largest} or less")
-        if self.d_model % self.n_heads:
+        if self.d_head is None and self.d_model % self.n_heads:
             nearest = self.n_heads * max(1, round(self.d_model / self.n_heads))
             raise ValueError(
                 f"d_model={self.d_model} must be divisible by n_heads={self.n_heads}; "
@@ -129,11 +152,30 @@ class TransformerConfig(ModelOptions):
             value = getattr(self, name)
             if value is not None and not 0.0 <= value < 1.0:
                 raise ValueError(f"{name}={value} must be at least 0 and below 1")
+        if not 0.0 < self.norm_eps < 1.0:
+            raise ValueError(f"norm_eps={self.norm_eps} must be above 0 and below 1; 1e-5 and 1e-6 are usual")
+        if self.logit_softcap is not None and not 0.0 < self.logit_softcap < math.inf:
+            raise ValueError(f"logit_softcap={self.logit_softcap} must be above 0; 15 and 30 are usual")
 
     def _check_choices(self) -> None:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name}={getattr(self, name)} is not one of {', '.join(get_args(choices))}")
+
+    def _check_attention(self) -> None:
+        if self.n_heads % self.key_value_heads:
+            divisors = (number for number in range(1, self.n_heads + 1) if self.n_heads % number == 0)
+            nearest = min(divisors, key=lambda divisor: abs(divisor - self.key_value_heads))
+            raise ValueError(
+                f"n_kv_heads={self.n_kv_heads} must divide n_heads={self.n_heads}; "
+                f"the nearest that works is n_kv_heads={nearest}"
+            )
+        windows_of_layers(self.attention_window, self.n_layers, self.context_length)
+        if self.attention_window is not None and self.conditioning == "hidden_cache":
+            raise ValueError(
+                f"attention_window={self.attention_window} does not fit conditioning=hidden_cache, where each position "
+                "attends to the whole prefix; leave it out, or choose conditioning=cross_attention"
+            )
 
     def _check_positions(self) -> None:
         if not self.positional_base > 1.0:  # written so that it refuses NaN too
@@ -143,10 +185,34 @@ class TransformerConfig(ModelOptions):
                 f"d_model={self.d_model} must be even with positional_encoding=sinusoidal, "
                 f"which pairs a sine with a cosine; try d_model={self.d_model + self.n_heads}"
             )
-        if self.positional_encoding == "rotary" and self.d_head % 2:
+
+    def _check_rotary(self) -> None:
+        if self.positional_encoding != "rotary":
+            for name, default in (("rotary_fraction", 1.0), ("rotary_scaling", None)):
+                value = getattr(self, name)
+                if value != default:
+                    shown = value.name if isinstance(value, RotaryScaling) else value
+                    raise ValueError(
+                        f"{name}={shown} has no effect with positional_encoding={self.positional_encoding}; "
+                        "only rotary positions have it: leave it out"
+                    )
+            return
+        pairs = "positional_encoding=rotary rotates dimensions in pairs, so their number must be even"
+        if self.head_width % 2 and self.d_head is not None:
+            raise ValueError(f"d_head={self.d_head}: {pairs}; try d_head={self.d_head + 1}")
+        if self.head_width % 2:
             raise ValueError(
-                f"d_model={self.d_model} gives heads of {self.d_head} dimensions, and positional_encoding=rotary "
-                f"rotates dimensions in pairs, so their number must be even; try d_model={self.d_model + self.n_heads}"
+                f"d_model={self.d_model} gives heads of {self.head_width} dimensions, and {pairs}; "
+                f"try d_model={self.d_model + self.n_heads}"
+            )
+        if not 0.0 < self.rotary_fraction <= 1.0:
+            raise ValueError(f"rotary_fraction={self.rotary_fraction} must be above 0 and at most 1; 1 rotates all")
+        rotated = self.rotary_fraction * self.head_width
+        if not math.isclose(rotated, self.rotary_width) or self.rotary_width < 2:
+            nearest = max(2, self.rotary_width) / self.head_width
+            raise ValueError(
+                f"rotary_fraction={self.rotary_fraction} would rotate {rotated:g} of the {self.head_width} dimensions "
+                f"of a head, and {pairs}; try rotary_fraction={nearest:g}"
             )
 
     def _check_concatenated(self) -> None:
@@ -186,9 +252,24 @@ class TransformerConfig(ModelOptions):
             )
 
     @property
-    def d_head(self) -> int:
+    def head_width(self) -> int:
         """Width of one attention head (K)."""
-        return self.d_model // self.n_heads
+        return self.d_model // self.n_heads if self.d_head is None else self.d_head
+
+    @property
+    def key_value_heads(self) -> int:
+        """Number of heads of keys and values."""
+        return self.n_heads if self.n_kv_heads is None else self.n_kv_heads
+
+    @property
+    def layer_windows(self) -> tuple[int | None, ...]:
+        """Number of positions that a position attends to in each layer, its own included; None for all."""
+        return windows_of_layers(self.attention_window, self.n_layers, self.context_length)
+
+    @property
+    def rotary_width(self) -> int:
+        """Number of dimensions of each head that rotary positions rotate."""
+        return 2 * round(self.rotary_fraction * self.head_width / 2)
 
     @property
     def feed_forward_width(self) -> int:

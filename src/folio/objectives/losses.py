@@ -38,11 +38,11 @@ def batch_loss(model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
     if batch.lengths is not None:  # few tokens of a masked LM are targets; elsewhere nearly all are
         counted = targets != IGNORE_INDEX
         hidden, targets = hidden[counted], targets[counted]
-    weight, bias = model.output.weight, model.output.bias
+    weight, bias, softcap = model.output.weight, model.output.bias, model.output.softcap
     # A GPU is fast without chunks, and under autocast their products would have the wrong dtype.
     on_cpu = hidden.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
     if on_cpu and weight.size(0) >= MIN_CHUNKED_VOCABULARY:
-        return ChunkedCrossEntropy.apply(hidden, weight, bias, targets)
+        return ChunkedCrossEntropy.apply(hidden, weight, bias, targets, softcap)
     logits = model.output(hidden).float()  # (B*T, V)
     accuracy = (logits.detach().argmax(dim=1) == targets).float().mean()
     return F.cross_entropy(logits, targets), accuracy
@@ -50,6 +50,8 @@ def batch_loss(model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
 
 class ChunkedCrossEntropy(torch.autograd.Function):
     """F.cross_entropy(hidden @ weight.T + bias, targets), and the accuracy, without holding all (N, V) logits at once.
+
+    A softcap c takes the place of the logits z by c tanh(z / c).
 
     The gradient of a chunk's logits, (softmax - one_hot) / N, is known as soon as they are, so it overwrites them and
     is at once multiplied into the gradients of hidden and weight: three matrix products and one buffer of
@@ -62,7 +64,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, softcap: float | None = None
     ) -> tuple[Tensor, Tensor]:
         n_rows = hidden.size(0)
         hidden_gradient, weight_gradient = torch.empty_like(hidden), torch.zeros_like(weight)
@@ -76,9 +78,12 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 logits = torch.mm(chunk_hidden, weight.T, out=buffer[: chunk_hidden.size(0)])  # (R, V)
             if bias is not None:
                 logits += bias
+            slope = None if softcap is None else cap_logits_(logits, softcap)
             losses[rows], correct[rows], exponentials, normalizer = cross_entropy_(logits, chunk_targets)
             gradient = exponentials.div_(normalizer * n_rows)
             gradient.scatter_add_(1, chunk_targets[:, None], torch.full_like(normalizer, -1.0 / n_rows))
+            if slope is not None:
+                gradient *= slope
             with onednn_matmul():
                 torch.mm(gradient, weight, out=hidden_gradient[rows])
                 weight_gradient.addmm_(gradient.T, chunk_hidden)
@@ -90,7 +95,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         return losses.mean(), accuracy
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
         # Not by save_for_backward: autograd may then accumulate in place, without a copy as large as the weight.
         if ctx.gradients is None:
             raise RuntimeError("the chunked loss can be differentiated only once")
@@ -99,7 +104,15 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             for part in gradients:
                 if part is not None:
                     part.mul_(gradient)
-        return *gradients, None
+        return *gradients, None, None
+
+
+def cap_logits_(logits: Tensor, softcap: float) -> Tensor:
+    """Replace logits z (R, V) by c tanh(z / c), in place; return the slope there, 1 - tanh(z / c)^2 (R, V)."""
+    logits.div_(softcap).tanh_()
+    slope = 1 - logits.square()
+    logits.mul_(softcap)
+    return slope
 
 
 def cross_entropy_(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -77,7 +77,6 @@ def page_shape(config: TransformerConfig) -> dict[str, Any]:
     """Return what js/model.js needs of a config, with everything that the config leaves open decided."""
     import torch
 
-    from folio.models.blocks import NORM_EPS
     from folio.models.positional import alibi_slopes, angles
 
     def frequencies(width: int) -> list[float]:
@@ -92,20 +91,20 @@ def page_shape(config: TransformerConfig) -> dict[str, Any]:
         "context_length": config.context_length,
         "n_layers": config.n_layers,
         "n_heads": config.n_heads,
-        "n_kv_heads": config.n_heads,
+        "n_kv_heads": config.key_value_heads,
         "d_model": config.d_model,
-        "d_head": config.d_head,
+        "d_head": config.head_width,
         "d_ff": config.feed_forward_width,
         "token_width": config.token_width,
         "embedding_scale": config.embedding_scale,
         "norm": config.norm,
-        "norm_eps": NORM_EPS,
+        "norm_eps": config.norm_eps,
         "norm_position": config.norm_position,
         "final_norm": config.has_final_norm,
         "activation": config.activation,
         "qk_norm": config.qk_norm,
         "positional_encoding": encoding,
         "sinusoid_frequencies": frequencies(config.d_model) if encoding == "sinusoidal" else None,
-        "rotary_frequencies": frequencies(config.d_head) if encoding == "rotary" else None,
+        "rotary_frequencies": frequencies(config.head_width) if encoding == "rotary" else None,
         "alibi_slopes": alibi_slopes(config.n_heads) if encoding == "alibi" else None,
     }

@@ -52,7 +52,7 @@ def interleaved_rows(config: TransformerConfig) -> list[int]:
         >>> interleaved_rows(TransformerConfig(vocab_size=5, context_length=8, n_layers=1, n_heads=2, d_model=2))
         [0, 2, 4, 1, 3, 5]
     """
-    heads, width = config.n_heads, config.d_head
+    heads, width = config.n_heads, config.head_width
     return [(part * heads + head) * width + row for head in range(heads) for part in range(3) for row in range(width)]
 
 

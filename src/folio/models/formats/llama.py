@@ -44,14 +44,14 @@ def _attention(theirs: str, ours: str, config: TransformerConfig) -> Iterator[We
     d_model, bias = config.d_model, config.attention_has_bias
     end = 0
     for part, n_heads in (("q", config.n_heads), ("k", config.n_heads), ("v", config.n_heads)):
-        start, end = end, end + n_heads * config.d_head
+        start, end = end, end + n_heads * config.head_width
         shape, rows = (end - start, d_model), slice(start, end)
         yield from _linear(f"{theirs}.{part}_proj", f"{ours}.qkv_projection", shape, rows, bias)
-    shape = (d_model, config.n_heads * config.d_head)
+    shape = (d_model, config.n_heads * config.head_width)
     yield from _linear(f"{theirs}.o_proj", f"{ours}.out_projection", shape, slice(None), bias)
     if config.qk_norm:
         for part in ("q", "k"):
-            yield Weight(f"{theirs}.{part}_norm.weight", f"{ours}.{part}_norm.weight", (config.d_head,))
+            yield Weight(f"{theirs}.{part}_norm.weight", f"{ours}.{part}_norm.weight", (config.head_width,))
 
 
 def _linear(name: str, parameter: str, shape: tuple[int, int], rows: slice, bias: bool) -> Iterator[Weight]:
@@ -78,7 +78,7 @@ class Heads(Field):
         return {}
 
     def write(self, config: TransformerConfig) -> dict[str, Any]:
-        return {"num_key_value_heads": config.n_heads, "head_dim": config.d_head}
+        return {"num_key_value_heads": config.n_heads, "head_dim": config.head_width}
 
 
 def _fields(vocab_size: int, d_ff: int, context_length: int, heads: Heads) -> tuple[Field, ...]:
