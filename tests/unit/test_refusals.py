@@ -53,10 +53,10 @@ def test_the_work_of_a_helper_that_was_killed_is_kept(tmp_path: Path, monkeypatc
 def test_a_lock_that_was_removed_while_a_process_waited_for_it_is_taken_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock, flock, waits = tmp_path / ".a.lock", fcntl.flock, iter((True, False))
+    lock, flock, waits = tmp_path / ".a.lock", fcntl.flock, [True]
 
     def flock_after_removal(descriptor: int, operation: int) -> None:
-        if next(waits):
+        if waits and waits.pop():
             lock.unlink()
         flock(descriptor, operation)
 

@@ -5,6 +5,8 @@ import os
 from collections.abc import MutableMapping
 from pathlib import Path
 
+from folio.runtime.untrusted import read_text
+
 CGROUPS = Path("/sys/fs/cgroup")
 """Where Linux shows the limits of a container or a service."""
 
@@ -30,7 +32,7 @@ def _cpu_quota(cgroups: Path) -> float | None:
     Source: Linux, Documentation/admin-guide/cgroup-v2.rst, cpu.max.
     """
     try:
-        quota, period = (cgroups / "cpu.max").read_text(encoding="ascii").split()
+        quota, period = read_text(cgroups / "cpu.max").split()
         return None if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError, ZeroDivisionError):  # no Linux, no limit, or an older version
         return None

@@ -1,6 +1,5 @@
 """Files that are either complete or absent: atomic writes, locks between processes, checksums."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -10,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from filelock import FileLock, lock_descriptor
 
 from folio.runtime.errors import FolioError
 from folio.runtime.untrusted import kind_of_file, open_regular
@@ -188,12 +189,10 @@ def exclusive_lock(path: Path) -> Iterator[None]:
 
     The lock file stays, except after `remove_lock`.
     """
-    while (descriptor := _lock(_lock_file(path))) is None:
-        pass
-    try:
+    file = _lock_file(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def remove_lock(path: Path) -> None:
@@ -203,27 +202,6 @@ def remove_lock(path: Path) -> None:
 
 def _lock_file(path: Path) -> Path:
     return path.with_name(f".{path.name}.lock")
-
-
-def _lock(file: Path) -> int | None:
-    """Return the descriptor of a lock file, locked; None if it was removed while this process waited for it.
-
-    Otherwise two processes could hold the lock: one on the file that was removed, one on a new file.
-    """
-    # A link would create a file elsewhere, and opening a FIFO would wait.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(file, flags, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), os.lstat(file)):
-                return descriptor
-    except BaseException:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None
 
 
 @contextmanager
@@ -236,10 +214,8 @@ def lock_folder(folder: Path, activity: str) -> Iterator[None]:
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FolioError(f"another process is {activity}; wait for it, or stop it") from None
+        if not lock_descriptor(descriptor, blocking=False):
+            raise FolioError(f"another process is {activity}; wait for it, or stop it")
         yield
     finally:
         os.close(descriptor)

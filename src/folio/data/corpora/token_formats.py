@@ -7,6 +7,7 @@
   sequence is (`megatron/core/datasets/indexed_dataset.py`).
 """
 
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from folio.data.sharded_tokens import ShardFile
 from folio.data.token_file import token_dtype
 from folio.runtime.errors import FolioError
-from folio.runtime.untrusted import check_regular
+from folio.runtime.untrusted import open_regular
 
 LLMC_HEADER_BYTES = 256 * 4
 LLMC_VERSIONS = {20240520: (1, "<u2"), 20240801: (7, "<u4")}
@@ -53,10 +54,8 @@ def read_header(path: Path, vocab_size: int, random_access: bool) -> ForeignToke
 
     Raises: TokenFormatError, in one line, if the file contradicts its header; OSError.
     """
-    check_regular(path)
-    n_bytes = path.stat().st_size
-    with path.open("rb") as file:
-        header = file.read(LLMC_HEADER_BYTES)
+    with open_regular(path) as file:
+        n_bytes, header = os.fstat(file.fileno()).st_size, file.read(LLMC_HEADER_BYTES)
     if path.with_suffix(".idx").exists():
         name, dtype, offset = "Megatron", _megatron_dtype(path, n_bytes), 0
     elif len(header) >= 4 and (magic := int.from_bytes(header[:4], "little")) in LLMC_VERSIONS:
@@ -91,8 +90,7 @@ def _llmc_dtype(path: Path, header: bytes, magic: int, n_bytes: int) -> str:
 
 def _megatron_dtype(path: Path, n_bytes: int) -> str:
     index = path.with_suffix(".idx")
-    check_regular(index)
-    with index.open("rb") as file:
+    with open_regular(index) as file:
         header = file.read(MEGATRON_HEADER.size)
     if len(header) < MEGATRON_HEADER.size or not header.startswith(MEGATRON_MAGIC):
         raise TokenFormatError(index, "is no index of Megatron's; move it away, or give its .bin file another name")
