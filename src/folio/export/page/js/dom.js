@@ -42,7 +42,9 @@ function visible(text) {
 function percent(probability) {
   const value = 100 * probability;
   if (value === 0) return "0 %";
-  if (value >= 99.95 && value < 100) return value.toFixed(2) + " %";
+  if (value < 1e-4) return "< 0.0001 %";
+  if (value > 99.99 && value < 100) return "> 99.99 %";
+  if (value > 99.5 && value < 100) return value.toFixed(2) + " %";
   return (value >= 10 ? value.toFixed(0) : value >= 0.1 ? value.toFixed(1) : Number(value.toPrecision(1)).toString()) + " %";
 }
 
@@ -108,7 +110,7 @@ function bars(rows, caption) {
   return element("ol", { class: "bars", "aria-label": caption }, ...rows.map((row) => {
     const content = [
       element("span", { class: "name" }, visible(row.text)),
-      element("span", { class: "bar", "aria-hidden": "true", "--before": `${(100 * (row.before ?? 0)) / largest}%`,
+      element("span", { class: row.before === undefined ? "bar" : "bar two", "aria-hidden": "true", "--before": `${(100 * (row.before ?? 0)) / largest}%`,
         "--now": `${(100 * row.probability) / largest}%` }),
       element("span", { class: "value" }, row.value ?? percent(row.probability)),
     ];

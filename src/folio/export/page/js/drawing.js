@@ -1,8 +1,6 @@
 "use strict";
 // Drawings of the views: a matrix as squares, lines between tokens, a small chart.
 
-const CELL = 16; // pixels of a square on the screen
-
 /** Returns the color of a value between 0 and 1 as [r, g, b]: from the page's paper to its strongest ink. */
 function shade(value, [from, to]) {
   return from.map((channel, i) => Math.round(channel + (to[i] - channel) * value));
@@ -17,10 +15,10 @@ function palette() {
 }
 
 /** Draws rows of values as squares. Returns a canvas, whose label says what it shows.
- * scale: the value that is darkest; negative values have another color. `onPick(row, column)` follows a click. */
-function heatmap(rows, { label, scale, cell = CELL, onPick = null, picked = null }) {
+ * A label of null hides it from screen readers. scale: the value that has the strongest color; negative values have another one. */
+function heatmap(rows, { label, scale, cell }) {
   const nColumns = rows[0].length, colors = palette();
-  const canvas = element("canvas", { width: nColumns, height: rows.length, class: "heatmap", role: "img", "aria-label": label,
+  const canvas = element("canvas", { width: nColumns, height: rows.length, class: "heatmap", role: "img", "aria-label": label, "aria-hidden": label === null && "true",
     "--width": `${nColumns * cell}px`, "--height": `${rows.length * cell}px` });
   const context = canvas.getContext("2d"), image = context.createImageData(nColumns, rows.length);
   rows.forEach((row, r) => row.forEach((value, c) => {
@@ -28,23 +26,37 @@ function heatmap(rows, { label, scale, cell = CELL, onPick = null, picked = null
     image.data.set([...color, 255], 4 * (r * nColumns + c));
   }));
   context.putImageData(image, 0, 0);
-  if (onPick)
-    canvas.addEventListener("click", (event) => {
-      const box = canvas.getBoundingClientRect();
-      onPick(Math.floor(((event.clientY - box.top) / box.height) * rows.length),
-        Math.floor(((event.clientX - box.left) / box.width) * nColumns));
-    });
-  return element("div", { class: "heatmap-box" }, canvas,
-    ...(picked === null ? [] : [element("span", { class: "row-mark", "aria-hidden": "true", "--top": `${picked * cell}px`, "--height": `${cell}px`,
-      "--width": `${nColumns * cell}px` })]));
+  return canvas;
 }
+
+/** Draws the weights of each token, a row, on each other, a column, with their names. A click chooses a row. */
+function matrix(pieces, rows, picked, onPick) {
+  const names = 12 + 8 * Math.max(...pieces.map((piece) => shortName(piece).length)); // pixels
+  const cell = Math.max(12, Math.min(24, Math.floor((660 - names) / pieces.length))), side = names + pieces.length * cell;
+  const name = (index, attributes) => svg("text", { ...attributes, class: `${attributes.class} ${index === picked ? "current" : ""}` }, shortName(pieces[index]));
+  const squares = rows.flatMap((row, r) => Array.from(row, (weight, c) => (weight > 0.002
+    ? [svg("rect", { x: names + c * cell, y: names + r * cell, width: cell, height: cell, "fill-opacity": Math.min(1, weight).toFixed(3) },
+      svg("title", {}, `${visible(pieces[r])} → ${visible(pieces[c])}: ${percent(weight)}`))] : [])).flat());
+  const drawing = svg("svg", { viewBox: `0 0 ${side} ${side}`, width: side, height: side, class: "matrix", role: "img", "font-size": Math.min(12, cell),
+    "aria-label": `A matrix of ${pieces.length} by ${pieces.length} tokens. The list of weights has the numbers of a row.` },
+    svg("rect", { x: names, y: names, width: side - names, height: side - names, class: "frame" }), ...squares,
+    svg("rect", { x: names, y: names + picked * cell, width: side - names, height: cell, class: "mark" }),
+    ...pieces.flatMap((_, i) => [name(i, { x: names - 5, y: names + (i + 0.5) * cell, class: "end" }),
+      name(i, { transform: `translate(${names + (i + 0.5) * cell} ${names - 5}) rotate(-90)`, class: "top" })]));
+  drawing.addEventListener("click", (event) => {
+    const row = Math.floor((event.offsetY * (side / drawing.clientHeight) - names) / cell);
+    if (row >= 0 && row < pieces.length) onPick(row);
+  });
+  return drawing;
+}
+
+const shortName = (piece) => (piece.length > 9 ? visible(piece.slice(0, 8)) + "…" : visible(piece));
 
 /** Draws lines from each token on the left to those on the right that it attends to, as thick as its weights.
  * weights(query, key) is between 0 and 1; the lines of other queries than `query` are pale. */
 function linesBetween(pieces, weights, query, onPick) {
-  const height = 22, gap = 120, side = 96, width = gap + 2 * side;
+  const height = 18, gap = 120, side = 96, width = gap + 2 * side;
   const y = (index) => index * height + height / 2;
-  const label = (text) => (text.length > 10 ? text.slice(0, 9) + "…" : text);
   const lines = [];
   for (let q = 0; q < pieces.length; q++)
     for (let k = 0; k < pieces.length; k++) {
@@ -55,34 +67,42 @@ function linesBetween(pieces, weights, query, onPick) {
     }
   lines.sort((a, b) => a.classList.contains("current") - b.classList.contains("current"));
   const names = pieces.flatMap((piece, index) => {
-    const left = svg("text", { x: side - 6, y: y(index), class: "end" + (index === query ? " current" : "") }, label(visible(piece)));
+    const left = svg("text", { x: side - 6, y: y(index), class: "end" + (index === query ? " current" : "") }, shortName(piece));
     left.addEventListener("click", () => onPick(index));
     const weight = weights(query, index);
-    return [left, svg("text", { x: side + gap + 6, y: y(index), "fill-opacity": (0.45 + 0.55 * Math.min(1, 3 * weight)).toFixed(2) }, label(visible(piece)))];
+    return [left, svg("text", { x: side + gap + 6, y: y(index), "fill-opacity": (0.45 + 0.55 * Math.min(1, 3 * weight)).toFixed(2) }, shortName(piece))];
   });
   return svg("svg", { viewBox: `0 0 ${width} ${pieces.length * height}`, width, height: pieces.length * height, class: "lines", role: "img",
     "aria-label": `Lines from “${visible(pieces[query])}” to the tokens that it attends to. The list of weights has the numbers.` }, ...lines, ...names);
 }
 
-/** Draws values over x as lines. lines: {name, values, class}; values may hold null. */
-function chart(lines, { label, xLabel, yLabel, xTicks = null }) {
-  const width = 560, height = 240, left = 52, right = 12, top = 14, bottom = 40;
-  const values = lines.flatMap((line) => line.values).filter((value) => value !== null && Number.isFinite(value));
-  const high = Math.max(...values), low = Math.min(0, ...values), n = Math.max(...lines.map((line) => line.values.length));
-  const x = (i) => left + ((width - left - right) * i) / Math.max(n - 1, 1);
+/** Returns round numbers from low to high, about five of them. */
+function roundTicks(low, high) {
+  const rough = (high - low) / 5 || 1, power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough * 0.999);
+  const first = Math.ceil(low / step - 1e-9), n = Math.floor(high / step + 1e-9) - first + 1;
+  return Array.from({ length: n }, (_, i) => Number(((first + i) * step).toPrecision(6)));
+}
+
+/** Draws values over x as lines. lines: {values, class}; xs: where each value stands, with the names xTicks. */
+function chart(lines, { label, xLabel, yLabel, xs, xTicks }) {
+  const width = 560, height = 250, left = 52, right = 34, top = 32, bottom = 46;
+  const values = lines.flatMap((line) => line.values), high = Math.max(...values), low = Math.min(0, ...values), last = xs.at(-1);
+  const x = (value) => left + ((width - left - right) * (value - xs[0])) / (last - xs[0] || 1);
   const y = (value) => height - bottom - ((height - top - bottom) * (value - low)) / (high - low || 1);
-  const grid = [0, 0.25, 0.5, 0.75, 1].map((share) => low + share * (high - low)).flatMap((value) => [
+  const grid = roundTicks(low, high).flatMap((value) => [
     svg("line", { x1: left, x2: width - right, y1: y(value), y2: y(value), class: "grid" }),
-    svg("text", { x: left - 8, y: y(value), class: "end" }, Math.abs(high - low) >= 20 ? value.toFixed(0) : value.toPrecision(2))]);
-  const step = Math.max(1, Math.ceil(n / 12));
-  const ticks = Array.from({ length: n }, (_, i) => i).filter((i) => i % step === 0)
-    .map((i) => svg("text", { x: x(i), y: height - bottom + 16, class: "middle" }, xTicks ? xTicks[i] : String(i)));
-  const drawn = lines.map(({ values, class: class_ = "" }) => {
-    const points = values.map((value, i) => (value === null ? null : `${x(i).toFixed(1)},${y(value).toFixed(1)}`)).filter(Boolean);
-    return svg("g", { class: `series ${class_}` }, svg("polyline", { points: points.join(" ") }),
-      ...(n <= 40 ? points.map((point) => svg("circle", { cx: point.split(",")[0], cy: point.split(",")[1], r: 2.5 })) : []));
+    svg("text", { x: left - 8, y: y(value), class: "end" }, value.toLocaleString("en"))]);
+  let free = -Infinity; // names that would overlap the one before are left out
+  const ticks = xs.flatMap((value, i) => {
+    if (x(value) - 4 * xTicks[i].length < free) return [];
+    free = x(value) + 4 * xTicks[i].length + 4;
+    return [svg("text", { x: x(value), y: height - bottom + 16, class: "middle" }, xTicks[i])];
   });
+  const drawn = lines.map(({ values, class: class_ = "" }) => svg("g", { class: `series ${class_}` },
+    svg("polyline", { points: values.map((value, i) => `${x(xs[i]).toFixed(1)},${y(value).toFixed(1)}`).join(" ") }),
+    ...(values.length > 40 ? [] : values.map((value, i) => svg("circle", { cx: x(xs[i]), cy: y(value), r: 2.5 })))));
   return svg("svg", { viewBox: `0 0 ${width} ${height}`, class: "chart", role: "img", "aria-label": label }, ...grid, ...ticks, ...drawn,
-    svg("text", { x: (left + width - right) / 2, y: height - 4, class: "middle name" }, xLabel),
-    svg("text", { x: 4, y: 8, class: "name" }, yLabel));
+    svg("text", { x: (left + width - right) / 2, y: height - 10, class: "middle name" }, xLabel),
+    svg("text", { x: 4, y: 10, class: "name" }, yLabel));
 }

@@ -10,7 +10,7 @@ function showFacts() {
   const model = source.models[currentModel()], { shape } = model;
   $("facts").textContent = [
     `${model.n_parameters.toLocaleString("en")} parameters`, `${shape.n_layers} layers of ${shape.n_heads} heads`, `${shape.positional_encoding} positions`,
-    `context of ${shape.context_length.toLocaleString("en")} tokens`, `step ${model.step.toLocaleString("en")}`,
+    `context of ${shape.context_length.toLocaleString("en")} tokens`, stepOf(model),
     ...(model.val.loss_nats === undefined ? [] : [`validation loss ${number(model.val.loss_nats, 3)} nats`]),
   ].join(" · ");
   const { before, after } = model.rounding;
@@ -42,13 +42,9 @@ async function show() {
   await shown.show();
 }
 
-$("model").append(...source.models.map((model, index) => element("option", { value: index + 1 }, `${model.run}, step ${model.step.toLocaleString("en")}`)));
+$("model").append(...source.models.map((model, index) => element("option", { value: index + 1 }, `${model.run}, ${stepOf(model)}`)));
 $("model").addEventListener("change", () => {
   setState({ model: $("model").value, given: "", token: "" });
-  show();
-});
-addEventListener("hashchange", () => {
-  readState();
   show();
 });
 addEventListener("popstate", () => {

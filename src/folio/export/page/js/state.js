@@ -4,7 +4,7 @@
 /** Value of each key if the address does not have it. What is empty here depends on the model. */
 const DEFAULTS = {
   view: "write", model: "", prompt: "", length: "120", temperature: "0.8", top_k: "", top_p: "", seed: "1", given: "", token: "",
-  text: "", layer: "1", head: "1", query: "", lens: "", compare: "",
+  text: "", layer: "1", head: "1", query: "", step: "",
 };
 
 const state = { ...DEFAULTS };
@@ -46,4 +46,10 @@ function samplingOf() {
 const seedOf = () => Math.floor(stateNumber("seed", 0, 2 ** 32 - 1, 1));
 const lengthOf = () => Math.floor(stateNumber("length", 1, 1000, 120));
 const promptOf = () => state.prompt || source.models[currentModel()].prompt;
-const textOf = () => state.text || promptOf();
+
+/** Returns the text to look at: that of the address, else what was written, which then is in the address too. */
+function textOf() {
+  const written = views.write.text.pieces.join("");
+  if (state.text === "" && written) setState({ text: written });
+  return state.text || promptOf();
+}

@@ -9,8 +9,11 @@ class GrowthView {
 
   title = "Growth";
 
-  get sideBySide() {
-    return new Set(source.models.map((model) => model.run)).size > 1;
+  /** The models of each run, as lists of their indices: [[0, 1, 2], [3, 4, 5]]. */
+  get runs() {
+    const runs = new Map();
+    source.models.forEach(({ run }, index) => runs.set(run, [...(runs.get(run) ?? []), index]));
+    return [...runs.values()];
   }
 
   render() {
@@ -38,8 +41,8 @@ class GrowthView {
     const length = Math.min(lengthOf(), 200);
     try {
       await this.task.run(async (signal) => {
-        // The one that is shown comes first.
-        const order = [this.step, ...source.models.keys()].filter((model, i, all) => all.indexOf(model) === i);
+        // Those that are shown come first.
+        const order = [...this.shownModels, ...source.models.keys()].filter((model, i, all) => all.indexOf(model) === i);
         for (const model of order) {
           await source.complete({ model, prompt: this.prompt.value, length, sampling: samplingOf(), seed: seedOf() }, { signal, onPart: (part) => this.receive(model, part) });
           if (signal.aborted) return;
@@ -55,9 +58,18 @@ class GrowthView {
     this.task.stop();
   }
 
-  /** Index of the checkpoint that the slider shows. */
+  /** Number of checkpoints that the slider goes through, and the one that it shows, from 0. */
+  get nSteps() {
+    return Math.max(...this.runs.map((models) => models.length));
+  }
+
   get step() {
-    return stateNumber("compare", 1, source.models.length, source.models.length) - 1;
+    return stateNumber("step", 1, this.nSteps, this.nSteps) - 1;
+  }
+
+  /** Returns the models that the slider shows: one of each run. */
+  get shownModels() {
+    return this.runs.map((models) => models[Math.min(this.step, models.length - 1)]);
   }
 
   receive(model, part) {
@@ -71,26 +83,23 @@ class GrowthView {
 
   draw() {
     this.places = source.models.map((_, index) => element("div", { class: "output", "data-model": index + 1 }));
-    const cards = source.models.map((model, index) => element("article", {}, element("h3", {}, this.sideBySide ? `${model.run}, ` : "", `step ${model.step.toLocaleString("en")}`),
+    const named = this.runs.length > 1;
+    const cards = source.models.map((model, index) => element("article", {}, element("h3", {}, named ? `${model.run}, ` : "", stepOf(model)),
       element("p", { class: "soft" }, this.lossOf(model)), this.places[index]));
-    if (this.sideBySide) {
-      this.result.replaceChildren(element("div", { class: "columns even" }, ...cards), legend("unlikely"));
-    } else {
-      const slider = element("input", { type: "range", id: "growth-step", min: 1, max: source.models.length, step: 1 });
-      const shown = element("output", { class: "soft" });
-      const show = () => {
-        cards.forEach((card, index) => (card.hidden = index !== this.step));
-        shown.textContent = `step ${source.models[this.step].step.toLocaleString("en")}`;
-        slider.setAttribute("aria-valuetext", shown.textContent);
-      };
-      slider.value = this.step + 1;
-      slider.addEventListener("input", () => {
-        setState({ compare: slider.value });
-        show();
-      });
+    const slider = element("input", { type: "range", id: "growth-step", min: 1, max: this.nSteps, step: 1, value: this.step + 1 });
+    const shown = element("output", { class: "soft" });
+    const show = () => {
+      cards.forEach((card, index) => (card.hidden = !this.shownModels.includes(index)));
+      shown.textContent = [...new Set(this.shownModels.map((index) => stepOf(source.models[index])))].join(", ");
+      slider.setAttribute("aria-valuetext", shown.textContent);
+    };
+    slider.addEventListener("input", () => {
+      setState({ step: slider.value });
       show();
-      this.result.replaceChildren(element("div", { class: "panel" }, field("Checkpoint", slider, shown)), ...cards, legend("unlikely"), ...this.curve());
-    }
+    });
+    show();
+    this.result.replaceChildren(...(this.nSteps > 1 ? [element("div", { class: "panel" }, field("Checkpoint", slider, shown))] : []),
+      element("div", { class: named ? "columns even" : "" }, ...cards), legend("unlikely"), ...this.runs.flatMap((models) => this.curve(models, named)));
     source.models.forEach((_, index) => this.drawText(index));
   }
 
@@ -98,13 +107,13 @@ class GrowthView {
     return val.loss_nats === undefined ? "" : `validation loss ${number(val.loss_nats, 3)} nats` + (val.bits_per_byte === undefined ? "" : `, ${number(val.bits_per_byte, 3)} bits per byte`);
   }
 
-  /** Returns a chart of the validation loss, if the checkpoints know it. */
-  curve() {
-    const losses = source.models.map((model) => model.val.loss_nats ?? null);
-    if (losses.some((loss) => loss === null)) return [];
-    return [element("figure", {}, element("figcaption", {}, "Validation loss of these checkpoints"),
+  /** Returns a chart of a run's validation loss, if its checkpoints know it. */
+  curve(indices, named) {
+    const models = indices.map((index) => source.models[index]), losses = models.map((model) => model.val.loss_nats ?? null);
+    if (models.length < 2 || losses.includes(null)) return [];
+    return [element("figure", {}, element("figcaption", {}, `Validation loss of these checkpoints${named ? ` of ${models[0].run}` : ""}`),
       chart([{ values: losses }], { label: `Validation loss: ${losses.map((loss) => number(loss, 3)).join(", ")} nats`, xLabel: "step", yLabel: "nats per token",
-        xTicks: source.models.map((model) => model.step.toLocaleString("en")) }))];
+        xs: models.map((model) => model.step), xTicks: models.map((model) => model.step.toLocaleString("en")) }))];
   }
 
   drawText(index) {
@@ -118,3 +127,5 @@ class GrowthView {
     })));
   }
 }
+
+const stepOf = (model) => `step ${model.step.toLocaleString("en")}`;

@@ -100,24 +100,22 @@ class InsideView {
   drawAttention() {
     const { layer, head, query } = this.place, { pieces, ids } = this.seen, { n_heads } = this.shape;
     const rows = ids.map((_, q) => this.row(q)), weights = rows[query];
-    const cell = ids.length > 24 ? 10 : CELL;
     const heads = Array.from({ length: n_heads }, (_, h) => element("button", { type: "button", class: "small-map", "aria-pressed": String(h === head),
       onclick: () => this.choose({ head: String(h + 1) }) },
-      heatmap(ids.map((_, q) => this.row(q, "weights", h)), { label: "", scale: 1, cell: Math.max(1, Math.floor(84 / ids.length)) }), `head ${h + 1}`));
+      heatmap(ids.map((_, q) => this.row(q, "weights", h)), { label: null, scale: 1, cell: Math.max(1, Math.floor(84 / ids.length)) }), `head ${h + 1}`));
     const strongest = likeliest(weights, 8).filter((key) => weights[key] > 0);
     this.sections.attention.replaceChildren(element("h2", {}, "Attention"),
       element("p", {}, "Each token, a row, collects from the tokens in the columns. A row sums to 100 %."
         + (this.shape.family === "decoder" ? " Above the diagonal is the future, which a decoder must not see." : " An encoder reads in both directions.")),
       element("div", { class: "small-maps", role: "group", "aria-label": "Heads of this layer" }, ...heads),
-      element("div", { class: "columns even" },
+      element("div", { class: "columns" },
         element("figure", {}, element("figcaption", {}, `Layer ${layer + 1}, head ${head + 1}, as a matrix`),
-          element("div", { class: "scroll" }, heatmap(rows, { label: `Attention of layer ${layer + 1}, head ${head + 1}: a matrix of ${ids.length} by ${ids.length} tokens. The list has the numbers of a row.`,
-            scale: 1, cell, picked: query, onPick: (q) => this.choose({ query: String(q + 1) }) }))),
-        element("figure", {}, element("figcaption", {}, "As lines between tokens"),
-          element("div", { class: "scroll tall" }, linesBetween(pieces, (q, k) => this.weight(q, k), query, (q) => this.choose({ query: String(q + 1) })))),
-        element("figure", {}, element("figcaption", {}, "What ", element("bdi", { class: "name" }, visible(pieces[query])), ` (token ${query + 1}) attends to`),
+          element("div", { class: "scroll" }, matrix(pieces, rows, query, (q) => this.choose({ query: String(q + 1) })))),
+        element("div", {}, element("figure", {}, element("figcaption", {}, "What ", element("bdi", { class: "name" }, visible(pieces[query])), ` (token ${query + 1}) attends to`),
           bars(strongest.map((key) => ({ text: pieces[key], probability: weights[key], value: `${percent(weights[key])} at ${key + 1}`, chosen: key === query,
-            action: "Choose this token", onChoose: () => this.choose({ query: String(key + 1) }) })), "Strongest weights"))));
+            action: "Choose this token", onChoose: () => this.choose({ query: String(key + 1) }) })), "Strongest weights")),
+        element("figure", {}, element("figcaption", {}, "As lines between tokens"),
+          element("div", { class: "scroll" }, linesBetween(pieces, (q, k) => this.weight(q, k), query, (q) => this.choose({ query: String(q + 1) })))))));
   }
 
   drawSoftmax() {
@@ -163,7 +161,7 @@ class InsideView {
         : "With norm_position=post a norm follows every sum, so the length of the residual stream stays about the same."),
       element("figure", {}, element("figcaption", {}, element("span", { class: "key" }, "mean of all tokens"), element("span", { class: "key own" }, "token ", element("bdi", {}, visible(pieces[query])))),
         chart([{ values: mean }, { values: own, class: "own" }], { label: `Length of the residual stream by layer: ${mean.map((value) => number(value, 1)).join(", ")}`,
-          xLabel: "after layer", yLabel: "length of the vector", xTicks: ticks })));
+          xLabel: "after layer", yLabel: "length of the vector", xs: [...norms.keys()], xTicks: ticks })));
   }
 
   drawPositions() {

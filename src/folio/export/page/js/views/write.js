@@ -7,6 +7,7 @@ class WriteView {
     this.tokens = []; // {index, position, id, logits}, one for each token that was written
     this.text = { ids: [], pieces: [] }; // of prompt and continuation
     this.selected = null; // index among this.tokens
+    this.frame = null; // the next drawing, which shows all tokens that have arrived until then
   }
 
   title = "Write";
@@ -20,7 +21,7 @@ class WriteView {
       field("Prompt", this.prompt, encoder ? element("p", { class: "soft" }, "This model is an encoder: it fills each [MASK].") : null),
       element("div", { class: "options" },
         this.option("Temperature", "temperature", { min: 0, max: 2, step: 0.05, slider: true }),
-        this.option("Top-k", "top_k", { min: 1, max: this.nSymbols(), step: 1, placeholder: "all" }),
+        this.option("Top-k", "top_k", { min: 1, max: source.models[currentModel()].shape.vocab_size, step: 1, placeholder: "all" }),
         this.option("Top-p", "top_p", { min: 0.05, max: 1, step: 0.05, slider: true, none: 1 }),
         this.option("Seed", "seed", { min: 0, max: 4294967295, step: 1 }), ...options),
       element("div", { class: "buttons" },
@@ -46,11 +47,6 @@ class WriteView {
 
   leave() {
     this.task.stop();
-  }
-
-  nSymbols() {
-    const { shape } = source.models[currentModel()];
-    return shape.vocab_size;
   }
 
   /** Returns a field whose changes reshape the distribution that is shown, at once. */
@@ -106,8 +102,11 @@ class WriteView {
       this.text.ids[part.position] = part.id;
       this.selected = part.index;
     }
-    this.showText();
-    this.showAlternatives();
+    this.frame ??= requestAnimationFrame(() => {
+      this.frame = null;
+      this.showText();
+      this.showAlternatives();
+    });
   }
 
   setBusy(busy) {
