@@ -1,6 +1,7 @@
 """The page of `scripts/export.py --format page` in a browser: its numbers are Folio's, every view does its job."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,14 @@ def test_every_supported_option_has_folios_logits_in_a_browser(page_of: Any) -> 
         found = np.array(call(opened, "logits", model=index, ids=TOKENS)["result"]).reshape(expected.shape)
         assert np.abs(found - expected).max() < 1e-4, described.config
         assert expected.std() > 0.3, "the logits hardly depend on anything"
+
+
+def test_the_name_of_a_run_stays_text(page_of: Any) -> None:
+    name = "<img src=x onerror=alert(1)></title></script><script>alert(2)</script>"
+    opened = page_of([replace(page_model({})[1], run=name, prompt="abc"), replace(page_model({})[1], run=name, step=1)])
+    assert opened.page.locator("h1").text_content() == name
+    assert opened.page.locator("#model option").first.text_content() == f"{name}, step 0"
+    assert opened.page.locator("img").count() == 0
 
 
 def test_rounded_weights_are_the_ones_that_were_measured(page_of: Any) -> None:
