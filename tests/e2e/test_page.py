@@ -12,6 +12,7 @@ from browser import Window, window
 from playwright.sync_api import Browser
 
 from folio.data.tokenizers.base import Tokenizer
+from folio.data.tokenizers.bpe import BPETokenizer
 from folio.data.tokenizers.byte import ByteTokenizer
 from folio.data.tokenizers.char import CharTokenizer
 from folio.data.tokenizers.tiktoken_bpe import TiktokenTokenizer
@@ -170,12 +171,14 @@ TEXTS = [
 
 def tokenizers(assets_dir: Path) -> list[Tokenizer]:
     ranked = [TiktokenTokenizer.create(name, assets_dir) for name in ("gpt2", "p50k_base", "cl100k_base")]
+    learned = BPETokenizer.from_text("".join(TEXTS) * 2, 300)
     char = CharTokenizer("".join(sorted(set("".join(TEXTS)))))
     return [
         char,
         ByteTokenizer(),
         WordTokenizer.from_text(TEXTS[0] + TEXTS[2], 24),
         WordTokenizer.from_text("".join(TEXTS)),
+        learned,
         *ranked,
     ]
 

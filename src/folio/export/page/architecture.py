@@ -36,7 +36,7 @@ SUPPORTED: dict[str, Any] = {
     ),
 }
 
-TOKENIZERS = {"char": "char", "byte": "byte", "word": "word", **dict.fromkeys(ENCODINGS, "ranks")}
+TOKENIZERS = {"char": "char", "byte": "byte", "word": "word", **dict.fromkeys(("bpe", *ENCODINGS), "ranks")}
 """Tokenizer -> its class in js/tokenizers.js."""
 
 

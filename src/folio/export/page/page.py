@@ -17,9 +17,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from folio.data.tokenizers.base import Tokenizer
-from folio.data.tokenizers.rank_files import ENCODINGS
+from folio.data.tokenizers.bpe import END_OF_TEXT
+from folio.data.tokenizers.byte_pairs import BytePairTokenizer
 from folio.data.tokenizers.state import fingerprint_of
-from folio.data.tokenizers.tiktoken_bpe import TiktokenTokenizer
 from folio.export.page.architecture import TOKENIZERS, Precision, page_shape
 from folio.export.page.weights import PackedWeights
 from folio.models import TransformerConfig
@@ -112,16 +112,17 @@ def _csp_hash(text: str) -> str:
 def _tokenizer_data(tokenizer: Tokenizer, texts: dict[str, bytes]) -> dict[str, Any]:
     """Return the state of a tokenizer for js/tokenizers.js; its ranks become one of the texts."""
     kind = {"kind": TOKENIZERS[tokenizer.name]}
-    if not isinstance(tokenizer, TiktokenTokenizer):
+    if not isinstance(tokenizer, BytePairTokenizer):
         return tokenizer.state() | kind
     name = f"ranks-{len(texts)}"
     texts[name] = tokenizer.state()["rank_file"]
+    end = tokenizer.end_of_text
     return kind | {
         "name": tokenizer.name,
         "ranks": name,
         "split": "cl100k" if tokenizer.name == "cl100k_base" else "gpt2",
         "vocab_size": tokenizer.vocab_size,
-        "special": {"<|endoftext|>": ENCODINGS[tokenizer.name].end_of_text},
+        "special": {} if end is None else {END_OF_TEXT: end},
     }
 
 

@@ -123,5 +123,6 @@ function bars(rows, caption) {
 /** Shows the problem of a call in a view; a call that was cancelled has none. */
 function report(error, place) {
   if (error.message === "cancelled") return;
+  announce("");
   place.replaceChildren(element("p", { class: "error", role: "alert" }, error.message));
 }

@@ -44,7 +44,8 @@ function matrix(pieces, rows, picked, onPick) {
     ...pieces.flatMap((_, i) => [name(i, { x: names - 5, y: names + (i + 0.5) * cell, class: "end" }),
       name(i, { transform: `translate(${names + (i + 0.5) * cell} ${names - 5}) rotate(-90)`, class: "top" })]));
   drawing.addEventListener("click", (event) => {
-    const row = Math.floor((event.offsetY * (side / drawing.clientHeight) - names) / cell);
+    const box = drawing.getBoundingClientRect();
+    const row = Math.floor(((event.clientY - box.top) * (side / box.height) - names) / cell);
     if (row >= 0 && row < pieces.length) onPick(row);
   });
   return drawing;

@@ -38,6 +38,7 @@ class GrowthView {
     }
     this.texts = source.models.map(() => null);
     this.draw();
+    announce("Writing …");
     const length = Math.min(lengthOf(), 200);
     try {
       await this.task.run(async (signal) => {

@@ -25,6 +25,7 @@ class InsideView {
 
   async show() {
     const model = currentModel();
+    announce("Reading …");
     this.vocabulary = await source.vocabulary(model);
     this.lens = null;
     try {

@@ -35,6 +35,7 @@ class ReadView {
     const model = currentModel();
     if (this.text.value.length > 50_000)
       return report(new Error(`The text has ${this.text.value.length.toLocaleString("en")} characters; this page reads up to 50,000. Shorten it.`), this.result);
+    announce("Reading …");
     this.vocabulary = await source.vocabulary(model);
     try {
       this.found = await this.task.run((signal) => source.read({ model, text: this.text.value },

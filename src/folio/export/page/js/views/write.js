@@ -78,6 +78,7 @@ class WriteView {
     this.tokens.length = from;
     this.selected = null;
     this.setBusy(true);
+    announce("Writing …");
     try {
       await this.task.run((signal) => source.complete(
         { model, prompt: this.prompt.value, length: lengthOf(), sampling: samplingOf(), seed: seedOf(), given, from },
