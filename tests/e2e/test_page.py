@@ -23,6 +23,7 @@ from folio.export.page.weights import pack_weights
 from folio.generation.filling import fill_masks
 from folio.models import TransformerConfig, build_model
 from folio.models.families import Model
+from folio.models.rotary_scaling import RotaryScaling
 from folio.models.sampling import SamplingParams
 from folio.models.token_sampler import token_probabilities
 from folio.objectives.text_loss import text_losses
@@ -47,12 +48,34 @@ OPTIONS: dict[str, list[Any]] = {
     "final_norm": [False],
     "qk_norm": [True],
     "n_heads": [4],
+    "d_head": [6],
+    "n_kv_heads": [1],
+    "norm_eps": [0.1],
+    "attention_window": [3, "SL:4"],
+    "logit_softcap": [2.0],
 }
 TOGETHER: list[dict[str, Any]] = [
     {"norm_position": "post", "final_norm": True, "bias": False, "norm": "rms_norm"},
     {"positional_encoding": "concatenated", "positional_width": 7, "activation": "swiglu", "n_heads": 2},
     {"positional_encoding": "rotary", "positional_base": 50.0, "qk_norm": True, "attention_bias": True, "bias": False},
     {"positional_encoding": "sinusoidal", "positional_base": 50.0, "scale_embedding": False, "d_ff": 20},
+    {
+        "positional_encoding": "rotary",
+        "rotary_fraction": 0.25,
+        "n_heads": 6,
+        "d_head": 16,
+        "n_kv_heads": 2,
+        "norm_eps": 1e-3,
+    },
+    {
+        "positional_encoding": "rotary",
+        "rotary_scaling": RotaryScaling(name="yarn", factor=4.0, original_context_length=4),
+    },
+    {
+        "positional_encoding": "rotary",
+        "rotary_scaling": RotaryScaling(name="llama3", factor=8.0, original_context_length=40),
+    },
+    {"positional_encoding": "alibi", "attention_window": "SSL:2", "n_layers": 3, "n_heads": 4, "n_kv_heads": 2},
 ]
 
 
@@ -170,7 +193,7 @@ TEXTS = [
 
 
 def tokenizers(assets_dir: Path) -> list[Tokenizer]:
-    ranked = [TiktokenTokenizer.create(name, assets_dir) for name in ("gpt2", "p50k_base", "cl100k_base")]
+    ranked = [TiktokenTokenizer.create(name, assets_dir) for name in ("gpt2", "cl100k_base")]
     learned = BPETokenizer.from_text("".join(TEXTS) * 2, 300)
     char = CharTokenizer("".join(sorted(set("".join(TEXTS)))))
     return [
@@ -202,7 +225,7 @@ def test_tokenizers_give_folios_ids_and_text(page_of: Any, assets_dir: Path) -> 
 
 
 def test_a_page_writes_what_folio_writes(page_of: Any) -> None:
-    model, described = page_model({"positional_encoding": "rotary", "qk_norm": True})
+    model, described = page_model({"positional_encoding": "rotary", "attention_window": "SL:4", "n_kv_heads": 1})
     encoder, filled = page_model({"family": "encoder"})
     opened = page_of([described, filled])
     # Greedy text, past the end of the context, where the window slides.
@@ -250,7 +273,7 @@ def test_a_page_draws_with_folios_probabilities(page_of: Any) -> None:
 
 
 def test_a_page_reads_and_looks_inside_as_folio_does(page_of: Any) -> None:
-    model, described = page_model({"positional_encoding": "alibi"})
+    model, described = page_model({"positional_encoding": "alibi", "attention_window": "SL:4", "n_kv_heads": 1})
     encoder, masked = page_model({"family": "encoder", "norm_position": "post"})
     words = WordTokenizer.from_text("to be or not to be", 7)
     _, spelled = page_model({"vocab_size": words.vocab_size}, words)

@@ -28,7 +28,8 @@ SUPPORTED: dict[str, Any] = {
         (
             *("vocab_size", "context_length", "n_layers", "n_heads", "d_model", "d_ff", "positional_width"),
             *("positional_base", "bias", "attention_bias", "output_bias", "tie_weights", "scale_embedding"),
-            *("final_norm", "qk_norm", "conditioning"),
+            *("final_norm", "qk_norm", "conditioning", "d_head", "n_kv_heads", "norm_eps", "attention_window"),
+            *("logit_softcap", "rotary_fraction", "rotary_scaling"),
             # Only of training
             *("dropout", "attention_dropout", "feed_forward_dropout", "post_norm_dropout", "init", "positional_init"),
         ),
@@ -79,12 +80,13 @@ def page_shape(config: TransformerConfig) -> dict[str, Any]:
 
     from folio.models.positional import alibi_slopes, angles
 
-    def frequencies(width: int) -> list[float]:
+    def frequencies(width: int, divisors: list[float] | None = None) -> list[float]:
         """Return the angles at position 1, which all others are multiples of."""
-        at_one: list[float] = angles(torch.ones(1), width, config.positional_base)[0].tolist()
+        at_one: list[float] = angles(torch.ones(1), width, config.positional_base, divisors)[0].tolist()
         return at_one
 
-    encoding = config.positional_encoding
+    encoding, width, scaling = config.positional_encoding, config.rotary_width, config.rotary_scaling
+    divisors = scaling.divisors(width, config.positional_base) if scaling else None
     return {
         "family": config.family,
         "vocab_size": config.vocab_size,
@@ -103,8 +105,11 @@ def page_shape(config: TransformerConfig) -> dict[str, Any]:
         "final_norm": config.has_final_norm,
         "activation": config.activation,
         "qk_norm": config.qk_norm,
+        "windows": config.layer_windows,
+        "logit_softcap": config.logit_softcap,
         "positional_encoding": encoding,
         "sinusoid_frequencies": frequencies(config.d_model) if encoding == "sinusoidal" else None,
-        "rotary_frequencies": frequencies(config.head_width) if encoding == "rotary" else None,
+        "rotary_frequencies": frequencies(width, divisors) if encoding == "rotary" else None,
+        "rotary_amplitude": scaling.amplitude if scaling else 1.0,
         "alibi_slopes": alibi_slopes(config.n_heads) if encoding == "alibi" else None,
     }

@@ -133,7 +133,8 @@ class Transformer {
   /** Returns the scores of the next token, or of a blank's: hidden (T, D) -> logits (T, V). */
   logits(hidden) {
     const weight = this.weights["output.weight"] ?? this.weights["token_embedding.weight"]; // tied weights are stored once
-    return linear(hidden, weight, this.weights["output.bias"], this.shape.d_model);
+    const logits = linear(hidden, weight, this.weights["output.bias"], this.shape.d_model), cap = this.shape.logit_softcap;
+    return cap === null ? logits : logits.map((logit) => cap * Math.tanh(logit / cap));
   }
 
   /** Returns the vectors of the tokens at positions first, first + 1 ...: (T, D). */
@@ -214,9 +215,11 @@ class Transformer {
     return linear(mixed, this.weights[`${name}.out_projection.weight`], this.weights[`${name}.out_projection.bias`], H * K);
   }
 
-  /** Returns the range of positions that a query may attend to: a decoder's are those up to its own. */
+  /** Returns the range of positions that a query may attend to: a decoder's are those up to its own. In a layer with a
+   * window, they are less than a window away. */
   visible(layer, query, nKeys) {
-    return [0, this.causal ? query + 1 : nKeys];
+    const window = this.shape.windows[layer] ?? Infinity;
+    return [Math.max(0, query - window + 1), Math.min(this.causal ? query + 1 : nKeys, query + window)];
   }
 
   /** Turns the product of a query and a key into the score that enters the softmax. */
@@ -228,14 +231,14 @@ class Transformer {
 
   /** Normalizes and rotates the vectors of all heads, queries or keys: (T, heads K) -> (T, heads K). */
   place(x, norm, nHeads, first) {
-    const { qk_norm, norm_eps: eps, d_head: K, rotary_frequencies } = this.shape;
+    const { qk_norm, norm_eps: eps, d_head: K, rotary_frequencies, rotary_amplitude: size } = this.shape;
     if (qk_norm) x = normalize(x, K, { kind: "rms_norm", eps, weight: this.weights[`${norm}.weight`] });
     if (!rotary_frequencies) return x;
     const half = rotary_frequencies.length;
     for (let row = 0; row * K < x.length; row++) {
       const position = first + Math.floor(row / nHeads);
       for (let i = 0; i < half; i++) { // dimensions i and i + half turn together by an angle that grows with the position
-        const cos = Math.cos(position * rotary_frequencies[i]), sin = Math.sin(position * rotary_frequencies[i]);
+        const cos = size * Math.cos(position * rotary_frequencies[i]), sin = size * Math.sin(position * rotary_frequencies[i]);
         const a = x[row * K + i], b = x[row * K + half + i];
         x[row * K + i] = a * cos - b * sin;
         x[row * K + half + i] = b * cos + a * sin;
