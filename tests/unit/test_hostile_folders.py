@@ -214,6 +214,7 @@ DIRECT_READERS = {
     "runtime.streams": "/dev/null",
     "distributed.environment": "/dev/null",
     "report.page": "files of this package",
+    "export.page.page": "files of this package",
     "data.corpora.tiny_shakespeare": "a file of this package",
     "data.assets": "a wheel whose sha256 was checked",
     "data.tokenizers.tiktoken_bpe": "a file whose sha256 was checked",
