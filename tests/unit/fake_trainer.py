@@ -34,6 +34,7 @@ def training_config(**changes: int) -> TrainingConfig:
         "checkpoint_every_steps": 1,
         "on_nan": "stop",
         "max_nan_steps": 10,
+        "loss_on": "all",
     }
     return TrainingConfig(**(values | changes))
 

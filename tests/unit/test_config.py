@@ -43,7 +43,7 @@ MODELS = sorted(path for path in OPTIONS if path.parts[0] == "model")
 
 
 def mixture_of(parts: dict[str, Any]) -> dict[str, Any]:
-    return {"name": "mixture", "parts": parts, "window_order": "random"}
+    return {"name": "mixture", "parts": parts, "window_order": "random", "mask_documents": False}
 
 
 def part(name: str, **keys: Any) -> dict[str, Any]:
@@ -58,7 +58,7 @@ VALID: dict[str, Any] = {
     "resume": None,
     "init_from": None,
     "paths": {"data_dir": "data", "output_dir": "outputs"},
-    "data": {"name": "tiny_shakespeare", "path": None, "window_order": "random"},
+    "data": {"name": "tiny_shakespeare", "path": None, "window_order": "random", "mask_documents": False},
     "tokenizer": {"name": "char"},
     "model": {
         "name": "small",
@@ -94,6 +94,7 @@ VALID: dict[str, Any] = {
         "checkpoint_every_steps": 10,
         "on_nan": "stop",
         "max_nan_steps": 10,
+        "loss_on": "all",
     },
     "trainer": {
         "accelerator": "cpu",

@@ -161,7 +161,7 @@ def test_of_equal_hashes_the_first_is_kept(first: list[int], second: list[int], 
 
 
 def documents(blocks: list[DocumentBlock], document_format: DocumentFormat) -> list[str]:
-    return [text for block in blocks for text, _ in parse_documents(block, document_format)]
+    return [document.text for block in blocks for document in parse_documents(block, document_format)]
 
 
 @given(st.binary(max_size=400), st.booleans(), st.integers(0, 20))

@@ -46,7 +46,7 @@ def documents(path: Path, **options: Any) -> list[str]:
     (file,) = find_files(glob.escape(str(path)))
     document_format = DocumentFormat(**options)
     blocks = read_blocks(file, document_format)
-    return [text for block in blocks for text, _ in parse_documents(block, document_format)]
+    return [document.text for block in blocks for document in parse_documents(block, document_format)]
 
 
 NAMES = st.sampled_from(["a", "b", "ab", "a.txt", "b.txt", ".hidden", "A-b.txt", "a b", "é.txt"])
@@ -141,7 +141,9 @@ def test_a_json_file_is_text_where_its_suffix_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("[1,\n2]")
     (file,) = find_files(str(tmp_path), (".json",))
     assert [
-        text for block in read_blocks(file, DocumentFormat()) for text, _ in parse_documents(block, DocumentFormat())
+        document.text
+        for block in read_blocks(file, DocumentFormat())
+        for document in parse_documents(block, DocumentFormat())
     ]
 
 

@@ -44,7 +44,7 @@ for name in names:
     try:
         (file,) = find_files(name)
         for block in read_blocks(file, DocumentFormat()):
-            n += sum(len(data) for _, data in parse_documents(block, DocumentFormat()))
+            n += sum(len(document.data) for document in parse_documents(block, DocumentFormat()))
         outcome = f"{n} bytes"
     except FolioError as error:
         outcome = str(error)

@@ -15,7 +15,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from folio.data.corpora import text as module
-from folio.data.corpora.documents import DocumentFormat, parse_documents, read_blocks
+from folio.data.corpora.documents import Document, DocumentFormat, parse_documents, read_blocks
 from folio.data.corpora.files import find_files
 from folio.data.corpora.signatures import UTF8_BOM, recognize
 from folio.data.corpora.text import check_text_file, cut_into_pieces, split_text
@@ -201,7 +201,7 @@ def test_a_file_of_another_kind_is_named_with_what_reads_it(kind: str, tmp_path:
             read(tmp_path / "en.txt")
 
 
-def parse_all(path: Path) -> Iterator[tuple[str, bytes]]:
+def parse_all(path: Path) -> Iterator[Document]:
     (file,) = find_files(str(path))
     for block in read_blocks(file, DocumentFormat()):
         yield from parse_documents(block, DocumentFormat())

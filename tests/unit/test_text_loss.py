@@ -64,7 +64,7 @@ def test_an_encoder_decoder_predicts_every_token_from_the_prefix() -> None:
     ("model", "text", "prefix", "message"),
     [
         (DECODER, "t", None, "at least 2 tokens"),
-        (DECODER, "to be", "or", "prefix='or' is for an encoder-decoder"),
+        (DECODER, "", "or", "gives no tokens"),
         (DECODER, "@", None, "no id for '@'"),
         (ENCODER, "to be", None, "the model is an encoder"),
         (ENCODER_DECODER, "to be", None, "there is none; give one"),
@@ -104,3 +104,21 @@ def test_the_next_token_of_each_family_comes_from_its_last_logits() -> None:
 def test_one_blank_at_a_time() -> None:
     with pytest.raises(FolioError, match="more than one"):
         next_token_probabilities(ENCODER, TOKENIZER, "[MASK]o [MASK]")
+
+
+@pytest.mark.parametrize(("prefix", "text"), [("to be, ", "or"), ("t", "o be"), (TEXT, "or"), ("to be ", TEXT)])
+def test_a_decoder_predicts_a_text_after_a_prefix(prefix: str, text: str) -> None:
+    """A prefix that does not fit into the context loses its beginning; a longer text is read in windows."""
+    ids, losses = text_losses(DECODER, TOKENIZER, text, prefix=prefix)
+    assert TOKENIZER.decode(ids) == text
+    if len(text) <= 16:
+        tokens = encoded((prefix + text)[-17:])
+        logits = DECODER(tokens[:, :-1])[0, -len(text) :]
+        expected = F.cross_entropy(logits, tokens[0, -len(text) :], reduction="none").double()
+    else:
+        _, expected = text_losses(DECODER, TOKENIZER, prefix[-1] + text)
+    torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_empty_prefix_is_none() -> None:
+    assert text_losses(DECODER, TOKENIZER, "to be", prefix="")[0] == TOKENIZER.encode("o be").tolist()

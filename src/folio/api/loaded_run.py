@@ -190,8 +190,9 @@ class LoadedRun:
     def loss(self, text: str, *, prefix: str | None = None, per_token: bool = False) -> TextLoss:
         """Return the loss on a text, in nats per token and in bits per byte, and on request of each token.
 
-        A text that is longer than the model's context is read as a validation split is. An encoder-decoder predicts
-        the text from a prefix. An encoder has no loss for a text.
+        A text that is longer than the model's context is read as a validation split is. With a prefix, only the text
+        counts: an encoder-decoder needs one, and a decoder reads it as the prompt of a completion, without the end of
+        the document that training counts. An encoder has no loss for a text.
 
         Raises: FolioError if the model cannot measure this text.
         """

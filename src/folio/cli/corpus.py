@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from folio.cli.paths import note_other_data_dir, own_data_dir
-from folio.config.checks import check_split_lengths
+from folio.config.checks import check_documents, check_split_lengths
 from folio.config.data import DataSources, MixtureConfig, PartConfig
 from folio.config.run import RunConfig
+from folio.data.corpora.manifest import MANIFEST
 from folio.data.corpora.mixture import CorpusMixture, WeightedSource
 from folio.data.corpora.named_texts import NAMED_TEXTS
 from folio.data.corpora.preparation import DataSource
@@ -29,6 +30,10 @@ def prepare_data(config: RunConfig, data_dir: Path | None = None, verify_all: bo
     `data_dir` replaces the config's own; `verify_all` checks all shards of a corpus that is already prepared.
     """
     folder = data_dir or Path(config.paths.data_dir)
+    if isinstance(config.data, MixtureConfig):
+        for name, part in (config.data.parts or {}).items():
+            keys = _with_keys(name, part)
+            check_documents(config, f"{name} in data.parts", keys.has_documents, keys.has_prompts)
     return build_source(config.data).prepare(config.tokenizer.choice(), folder, print, verify_all)
 
 
@@ -43,8 +48,12 @@ def build_source(data: DataSources | PartConfig) -> DataSource:
 
 
 def _build_part(name: str, part: float | PartConfig) -> WeightedSource:
-    part = part if isinstance(part, PartConfig) else _interpret(name, weight=part)
+    part = _with_keys(name, part)
     return WeightedSource(name, part.weight, build_source(part))
+
+
+def _with_keys(name: str, part: float | PartConfig) -> PartConfig:
+    return part if isinstance(part, PartConfig) else _interpret(name, weight=part)
 
 
 def _interpret(name: str, weight: float) -> PartConfig:
@@ -97,6 +106,7 @@ def reopen_data(trained: Any, data_dir: Path | None) -> PreparedData:
 
 def check_data(config: RunConfig, data: PreparedData) -> None:
     """Raises: FolioError unless both splits hold what the objective reads."""
+    _check_opened_documents(config, data)
     for part in data.parts:
         check_split_lengths(config, part.train.info.n_tokens, part.val.info.n_tokens, part.name)
     check_split_lengths(config, data.train.info.n_tokens, data.val.info.n_tokens)
@@ -108,6 +118,20 @@ def check_data(config: RunConfig, data: PreparedData) -> None:
                     f"the {file.info.split} split of {file.info.n_tokens} tokens holds only newlines, and "
                     f"objective={config.objective.name} reads the lines between them; use a text with words at its end"
                 )
+
+
+def _check_opened_documents(config: RunConfig, data: PreparedData) -> None:
+    """Raises: FolioError if a corpus lacks the documents that the config asks for."""
+    if not config.data.mask_documents and config.training.loss_on == "all":
+        return
+    for name, split in [(part.name, part.train) for part in data.parts] or [(f"data={config.data.name}", data.train)]:
+        folder = split.path.parent
+        if split.documents is None and (folder / MANIFEST).exists():
+            raise FolioError(
+                f"{folder} was prepared by an earlier version of Folio, which did not record where documents end; "
+                "remove it, and it is prepared again"
+            )
+        check_documents(config, name, split.documents is not None, split.completions_info is not None)
 
 
 def with_sample_prompt(config: RunConfig, data: PreparedData, typed: bool) -> RunConfig:

@@ -19,6 +19,8 @@ def check_config(config: RunConfig) -> None:
     config.transformer_config(vocab_size=1 if config.model.vocab_size is None else config.model.vocab_size)
     _check_family(config)
     config.objective.check(config.model.context_length)
+    _check_objective_of_documents(config)
+    check_documents(config, f"data={config.data.name}", config.data.has_documents, config.data.has_prompts)
 
 
 def check_split_lengths(
@@ -29,7 +31,7 @@ def check_split_lengths(
     `corpus_name` is for the corpora of a mixture.
     """
     objective, context_length = config.objective, config.model.context_length
-    if objective.reads_lines:
+    if objective.reads_lines or config.training.loss_on == "completion":
         return
     of_corpus = "" if corpus_name is None else f" of {corpus_name}"
     for split, n_tokens in (("train", n_train_tokens), ("val", n_val_tokens)):
@@ -40,6 +42,38 @@ def check_split_lengths(
                 f"model.context_length={context_length} is too long for the {split} split of {n_tokens} tokens"
                 f"{of_corpus}; a window takes {objective.window_length(context_length)} tokens: "
                 f"{'' if longest is None else f'use at most {longest}, or '}use more text"
+            )
+
+
+def check_documents(config: RunConfig, where: str, has_documents: bool | None, has_prompts: bool | None) -> None:
+    """Check that a corpus has the documents that the config asks for; None if that is not known yet.
+
+    Raises: ConfigError.
+    """
+    if config.data.mask_documents and has_documents is False:
+        raise ConfigError(
+            f"data.mask_documents=true needs a text that is divided into documents, and {where} is not; leave it out, "
+            "or give files of documents: data=text_files data.path='corpus/**/*.txt'"
+        )
+    if config.training.loss_on == "completion" and has_prompts is False:
+        raise ConfigError(
+            f"training.loss_on=completion needs documents with a prompt and a completion, and {where} has none; name "
+            "their fields in lines of JSON: data=text_files data.path=pairs.jsonl data.prompt_field=prompt "
+            "data.completion_field=completion"
+        )
+
+
+def _check_objective_of_documents(config: RunConfig) -> None:
+    """Raises: ConfigError if the objective is not the one that has masks of documents, and losses on completions."""
+    if config.objective.name == "causal_lm":
+        return
+    for key, is_given, reason in (
+        ("data.mask_documents=true", config.data.mask_documents, "in which each text is read by itself"),
+        ("training.loss_on=completion", config.training.loss_on == "completion", "which says itself what is predicted"),
+    ):
+        if is_given:
+            raise ConfigError(
+                f"{key} needs objective=causal_lm, not objective={config.objective.name}, {reason}; leave it out"
             )
 
 

@@ -36,6 +36,15 @@ class DataConfig(Option):
     """File or folder that is read; null for a text that has a name."""
     window_order: WindowOrder
     """Starts of the windows: random, independent and uniform; or shuffled, each once an epoch."""
+    mask_documents: bool
+    """Let tokens attend only to their own document, in which positions start again from 0."""
+    has_documents: ClassVar[bool | None] = False
+    """Whether the text is divided into documents; None if that is only known when it is opened."""
+
+    @property
+    def has_prompts(self) -> bool | None:
+        """Whether each document is a prompt and a completion; None if that is only known when it is opened."""
+        return False
 
     def check(self) -> None:
         """Raises: ConfigError if data.path is missing, or has no effect."""
@@ -67,6 +76,7 @@ class TextFilesConfig(DataConfig):
 
     code: ClassVar[str] = "folio.data.corpora.text_files:TextFiles"
     path_meaning: ClassVar[tuple[str, str]] = ("a pattern of files", "'corpus/**/*.txt'")
+    has_documents: ClassVar[bool] = True
     name: Literal["text_files"]
     path: str | None
     """A pattern such as corpus/**/*.txt, a file, or a folder, whose readable files are all taken."""
@@ -76,10 +86,23 @@ class TextFilesConfig(DataConfig):
     """Text between the documents of a file; null: each text file is one document."""
     text_suffixes: list[Suffix]
     """Suffixes of other files that are plain text, such as .py; they may be followed by .gz or .zst as well."""
+    prompt_field: Text | None
+    """Field of a JSON line that holds a prompt; null: a document has one field, text_field."""
+    completion_field: Text | None
+    """Field of a JSON line that holds what follows the prompt."""
     val_fraction: ValFraction
     """Share of the documents that is for validation; at least one is."""
     shard_tokens: Count
     """Number of tokens in each file of the prepared corpus except the last."""
+
+    def check(self) -> None:
+        """Raises: ConfigError, also if only one field of the two is given."""
+        super().check()
+        _check_pair("data.", self.prompt_field, self.completion_field)
+
+    @property
+    def has_prompts(self) -> bool:
+        return self.completion_field is not None
 
 
 class HuggingFaceConfig(DataConfig):
@@ -87,6 +110,7 @@ class HuggingFaceConfig(DataConfig):
 
     code: ClassVar[str] = "folio.data.corpora.hugging_face:HuggingFaceDataset"
     path_meaning: ClassVar[tuple[str, str]] = ("the name of a dataset", "roneneldan/TinyStories")
+    has_documents: ClassVar[bool] = True
     name: Literal["huggingface"]
     path: str | None
     """Name on the Hub, or a folder."""
@@ -109,7 +133,12 @@ class PreparedConfig(DataConfig):
 
     code: ClassVar[str] = "folio.data.corpora.prepared_folder:PreparedFolder"
     path_meaning: ClassVar[tuple[str, str]] = ("a folder that scripts/prepare_data.py made", "data/text_files/...")
+    has_documents: ClassVar[None] = None
     name: Literal["prepared"]
+
+    @property
+    def has_prompts(self) -> None:
+        """Only the folder says so."""
 
 
 class TokenFilesConfig(DataConfig):
@@ -146,6 +175,10 @@ class PartConfig(Section):
     """Text between the documents of a file; null: each text file is one document."""
     text_suffixes: list[Suffix] = Field(default=[])
     """Suffixes of other files that are plain text."""
+    prompt_field: Text | None = None
+    """Field of a JSON line that holds a prompt; null: a document has one field, text_field."""
+    completion_field: Text | None = None
+    """Field of a JSON line that holds what follows the prompt."""
     val_fraction: ValFraction = 0.01
     """Share of the documents that is for validation."""
     shard_tokens: Count = 100_000_000
@@ -160,6 +193,16 @@ class PartConfig(Section):
     def load_code(self) -> Any:
         """Return the class of its kind of corpus."""
         return CORPORA[self.name].load_code()
+
+    @property
+    def has_documents(self) -> bool | None:
+        """See `DataConfig`."""
+        return CORPORA[self.name].has_documents
+
+    @property
+    def has_prompts(self) -> bool | None:
+        """See `DataConfig`."""
+        return None if self.name == "prepared" else self.name == "text_files" and self.completion_field is not None
 
 
 WeightOrPart = Annotated[
@@ -176,6 +219,10 @@ class MixtureConfig(Section):
     """Weights of tiny_shakespeare, a file, a pattern or a folder; or, for any name, the keys below."""
     window_order: WindowOrder
     """Starts of the windows: random, independent and uniform; or shuffled, each once an epoch."""
+    mask_documents: bool
+    """Let tokens attend only to their own document, in which positions start again from 0."""
+    has_documents: ClassVar[None] = None
+    has_prompts: ClassVar[None] = None
 
     @property
     def path(self) -> None:
@@ -196,6 +243,19 @@ class MixtureConfig(Section):
             if (part.path is None) == (meaning is not None):
                 rule = f"must be {meaning[0]}" if meaning is not None else "has no effect"
                 raise ConfigError(f"data.parts.{name}.path={part.path or 'null'} {rule} with name: {part.name}")
+            _check_pair(f"data.parts.{name}.", part.prompt_field, part.completion_field)
+
+
+def _check_pair(prefix: str, prompt_field: str | None, completion_field: str | None) -> None:
+    """Raises: ConfigError if one field is given without the other, or they are the same."""
+    if (prompt_field is None) != (completion_field is None):
+        given, missing = ("prompt", "completion") if completion_field is None else ("completion", "prompt")
+        raise ConfigError(
+            f"{prefix}{missing}_field=null: {prefix}{given}_field={prompt_field or completion_field} needs it too; add "
+            f"{prefix}{missing}_field={missing}"
+        )
+    if prompt_field is not None and prompt_field == completion_field:
+        raise ConfigError(f"{prefix}completion_field={completion_field} must differ from {prefix}prompt_field")
 
 
 DataSources = SingleCorpora | MixtureConfig

@@ -40,10 +40,19 @@ NEW_KEYS: dict[str, Any] = {
     "callbacks.checkpoint.keep_every_epochs": None,
     "data.text_suffixes": [],
     "trainer.profiler": None,
+    "data.mask_documents": False,
+    "data.prompt_field": None,
+    "data.completion_field": None,
+    "training.loss_on": "all",
 }
 """Keys added since checkpoint format 2, with the values that reproduce what Folio did before it had them."""
 
-KEYS_OF_OPTIONS = {"optimizer.adamw_learning_rate": "muon", "data.text_suffixes": "text_files"}
+KEYS_OF_OPTIONS = {
+    "optimizer.adamw_learning_rate": "muon",
+    "data.text_suffixes": "text_files",
+    "data.prompt_field": "text_files",
+    "data.completion_field": "text_files",
+}
 """New keys that only one option of their group has."""
 
 

@@ -15,6 +15,8 @@ class TrainingConfig(Section):
     """Number of sequences in one optimizer step, over all devices and micro-batches."""
     micro_batch_size: Count | None
     """Number of sequences in one forward pass on a device; the device's whole share of the batch when null."""
+    loss_on: Literal["all", "completion"]
+    """Tokens that the loss covers: all, or of documents with a prompt and a completion only those of the completion."""
     gradient_clip_norm: Positive | None
     """Global norm to which larger gradients are scaled down; no clipping when null."""
     validate_every_steps: Count

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from folio.data.document_index import DocumentIndex
 from folio.data.sharded_tokens import Tokens
 from folio.data.token_file import TokenFileInfo
 from folio.data.tokenizers.base import Tokenizer
@@ -23,6 +24,16 @@ class TokenSplit(Protocol):
 
     @property
     def tokens(self) -> Tokens: ...
+
+    @property
+    def documents(self) -> DocumentIndex | None:
+        """Where its documents are; None for a single text, and for what an earlier version prepared."""
+        ...
+
+    @property
+    def completions_info(self) -> TokenFileInfo | None:
+        """The text without its prompts; None if the documents have none."""
+        ...
 
     def check_unchanged(self) -> None:
         """Raises: TokenFileError if the tokens were written to since they were opened."""

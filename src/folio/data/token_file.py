@@ -158,6 +158,14 @@ class TokenFile:
     tokens: np.memmap
     _opened: os.stat_result | None = None
 
+    @property
+    def documents(self) -> None:
+        """A single text is not divided into documents."""
+
+    @property
+    def completions_info(self) -> None:
+        """See `documents`."""
+
     def check_unchanged(self) -> None:
         """Raises: TokenFileError if the file was written to since it was opened.
 

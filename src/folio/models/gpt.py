@@ -86,7 +86,11 @@ class GPT(Transformer):
     Rows of different lengths are padded at either end, with any id, and padding_mask is True for their tokens and
     False for padding. Each token's logits are then those of its row alone; the logits at padding are meaningless.
 
-    Shapes: tokens (B, T) of int64, padding_mask (B, T) bool or None if no row is padded -> (B, T, V).
+    Several documents can share a row. `documents` numbers that of each token, and changes where another one begins:
+    each token's logits are then those of its document alone.
+
+    Shapes: tokens (B, T) of int64, padding_mask (B, T) bool or None if no row is padded, documents (B, T) of int64 or
+    None if each row is one document -> (B, T, V).
     Raises: ValueError if a sequence is longer than the positional encoding allows, or the mask is not (B, T) bool.
 
         >>> from folio.models import GPT, GPTConfig
@@ -103,20 +107,25 @@ class GPT(Transformer):
         self.output = build_output(config, self.token_embedding)
         initialize(self, config)
 
-    def forward(self, tokens: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, padding_mask: Tensor | None = None, documents: Tensor | None = None) -> Tensor:
         """(B, T) -> logits (B, T, V)."""
-        return self.output(self.hidden(tokens, padding_mask))
+        return self.output(self.hidden(tokens, padding_mask, documents))
 
     def hidden(
-        self, tokens: Tensor, padding_mask: Tensor | None = None, *, cache: KeyValueCache | None = None
+        self,
+        tokens: Tensor,
+        padding_mask: Tensor | None = None,
+        documents: Tensor | None = None,
+        *,
+        cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Return the output layer's input: (B, T) -> (B, T, D).
 
         Use this instead of `forward` for the logits of a few positions, or for a loss that never holds all (B, T, V)
-        logits. With a cache, tokens continue the cached ones and are added to them; padding_mask (B, S) then covers
-        the cached ones too.
+        logits. With a cache, tokens continue the cached ones and are added to them; padding_mask and documents (B, S)
+        then cover the cached ones too.
         """
-        return decode(self, tokens, padding_mask, cache=cache)
+        return decode(self, tokens, padding_mask, documents, cache=cache)
 
     @torch.no_grad()
     def generate(
@@ -167,6 +176,7 @@ def decode(
     stack: Transformer,
     tokens: Tensor,
     padding_mask: Tensor | None = None,
+    documents: Tensor | None = None,
     *,
     cache: KeyValueCache | None = None,
     encoder_output: EncoderOutput | None = None,
@@ -174,7 +184,7 @@ def decode(
     """Run a stack over tokens that attend to themselves and what came before: (B, T) -> (B, T, D)."""
     n_before, n_new = cache.n_keys if cache else 0, tokens.size(1)
     stack.check_length(n_before + n_new)
-    positions = positions_after(n_before, tokens, padding_mask)
+    positions = positions_after(n_before, tokens, padding_mask, documents)
     encoding = stack.positional_encoding
     masks = {}
     for window in set(stack.config.layer_windows):
@@ -185,6 +195,7 @@ def decode(
             n_keys,
             tokens.device,
             key_mask=seen.key_mask,
+            documents=seen.documents,
             near=near_mask(seen.new, seen.all, window),
             bias=encoding.bias(seen.new, seen.all),
         )

@@ -34,20 +34,23 @@ class AttentionMask:
         n_prefix: int = 0,
         key_mask: Tensor | None = None,
         near: Tensor | None = None,
+        documents: Tensor | None = None,
         bias: Tensor | None = None,
     ) -> "AttentionMask":
         """Build the mask of a decoder whose T queries are the last of S keys.
 
         Each query attends to its own position, those before it, and the first n_prefix. key_mask (B, S) is False for
-        padding, near is the result of `near_mask`, and bias is the positional encoding's.
+        padding, near is the result of `near_mask`, a query attends only to keys with its own number in documents
+        (B, S), and bias is the positional encoding's.
         """
-        if key_mask is None and near is None and bias is None:
+        if key_mask is None and near is None and documents is None and bias is None:
             if n_queries == 1:  # the newest position attends to everything
                 return cls()
             if n_queries == n_keys and not n_prefix:
                 return cls(is_causal=True)
         allowed = causal_mask(n_queries, n_keys, n_prefix, device)
-        return cls(tensor=_add_bias(combine_masks(allowed, _for_all_heads(key_mask), near), bias))
+        same = None if documents is None else same_document(documents, n_queries)
+        return cls(tensor=_add_bias(combine_masks(allowed, _for_all_heads(key_mask), near, same), bias))
 
     def allowed(self, n_queries: int, n_keys: int, device: torch.device) -> Tensor:
         """Return which keys each query may attend to: (B or 1, H or 1, T, S) bool."""
@@ -85,6 +88,14 @@ def near_mask(query_positions: Tensor, key_positions: Tensor, window: int | None
         return None
     near = (query_positions[..., :, None] - key_positions[..., None, :]).abs() < window
     return near if near.ndim == 2 else near[:, None]
+
+
+def same_document(documents: Tensor, n_queries: int) -> Tensor:
+    """Return which keys are in the document of each of the last T tokens: documents (B, S) -> (B, 1, T, S) bool.
+
+    Source: Zhao et al. 2024, "Analysing the impact of sequence composition", section 2 (intra-document masking).
+    """
+    return documents[:, None, -n_queries:, None] == documents[:, None, None, :]
 
 
 def padding_mask(lengths: Tensor, n_keys: int) -> Tensor:
@@ -132,29 +143,60 @@ class Positions(NamedTuple):
     """(S,), or (B, S)."""
     key_mask: Tensor | None
     """(B, S) bool, False for padding; None if there is no padding."""
+    documents: Tensor | None = None
+    """(B, S) number of each token's document; None if a row is one document."""
 
     def last(self, n_keys: int) -> "Positions":
         """Return the positions with the last n_keys of the S keys."""
         if n_keys == self.all.size(-1):
             return self
-        key_mask = None if self.key_mask is None else self.key_mask[:, -n_keys:]
-        return Positions(self.new, self.all[..., -n_keys:], key_mask)
+        key_mask, documents = (
+            None if part is None else part[:, -n_keys:] for part in (self.key_mask, self.documents)
+        )
+        return Positions(self.new, self.all[..., -n_keys:], key_mask, documents)
 
 
-def positions_after(n_before: int, tokens: Tensor, padding_mask: Tensor | None) -> Positions:
-    """Return the positions of tokens (B, T) after n_before others; padding_mask (B, S) covers all of them.
+def positions_after(
+    n_before: int, tokens: Tensor, padding_mask: Tensor | None, documents: Tensor | None = None
+) -> Positions:
+    """Return the positions of tokens (B, T) after n_before others; padding_mask and documents (B, S) cover them all.
 
-    Only tokens count, so that a row has the same positions with and without its padding, wherever that stands.
+    Only tokens count, so that a row has the same positions with and without its padding, wherever that stands. Where
+    the number of the document changes, positions start again from 0.
 
-    Raises: ValueError if the mask has another shape or type.
+    Raises: ValueError if the mask or the documents have another shape or type.
     """
     n_keys = n_before + tokens.size(1)
-    if padding_mask is None:
+    if documents is not None:
+        _check_documents(documents, tokens.size(0), n_keys)
+    if padding_mask is None and documents is None:
         columns = torch.arange(n_keys, device=tokens.device)
         return Positions(columns[n_before:], columns, None)
-    check_padding_mask(padding_mask, tokens.size(0), n_keys)
-    positions = (padding_mask.cumsum(dim=1) - 1).clamp(min=0)
-    return Positions(positions[:, n_before:], positions, padding_mask)
+    if padding_mask is None:
+        n_earlier = positions = torch.arange(n_keys, device=tokens.device).expand(tokens.size(0), -1)
+    else:
+        check_padding_mask(padding_mask, tokens.size(0), n_keys)
+        n_including = padding_mask.cumsum(dim=1)
+        n_earlier, positions = n_including - padding_mask.long(), (n_including - 1).clamp(min=0)
+    if documents is not None:
+        positions = (positions - _n_before_document(n_earlier, documents)).clamp(min=0)
+    return Positions(positions[:, n_before:], positions, padding_mask, documents)
+
+
+def _n_before_document(n_earlier: Tensor, documents: Tensor) -> Tensor:
+    """Return how many tokens of a row precede the document of each, (B, S), from how many precede the token itself."""
+    begins = documents[:, 1:] != documents[:, :-1]
+    n_before = torch.where(begins, n_earlier[:, 1:], 0).cummax(dim=1).values
+    return torch.cat((torch.zeros_like(n_earlier[:, :1]), n_before), dim=1)
+
+
+def _check_documents(documents: Tensor, batch_size: int, n_keys: int) -> None:
+    """Raises: ValueError if the numbers are not (B, S) integers."""
+    if documents.is_floating_point() or documents.dtype == torch.bool or documents.shape != (batch_size, n_keys):
+        raise ValueError(
+            f"documents have the shape {tuple(documents.shape)} and the type {documents.dtype}, but must have the "
+            f"shape of the tokens, {(batch_size, n_keys)}, and be int64: the number of each token's document"
+        )
 
 
 def check_padding_mask(padding_mask: Tensor, batch_size: int, n_keys: int) -> None:

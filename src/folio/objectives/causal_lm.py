@@ -1,6 +1,7 @@
 """Predict every token from those before it."""
 
 from folio.data.batches.windows import TrainingWindows, ValidationWindows
+from folio.data.document_index import DocumentIndex
 from folio.data.prepared import TokenSplit
 from folio.objectives.objective import Objective
 
@@ -9,7 +10,12 @@ class CausalLM(Objective):
     """Windows of context_length tokens, in which every token but the first is a target."""
 
     def training_dataset(self) -> TrainingWindows:
-        return TrainingWindows(self.data.train.tokens, self.config.model.context_length)
+        split = self.data.train
+        return TrainingWindows(split.tokens, self.config.model.context_length, self._documents(split))
 
     def validation_dataset(self, split: TokenSplit) -> ValidationWindows:
-        return ValidationWindows(split.tokens, self.config.model.context_length)
+        return ValidationWindows(split.tokens, self.config.model.context_length, self._documents(split))
+
+    def _documents(self, split: TokenSplit) -> DocumentIndex | None:
+        """Return where the documents are that tokens must not attend beyond."""
+        return split.documents if self.config.data.mask_documents else None

@@ -25,7 +25,7 @@ def hidden_states(model: Model, batch: Batch) -> Tensor:
         return model.hidden(batch.tokens, batch.prefix, batch.prefix_lengths)
     if isinstance(model, Encoder):
         return model.hidden(batch.tokens, batch.lengths)
-    return model.hidden(batch.tokens)
+    return model.hidden(batch.tokens, documents=batch.documents)
 
 
 def batch_loss(model: Model, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -34,6 +34,10 @@ def build_objective(
     config: RunConfig, data: PreparedData, distributed: DistributedContext = SINGLE_PROCESS
 ) -> "Objective":
     """Return the objective that the config names."""
+    if config.training.loss_on == "completion":
+        from folio.objectives.completion_lm import CompletionLM
+
+        return CompletionLM(config, data, distributed)
     return config.objective.load_code()(config, data, distributed)
 
 
@@ -63,6 +67,10 @@ class Objective(ABC):
     def loss(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the loss that training minimizes, and the accuracy: scalars, means over the targets."""
         return batch_loss(model, batch)
+
+    def description(self) -> str:
+        """Return what is predicted, for the summary of a run."""
+        return self.config.objective.name
 
     def tokens_per_step(self) -> float:
         """Return how many tokens an optimizer step reads, on average if sequences differ in length."""

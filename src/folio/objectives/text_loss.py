@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from folio.data.batches.batch import Batch
+from folio.data.batches.batch import IGNORE_INDEX, Batch
 from folio.data.batches.windows import ValidationWindows
 from folio.data.tokenizers.base import Tokenizer
 from folio.generation.prompts import check_prompt, check_request
@@ -23,7 +23,9 @@ def text_losses(model: Model, tokenizer: Tokenizer, text: str, prefix: str | Non
     """Return the ids of the tokens that a model predicts of a text, and the loss of each in nats: (N,) float64.
 
     A decoder predicts every token but the first. A text that is longer than its context is read as a split is
-    validated: in windows that count each token once. An encoder-decoder predicts every token from the prefix on.
+    validated: in windows that count each token once. After a prefix it predicts every token of the text, as it does
+    with training.loss_on=completion; a prefix that does not fit loses its beginning. An encoder-decoder predicts every
+    token from the prefix on.
 
     Raises: FolioError if the model cannot measure this text.
     """
@@ -44,10 +46,13 @@ def _batches(model: Model, tokenizer: Tokenizer, text: str, prefix: str | None) 
         ids = tokenizer.encode(text).tolist()
         _check_number("text", len(ids), least=1, most=model.config.context_length)
         return ids, iter([_prefix_batch(tokenizer.encode(prefix or "").tolist(), ids)])
-    check_prompt(model.config, tokenizer, text, prefix)
-    ids = tokenizer.encode(text).tolist()
-    _check_number("text", len(ids), least=2)
-    return ids[1:], _window_batches(model, ids)
+    check_prompt(model.config, tokenizer, text)
+    ids, before = tokenizer.encode(text).tolist(), tokenizer.encode(prefix or "").tolist()
+    if not before:
+        _check_number("text", len(ids), least=2)
+        before, ids = ids[:1], ids[1:]
+    room = max(1, model.config.context_length + 1 - len(ids))
+    return ids, _window_batches(model, before[-room:], ids)
 
 
 def _prefix_batch(prefix: Sequence[int], ids: Sequence[int]) -> Batch:
@@ -62,11 +67,16 @@ def _prefix_batch(prefix: Sequence[int], ids: Sequence[int]) -> Batch:
     )
 
 
-def _window_batches(model: GPT, ids: Sequence[int]) -> Iterator[Batch]:
-    length = min(model.config.context_length, len(ids) - 1)
-    windows, n_rows = ValidationWindows(np.array(ids), length), max(1, TOKENS_PER_BATCH // length)
+def _window_batches(model: GPT, before: Sequence[int], ids: Sequence[int]) -> Iterator[Batch]:
+    """Yield windows in which all ids are targets once, and what stands before them is none."""
+    whole = np.array([*before, *ids])
+    length = min(model.config.context_length, len(whole) - 1)
+    windows, n_rows = ValidationWindows(whole, length), max(1, TOKENS_PER_BATCH // length)
     for first in range(0, len(windows), n_rows):
-        yield windows.batch(range(first, min(first + n_rows, len(windows))))
+        batch = windows.batch(range(first, min(first + n_rows, len(windows))))
+        if first == 0:  # which holds all that stands before them
+            batch.targets[0, : len(before) - 1] = IGNORE_INDEX
+        yield batch
 
 
 def _check_number(name: str, n_tokens: int, *, least: int, most: int | None = None) -> None:

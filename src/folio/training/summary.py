@@ -114,7 +114,8 @@ def summarize_run(
     except ValueError as error:  # a positional encoding with a YAML file that is missing in the code's table
         raise ConfigError(str(error)) from None
     training, n_train = config.training, data.train.info.n_tokens
-    tokens_per_step = build_objective(config, data).tokens_per_step()
+    objective = build_objective(config, data)
+    tokens_per_step = objective.tokens_per_step()
     return RunSummary(
         run_folder=str(folder),
         device=device.name,
@@ -139,7 +140,7 @@ def summarize_run(
         tokens_per_step=round(tokens_per_step),
         steps=training.max_steps,
         epochs=training.max_steps * tokens_per_step / n_train,
-        objective=config.objective.name,
+        objective=objective.description(),
         optimizer=describe_optimizer(config),
         seed=config.seed,
         debug=None if config.debug is None else config.debug.describe(),

@@ -18,6 +18,8 @@ class Batch(NamedTuple):
     tokens of each; None means that there is no padding. `prefix` (B, S) int64 is the input of an encoder, padded with
     zeros at the end, and `prefix_lengths` (B,) int64 is its length in each row.
 
+    `documents` (B, T) int64 numbers the documents of each row from 0, if tokens attend only to their own.
+
     `n_tokens` counts the input tokens, including the prefix and without padding. Throughput is measured in these.
 
     `weight` makes the loss of a step the mean over all targets of the global batch, however the batch is divided: it is
@@ -35,6 +37,7 @@ class Batch(NamedTuple):
     lengths: Tensor | None = None
     prefix: Tensor | None = None
     prefix_lengths: Tensor | None = None
+    documents: Tensor | None = None
     weight: float = 1.0
 
     def to(self, device: torch.device) -> "Batch":

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from folio.data.batches.batch import IGNORE_INDEX, Batch, BatchDataset
 from folio.data.batches.order import MicroBatch
+from folio.data.document_index import DocumentIndex
 from folio.data.sharded_tokens import ShardedTokens, Tokens
 from folio.data.token_file import check_whole
 from folio.runtime.errors import FolioError
@@ -134,7 +135,8 @@ class WindowDataset(BatchDataset):
 class TrainingWindows(WindowDataset):
     """The windows at all starts. `TrainingBatches` chooses among them, and the loader asks for a batch at a time.
 
-    tokens (N,) are ids in an array, a mapped file, a tensor or a list.
+    tokens (N,) are ids in an array, a mapped file, a tensor or a list. With the index of their documents, a batch also
+    says to which document each token belongs.
 
     Raises: FolioError if the split is shorter than one window.
 
@@ -146,9 +148,10 @@ class TrainingWindows(WindowDataset):
         (torch.Size([2, 8]), True)
     """
 
-    def __init__(self, tokens: Any, context_length: int) -> None:
+    def __init__(self, tokens: Any, context_length: int, documents: DocumentIndex | None = None) -> None:
         self._tokens = as_tokens(tokens)
         self._context_length = context_length
+        self._documents = documents
         self._n_starts = n_window_starts(len(self._tokens), context_length)
 
     def __len__(self) -> int:
@@ -160,7 +163,13 @@ class TrainingWindows(WindowDataset):
     def _batch_of(self, rows: np.ndarray) -> Batch:
         windows = gather_windows(self._tokens, rows, self._context_length)
         tokens = as_tensor(windows[:, :-1])
-        return Batch(tokens, as_tensor(windows[:, 1:]), n_tokens=tokens.numel())
+        documents = _document_numbers(self._documents, rows, self._context_length)
+        return Batch(tokens, as_tensor(windows[:, 1:]), n_tokens=tokens.numel(), documents=documents)
+
+
+def _document_numbers(documents: DocumentIndex | None, starts: np.ndarray, context_length: int) -> Tensor | None:
+    """Return the number of each token's document in the windows at `starts` (B,): (B, T)."""
+    return None if documents is None else as_tensor(documents.numbers(starts, context_length))
 
 
 @dataclass(frozen=True)
@@ -198,7 +207,7 @@ def sequential_windows(n_tokens: int, context_length: int) -> SequentialWindows:
 class ValidationWindows(WindowDataset):
     """A whole split in fixed order, with each target once. Targets that a window repeats are IGNORE_INDEX.
 
-    tokens (N,) are ids in an array, a mapped file, a tensor or a list.
+    tokens (N,) are ids in an array, a mapped file, a tensor or a list; `documents` is as in `TrainingWindows`.
 
     Raises: FolioError if the split is shorter than one window.
 
@@ -207,9 +216,10 @@ class ValidationWindows(WindowDataset):
         [[1, 2, 3, 4], [-100, -100, 5, 6]]
     """
 
-    def __init__(self, tokens: Any, context_length: int) -> None:
+    def __init__(self, tokens: Any, context_length: int, documents: DocumentIndex | None = None) -> None:
         self._tokens = as_tokens(tokens)
         self._context_length = context_length
+        self._documents = documents
         self._windows = sequential_windows(len(self._tokens), context_length)
 
     def __len__(self) -> int:
@@ -219,7 +229,9 @@ class ValidationWindows(WindowDataset):
         return self._batch_of(np.asarray(indices, dtype=np.int64))
 
     def _batch_of(self, rows: np.ndarray) -> Batch:
-        windows = gather_windows(self._tokens, self._windows.starts[rows], self._context_length)
+        starts = self._windows.starts[rows]
+        windows = gather_windows(self._tokens, starts, self._context_length)
         tokens = as_tensor(windows[:, :-1])
         targets = self._windows.ignore_repeated(windows[:, 1:], rows)
-        return Batch(tokens, as_tensor(targets), n_tokens=tokens.numel())
+        documents = _document_numbers(self._documents, starts, self._context_length)
+        return Batch(tokens, as_tensor(targets), n_tokens=tokens.numel(), documents=documents)

@@ -287,6 +287,7 @@ class _Preparation:
                 vocab_size=tokenizer.vocab_size,
                 tokenizer=tokenizer.name,
                 tokenizer_fingerprint=fingerprint,
+                has_prompts=corpus.document_format.has_prompts,
                 advance=advance,
             )
         return manifest, n_bytes

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from folio.data.corpora.files import JSON_LINES, PARQUET, TEXT, CorpusFile
-from folio.data.corpora.json_lines import MAX_LINE_BYTES, parse_line, refuse_array
+from folio.data.corpora.json_lines import MAX_LINE_BYTES, parse_line, parse_pair, refuse_array
 from folio.data.corpora.parquet_pages import read_footer
 from folio.data.corpora.signatures import HEAD_BYTES, UTF8_BOM, recognize
 from folio.data.corpora.text_column import TextColumn, text_values
@@ -46,10 +46,32 @@ INSTALL = "pip install '.[corpora]'"
 
 @dataclass(frozen=True)
 class DocumentFormat:
-    """Where the documents are in a file: the field of a JSON line or Parquet row, or the separator in a text."""
+    """Where the documents are in a file: the field of a JSON line or Parquet row, or the separator in a text.
+
+    With `prompt_field` and `completion_field`, a document is these two fields of a JSON line.
+    """
 
     text_field: str = "text"
     document_separator: str | None = None
+    prompt_field: str | None = None
+    completion_field: str | None = None
+
+    @property
+    def has_prompts(self) -> bool:
+        return self.completion_field is not None
+
+
+class Document(NamedTuple):
+    """A parsed document: `text`, or `prompt` followed by `text`; `data` is the UTF-8 of both together."""
+
+    text: str
+    data: bytes
+    prompt: str | None = None
+
+    @property
+    def identity(self) -> bytes:
+        """What decides the split of the document, and whether it is a duplicate."""
+        return self.data if self.prompt is None else f"{self.prompt}\0{self.text}".encode()
 
 
 @dataclass(frozen=True)
@@ -319,11 +341,14 @@ def row_blocks(
         yield block()
 
 
-def parse_documents(block: DocumentBlock, document_format: DocumentFormat) -> Iterator[tuple[str, bytes]]:
-    """Yield each document as a string and as UTF-8 bytes. Documents that are only white space are left out.
+def parse_documents(block: DocumentBlock, document_format: DocumentFormat) -> Iterator[Document]:
+    """Yield each document. Those that are only white space are left out.
 
     Raises: FolioError with the file and the line, row or document that is not text.
     """
+    if document_format.has_prompts:
+        yield from _parse_pairs(block, document_format)
+        return
     numbered: Iterator[tuple[int, bytes]]
     if isinstance(block.documents, bytes):
         numbered = _parse_lines(block, document_format.text_field)
@@ -334,7 +359,27 @@ def parse_documents(block: DocumentBlock, document_format: DocumentFormat) -> It
         for part in _cut_long(whole):
             text = _decode(part, f"{block.file.path}, {kind} {number}", block, number)
             if not text.isspace():
-                yield text, part
+                yield Document(text, part)
+
+
+def _parse_pairs(block: DocumentBlock, document_format: DocumentFormat) -> Iterator[Document]:
+    """Yield prompts with their completions. None is cut, because a part would lack its prompt."""
+    prompt_field, completion_field = document_format.prompt_field, document_format.completion_field
+    assert isinstance(block.documents, bytes)
+    assert prompt_field is not None
+    assert completion_field is not None
+    for number, line in enumerate(block.documents.split(b"\n"), block.first):
+        pair = parse_pair(line, number, prompt_field, completion_field, block.file.path)
+        if pair is None:
+            continue
+        prompt, completion = pair
+        if len(prompt) + len(completion) > MAX_DOCUMENT_BYTES:
+            raise FolioError(
+                f"{block.file.path}, line {number}: prompt and completion have more than {MAX_DOCUMENT_BYTES >> 20} "
+                "MiB; shorten them, or leave the line out"
+            )
+        if not (prompt + completion).isspace():
+            yield Document(completion.decode(), prompt + completion, prompt.decode())
 
 
 def _parse_lines(block: DocumentBlock, text_field: str) -> Iterator[tuple[int, bytes]]:

@@ -27,6 +27,40 @@ def parse_line(line: bytes, number: int, text_field: str, path: Path) -> bytes |
     Raises: FolioError with the number of the line.
     """
     where = f"{path}, line {number}"
+    fields = _parse_object(line, number, text_field, path)
+    value = None if fields is None else _find(fields, text_field, "text_field", where)
+    return None if value is None else _encode(value, text_field, where)
+
+
+def parse_pair(
+    line: bytes, number: int, prompt_field: str, completion_field: str, path: Path
+) -> tuple[bytes, bytes] | None:
+    """Return prompt and completion of a line as UTF-8; None if the line is blank.
+
+    Raises: FolioError with the number of the line, also if one of the two is null, or the completion is empty.
+    """
+    where = f"{path}, line {number}"
+    fields = _parse_object(line, number, prompt_field, path)
+    if fields is None:
+        return None
+    found = []
+    for key, field in (("prompt_field", prompt_field), ("completion_field", completion_field)):
+        value = _find(fields, field, key, where)
+        if value is None:
+            raise FolioError(f"{where}: the field {field} is null; fill it, or leave the line out")
+        found.append(_encode(value, field, where))
+    prompt, completion = found
+    if not completion:
+        raise FolioError(
+            f"{where}: the field {completion_field} is empty, so there is nothing to predict; fill it, or leave the "
+            "line out"
+        )
+    return prompt, completion
+
+
+def _parse_object(line: bytes, number: int, example_field: str, path: Path) -> dict[str, Any] | None:
+    """Return the JSON object of a line; None if the line is blank. Raises: FolioError with the number of the line."""
+    where = f"{path}, line {number}"
     if number == 1:
         line = line.removeprefix(UTF8_BOM)
     if not line.strip():
@@ -43,15 +77,16 @@ def parse_line(line: bytes, number: int, text_field: str, path: Path) -> bytes |
     if not isinstance(fields, dict):
         if isinstance(fields, list) and number == 1 and fields and isinstance(fields[0], dict):
             refuse_array(path)
-        raise FolioError(f'{where} is not a JSON object; each line must be one, such as {{"{text_field}": ...}}')
-    value = _find(fields, text_field, where)
-    if value is None:
-        return None
+        raise FolioError(f'{where} is not a JSON object; each line must be one, such as {{"{example_field}": ...}}')
+    return fields
+
+
+def _encode(value: str, field: str, where: str) -> bytes:
     try:
         return value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise FolioError(
-            f"{where}: the field {text_field} holds half of a surrogate pair, which has no UTF-8 form; "
+            f"{where}: the field {field} holds half of a surrogate pair, which has no UTF-8 form; "
             "fix the line, or leave it out"
         ) from error
 
@@ -87,23 +122,30 @@ def refuse_array(path: Path) -> None:
     )
 
 
-def _find(fields: dict[str, Any], text_field: str, where: str) -> str | None:
-    """Return the text in a field. Raises: FolioError if there is no such field, or it holds something else."""
+def _find(fields: dict[str, Any], field: str, key: str, where: str) -> str | None:
+    """Return the text in a field, the value of data.<key>; None for null.
+
+    Raises: FolioError if there is no such field, or it holds something else.
+    """
     value: Any = fields
     # A key may itself contain a dot, so it is tried first.
-    for key in [text_field] if text_field in fields else text_field.split("."):
-        if not isinstance(value, dict) or key not in value:
+    for part in [field] if field in fields else field.split("."):
+        if not isinstance(value, dict) or part not in value:
             found = " ".join(", ".join(value).split()) if isinstance(value, dict) else "no fields"
-            raise FolioError(
-                f"{where} has no field data.text_field={text_field}; it has {shown(found)}: name the one that "
-                "holds the text"
+            pair = isinstance(value, dict) and key == "text_field" and {"prompt", "completion"} <= value.keys()
+            holds = key.removesuffix("_field")
+            remedy = (
+                "read both: data.prompt_field=prompt data.completion_field=completion"
+                if pair
+                else f"name the one that holds the {holds}"
             )
-        value = value[key]
+            raise FolioError(f"{where} has no field data.{key}={field}; it has {shown(found)}: {remedy}")
+        value = value[part]
         if value is None:
             return None
     if isinstance(value, dict) and value:
-        part = shown(" ".join(f"{text_field}.{next(iter(value))}".split()))
-        raise FolioError(f"{where}: the field {text_field} has parts; name one, as in data.text_field={part}")
+        part = shown(" ".join(f"{field}.{next(iter(value))}".split()))
+        raise FolioError(f"{where}: the field {field} has parts; name one, as in data.{key}={part}")
     if not isinstance(value, str):
-        raise FolioError(f"{where}: the field {text_field} holds not a string but {type(value).__name__}")
+        raise FolioError(f"{where}: the field {field} holds not a string but {type(value).__name__}")
     return value

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from folio.data.token_file import FORMAT as TOKEN_FORMAT
@@ -29,6 +29,22 @@ class SplitInfo:
     n_unknown: int
     spelling_bits: float
     shard_sha256: list[str]
+    n_prompt_tokens: int
+    n_prompt_bytes: int
+    n_prompt_unknown: int
+    prompt_spelling_bits: float
+    index_sha256: list[str]
+    """Of the files of the DocumentIndex; none if an earlier version prepared the corpus."""
+
+
+OLD_SPLIT = {
+    "n_prompt_tokens": 0,
+    "n_prompt_bytes": 0,
+    "n_prompt_unknown": 0,
+    "prompt_spelling_bits": 0.0,
+    "index_sha256": [],
+}
+"""Fields of a split that manifests of earlier versions lack."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,8 @@ class Manifest:
     """Digest of all documents in order, whatever files they were in."""
     n_duplicates: int
     shard_tokens: int
+    has_prompts: bool
+    """Whether each document is a prompt and a completion."""
     train: SplitInfo
     val: SplitInfo
 
@@ -79,6 +97,17 @@ class Manifest:
             tokens_sha256=hashlib.sha256("".join(info.shard_sha256).encode()).hexdigest(),
         )
 
+    def completions_info(self, split: str) -> TokenFileInfo:
+        """Describe the split without its prompts."""
+        info = self.split(split)
+        return replace(
+            self.token_file_info(split),
+            n_tokens=info.n_tokens - info.n_prompt_tokens,
+            n_bytes=info.n_bytes - info.n_prompt_bytes,
+            n_unknown=info.n_unknown - info.n_prompt_unknown,
+            spelling_bits=info.spelling_bits - info.prompt_spelling_bits,
+        )
+
 
 def shard_path(folder: Path, split: str, number: int) -> Path:
     return folder / f"{split}-{number:05}.bin"
@@ -94,8 +123,8 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         fields = read_json_object(path, MAX_MANIFEST_BYTES)
-        splits = {split: dataclass_from_json(SplitInfo, fields[split]) for split in SPLITS}
-        manifest = dataclass_from_json(Manifest, fields | splits)
+        splits = {split: dataclass_from_json(SplitInfo, OLD_SPLIT | fields[split]) for split in SPLITS}
+        manifest = dataclass_from_json(Manifest, {"has_prompts": False} | fields | splits)
     except FileNotFoundError:
         raise TokenFileError(path, "is missing") from None
     except UntrustedFileError as error:
@@ -118,7 +147,11 @@ def _is_consistent(manifest: Manifest) -> bool:
             and split.n_bytes > 0
             and 0 <= split.n_unknown <= split.n_tokens
             and 0.0 <= split.spelling_bits < math.inf
-            and all(isinstance(sha256, str) for sha256 in split.shard_sha256)
+            and 0 <= split.n_prompt_tokens < split.n_tokens
+            and 0 <= split.n_prompt_bytes < split.n_bytes
+            and 0.0 <= split.prompt_spelling_bits <= split.spelling_bits
+            and all(isinstance(sha256, str) for sha256 in split.shard_sha256 + split.index_sha256)
+            and len(split.index_sha256) in (0, 1 + manifest.has_prompts)
             and len(split.shard_sha256) == -(-split.n_tokens // manifest.shard_tokens)
             for split in (manifest.train, manifest.val)
         )

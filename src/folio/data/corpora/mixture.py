@@ -9,6 +9,7 @@ from pathlib import Path
 from folio.data.corpora.document_corpus import with_separator
 from folio.data.corpora.preparation import DataSource, explain_disk_errors
 from folio.data.corpora.progress import Log
+from folio.data.document_index import DocumentIndex, join_indexes
 from folio.data.prepared import MIXTURE_BLOCK, MixturePart, PreparedData, TokenSplit
 from folio.data.sharded_tokens import ShardedTokens, join_tokens
 from folio.data.token_file import TokenFileInfo
@@ -95,6 +96,8 @@ class JoinedSplit:
     info: TokenFileInfo
     tokens: ShardedTokens
     splits: tuple[TokenSplit, ...]
+    documents: DocumentIndex | None
+    completions_info: TokenFileInfo | None
 
     def check_unchanged(self) -> None:
         """Raises: TokenFileError if one of the splits was written to since it was opened."""
@@ -129,8 +132,19 @@ def join_corpora(corpora: list[tuple[str, float, PreparedData]]) -> PreparedData
 
 
 def _join(splits: list[TokenSplit]) -> JoinedSplit:
-    infos = [split.info for split in splits]
-    info = replace(
+    completions = [split.completions_info for split in splits if split.completions_info is not None]
+    return JoinedSplit(
+        splits[0].path,
+        _join_infos([split.info for split in splits]),
+        join_tokens([split.tokens for split in splits]),
+        tuple(splits),
+        join_indexes([split.documents for split in splits]),
+        _join_infos(completions) if len(completions) == len(splits) else None,
+    )
+
+
+def _join_infos(infos: list[TokenFileInfo]) -> TokenFileInfo:
+    return replace(
         infos[0],
         n_tokens=sum(info.n_tokens for info in infos),
         n_unknown=sum(info.n_unknown for info in infos),
@@ -139,7 +153,6 @@ def _join(splits: list[TokenSplit]) -> JoinedSplit:
         source_sha256=_digest([info.source_sha256 for info in infos]),
         tokens_sha256=_digest([info.tokens_sha256 for info in infos]),
     )
-    return JoinedSplit(splits[0].path, info, join_tokens([split.tokens for split in splits]), tuple(splits))
 
 
 def _digest(parts: list[str]) -> str:

@@ -24,6 +24,7 @@ from folio.data.corpora.split_documents import TRAIN, VAL, SplitAssignment, chun
 from folio.data.corpora.staging import Staging
 from folio.data.corpora.tasks import DOCUMENT
 from folio.data.corpora.workers import Workers
+from folio.data.document_index import END, PROMPT, DocumentIndex, DocumentTable, index_files
 from folio.data.sharded_tokens import ShardedTokens, ShardFile
 from folio.data.token_file import LARGEST_HASHED_BYTES, TokenFileError, TokenFileInfo, token_dtype
 from folio.runtime.files import atomic_writer, sha256_of, write_atomically
@@ -41,6 +42,8 @@ class TokenShards:
     path: Path
     info: TokenFileInfo
     tokens: ShardedTokens
+    documents: DocumentIndex | None = None
+    completions_info: TokenFileInfo | None = None
     _opened: tuple[os.stat_result, ...] = ()
 
     def check_unchanged(self) -> None:
@@ -80,7 +83,37 @@ def open_shards(folder: Path, manifest: Manifest, split: str) -> TokenShards:
             raise TokenFileError(
                 shards[0].path, f"or a later one holds the id {largest}; the vocabulary ends at {manifest.vocab_size}"
             )
-    return TokenShards(folder / f"{split}-*.bin", manifest.token_file_info(split), tokens, tuple(opened))
+    info, completions = manifest.token_file_info(split), manifest.completions_info(split)
+    return TokenShards(
+        folder / f"{split}-*.bin",
+        info,
+        tokens,
+        _open_index(folder, manifest, split),
+        completions if manifest.has_prompts else None,
+        tuple(opened),
+    )
+
+
+def _open_index(folder: Path, manifest: Manifest, split: str) -> DocumentIndex | None:
+    """Return where the documents of a split are; None if an earlier version prepared them.
+
+    Raises: TokenFileError if a file is missing, or was altered. A large one is only measured, like a large split.
+    """
+    info = manifest.split(split)
+    if not info.index_sha256:
+        return None
+    table = DocumentTable.open(folder, split, info.n_documents, info.n_tokens, manifest.has_prompts)
+    if table.ends.nbytes <= LARGEST_HASHED_BYTES:
+        _verify_index(folder, manifest, split)
+    return DocumentIndex([table])
+
+
+def _verify_index(folder: Path, manifest: Manifest, split: str) -> None:
+    """Raises: TokenFileError if a file of the index has another checksum than the manifest says."""
+    files = index_files(folder, split, manifest.has_prompts)
+    for path, expected in zip(files, manifest.split(split).index_sha256, strict=False):
+        if sha256_of(path) != expected:
+            raise TokenFileError(path, f"was altered: its sha256 is not the one in {MANIFEST}")
 
 
 def _checked_status(shard: ShardFile, n_bytes: int) -> os.stat_result:
@@ -104,6 +137,7 @@ def verify_shards(folder: Path, manifest: Manifest, split: str, advance: Advance
         if found != expected:
             raise TokenFileError(path, f"was altered: its sha256 is not the one in {MANIFEST}")
         advance(path.stat().st_size)
+    _verify_index(folder, manifest, split)
 
 
 @dataclass(frozen=True)
@@ -172,9 +206,10 @@ def write_shards(
     vocab_size: int,
     tokenizer: str,
     tokenizer_fingerprint: str,
+    has_prompts: bool,
     advance: Advance,
 ) -> Manifest:
-    """Write the shards that an interrupted process has not written, and then the manifest."""
+    """Write the shards that an interrupted process has not written, the index, and then the manifest."""
     dtype = token_dtype(vocab_size)
     itemsize = np.dtype(dtype).itemsize
     written = _WrittenShards(staging.folder / "shards.txt", staging.plan)
@@ -201,23 +236,60 @@ def write_shards(
         content_sha256=assignment.content_sha256,
         n_duplicates=assignment.n_duplicates,
         shard_tokens=shard_tokens,
-        train=_split_info("train", staging.documents, assignment.roles, written),
-        val=_split_info("val", staging.documents, assignment.roles, written),
+        has_prompts=has_prompts,
+        **{
+            split: _split_info(folder, split, staging.documents, assignment.roles, written, has_prompts)
+            for split in SPLITS
+        },
     )
     write_manifest(folder, manifest)
     return manifest
 
 
-def _split_info(split: str, documents: Path, roles: np.ndarray, written: "_WrittenShards") -> SplitInfo:
-    sums: dict[str, int] = dict.fromkeys(("n_tokens", "n_bytes", "n_unknown"), 0)
-    n_documents, spelling_bits = 0, 0.0
-    for first, chunk in chunks_of(np.memmap(documents, DOCUMENT, mode="r")):
-        rows = chunk[roles[first : first + len(chunk)] == ROLE_OF_SPLIT[split]]
+def _split_info(
+    folder: Path, split: str, documents: Path, roles: np.ndarray, written: "_WrittenShards", has_prompts: bool
+) -> SplitInfo:
+    counts: dict[str, int] = dict.fromkeys(
+        ("n_tokens", "n_bytes", "n_unknown", "n_prompt_tokens", "n_prompt_bytes", "n_prompt_unknown"), 0
+    )
+    n_documents, spelling_bits, prompt_spelling_bits = 0, 0.0, 0.0
+    for rows in _rows_of_split(split, documents, roles):
         n_documents += len(rows)
         spelling_bits += float(rows["spelling_bits"].sum())
-        for field in sums:
-            sums[field] += int(rows[field].sum(dtype=np.int64))
-    return SplitInfo(n_documents, **sums, spelling_bits=spelling_bits, shard_sha256=written.of(split))
+        prompt_spelling_bits += float(rows["prompt_spelling_bits"].sum())
+        for field in counts:
+            counts[field] += int(rows[field].sum(dtype=np.int64))
+    index_sha256 = _write_index(folder, split, documents, roles, has_prompts)
+    return SplitInfo(
+        n_documents,
+        **counts,
+        spelling_bits=spelling_bits,
+        prompt_spelling_bits=prompt_spelling_bits,
+        shard_sha256=written.of(split),
+        index_sha256=index_sha256,
+    )
+
+
+def _write_index(folder: Path, split: str, documents: Path, roles: np.ndarray, has_prompts: bool) -> list[str]:
+    """Write the ends of a split's documents, and the lengths of their prompts. Returns the checksums of the files."""
+    checksums = []
+    for path, dtype in index_files(folder, split, has_prompts).items():
+        digest, offset = hashlib.sha256(), 0
+        with atomic_writer(path) as file:
+            for rows in _rows_of_split(split, documents, roles):
+                values = rows["n_prompt_tokens"] if dtype == PROMPT else offset + np.cumsum(rows["n_tokens"], dtype=END)
+                offset += int(rows["n_tokens"].sum(dtype=np.int64))
+                data = np.ascontiguousarray(values, dtype=dtype).tobytes()
+                file.write(data)
+                digest.update(data)
+        checksums.append(digest.hexdigest())
+    return checksums
+
+
+def _rows_of_split(split: str, documents: Path, roles: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the rows of a split's documents, in order."""
+    for first, chunk in chunks_of(np.memmap(documents, DOCUMENT, mode="r")):
+        yield chunk[roles[first : first + len(chunk)] == ROLE_OF_SPLIT[split]]
 
 
 class _WrittenShards:

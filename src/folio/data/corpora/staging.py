@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from folio.data.corpora.progress import Advance
-from folio.data.corpora.tasks import EncodedDocuments, PositionedBlock, ReadPosition, Task, group_blocks
+from folio.data.corpora.tasks import DOCUMENT, EncodedDocuments, PositionedBlock, ReadPosition, Task, group_blocks
 from folio.data.token_file import dataclass_from_json
 from folio.runtime.files import write_atomically
 from folio.runtime.untrusted import UntrustedFileError, read_json_object
@@ -33,6 +33,8 @@ class Journal:
     documents_bytes: int
     n_read: int
     n_separators: int = 0
+    row_bytes: int = DOCUMENT.itemsize
+    """Size of a row of `documents`, which an earlier version made smaller."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,12 @@ class Staging:
     def read_journal(self) -> Journal:
         """Return how far an earlier process came; nowhere if the files are shorter than its journal says."""
         try:
-            # Journals of earlier versions did not count separators; 1 gives no warning.
-            fields = {"n_separators": 1} | read_json_object(self.folder / "journal.json")
+            fields = read_json_object(self.folder / "journal.json")
             position = dataclass_from_json(ReadPosition, fields["position"])
             journal = dataclass_from_json(Journal, fields | {"position": position})
             sizes = (self.tokens, journal.tokens_bytes), (self.documents, journal.documents_bytes)
             is_whole = all(n_bytes == 0 or path.stat().st_size >= n_bytes for path, n_bytes in sizes)
-            if journal.plan == self.plan and is_whole:
+            if (journal.plan, journal.row_bytes) == (self.plan, DOCUMENT.itemsize) and is_whole:
                 return journal
         except (OSError, UntrustedFileError, KeyError, TypeError):
             pass

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from folio.data.corpora.documents import BLOCK_BYTES, DocumentBlock, DocumentFormat, parse_documents
-from folio.data.tokenizers.base import LearnedTokenizer, Tokenizer
+from folio.data.tokenizers.base import LearnedTokenizer, Tokenizer, UnknownTokens
 from folio.data.tokenizers.choice import TokenizerChoice
 from folio.data.tokenizers.state import read_state_file
 
@@ -21,6 +21,11 @@ DOCUMENT = np.dtype(
         ("n_bytes", "<u4"),
         ("n_unknown", "<u4"),
         ("spelling_bits", "<f8"),
+        # The part of these that is the prompt's; 0 for a document without one.
+        ("n_prompt_tokens", "<u4"),
+        ("n_prompt_bytes", "<u4"),
+        ("n_prompt_unknown", "<u4"),
+        ("prompt_spelling_bits", "<f8"),
     ]
 )
 """A row for each document."""
@@ -78,17 +83,25 @@ class EncodedDocuments:
 def encode_blocks(
     blocks: list[DocumentBlock], document_format: DocumentFormat, tokenizer: Tokenizer, dtype: str
 ) -> EncodedDocuments:
-    """Encode the documents of the blocks, with a separator after each."""
+    """Encode the documents of the blocks, with a separator after each.
+
+    A prompt is encoded by itself, as it is when a model continues it, so that no token belongs to both parts.
+    """
     end_of_text = tokenizer.end_of_text
     separator = tokenizer.encode(SEPARATOR) if end_of_text is None else np.array([end_of_text])
     ids: list[np.ndarray] = []
-    rows: list[tuple[int, int, int, int, int, float]] = []
+    rows: list[tuple[int | float, ...]] = []
     for block in blocks:
-        for text, data in parse_documents(block, document_format):
-            tokens, unknown = tokenizer.encode(text), tokenizer.unknown(text)
-            ids += [tokens, separator]
-            n_tokens = len(tokens) + len(separator)
-            rows.append((*hash_document(data), n_tokens, len(data), unknown.n_tokens, unknown.spelling_bits))
+        for document in parse_documents(block, document_format):
+            prompt = document.prompt or ""
+            parts = tokenizer.encode(prompt) if prompt else np.empty(0, dtype), tokenizer.encode(document.text)
+            in_prompt = tokenizer.unknown(prompt) if prompt else UnknownTokens()
+            unknown = in_prompt + tokenizer.unknown(document.text)
+            ids += [*parts, separator]
+            n_tokens = sum(map(len, parts)) + len(separator)
+            own = n_tokens, len(document.data), unknown.n_tokens, unknown.spelling_bits
+            of_prompt = len(parts[0]), len(prompt.encode()), in_prompt.n_tokens, in_prompt.spelling_bits
+            rows.append((*hash_document(document.identity), *own, *of_prompt))
     documents = np.array(rows, dtype=DOCUMENT)
     whole = np.concatenate(ids).astype(dtype) if ids else np.empty(0, dtype)
     return EncodedDocuments(whole.tobytes(), documents.tobytes(), int(documents["n_bytes"].sum()))
@@ -128,9 +141,10 @@ def count_units(
     lowest_hash = 2**64
     separator = "" if kind.has_end_of_text else SEPARATOR
     for block in blocks:
-        for text, data in parse_documents(block, document_format):
-            high, _ = hash_document(data)
+        for document in parse_documents(block, document_format):
+            high, _ = hash_document(document.identity)
             lowest_hash = min(lowest_hash, high)
             if high >= val_bound or kind.learns_from_validation:
-                units.update(kind.find_units(text + separator))
+                for part in (document.prompt or "", document.text + separator):
+                    units.update(kind.find_units(part))
     return VocabularyCounts(units, lowest_hash)

@@ -8,8 +8,9 @@ from typing import Any
 
 from folio.data.corpora.document_corpus import DocumentCorpus
 from folio.data.corpora.documents import DocumentFormat, read_blocks
-from folio.data.corpora.files import CorpusFile, find_files, listing_sha256
+from folio.data.corpora.files import JSON_LINES, CorpusFile, find_files, listing_sha256
 from folio.data.corpora.tasks import PositionedBlock, ReadPosition
+from folio.runtime.errors import FolioError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,9 @@ class TextFiles(DocumentCorpus):
     """Text between the documents of a file; None: each text file is one document."""
     text_suffixes: list[str] = field(default_factory=list)
     """Suffixes of other text files, such as .py."""
+    prompt_field: str | None = None
+    completion_field: str | None = None
+    """Fields of a JSON line that together are a document; None: the field `text_field` is."""
 
     @property
     def kind_and_name(self) -> tuple[str, str]:
@@ -27,20 +31,31 @@ class TextFiles(DocumentCorpus):
 
     @property
     def document_format(self) -> DocumentFormat:
-        return DocumentFormat(self.text_field, self.document_separator)
+        return DocumentFormat(self.text_field, self.document_separator, self.prompt_field, self.completion_field)
 
     @property
     def _options(self) -> dict[str, Any]:
         options = super()._options
-        # Only if there are any, so that folders of earlier versions stay valid.
-        return options | {"text_suffixes": sorted(self.text_suffixes)} if self.text_suffixes else options
+        # Only if they are given, so that folders of earlier versions stay valid.
+        if self.text_suffixes:
+            options |= {"text_suffixes": sorted(self.text_suffixes)}
+        if self.completion_field is not None:
+            options |= {"pair": [self.prompt_field, self.completion_field]}
+        return options
 
     @cached_property
     def _files(self) -> list[CorpusFile]:
         return self._find()
 
     def _find(self) -> list[CorpusFile]:
-        return find_files(self.path, tuple(self.text_suffixes))
+        files = find_files(self.path, tuple(self.text_suffixes))
+        other = next((file for file in files if file.format != JSON_LINES), None)
+        if self.completion_field is not None and other is not None:
+            raise FolioError(
+                f"data.path matches {other.path}, and data.completion_field={self.completion_field} is read from lines "
+                "of JSON (.jsonl); narrow the pattern"
+            )
+        return files
 
     @property
     def n_bytes(self) -> int:
