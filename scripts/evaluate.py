@@ -100,7 +100,10 @@ def main(
         print(json.dumps(values | ({quantize.value: rounded} if quantize else {})))
         return
     print(f"checkpoint       {path}, step {trained.step}")
-    print(f"split            {split.value}, {tokens.info.n_tokens:,} tokens, {time.perf_counter() - started:.1f} s")
+    counted = objective.bits_per_byte_info(tokens)
+    of_them = "" if counted in (None, tokens.info) else f", {counted.n_tokens:,} of them in completions"
+    n_tokens = f"{tokens.info.n_tokens:,} tokens{of_them}"
+    print(f"split            {split.value}, {n_tokens}, {time.perf_counter() - started:.1f} s")
     print_metrics(metrics, rounded, quantize)
     if split is Split.VAL and trained.val and context_length is None:
         logged = trained.val["loss_nats"]

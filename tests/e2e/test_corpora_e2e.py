@@ -106,6 +106,24 @@ def test_a_prepared_folder_is_trained_on_where_its_text_is_gone(workspace: Works
     assert "was prepared with tokenizer=byte, not gpt2; add tokenizer=byte" in refused
 
 
+def test_documents_are_masked_and_completions_alone_predicted_by_every_command(workspace: Workspace) -> None:
+    """Two parts of pairs; the loss that training logs is that of evaluate.py, also after resuming."""
+    pairs = [{"prompt": f"{n} times two? ", "completion": f"{2 * n}."} for n in range(80)]
+    for part in ("a", "b"):
+        lines = pairs[part == "b" :: 2]
+        (workspace.folder / f"{part}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    keys = "name: text_files, prompt_field: prompt, completion_field: completion, val_fraction: 0.2"
+    parts = ", ".join(f"{part}: {{weight: 1, path: {part}.jsonl, {keys}}}" for part in "ab")
+    words = [*TINY, "data=mixture", f"data.parts={{{parts}}}", "training.checkpoint_every_steps=2"]
+    for key in ("training.loss_on=completion", "data.mask_documents=true"):
+        whole = workspace.train(*words, key, "schedule=constant")
+        assert whole.metrics["val/a/bits_per_byte"] > 0
+        assert "the same" in workspace.must("scripts/evaluate.py", str(whole.folder), "--checkpoint", "last")
+    half = workspace.train(*words, key, "training.max_steps=2", "schedule=constant")
+    workspace.must("train.py", f"resume={half.folder}", "training.max_steps=4")
+    assert half.equals(whole)
+
+
 REFUSALS = {
     "data=text_files": "data=text_files needs a pattern of files; add data.path='corpus/**/*.txt'",
     "data=text_files data.path=nothing/*.txt": "data.path=nothing/*.txt matches no file in ",

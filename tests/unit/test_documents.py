@@ -1,5 +1,6 @@
 """Documents in packed windows: each is read, and predicted, as it would be alone."""
 
+import json
 from functools import cache as memoized
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -12,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import OTHER_CHOICES, TINY, build, random_tokens
 
+from folio.cli.compose import composed, load_config
+from folio.cli.corpus import check_data, prepare_data
 from folio.config.tokenizer import choose_tokenizer
 from folio.data.batches.batch import Batch
 from folio.data.batches.order import MicroBatch
@@ -25,6 +28,8 @@ from folio.models import GPT
 from folio.models.cache import KeyValueCache
 from folio.models.positional import POSITIONAL_ENCODINGS
 from folio.objectives.losses import batch_loss
+from folio.runtime.commands import CHECKOUT
+from folio.runtime.errors import FolioError
 
 CONTEXT = TINY.context_length
 each_encoding = pytest.mark.parametrize("encoding", POSITIONAL_ENCODINGS)
@@ -145,7 +150,8 @@ def test_documents_of_another_shape_or_type_are_refused(documents: torch.Tensor)
 
 def prepare(folder: Path, texts: list[str], tokenizer: str = "byte", **options: str) -> PreparedData:
     folder.mkdir(exist_ok=True)
-    (folder / "a.txt").write_text("#".join(texts))
+    if not (folder / "a.txt").exists():
+        (folder / "a.txt").write_text("#".join(texts))
     source = TextFiles(path=str(folder / "a.txt"), document_separator="#", val_fraction=0.2, shard_tokens=50, **options)
     return source.prepare(choose_tokenizer(tokenizer), folder / "data", print)
 
@@ -186,3 +192,52 @@ def test_ends_in_the_wrong_order_are_an_error_and_not_a_crash() -> None:
     index = DocumentIndex([DocumentTable(np.array([9, 3, 12]), None)])
     with pytest.raises(TokenFileError, match="wrong order"):
         index.spans(np.array([1]))
+
+
+REFUSED = {
+    ("data=tiny_shakespeare", "data.mask_documents=true"): "into documents, and data=tiny_shakespeare is not; leave it",
+    (
+        "data=mixture",
+        "data.parts={tiny_shakespeare: 1}",
+        "data.mask_documents=true",
+    ): "and tiny_shakespeare in data.parts is not",
+    ("data=tiny_shakespeare", "training.loss_on=completion"): "and data=tiny_shakespeare has none; name their fields",
+    ("data=text_files", "data.path=a.jsonl", "training.loss_on=completion"): "JSON: data.prompt_field=prompt data.com",
+    ("data=text_files", "data.path=a.jsonl", "data.prompt_field=q"): "needs it too; add data.completion_field=completi",
+    ("data=text_files", "data.path=a", "data.prompt_field=q", "data.completion_field=q"): "=q must differ from data.pr",
+    ("model=encoder_small", "objective=masked_lm", "data=text_files", "data.path=a", "data.mask_documents=true"): (
+        "data.mask_documents=true needs objective=causal_lm, not objective=masked_lm"
+    ),
+    ("model=encoder_small", "objective=masked_lm", "training.loss_on=completion"): "needs objective=causal_lm, not obj",
+}
+
+
+@pytest.mark.parametrize("words", REFUSED, ids=" ".join)
+def test_what_has_no_documents_is_refused_in_one_line(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CHECKOUT)
+    with pytest.raises(FolioError) as refused, composed(["model=debug", *words], CHECKOUT / "conf") as cfg:
+        prepare_data(load_config(cfg))
+    assert REFUSED[words] in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_corpus_of_an_earlier_version_is_to_be_prepared_again(tmp_path: Path) -> None:
+    """It has no index, and is opened as before for all else."""
+    data = prepare(tmp_path, TEXTS)
+    manifest = data.folder / "corpus.json"
+    fields = json.loads(manifest.read_text())
+    del fields["has_prompts"]
+    for split in ("train", "val"):
+        fields[split] = {
+            key: value for key, value in fields[split].items() if "prompt" not in key and "index" not in key
+        }
+    manifest.write_text(json.dumps(fields))
+    before = manifest.stat().st_mtime_ns
+    old = prepare(tmp_path, TEXTS)
+    assert manifest.stat().st_mtime_ns == before
+    assert old.train.documents is None
+    words = ["model=debug", "data=text_files", f"data.path={tmp_path}", "data.mask_documents=true", "tokenizer=byte"]
+    with composed(words, CHECKOUT / "conf") as cfg:
+        config = load_config(cfg)
+    with pytest.raises(FolioError, match=r"was prepared by an earlier version of Folio.*remove it, and it is prepared"):
+        check_data(config, old)

@@ -56,10 +56,10 @@ def check_documents(config: RunConfig, where: str, has_documents: bool | None, h
             "or give files of documents: data=text_files data.path='corpus/**/*.txt'"
         )
     if config.training.loss_on == "completion" and has_prompts is False:
+        read = "" if config.data.name == "text_files" else "data=text_files data.path=pairs.jsonl "
         raise ConfigError(
             f"training.loss_on=completion needs documents with a prompt and a completion, and {where} has none; name "
-            "their fields in lines of JSON: data=text_files data.path=pairs.jsonl data.prompt_field=prompt "
-            "data.completion_field=completion"
+            f"their fields in lines of JSON: {read}data.prompt_field=prompt data.completion_field=completion"
         )
 
 

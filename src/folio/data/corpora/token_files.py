@@ -175,7 +175,7 @@ def _open(files: list[ForeignTokens], split: str, tokenizer: Tokenizer, verify_a
         source_sha256=digest.hexdigest(),
         tokens_sha256=digest.hexdigest(),
     )
-    return TokenShards(shards[0].path, info, tokens, tuple(shard.path.stat() for shard in shards))
+    return TokenShards(shards[0].path, info, tokens, _opened=tuple(shard.path.stat() for shard in shards))
 
 
 def _blocks(tokens: ShardedTokens, n_blocks: int | None) -> Iterator[tuple[ShardFile, np.ndarray]]:
