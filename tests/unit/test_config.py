@@ -32,6 +32,7 @@ ALSO_NEEDED = {
     Path("data/text_files"): ["data.path=corpus/**/*.txt"],
     Path("data/huggingface"): ["data.path=roneneldan/TinyStories"],
     Path("data/prepared"): ["data.path=data/text_files/mine"],
+    Path("data/token_files"): ["data.path=shards/*.bin"],
     Path("data/mixture"): ["data.parts={tiny_shakespeare: 0.7, corpus/**/*.txt: 0.3}"],
     Path("model/encoder_small"): ["objective=masked_lm"],
     Path("model/encoder_decoder_small"): ["objective=prefix_lm"],
@@ -646,7 +647,7 @@ def test_values_that_contradict_each_other_are_named_in_one_line(
         # The constant schedule may end during its warm-up, and has no lowest rate.
         {"schedule": {"name": "constant", "warmup_steps": 100}},
         {"schedule": {"name": "noam", "warmup_steps": 4000, "scale": 1.0}},
-        {"data": {"name": "text_file", "path": "my.txt", "window_order": "shuffled"}},
+        {"data": {"name": "text_file", "path": "my.txt", "window_order": "shuffled", "mask_documents": False}},
         {"model.d_model": 5, "model.n_heads": 1},
         ENCODER,
         ENCODER | {"objective": {**MASKED_LM, "mask_fraction": 1.0, "mask_share": 1.0, "random_share": 0.0}},

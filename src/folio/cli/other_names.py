@@ -48,8 +48,6 @@ KEYS = {
     "intra_document_masking": "data.mask_documents",
     "reset_attention_mask": "data.mask_documents",
     "reset_position_ids": "data.mask_documents",
-    "prompt_column": "data.prompt_field",
-    "response_column": "data.completion_field",
     # Hugging Face's trainer
     "adam_beta1": "optimizer.betas",
     "adam_beta2": "optimizer.betas",
@@ -126,6 +124,8 @@ ADVICE = {
     "bf16": PRECISION,
     "cu_seqlens": "write data.mask_documents=true",
     "mask_prompt": "write training.loss_on=completion",
+    "prompt_column": "write data=text_files data.prompt_field=...",
+    "response_column": "write data=text_files data.completion_field=...",
     "packing": "documents are packed into windows, except with training.loss_on=completion, which pads; leave it out",
     "train_on_prompt": "write training.loss_on=completion, or training.loss_on=all",
     "train_on_inputs": "write training.loss_on=completion, or training.loss_on=all",

@@ -55,9 +55,8 @@ class CompletionDataset(BatchDataset):
 
         >>> from folio.data.document_index import DocumentTable
         >>> index = DocumentIndex([DocumentTable(np.array([5, 8]), prompt_lengths=np.array([2, 1]))])
-        >>> batch = CompletionValidation(np.arange(10, 18), index, context_length=8).batch([0, 1])
-        >>> batch.tokens.tolist(), batch.targets.tolist()
-        ([[10, 11, 12, 13], [15, 16, 0, 0]], [[-100, 12, 13, 14], [16, 17, -100, -100]])
+        >>> CompletionDataset(np.arange(10, 18), index, context_length=3).count_cut()  # prompts, completions
+        (1, 0)
     """
 
     def __init__(self, tokens: Tokens, index: DocumentIndex, context_length: int) -> None:
@@ -93,7 +92,7 @@ class CompletionDataset(BatchDataset):
         is_target = (columns >= fitted.prompts[:, None]) & (columns < fitted.lengths[:, None])
         lengths = fitted.lengths - 1
         return Batch(
-            as_tensor(spans[:, :-1]),
+            as_tensor(np.where(columns <= lengths[:, None], spans[:, :-1], 0)),
             as_tensor(np.where(is_target, spans[:, 1:], IGNORE_INDEX)),
             n_tokens=int(lengths.sum()),
             lengths=as_tensor(lengths),
@@ -102,7 +101,16 @@ class CompletionDataset(BatchDataset):
 
 
 class CompletionTraining(CompletionDataset):
-    """The documents of a `MicroBatch`, whose indices are their numbers."""
+    """The documents of a `MicroBatch`, whose indices are their numbers.
+
+    Example:
+
+        >>> from folio.data.document_index import DocumentTable
+        >>> index = DocumentIndex([DocumentTable(np.array([5, 8]), prompt_lengths=np.array([2, 1]))])
+        >>> dataset = CompletionTraining(np.arange(10, 18), index, context_length=8)
+        >>> dataset.batch(MicroBatch(step=0, batch_indices=np.array([0, 1]), rows=slice(1, 2))).targets.tolist()
+        [[16, 17]]
+    """
 
     def batch(self, micro_batch: MicroBatch) -> Batch:
         n_targets = self.fit(micro_batch.batch_indices).n_targets
@@ -111,7 +119,16 @@ class CompletionTraining(CompletionDataset):
 
 
 class CompletionValidation(CompletionDataset):
-    """Every document once, in order."""
+    """Every document once, in order.
+
+    Example:
+
+        >>> from folio.data.document_index import DocumentTable
+        >>> index = DocumentIndex([DocumentTable(np.array([5, 8]), prompt_lengths=np.array([2, 1]))])
+        >>> batch = CompletionValidation(np.arange(10, 18), index, context_length=8).batch([0, 1])
+        >>> batch.tokens.tolist(), batch.targets.tolist()
+        ([[10, 11, 12, 13], [15, 16, 0, 0]], [[-100, 12, 13, 14], [16, 17, -100, -100]])
+    """
 
     def batch(self, indices: Sequence[int]) -> Batch:
         return self.batch_of(self.fit(np.asarray(indices, dtype=np.int64)))

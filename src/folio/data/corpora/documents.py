@@ -70,7 +70,7 @@ class Document(NamedTuple):
 
     @property
     def identity(self) -> bytes:
-        """What decides the split of the document, and whether it is a duplicate."""
+        """The bytes whose hash decides the split of the document, and whether it is a duplicate."""
         return self.data if self.prompt is None else f"{self.prompt}\0{self.text}".encode()
 
 

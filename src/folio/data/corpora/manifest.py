@@ -34,7 +34,7 @@ class SplitInfo:
     n_prompt_unknown: int
     prompt_spelling_bits: float
     index_sha256: list[str]
-    """Of the files of the DocumentIndex; none if an earlier version prepared the corpus."""
+    """Checksums of the files of the DocumentIndex; none if an earlier version prepared the corpus."""
 
 
 OLD_SPLIT = {
