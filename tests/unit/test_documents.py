@@ -4,6 +4,7 @@ import json
 from functools import cache as memoized
 from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,10 +37,16 @@ each_encoding = pytest.mark.parametrize("encoding", POSITIONAL_ENCODINGS)
 lengths_of_documents = st.lists(st.integers(2, 25), min_size=1, max_size=30).filter(lambda found: sum(found) > CONTEXT)
 
 
+MODELS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "other": OTHER_CHOICES,
+    "window": {"attention_window": "SL:5", "n_kv_heads": 2, "d_head": 6, "logit_softcap": 3.0},
+}
+
+
 @memoized
-def model_of(encoding: str, norm_position: str = "pre") -> GPT:
-    changes = OTHER_CHOICES if norm_position == "post" else {}
-    return build(GPT, positional_encoding=encoding, n_layers=2, tie_weights=False, **changes)
+def model_of(encoding: str, options: str = "defaults") -> GPT:
+    return build(GPT, positional_encoding=encoding, n_layers=2, tie_weights=False, **MODELS[options])
 
 
 def index_of(*corpora: list[int]) -> DocumentIndex:
@@ -71,15 +78,15 @@ def segments(batch: Batch, row: int) -> list[slice]:
     return [slice(first, end) for first, end in pairwise([0, *changes.tolist(), batch.tokens.size(1)])]
 
 
-@pytest.mark.parametrize("norm_position", ["pre", "post"])
+@pytest.mark.parametrize("options", MODELS)
 @each_encoding
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(lengths=lengths_of_documents)
 @torch.no_grad()
 def test_logits_and_loss_of_packed_windows_are_those_of_each_document_alone(
-    encoding: str, norm_position: str, lengths: list[int]
+    encoding: str, options: str, lengths: list[int]
 ) -> None:
-    model, tokens = model_of(encoding, norm_position), random_tokens(1, sum(lengths))[0].numpy()
+    model, tokens = model_of(encoding, options), random_tokens(1, sum(lengths))[0].numpy()
     batch = ValidationWindows(tokens, CONTEXT, index_of(lengths)).batch(range(-(-(len(tokens) - 1) // CONTEXT)))
     logits = model(batch.tokens, documents=batch.documents)
     losses = []
@@ -117,13 +124,14 @@ def test_the_gradients_of_a_packed_row_are_those_of_its_documents(encoding: str)
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("options", ["defaults", "window"])
 @each_encoding
-@settings(max_examples=10)
+@settings(max_examples=8)
 @given(data=st.data())
 @torch.no_grad()
-def test_documents_compose_with_padding_and_a_cache(encoding: str, data: st.DataObject) -> None:
+def test_documents_compose_with_padding_and_a_cache(encoding: str, options: str, data: st.DataObject) -> None:
     """Padding stands anywhere, and the row is read in two parts."""
-    model, tokens = model_of(encoding), random_tokens(1, CONTEXT)
+    model, tokens = model_of(encoding, options), random_tokens(1, CONTEXT)
     mask = torch.tensor([data.draw(st.lists(st.booleans(), min_size=CONTEXT, max_size=CONTEXT).filter(any))])
     begins = data.draw(st.lists(st.booleans(), min_size=CONTEXT, max_size=CONTEXT))
     documents, cut = torch.tensor([list(accumulate(begins, initial=0))[1:]]), data.draw(st.integers(1, CONTEXT - 1))

@@ -99,7 +99,7 @@ class EncoderDecoder(CountsParameters):
         is_first = cache is None or cache.n_keys == 0
         n_before = 0 if cache is None or is_first else cache.n_keys - n_states
         self.decoder.check_length(n_before + n_new)
-        new, all_positions, key_mask = positions_after(n_before, tokens, padding_mask)
+        new, all_positions, key_mask, _ = positions_after(n_before, tokens, padding_mask)
         hidden = self.decoder.embed(tokens, new)
         all_positions, key_mask = _prepend_states(encoder_output, all_positions, key_mask)
         if is_first:  # afterwards the cache holds the states

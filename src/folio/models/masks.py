@@ -150,9 +150,7 @@ class Positions(NamedTuple):
         """Return the positions with the last n_keys of the S keys."""
         if n_keys == self.all.size(-1):
             return self
-        key_mask, documents = (
-            None if part is None else part[:, -n_keys:] for part in (self.key_mask, self.documents)
-        )
+        key_mask, documents = (None if part is None else part[:, -n_keys:] for part in (self.key_mask, self.documents))
         return Positions(self.new, self.all[..., -n_keys:], key_mask, documents)
 
 
