@@ -4,8 +4,9 @@
 frozen values. Nothing here imports torch or lightning, so a mistake is reported at once.
 """
 
+import pkgutil
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -102,6 +103,12 @@ class RunConfig(SweepConfig):
     def accumulate_grad_batches(self) -> int:
         """Number of micro-batches of a device in one optimizer step."""
         return self.training.batch_size // (self.micro_batch_size * self.trainer.n_processes)
+
+    def load_objective(self) -> Any:
+        """Import and return the class of the objective, which training.loss_on=completion replaces."""
+        if self.training.loss_on == "completion":
+            return pkgutil.resolve_name("folio.objectives.completion_lm:CompletionLM")
+        return self.objective.load_code()
 
     def transformer_config(self, vocab_size: int) -> TransformerConfig:
         """Return the config of the model alone. Raises: ConfigError if its values do not fit together."""

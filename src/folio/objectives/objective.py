@@ -34,11 +34,7 @@ def build_objective(
     config: RunConfig, data: PreparedData, distributed: DistributedContext = SINGLE_PROCESS
 ) -> "Objective":
     """Return the objective that the config names."""
-    if config.training.loss_on == "completion":
-        from folio.objectives.completion_lm import CompletionLM
-
-        return CompletionLM(config, data, distributed)
-    return config.objective.load_code()(config, data, distributed)
+    return config.load_objective()(config, data, distributed)
 
 
 class Objective(ABC):
