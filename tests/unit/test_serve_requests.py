@@ -13,8 +13,9 @@ import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from serving import Running, client_of, running, served
+from serving import Running, client_of, running
 from starlette.testclient import TestClient
+from tiny_models import served
 
 from folio.data.tokenizers.byte import ByteTokenizer
 from folio.data.tokenizers.char import CharTokenizer

@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from serving import client_of, served
+from serving import client_of
 from starlette.testclient import TestClient
 from test_tokenizers import TEXT, build
+from tiny_models import served
 
 from folio.config.tokenizer import TOKENIZERS
 from folio.data.tokenizers.byte import ByteTokenizer
@@ -121,8 +122,8 @@ def test_tokens_and_offsets_describe_the_text(model: ServedModel) -> None:
         assert [value for part in streamed for value in part["logprobs"][name]] == scores[name]
     ends = [*scores["text_offset"][1:], len(choice["text"])]
     for token, start, end in zip(scores["tokens"], scores["text_offset"], ends, strict=True):
-        if not token.startswith("bytes:") and "�" not in token:
-            assert choice["text"][start:end].lstrip(" ") == token.lstrip(" ")
+        if not token.startswith("bytes:"):  # the piece may begin with what the tokens before it left incomplete
+            assert choice["text"][start:end].lstrip(" �") == token.lstrip(" �")
 
 
 def test_a_seed_gives_the_same_text_whatever_else_is_running(byte_model: ServedModel) -> None:

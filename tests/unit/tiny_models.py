@@ -1,6 +1,7 @@
 """Models small enough for tests of milliseconds, with weights large enough to matter."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -8,12 +9,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from folio.data.token_file import TokenFileInfo
+from folio.data.tokenizers.base import Tokenizer
 from folio.distributed.devices import Device
 from folio.models import GPT, Encoder, EncoderDecoder, TransformerConfig
 from folio.models.attention_maps import AttentionMap, record_attention
 from folio.models.blocks import CrossAttention, SelfAttention
 from folio.objectives.evaluation import Validation, ValidationPart
 from folio.objectives.metrics import Metrics
+from folio.serve.models import ServedModel
 
 TINY = TransformerConfig(vocab_size=61, context_length=16, n_layers=3, n_heads=4, d_model=32)
 
@@ -54,6 +57,12 @@ def lively(module: AnyModule) -> AnyModule:
 def build(kind: type[AnyModel], **changes: Any) -> AnyModel:
     """Build a tiny model with such weights: build(GPT, positional_encoding="rotary")."""
     return lively(kind(replace(TINY, family=FAMILY_OF[kind], **changes)))
+
+
+def served(tokenizer: Tokenizer, name: str = "tiny", **changes: Any) -> ServedModel:
+    """Return a tiny decoder as a server offers it, with three rows for no symbol."""
+    model = build(GPT, vocab_size=tokenizer.vocab_size + 3, **changes)
+    return ServedModel(name, model, tokenizer, Path("best.ckpt"), step=20, created=1_700_000_000, sample_prompt="a")
 
 
 def random_tokens(batch: int, time: int, seed: int = 0) -> Tensor:

@@ -12,17 +12,18 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from folio.runtime.untrusted import shown
 from folio.serve.chat import STOP, chat_prompt
 from folio.serve.errors import ApiError
 from folio.serve.generation import Piece, TextRequest, gather, text_steps
 from folio.serve.guard import Guard
-from folio.serve.index import index_page
 from folio.serve.limits import BODY_TIMEOUT_S, MAX_BODY_BYTES, MAX_CHOICES, PART_BYTES, SEND_TIMEOUT_S, Limits
 from folio.serve.models import ServedModel, ServedModels
+from folio.serve.page import PAGE_CALLS, PRIVACY, served_page
 from folio.serve.requests import ChatBody, CompletionBody, DetokenizeBody, Prompt, TextBody, TokenizeBody
 from folio.serve.responses import Answer, ChatAnswer, CompletionAnswer
 from folio.serve.scheduler import Scheduler
@@ -37,10 +38,12 @@ class Api:
         self._models = models
         self._scheduler = scheduler
         self._limits = limits
+        self._page = served_page(models)
 
     def routes(self) -> list[Route]:
         return [
             Route("/", self.index),
+            Route("/page/{name}", self.answer_page, methods=["POST"]),
             Route("/health", self.health),
             Route("/v1/models", self.list_models),
             Route("/v1/models/{name:path}", self.show_model),
@@ -52,7 +55,25 @@ class Api:
         ]
 
     async def index(self, request: Request) -> Response:
-        return index_page(self._models)
+        return HTMLResponse(self._page, headers=PRIVACY)
+
+    async def answer_page(self, request: Request) -> Response:
+        """Answer a call of the page, in one line of JSON for each part of the answer."""
+        name = request.path_params["name"]
+        if name not in PAGE_CALLS:
+            raise ApiError(f"/page/{shown(name)}: no such call", status=404)
+        call = PAGE_CALLS[name]
+        body = call.body.parse(await read_body(request))
+        steps = call.steps(self._models.at(body.model), body)
+        return Stream(self._lines(steps), "application/x-ndjson")
+
+    async def _lines(self, steps: Iterator[dict[str, Any] | None]) -> AsyncGenerator[str]:
+        try:
+            async with aclosing(self._scheduler.run(steps)) as results:
+                async for result in results:
+                    yield f"{json.dumps(result)}\n"
+        except ApiError as error:
+            yield f"{json.dumps(error.body)}\n"
 
     async def health(self, request: Request) -> Response:
         is_alive = self._scheduler.is_alive()
@@ -146,7 +167,8 @@ class Api:
     ) -> Response:
         steps = text_steps(served.model, served.tokenizer, wanted)
         if body.stream:
-            return EventStream(self._events(steps, answer, with_usage=body.stream_options.include_usage))
+            events = self._events(steps, answer, with_usage=body.stream_options.include_usage)
+            return Stream(events, "text/event-stream")
         pieces = await while_connected(request.receive, self._gather(steps))
         return WholeAnswer(answer.whole(pieces))
 
@@ -161,14 +183,14 @@ class Api:
                 async for piece in results:
                     pieces.append(Piece(piece.index, "", n_new=piece.n_new))
                     for event in answer.events(piece):
-                        yield json.dumps(event)
+                        yield event_of(event)
             if with_usage:
-                yield json.dumps(answer.usage_event(pieces))
+                yield event_of(answer.usage_event(pieces))
         except Exception as error:  # the status was sent with the first event
-            yield json.dumps((error if isinstance(error, ApiError) else in_the_server()).body)
+            yield event_of((error if isinstance(error, ApiError) else in_the_server()).body)
             if not isinstance(error, ApiError):
                 raise
-        yield "[DONE]"
+        yield "data: [DONE]\n\n"
 
 
 class WholeAnswer(JSONResponse):
@@ -181,13 +203,18 @@ class WholeAnswer(JSONResponse):
             await send({"type": "http.response.body"})
 
 
-class EventStream(Response):
-    """Server-sent events. Nothing more is computed once the client has left, or does not read."""
+def event_of(body: dict[str, Any]) -> str:
+    """Return a server-sent event."""
+    return f"data: {json.dumps(body)}\n\n"
 
-    def __init__(self, events: AsyncGenerator[str]) -> None:
-        super().__init__(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+
+class Stream(Response):
+    """An answer that is sent as it is made. Nothing more is computed once the client has left, or does not read."""
+
+    def __init__(self, parts: AsyncGenerator[str], kind: str) -> None:
+        super().__init__(headers={"Content-Type": kind, "Cache-Control": "no-cache"})
         del self.headers["content-length"]
-        self._events = events
+        self._parts = parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with suppress(ClientDisconnect, TimeoutError):
@@ -195,9 +222,9 @@ class EventStream(Response):
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async with aclosing(self._events) as events:
-            async for event in events:
-                await send_in_parts(send, f"data: {event}\n\n".encode())
+        async with aclosing(self._parts) as parts:
+            async for part in parts:
+                await send_in_parts(send, part.encode())
         await send({"type": "http.response.body"})
 
 

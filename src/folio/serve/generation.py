@@ -93,7 +93,7 @@ def _one_text(
     start = 0
     if request.echo:
         text, tokens = tokenizer.decode(prompt), []
-        for scored in _score_prompt(model, tokenizer, prompt, request.n_logprobs):
+        for scored in score_prompt(model, tokenizer, prompt, request.n_logprobs):
             tokens += scored
             yield None
         yield Piece(index, text, tuple(tokens))
@@ -176,7 +176,8 @@ class TextWriter:
         return Piece(self._index, text, tokens, n_new)
 
 
-def _score_prompt(model: GPT, tokenizer: Tokenizer, prompt: list[int], n_top: int | None) -> Iterator[list[Token]]:
+@torch.inference_mode()
+def score_prompt(model: GPT, tokenizer: Tokenizer, prompt: list[int], n_top: int | None) -> Iterator[list[Token]]:
     """Yield the tokens of a prompt with their log-probabilities, one forward pass at a time; none unless asked for.
 
     A prompt longer than the context is read as a split is validated: in windows that count each token once.

@@ -1,7 +1,7 @@
 """The models that a server offers: those of the command line, by name."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,8 @@ class ServedModel:
     """Time at which the checkpoint was written, in seconds since 1970."""
     sample_prompt: str
     """Prompt that the run itself wrote samples from."""
+    val: dict[str, float] = field(default_factory=dict)
+    """Validation metrics that training logged for these weights."""
 
     @property
     def context_length(self) -> int:
@@ -99,6 +101,13 @@ class ServedModels:
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models.values())
 
+    def at(self, index: int) -> ServedModel:
+        """Return a model by its place on the command line. Raises: ApiError."""
+        models = list(self)
+        if index >= len(models):
+            raise ApiError(f"model={index} must be below {len(models)}", param="model")
+        return models[index]
+
     def find(self, name: str | None) -> ServedModel:
         """Return the model that a request names; without a name, the only one. Raises: ApiError."""
         if name is None and len(self._models) == 1:
@@ -149,9 +158,18 @@ def load_models(paths: Sequence[Path], device: str, quantize: str | None) -> Ser
         assert isinstance(trained.model, GPT)
         prepare_weights(trained.model, quantize)
         name = choose_name(trained.config.run_name, path, [model.id for model in models])
-        prompt = trained.config.callbacks.samples.prompt
-        created = int(path.stat().st_mtime)
-        models.append(ServedModel(name, trained.model, trained.tokenizer, path, trained.step, created, prompt))
+        models.append(
+            ServedModel(
+                id=name,
+                model=trained.model,
+                tokenizer=trained.tokenizer,
+                path=path,
+                step=trained.step,
+                created=int(path.stat().st_mtime),
+                sample_prompt=trained.config.callbacks.samples.prompt,
+                val=trained.val,
+            )
+        )
     return ServedModels(models)
 
 

@@ -71,26 +71,14 @@ def page_pieces(models: Sequence[PageModel], now: datetime | None = None) -> Ite
     texts: dict[str, bytes] = {}
     """Text for the worker, by the id of its element in the page: ranks as they are, weights in base64."""
     tokenizers = {fingerprint_of(model.tokenizer): model.tokenizer for model in models}
+    title = " and ".join(dict.fromkeys(model.run for model in models))
     data = {
         "version": VERSION,
         "written": f"{now or datetime.now():%Y-%m-%d %H:%M}",
         "tokenizers": [_tokenizer_data(tokenizer, texts) for tokenizer in tokenizers.values()],
         "models": [_model_data(model, list(tokenizers), index, texts) for index, model in enumerate(models)],
     }
-    environment = Environment(loader=FileSystemLoader(PARTS), autoescape=True, undefined=StrictUndefined)
-    style, script = (PARTS / "style.css").read_text(encoding="utf-8"), join_scripts(PAGE_SCRIPTS)
-    page = environment.get_template("template.html").render(
-        policy=(
-            f"default-src 'none'; img-src data:; style-src {_csp_hash(style)}; script-src {_csp_hash(script)}; "
-            "worker-src blob:; base-uri 'none'; form-action 'none'"
-        ),
-        title=" and ".join(dict.fromkeys(model.run for model in models)),
-        style=style,
-        script=script,
-        worker=join_scripts(WORKER_SCRIPTS),
-        # No < in the data, so it cannot end its element.
-        data=json.dumps(data).replace("<", "\\u003c"),
-    )
+    page = render_page(title, data, worker=join_scripts(WORKER_SCRIPTS), allowed="worker-src blob:")
     before, after = page.split("<!-- texts -->")
     yield before.encode()
     for name, text in texts.items():
@@ -98,6 +86,24 @@ def page_pieces(models: Sequence[PageModel], now: datetime | None = None) -> Ite
         yield text if name.startswith("ranks") else base64.b64encode(text)
         yield b"</script>\n"
     yield after.encode()
+
+
+def render_page(title: str, data: dict[str, Any], *, worker: str, allowed: str) -> str:
+    """Return the page without weights. `allowed` is what its policy allows beside its own script and style."""
+    environment = Environment(loader=FileSystemLoader(PARTS), autoescape=True, undefined=StrictUndefined)
+    style, script = (PARTS / "style.css").read_text(encoding="utf-8"), join_scripts(PAGE_SCRIPTS)
+    return environment.get_template("template.html").render(
+        policy=(
+            f"default-src 'none'; img-src data:; style-src {_csp_hash(style)}; script-src {_csp_hash(script)}; "
+            f"{allowed}; base-uri 'none'; form-action 'none'"
+        ),
+        title=title,
+        style=style,
+        script=script,
+        worker=worker,
+        # No < in the data, so it cannot end its element.
+        data=json.dumps(data).replace("<", "\\u003c"),
+    )
 
 
 def join_scripts(names: Sequence[str]) -> str:

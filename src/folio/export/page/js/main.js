@@ -1,7 +1,8 @@
 "use strict";
 // Puts the page together: the facts, the views, and which of them is shown.
 
-const source = new PageSource(JSON.parse($("data").textContent));
+const data = JSON.parse($("data").textContent);
+const source = data.served ? new ServerSource(data) : new PageSource(data);
 const views = { write: new WriteView(), read: new ReadView(), inside: new InsideView(), growth: new GrowthView() };
 let shown = null;
 

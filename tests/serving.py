@@ -1,29 +1,18 @@
-"""Models to serve in tests, in this process: by Starlette's client, or on a port for the real clients."""
+"""Serve models in a test: to Starlette's client, or on a port to real ones."""
 
 import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from starlette.testclient import TestClient
-from tiny_models import build
 
-from folio.data.tokenizers.base import Tokenizer
-from folio.models import GPT
 from folio.serve.app import build_app
 from folio.serve.limits import Limits
 from folio.serve.models import ServedModel, ServedModels
 from folio.serve.scheduler import Scheduler
 from folio.serve.server import Server, open_socket, url_of
-
-
-def served(tokenizer: Tokenizer, name: str = "tiny", **changes: Any) -> ServedModel:
-    """Return a tiny model for a tokenizer, with three rows for no symbol."""
-    model = build(GPT, vocab_size=tokenizer.vocab_size + 3, **changes)
-    return ServedModel(name, model, tokenizer, Path("best.ckpt"), step=20, created=1_700_000_000, sample_prompt="a")
 
 
 @contextmanager
