@@ -59,7 +59,7 @@ page: setup ## Write page.html, which shows the latest run at work in a browser;
 	$(BIN)/python scripts/export.py $(or $(RUN),latest) page.html --format page --force --output-dir "$(OUTPUT_DIR)" $(ARGS)
 
 tensorboard: setup ## Show all runs: http://localhost:6006
-	$(BIN)/tensorboard --logdir "$(OUTPUT_DIR)" $(ARGS)
+	$(BIN)/python scripts/board.py --logdir "$(OUTPUT_DIR)" $(ARGS)
 
 bench: setup ## Measure speed and memory beside other programs: about ten minutes on two cores
 	$(BIN)/python -m benchmarks $(ARGS)

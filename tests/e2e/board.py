@@ -72,7 +72,8 @@ class Board:
 def tensorboard(logdir: Path, environment: dict[str, str]) -> Iterator[Board]:
     """Run TensorBoard as `make tensorboard` does, on a free port."""
     log = logdir / "tensorboard.log"
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--port", "0", "--host", "127.0.0.1"]
+    script = Path(__file__).parents[2] / "scripts" / "board.py"
+    command = [sys.executable, str(script), "--logdir", str(logdir), "--port", "0", "--host", "127.0.0.1"]
     with log.open("w") as file:
         process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
 

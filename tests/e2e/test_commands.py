@@ -38,6 +38,7 @@ NOT_RUN: dict[str, str] = {
     "make schema": "tests/unit/test_config_page.py writes the same files elsewhere",
     "make tensorboard": SERVER,
     "tensorboard ": SERVER,
+    "python scripts/board.py": "does not end: tests/e2e/test_tensorboard_sweep.py starts it and uses it",
     "python scripts/serve.py": "does not end: tests/e2e/test_serve.py starts it and uses it",
     "make bench": BENCHMARK,
     "make soak": "takes an hour: tests/e2e/test_soak.py runs five minutes of it",

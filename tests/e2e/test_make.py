@@ -94,7 +94,7 @@ def test_tensorboard_shows_the_output_folder_of_conf_or_the_given_one(clone: Pat
     python.chmod(0o755)
     for given, folder in ((), "/big disk/runs"), (("OUTPUT_DIR=my runs",), "my runs"):
         command = make(clone, "--dry-run", "tensorboard", *given).stdout.splitlines()[-1]
-        assert command.strip() == f'.venv/bin/tensorboard --logdir "{folder}"'
+        assert command.strip() == f'.venv/bin/python scripts/board.py --logdir "{folder}"'
 
 
 def test_an_old_python_is_refused_before_anything_is_created(clone: Path) -> None:

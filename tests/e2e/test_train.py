@@ -272,7 +272,7 @@ def test_the_output_ends_with_the_results_and_the_next_commands(finished_output:
         f"bits per byte    {metrics['val/bits_per_byte']:.4f}",
         f"accuracy         {metrics['val/accuracy']:.4f}",
         "ROMEO:",
-        "-m tensorboard.main --logdir outputs",
+        "scripts/board.py --logdir outputs",
     ):
         assert words in finished_output
     folder = finished_run.folder.relative_to(finished_run.folder.parents[2])

@@ -133,6 +133,6 @@ def test_a_folder_that_is_really_named_so_can_be_typed_again() -> None:
 def test_the_command_that_shows_curves_names_the_output_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CONF.parent)
     assert tensorboard_command(Path("outputs")) == "make tensorboard"
-    assert tensorboard_command(Path("a b")).endswith(" -m tensorboard.main --logdir 'a b'")
+    assert tensorboard_command(Path("a b")).endswith("scripts/board.py --logdir 'a b'")
     monkeypatch.chdir(tmp_path)
-    assert tensorboard_command(Path("outputs")).endswith(" -m tensorboard.main --logdir outputs")
+    assert tensorboard_command(Path("outputs")).endswith("scripts/board.py --logdir outputs")

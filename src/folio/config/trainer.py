@@ -31,8 +31,8 @@ class TrainerConfig(Section):
     detect_anomaly: bool
     """Whether to stop when a gradient becomes NaN and name the operation; slow."""
     profiler: Literal["simple", "advanced", "pytorch"] | None = None
-    """Lightning's profiler, which writes to the folder profile/ of the run: the time of each hook (simple), of each
-    Python function in it (advanced), or of each operation on CPU and GPU in three batches, with a trace (pytorch)."""
+    """Lightning's profiler: the time of each hook (simple), of each Python function in it (advanced), or of each
+    operation on CPU and GPU in three batches, with a trace (pytorch). It writes to the folder profile/ of the run."""
 
     @property
     def n_processes(self) -> int:

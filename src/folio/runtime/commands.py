@@ -48,7 +48,7 @@ def tensorboard_command(output_dir: Path) -> str:
     """Return the command that shows the curves of all runs in a folder."""
     if output_dir == Path("outputs") and Path.cwd() == CHECKOUT:
         return "make tensorboard"
-    return f"{python_command()} -m tensorboard.main --logdir {quote_for_shell(typed_path(output_dir))}"
+    return command("scripts/board.py", "--logdir", quote_for_shell(typed_path(output_dir)))
 
 
 def typed_path(path: Path) -> str:
