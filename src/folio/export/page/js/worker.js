@@ -155,23 +155,28 @@ function unpack(tensors, bytes) {
   for (const { name, dtype, start, shape, scales } of tensors) {
     const length = shape.reduce((a, b) => a * b, 1);
     if (dtype === "fp32") weights[name] = new Float32Array(bytes.buffer, start, length);
-    else if (dtype === "fp16") weights[name] = Float32Array.from(new Uint16Array(bytes.buffer, start, length), fromHalf);
+    else if (dtype === "fp16") weights[name] = halves(new Uint16Array(bytes.buffer, start, length));
     else weights[name] = scaled(new Int8Array(bytes.buffer, start, length), new Float32Array(bytes.buffer, scales, shape[0]));
   }
   return weights;
 }
 
-/** Returns the value of a 16-bit float: 1 bit of sign, 5 of exponent, 10 of fraction. */
-function fromHalf(bits) {
-  const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
-  if (exponent === 0) return sign * fraction * 2 ** -24;
-  return exponent === 31 ? (fraction ? NaN : sign * Infinity) : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+/** Returns the values of 16-bit floats: 1 bit of sign, 5 of exponent, 10 of fraction. All weights are finite. */
+function halves(bits) {
+  const values = new Float32Array(bits.length); // loops, because Float32Array.from takes seconds for a large model
+  for (let i = 0; i < bits.length; i++) {
+    const sign = bits[i] & 0x8000 ? -1 : 1, exponent = (bits[i] >> 10) & 31, fraction = (bits[i] & 1023) / 1024;
+    values[i] = sign * (exponent === 0 ? fraction * 2 ** -14 : (1 + fraction) * 2 ** (exponent - 15));
+  }
+  return values;
 }
 
 /** Multiplies each row of 8-bit integers by its scale. */
-function scaled(values, scales) {
-  const width = values.length / scales.length;
-  return Float32Array.from(values, (value, i) => value * scales[Math.floor(i / width)]);
+function scaled(integers, scales) {
+  const values = new Float32Array(integers.length), width = integers.length / scales.length;
+  for (let row = 0; row < scales.length; row++)
+    for (let i = row * width; i < (row + 1) * width; i++) values[i] = integers[i] * scales[row];
+  return values;
 }
 
 /** Returns the rows of a matrix (rows, width). */

@@ -74,9 +74,10 @@ class WriteView {
   /** Writes the text; the first tokens are given. Those before `from` are kept as they are. */
   async write(given, from = 0) {
     const model = currentModel();
-    const vocabulary = (this.vocabulary = await source.vocabulary(model));
     this.tokens.length = from;
     this.selected = null;
+    if (from === 0) this.output.replaceChildren(element("p", { class: "soft" }, "The model reads the prompt …"));
+    const vocabulary = (this.vocabulary = await source.vocabulary(model));
     this.setBusy(true);
     announce("Writing …");
     try {
