@@ -61,9 +61,14 @@ def main(
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder of prepared data, with which rounding is measured.")
     ] = None,
+    data_path: Annotated[
+        str | None, typer.Option(help="Where the text of data.path lies now, if it has moved. It must be the same.")
+    ] = None,
 ) -> None:
     """Write a trained model for other programs, which then compute the same, or as a page for a browser."""
     if format_ is Format.PAGE:
+        if checkpoints is not None and checkpoint != "best":
+            raise FolioError(f"--checkpoint={checkpoint} and --checkpoints={checkpoints} exclude each other; give one")
         request = PageRequest(
             run=run,
             page=destination,
@@ -73,6 +78,7 @@ def main(
             force=force,
             output_dir=output_dir,
             data_dir=data_dir,
+            data_path=data_path,
         )
         print("\n".join(export_page(request)))
         return

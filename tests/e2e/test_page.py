@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from browser import Window, window
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from folio.data.tokenizers.base import Tokenizer
 from folio.data.tokenizers.bpe import BPETokenizer
@@ -172,6 +172,21 @@ def test_the_name_of_a_run_stays_text(page_of: Any) -> None:
     assert opened.page.locator("h1").text_content() == name
     assert opened.page.locator("#model option").first.text_content() == f"{name}, step 0"
     assert opened.page.locator("img").count() == 0
+
+
+def test_two_runs_stand_side_by_side(page_of: Any) -> None:
+    models = [
+        replace(page_model({"qk_norm": norm})[1], run=f"run {norm}", step=step)
+        for norm in (True, False)
+        for step in (1, 2)
+    ]
+    page = page_of(models, "#view=growth&length=6").page
+    expect(page.locator("#status")).to_have_text("All checkpoints have written.")
+    shown = page.locator("#growth article:visible")
+    assert shown.locator("h3").all_text_contents() == ["run True, step 2", "run False, step 2"]
+    assert [shown.nth(index).locator(".token").count() for index in range(2)] == [9, 9]
+    page.get_by_label("Checkpoint").press("ArrowLeft")
+    assert shown.locator("h3").all_text_contents() == ["run True, step 1", "run False, step 1"]
 
 
 def test_rounded_weights_are_the_ones_that_were_measured(page_of: Any) -> None:

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from folio.cli.corpus import check_data, reopen_data
+from folio.cli.corpus import check_data, reopen_data, with_data_path
+from folio.cli.resume import check_same_text
 from folio.export.page.architecture import PRECISIONS, Precision, check_page, check_page_size
 from folio.generation.prompts import MASK, check_prompt, default_prompt
 from folio.runs.description import config_beside
 from folio.runs.folders import find_checkpoint
 from folio.runtime.errors import FolioError
-from folio.runtime.files import check_output_folder
+from folio.runtime.files import check_output_folder, expand_home
 
 if TYPE_CHECKING:
     from folio.export.page.page import PageModel
@@ -33,6 +34,8 @@ class PageRequest:
     output_dir: Path = field(default_factory=lambda: Path("outputs"))
     data_dir: Path | None = None
     """Folder of prepared data, on which rounded weights are measured."""
+    data_path: str | None = None
+    """Where the text of data.path lies now, if it has moved."""
 
 
 def export_page(request: PageRequest) -> list[str]:
@@ -59,7 +62,7 @@ def export_page(request: PageRequest) -> list[str]:
     try:
         n_bytes = write_page(request.page, with_distinct_names(models, paths))
     except OSError as error:
-        raise FolioError(f"{request.page} cannot be written ({error.strerror}); name another file") from None
+        raise FolioError(f"DEST={request.page} cannot be written ({error.strerror}); name another file") from None
     lines = [f"checkpoint       {path}, step {model.step}" for path, model in zip(paths, models, strict=True)]
     for model in models:
         if model.rounding:
@@ -74,10 +77,10 @@ def export_page(request: PageRequest) -> list[str]:
 def check_destination(page: Path, force: bool) -> None:
     """Raises: FolioError unless the page can be written."""
     if page.is_dir():
-        raise FolioError(f"{page} is a folder, and a page is a file; name one, as in {page / 'page.html'}")
+        raise FolioError(f"DEST={page} is a folder, and a page is a file; name one, as in {page / 'page.html'}")
     if page.exists() and not force:
-        raise FolioError(f"{page} exists; name another file, or give --force to replace it")
-    check_output_folder(page.absolute().parent, "page's folder", "name another file")
+        raise FolioError(f"DEST={page} exists; name another file, or give --force to replace it")
+    check_output_folder(page.parent, "DEST", "name another file")
 
 
 def load_page_model(path: Path, request: PageRequest) -> "PageModel":
@@ -87,9 +90,11 @@ def load_page_model(path: Path, request: PageRequest) -> "PageModel":
     from folio.runs.checkpoints import load_checkpoint
 
     trained = load_checkpoint(path, "cpu")
+    if request.data_path is not None:
+        trained = replace(trained, config=with_data_path(trained.config, expand_home(request.data_path)))
     check_page(trained.model.config, trained.tokenizer.name)
     check_page_size(trained.model.n_parameters, request.weights)
-    measure = None if request.weights == "fp32" else loss_measure(trained, request)
+    measure = None if request.weights == "fp32" else loss_measure(trained, path, request)
     before = measure() if measure else None
     weights = pack_weights(trained.model, request.weights)
     return PageModel(
@@ -106,7 +111,7 @@ def load_page_model(path: Path, request: PageRequest) -> "PageModel":
     )
 
 
-def loss_measure(trained: "LoadedCheckpoint", request: PageRequest) -> Callable[[], float]:
+def loss_measure(trained: "LoadedCheckpoint", path: Path, request: PageRequest) -> Callable[[], float]:
     """Return a function that measures the model on its validation split. Raises: FolioError without the data."""
     import torch
 
@@ -117,6 +122,8 @@ def loss_measure(trained: "LoadedCheckpoint", request: PageRequest) -> Callable[
         data = reopen_data(trained, request.data_dir)
     except FolioError as error:
         raise FolioError(f"--weights={request.weights} is measured on the validation text, but {error}") from None
+    if request.data_path is not None:
+        check_same_text(path.parent.parent, data.train.info.source_sha256, f"--data-path={request.data_path}")
     check_data(trained.config, data)
     validation = build_objective(trained.config, data).validation(data.val)
     return lambda: evaluate(trained.model, validation, torch.device("cpu"))["loss_nats"]
