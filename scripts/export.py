@@ -23,6 +23,7 @@ class Format(StrEnum):
     """The format of an exported model."""
 
     HUGGINGFACE = "huggingface"
+    GGUF = "gguf"
     PAGE = "page"
 
 
@@ -41,7 +42,8 @@ def main(
         Format,
         typer.Option(
             "--format",
-            help="huggingface: a folder for transformers; page: one HTML file that shows the model at work.",
+            help="huggingface: a folder for transformers; gguf: a file for llama.cpp; page: one HTML file that shows "
+            "the model at work.",
         ),
     ] = Format.HUGGINGFACE,
     checkpoint: Annotated[

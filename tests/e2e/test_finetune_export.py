@@ -262,5 +262,5 @@ def test_a_model_that_no_format_holds_is_refused_with_the_option_and_the_recipe(
     run = workspace.train(*TINY, "positional_encoding=alibi", "training.max_steps=1", "schedule=constant")
     line = workspace.run(EXPORT, str(run.folder), "exported").error_line()
     assert "positional_encoding=alibi stands in the way" in line
-    assert "GPT-2's: train with positional_encoding=learned" in line
+    assert "the nearest is GPT-2: train with positional_encoding=learned" in line
     assert not (workspace.folder / "exported").exists()

@@ -52,7 +52,7 @@ def test_the_folder_decides_the_model_and_one_line_describes_it(begin: Begin, fo
     config = begin()
     check_config(config)
     model = config.model
-    assert (model.vocab_size, model.n_layers, model.n_heads, model.d_model, model.d_ff) == (65, 3, 2, 12, None)
+    assert (model.vocab_size, model.n_layers, model.n_heads, model.d_model, model.d_ff) == (65, 3, 2, 12, 48)
     assert (model.bias, model.tie_weights, model.activation) == (True, True, "relu")
     assert said == [
         f"init_from={folder}: 3 layers, 2 heads, d_model 12, 65 symbols; "

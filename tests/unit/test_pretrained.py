@@ -20,7 +20,9 @@ from folio.models.formats.fields import FormatError
 from folio.models.formats.folder import check_folder, read_config
 from folio.models.pretrained import load_pretrained, save_pretrained
 
-CONFIG = GPTConfig(vocab_size=11, context_length=6, n_layers=2, n_heads=2, d_model=8, tie_weights=True)
+CONFIG = GPTConfig(vocab_size=11, context_length=6, n_layers=2, n_heads=2, d_model=8, d_ff=32, tie_weights=True)
+ROTARY = {"positional_encoding": "rotary"}
+LLAMA = ROTARY | {"bias": False, "norm": "rms_norm", "activation": "swiglu", "d_ff": 12, "d_head": 4}
 TOKENS = torch.arange(12).view(2, 6) % 11
 WEIGHTS = "model.safetensors"
 
@@ -31,6 +33,12 @@ VARIANTS = {
     "exact gelu": {"activation": "gelu"},
     "an output layer of its own": {"tie_weights": False},
     "one head, one layer": {"n_heads": 1, "n_layers": 1},
+    "GPT-NeoX": ROTARY | {"rotary_fraction": 0.5, "norm_eps": 1e-6},
+    "Llama": LLAMA | {"n_kv_heads": 1, "attention_bias": False},
+    "Llama with biases": LLAMA | {"n_kv_heads": 2, "bias": True, "attention_bias": True},
+    "Mistral": LLAMA | {"n_kv_heads": 2, "attention_window": 3},
+    "Qwen3": LLAMA | {"n_kv_heads": 2, "qk_norm": True, "attention_window": "SL:2", "attention_bias": False},
+    "a squared ReLU as its own gate": LLAMA | {"n_kv_heads": 2, "activation": "relu_squared", "attention_bias": False},
 }
 
 
@@ -200,9 +208,10 @@ def test_a_missing_key_of_config_json_means_gpt2s_default(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model_type": "gpt_neo"}, ('model_type="gpt_neo"', "gpt2, gpt_neox, llama, qwen3")),
+        ({"model_type": "gpt_neo"}, ('model_type="gpt_neo"', "gpt2, gpt_neox, llama, mistral, qwen3")),
         ({"model_type": None}, ("model_type=null",)),
-        ({"layer_norm_epsilon": 1e-6}, ("layer_norm_epsilon=1e-06", "1e-05")),
+        ({"layer_norm_epsilon": 0}, ("layer_norm_epsilon=0 must be a number above 0",)),
+        ({"layer_norm_epsilon": "1e-5"}, ('layer_norm_epsilon="1e-5"',)),
         ({"scale_attn_weights": False}, ("scale_attn_weights=false",)),
         ({"scale_attn_by_inverse_layer_idx": True}, ("scale_attn_by_inverse_layer_idx=true",)),
         ({"add_cross_attention": True}, ("add_cross_attention=true",)),

@@ -7,30 +7,25 @@ with the folder, or the run is refused.
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from folio.cli.config_files import read_keys
-from folio.config.model import ModelConfig, PositionalEncodingConfig
+from folio.config.model import OPTION_KEYS, RotaryScalingConfig
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
 from folio.models import TransformerConfig
 from folio.models.formats.fields import FormatError, plain, resolved
 from folio.models.formats.folder import check_folder
+from folio.models.rotary_scaling import RotaryScaling
 
-DECIDED_BY_RUN = {"name", "context_length", "dropout", "attention_dropout", "feed_forward_dropout"}
-"""The keys of the model section that the folder does not decide."""
+DECIDED_BY_RUN = {
+    f"model.{key}" for key in ("name", "context_length", "dropout", "attention_dropout", "feed_forward_dropout")
+}
+"""The keys of SECTIONS that the folder does not decide."""
 
 SECTIONS = ("model", "positional_encoding")
-
-
-def folder_keys() -> Iterable[tuple[str, str, str]]:
-    """Yield section, key and option of `TransformerConfig` for each key that the folder decides."""
-    for key in ModelConfig.model_fields:
-        if key not in DECIDED_BY_RUN:
-            yield "model", key, key
-    for key in PositionalEncodingConfig.model_fields:
-        yield "positional_encoding", key, "positional_encoding" if key == "name" else f"positional_{key}"
 
 
 def apply_init_from(config: RunConfig, explicit: Mapping[str, str], log: Callable[[str], None]) -> RunConfig:
@@ -47,14 +42,19 @@ def apply_init_from(config: RunConfig, explicit: Mapping[str, str], log: Callabl
     except FormatError as error:
         raise ConfigError(f"{init_from}: {error}") from None
     values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-    for section, key, option in folder_keys():
-        dotted, chosen = f"{section}.{key}", getattr(getattr(config, section), key)
-        if dotted in explicit and chosen is not None and chosen != resolved(folder, option):
+    for option, dotted in {"positional_encoding": "positional_encoding.name", **OPTION_KEYS}.items():
+        section, _, key = dotted.partition(".")
+        if dotted in DECIDED_BY_RUN:
+            continue
+        chosen = getattr(getattr(config, section), key)
+        if dotted in explicit and chosen is not None and not _equal(chosen, resolved(folder, option)):
             raise ConfigError(
                 f"{_as_typed(dotted, chosen, explicit)} contradicts {init_from}, which has "
                 f"{plain(resolved(folder, option))}; leave it out, the folder decides"
             )
         values[section][key] = getattr(folder, option)
+    if folder.rotary_scaling is not None:
+        values["positional_encoding"]["rotary_scaling"] = RotaryScalingConfig(**asdict(folder.rotary_scaling))
     context_length = _context_length(config, folder, explicit)
     log(
         f"{init_from}: {folder.n_layers} layers, {folder.n_heads} heads, d_model {folder.d_model}, "
@@ -65,6 +65,13 @@ def apply_init_from(config: RunConfig, explicit: Mapping[str, str], log: Callabl
     return config.model_copy(
         update={section: getattr(config, section).model_copy(update=values[section]) for section in SECTIONS}
     )
+
+
+def _equal(chosen: object, stored: object) -> bool:
+    """Compare an option with that of a model; a section with the values that it is made of."""
+    if isinstance(chosen, RotaryScalingConfig):
+        return isinstance(stored, RotaryScaling) and asdict(stored) == chosen.model_dump()
+    return chosen == stored
 
 
 def _context_length(config: RunConfig, folder: TransformerConfig, explicit: Mapping[str, str]) -> int:

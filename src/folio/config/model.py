@@ -1,4 +1,4 @@
-"""The `model` and `positional_encoding` sections of the config."""
+"""The `model` and `positional_encoding` sections of the config, and which key is which option of a model."""
 
 from folio.config.section import Name, Section
 from folio.models.rotary_scaling import RotaryScaling
@@ -34,3 +34,11 @@ class PositionalEncodingConfig(Section):
     """Share of each head's dimensions that rotary positions rotate."""
     rotary_scaling: RotaryScalingConfig | None = None
     """How rotary positions are stretched to a longer context, as in Llama 3 or by YaRN; not at all when null."""
+
+
+OPTION_KEYS = {key: f"model.{key}" for key in ModelConfig.model_fields} | {
+    key if key.startswith("rotary_") else f"positional_{key}": f"positional_encoding.{key}"
+    for key in PositionalEncodingConfig.model_fields
+    if key != "name"
+}
+"""Option of `TransformerConfig` -> dotted key. positional_encoding.name is the option positional_encoding."""

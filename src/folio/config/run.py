@@ -15,7 +15,7 @@ from folio.config.data import DataSources
 from folio.config.debug import DebugConfig
 from folio.config.hparams_search import SearchConfig
 from folio.config.logger import Loggers
-from folio.config.model import ModelConfig, PositionalEncodingConfig
+from folio.config.model import OPTION_KEYS, ModelConfig, PositionalEncodingConfig
 from folio.config.objective import Objectives
 from folio.config.optimizer import Optimizers
 from folio.config.schedule import Schedules
@@ -131,8 +131,5 @@ class RunConfig(SweepConfig):
 
 def _in_config_keys(message: str) -> str:
     """Return TransformerConfig's error message with the keys, and the null, of the command line."""
-    keys = {name: f"model.{name}" for name in ModelConfig.model_fields}
-    for name in PositionalEncodingConfig.model_fields:
-        keys[name if name.startswith("rotary_") else f"positional_{name}"] = f"positional_encoding.{name}"
     message = message.replace("=None ", "=null ").replace("=True ", "=true ")
-    return re.sub(r"(\w+)(?=(\.\w+)?=)", lambda match: keys.get(match[1], match[1]), message)
+    return re.sub(r"(\w+)(?=(\.\w+)?=)", lambda match: OPTION_KEYS.get(match[1], match[1]), message)

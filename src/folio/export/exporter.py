@@ -10,7 +10,7 @@ from folio.config.run import RunConfig
 if TYPE_CHECKING:
     from folio.runs.checkpoints import LoadedCheckpoint
 
-MODULES = {"huggingface": "folio.export.huggingface"}
+MODULES = {"huggingface": "folio.export.huggingface", "gguf": "folio.export.gguf"}
 """--format -> the module that has it. A new format is added here."""
 
 

@@ -27,8 +27,8 @@ def model_card(trained: "LoadedCheckpoint", plan: FormatPlan, verified: str, nam
         *format_rows({f"val/{metric}": value for metric, value in trained.val.items()}, "val/"),
     ]
     table = "\n".join(f"| {title} | {_cell(value)} |" for title, value in rows)
-    equal = "".join(f"\n- {step.description[0].upper()}{step.description[1:]}." for step in plan.steps)
-    changed = f"\nThe model was written in an equal form, which the format has:\n{equal}\n" if equal else ""
+    equal = "".join(f"\n- {line}" for line in plan.descriptions)
+    changed = f"\nThe model was written in an equal form, which this architecture has:\n{equal}\n" if equal else ""
     return f"""\
 ---
 library_name: transformers
@@ -52,7 +52,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{_cell(name)}")
 model = AutoModelForCausalLM.from_pretrained("{_cell(name)}")
-tokens = tokenizer("Once upon a time", return_tensors="pt")
+tokens = tokenizer("{_cell(config.callbacks.samples.prompt)}", return_tensors="pt")
 print(tokenizer.decode(model.generate(**tokens, max_new_tokens=100, do_sample=False)[0]))
 ```
 

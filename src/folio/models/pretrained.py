@@ -134,12 +134,12 @@ def write_pretrained(model: GPT, plan: FormatPlan, folder: Path, end_of_text: in
     """
     values = plan.format.write_config(plan.config, end_of_text)
     (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    _write_weights(_tensors(model, plan), folder / WEIGHTS)
+    _write_weights(format_tensors(model, plan), folder / WEIGHTS)
     shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors makes its files readable only by their owner
 
 
-def _tensors(model: GPT, plan: FormatPlan) -> dict[str, Tensor]:
-    """Return the tensors of the file by name."""
+def format_tensors(model: GPT, plan: FormatPlan) -> dict[str, Tensor]:
+    """Return the tensors of a file in the plan's format, by name."""
     state = {name: parameter.detach().to("cpu", torch.float32) for name, parameter in model.named_parameters()}
     config = model.config
     if config.ties_weights and not plan.config.ties_weights:

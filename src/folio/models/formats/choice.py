@@ -32,6 +32,11 @@ class FormatPlan:
     steps: tuple[Equivalent, ...]
     """What changes the model's form, in this order; none if it has the format's already."""
 
+    @property
+    def descriptions(self) -> list[str]:
+        """What changes, in words."""
+        return [step.description for step in self.steps]
+
 
 def choose_format(config: TransformerConfig, formats: Iterable[Format] = tuple(FORMATS.values())) -> FormatPlan:
     """Return how to write a model; formats that hold it as it is come before those that hold an equal one.

@@ -10,6 +10,8 @@ from folio.runtime.untrusted import shown
 
 RESOLVED: dict[str, Callable[[TransformerConfig], Any]] = {
     "d_ff": lambda config: config.feed_forward_width,
+    "d_head": lambda config: config.head_width,
+    "n_kv_heads": lambda config: config.key_value_heads,
     "attention_dropout": lambda config: config.attention_dropout_rate,
     "attention_bias": lambda config: config.attention_has_bias,
     "tie_weights": lambda config: config.ties_weights,
@@ -109,9 +111,6 @@ class Size(_Single):
             return {self.option: value}
         raise FormatError(f"{self.key}={_json(value)} must be a whole number")
 
-    def write(self, config: TransformerConfig) -> dict[str, Any]:
-        return {self.key: (getattr if self.nullable else resolved)(config, self.option)}
-
 
 @dataclass(frozen=True)
 class Number(_Single):
@@ -169,6 +168,24 @@ class Fixed(Field):
 
     def write(self, config: TransformerConfig) -> dict[str, Any]:
         return {self.key: self.value}
+
+
+class UsualHeads(Field):
+    """No keys: each head has its own keys and values, and together they are as wide as the residual stream."""
+
+    options = ("d_head", "n_kv_heads")
+
+    def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {}
+
+    def write(self, config: TransformerConfig) -> dict[str, Any]:
+        return {}
+
+    def problems(self, config: TransformerConfig) -> Iterator[Problem]:
+        if config.head_width * config.n_heads != config.d_model:
+            yield Problem("d_head", config.d_head, None)
+        if config.key_value_heads != config.n_heads:
+            yield Problem("n_kv_heads", config.n_kv_heads, None)
 
 
 def positive_number(key: str, value: Any) -> float:

@@ -117,6 +117,6 @@ class Format:
         return self.output if name == LM_HEAD else name.removeprefix(self.prefix)
 
     def key_of(self, option: str) -> str:
-        """Return the key of config.json that decides an option."""
+        """Return the key of config.json that decides an option, for messages."""
         keys = {part.option: part.key for part in self.fields if hasattr(part, "option") and hasattr(part, "key")}
         return keys.get(option, option)

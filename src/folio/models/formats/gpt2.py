@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from folio.models.formats.equivalents import SCALED, TABULATED, WIDENED
-from folio.models.formats.fields import Fixed, Flag, OneOf, Size
+from folio.models.formats.fields import Fixed, Flag, Number, OneOf, Size, UsualHeads
 from folio.models.formats.format import LM_HEAD, Format, Weight
 from folio.models.transformer_config import TransformerConfig
 
@@ -62,7 +62,8 @@ GPT2 = Format(
         Size("d_ff", "n_inner", nullable=True),
         OneOf("activation", "activation_function", "gelu_new", ACTIVATIONS),
         Flag("tie_weights", "tie_word_embeddings", True),
-        Fixed("layer_norm_epsilon", 1e-5),
+        Number("norm_eps", "layer_norm_epsilon", 1e-5),
+        UsualHeads(),
         Fixed("scale_attn_weights", True),
         Fixed("scale_attn_by_inverse_layer_idx", False),
         Fixed("add_cross_attention", False),

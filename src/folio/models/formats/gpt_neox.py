@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 
 from folio.models.formats.equivalents import SCALED
-from folio.models.formats.fields import Fixed, Flag, OneOf, Size
+from folio.models.formats.fields import Fixed, Flag, Number, OneOf, Size, UsualHeads
 from folio.models.formats.format import Format, Weight
-from folio.models.formats.rope import Rope
+from folio.models.formats.rope import PartialRope
 from folio.models.transformer_config import TransformerConfig
 
 ACTIVATIONS = {
@@ -83,8 +83,9 @@ GPT_NEOX = Format(
         Flag("tie_weights", "tie_word_embeddings", False),
         Fixed("use_parallel_residual", False, may_be_missing=False),
         Fixed("attention_bias", True),
-        Fixed("layer_norm_eps", 1e-5),
-        Rope(fraction=0.25),
+        Number("norm_eps", "layer_norm_eps", 1e-5),
+        UsualHeads(),
+        PartialRope(),
     ),
     required={"bias": True, "positional_encoding": "rotary"},
     absorbed=frozenset({"bias", "attention_bias"}),

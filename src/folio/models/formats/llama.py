@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from folio.models.formats.equivalents import CENTERED, SCALED
-from folio.models.formats.fields import Field, Fixed, Flag, FormatError, OneOf, Size
+from folio.models.formats.fields import Field, Flag, Number, OneOf, Problem, Size
 from folio.models.formats.format import LM_HEAD, Format, Weight
 from folio.models.formats.rope import Rope
+from folio.models.formats.windows import LayerWindows, Window
 from folio.models.transformer_config import TransformerConfig
-from folio.runtime.untrusted import shown
 
 ACTIVATIONS = {"silu": "swiglu", "relu": "relu_squared"}
 """hidden_act in config.json -> Folio's name. The gate of a ReLU that is equal to what it opens is a squared ReLU:
@@ -43,7 +43,7 @@ def llama_weights(config: TransformerConfig) -> Iterator[Weight]:
 def _attention(theirs: str, ours: str, config: TransformerConfig) -> Iterator[Weight]:
     d_model, bias = config.d_model, config.attention_has_bias
     end = 0
-    for part, n_heads in (("q", config.n_heads), ("k", config.n_heads), ("v", config.n_heads)):
+    for part, n_heads in (("q", config.n_heads), ("k", config.key_value_heads), ("v", config.key_value_heads)):
         start, end = end, end + n_heads * config.head_width
         shape, rows = (end - start, d_model), slice(start, end)
         yield from _linear(f"{theirs}.{part}_proj", f"{ours}.qkv_projection", shape, rows, bias)
@@ -60,50 +60,41 @@ def _linear(name: str, parameter: str, shape: tuple[int, int], rows: slice, bias
         yield Weight(f"{name}.bias", f"{parameter}.bias", shape[:1], rows)
 
 
-class Heads(Field):
-    """The keys of the attention heads, of which `TransformerConfig` has only the usual ones."""
-
-    def __init__(self, n_kv_heads: int | None, d_head: int | None) -> None:
-        self.n_kv_heads, self.d_head = n_kv_heads, d_head
+class DivisibleWidth(Field):
+    """No keys: transformers requires of a Llama that its heads divide its width, even if head_dim is given."""
 
     def read(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        n_heads = values.get("num_attention_heads", 32)
-        for key, default, usual in (
-            ("num_key_value_heads", self.n_kv_heads, n_heads),
-            ("head_dim", self.d_head, values.get("hidden_size", 4096) // n_heads),
-        ):
-            value = values.get(key, default)
-            if value not in (None, usual):
-                raise FormatError(f"{key}={shown(repr(value))} is not {usual}, all that Folio supports")
         return {}
 
     def write(self, config: TransformerConfig) -> dict[str, Any]:
-        return {"num_key_value_heads": config.n_heads, "head_dim": config.head_width}
+        return {}
+
+    def problems(self, config: TransformerConfig) -> Iterator[Problem]:
+        if config.d_model % config.n_heads:
+            yield Problem("n_heads", config.n_heads, "a divisor of d_model")
 
 
-def _fields(vocab_size: int, d_ff: int, context_length: int, heads: Heads) -> tuple[Field, ...]:
-    """Return the keys that all have, with these defaults."""
-    return (
-        heads,
-        Size("vocab_size", "vocab_size", vocab_size),
-        Size("context_length", "max_position_embeddings", context_length),
-        Size("n_layers", "num_hidden_layers", 32),
-        Size("n_heads", "num_attention_heads", 32),
-        Size("d_model", "hidden_size", 4096),
-        Size("d_ff", "intermediate_size", d_ff),
-        OneOf("activation", "hidden_act", "silu", ACTIVATIONS),
-        Flag("tie_weights", "tie_word_embeddings", False),
-        Fixed("rms_norm_eps", 1e-5, may_be_missing=False),
-        Rope(),
-    )
-
-
-def _format(name: str, model_type: str, fields: tuple[Field, ...], *, qk_norm: bool = False) -> Format:
+def _format(
+    name: str, *own_fields: Field, vocab_size: int, d_ff: int, context_length: int, qk_norm: bool = False
+) -> Format:
+    """Return a format with the keys that all have, of which some have other defaults, and some of its own."""
     return Format(
         name=name,
-        model_type=model_type,
+        model_type=name.lower(),
         architecture=f"{name}ForCausalLM",
-        fields=fields,
+        fields=(
+            Size("vocab_size", "vocab_size", vocab_size),
+            Size("context_length", "max_position_embeddings", context_length),
+            Size("n_layers", "num_hidden_layers", 32),
+            Size("n_heads", "num_attention_heads", 32),
+            Size("d_model", "hidden_size", 4096),
+            Size("d_ff", "intermediate_size", d_ff),
+            OneOf("activation", "hidden_act", "silu", ACTIVATIONS),
+            Flag("tie_weights", "tie_word_embeddings", False),
+            Number("norm_eps", "rms_norm_eps", 1e-6),
+            Rope(),
+            *own_fields,
+        ),
         required={"bias": False, "norm": "rms_norm", "positional_encoding": "rotary", "qk_norm": qk_norm},
         absorbed=frozenset(),
         weights=llama_weights,
@@ -117,16 +108,32 @@ def _format(name: str, model_type: str, fields: tuple[Field, ...], *, qk_norm: b
 
 LLAMA = _format(
     "Llama",
-    "llama",
-    (
-        *_fields(32_000, 11_008, 2048, Heads(None, None)),
-        Flag("attention_bias", "attention_bias", False),
-        Flag("bias", "mlp_bias", False),
-    ),
+    Size("n_kv_heads", "num_key_value_heads", nullable=True),
+    Size("d_head", "head_dim", nullable=True),
+    Flag("attention_bias", "attention_bias", False),
+    Flag("bias", "mlp_bias", False),
+    DivisibleWidth(),
+    vocab_size=32_000,
+    d_ff=11_008,
+    context_length=2048,
+)
+MISTRAL = _format(
+    "Mistral",
+    Size("n_kv_heads", "num_key_value_heads", 8, nullable=True),
+    Size("d_head", "head_dim", nullable=True),
+    Window(),
+    vocab_size=32_000,
+    d_ff=14_336,
+    context_length=131_072,
 )
 QWEN3 = _format(
     "Qwen3",
-    "qwen3",
-    (*_fields(151_936, 22_016, 32_768, Heads(32, 128)), Flag("attention_bias", "attention_bias", False)),
+    Size("n_kv_heads", "num_key_value_heads", 32, nullable=True),
+    Size("d_head", "head_dim", 128),
+    Flag("attention_bias", "attention_bias", False),
+    LayerWindows(),
+    vocab_size=151_936,
+    d_ff=22_016,
+    context_length=32_768,
     qk_norm=True,
 )

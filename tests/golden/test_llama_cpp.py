@@ -1,0 +1,92 @@
+"""llama.cpp, which shares no code with transformers or Folio, reads the same ids and writes the same text."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from folio.config.run import RunConfig
+from folio.data.tokenizers.base import Tokenizer
+from folio.data.tokenizers.bpe import BPETokenizer
+from folio.data.tokenizers.byte import ByteTokenizer
+from folio.export import gguf
+from folio.models import GPT
+from folio.runs.checkpoints import LoadedCheckpoint
+
+pytestmark = pytest.mark.slow
+llama_cpp: Any = pytest.importorskip("llama_cpp", reason="llama-cpp-python compiles for many minutes")
+
+TEXT = "To be, or not to be: that is the question.\nWhether 'tis nobler in the mind to suffer, 1599 times?\n" * 9
+LLAMA = ("positional_encoding=rotary", "model.norm=rms_norm", "model.activation=swiglu")
+SIZE = ("model.d_model=32", "model.n_heads=4", "model.n_layers=3", "model.context_length=64")
+
+MODELS: dict[str, tuple[str, ...]] = {
+    "llama": LLAMA,
+    "llama with biases": (*LLAMA, "model.bias=true"),
+    "an output layer of its own": (*LLAMA, "model.tie_weights=false"),
+    "a padded vocabulary": (*LLAMA, "model.vocab_size=384"),
+    "another base": (*LLAMA, "positional_encoding.base=500000"),
+    "layer norm": ("positional_encoding=rotary", "model.activation=swiglu"),
+    "qwen3": (*LLAMA, "model.qk_norm=true"),
+}
+
+
+@pytest.fixture(scope="module")
+def bpe() -> Tokenizer:
+    return BPETokenizer.from_text(TEXT, 300)
+
+
+@pytest.fixture
+def exported(compose: Callable[..., RunConfig], tmp_path: Path) -> Callable[..., tuple[GPT, Any]]:
+    def export(tokenizer: Tokenizer, *words: str) -> tuple[GPT, Any]:
+        config = compose("model=debug", *SIZE, f"tokenizer={tokenizer.name}", *words)
+        torch.manual_seed(0)
+        model = GPT(config.transformer_config(config.model.vocab_size or tokenizer.vocab_size)).eval()
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        gguf.check_run(config)
+        said = gguf.export(LoadedCheckpoint(model, tokenizer, config, 0, {}), Path("x"), tmp_path / "m.gguf", False)
+        assert "from those of llama.cpp" in said
+        float32 = llama_cpp.GGML_TYPE_F32
+        options = {"n_ctx": 64, "verbose": False, "logits_all": True, "type_k": float32, "type_v": float32}
+        return model, llama_cpp.Llama(str(tmp_path / "m.gguf"), **options)
+
+    return export
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_llama_cpp_gives_the_same_logits_and_the_same_greedy_text(
+    name: str, bpe: Tokenizer, exported: Callable[..., tuple[GPT, Any]]
+) -> None:
+    model, theirs = exported(bpe, *MODELS[name])
+    prompt = bpe.encode("To be, or").tolist()
+    assert theirs.tokenize(b"To be, or", add_bos=False) == prompt
+    expected = model.generate(torch.tensor([prompt]), max_new_tokens=20, temperature=0)[0, len(prompt) :].tolist()
+    written = [token for token, _ in zip(theirs.generate(prompt, temp=0.0), range(20), strict=False)]
+    assert written == expected
+
+
+@pytest.mark.parametrize("tokenizer", [None, ByteTokenizer()], ids=["bpe", "byte"])
+def test_llama_cpp_gives_any_text_the_same_ids(
+    tokenizer: Tokenizer | None, bpe: Tokenizer, exported: Callable[..., tuple[GPT, Any]]
+) -> None:
+    tokenizer = tokenizer or bpe
+    _, theirs = exported(tokenizer, *LLAMA)
+    chance = random.Random(0)
+    alphabets = (
+        TEXT,
+        " \n\t\r",
+        "0123456789'",
+        "äßéøñ",
+        "日本語のテキスト",
+        "\U0001f600\U0001f468\u200d",
+        "<|endoftext|>",
+    )
+    for _ in range(300):
+        text = "".join(chance.choice(chance.choice(alphabets)) for _ in range(chance.randrange(1, 40)))
+        ids = theirs.tokenize(text.encode(), add_bos=False, special=False)
+        assert ids == tokenizer.encode(text).tolist(), text
+        assert theirs.detokenize(ids) == text.encode()
