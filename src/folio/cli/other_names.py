@@ -38,6 +38,11 @@ KEYS = {
     "resid_pdrop": "model.dropout",
     "rope_theta": "positional_encoding.base",
     "tie_word_embeddings": "model.tie_weights",
+    "embedding_multiplier": "model.scale_embedding",
+    "scale_emb": "model.scale_embedding",
+    "scale_embeddings": "model.scale_embedding",
+    "value_embeds": "model.value_embeddings",
+    "zero_init": "model.zero_init_residual",
     # litgpt, llama-factory, Axolotl, TRL and others, for documents
     "assistant_only_loss": "training.loss_on",
     "completion_only_loss": "training.loss_on",

@@ -77,7 +77,7 @@ class SelfAttention(nn.Module):
     Source: Vaswani et al. 2017, section 3.2; fused QKV projection as in GPT-2. qk_norm: Henry et al. 2020, with an
     RMS norm over each head as in Dehghani et al. 2023, section 2.
 
-    Shapes: hidden (B, T, D) -> (B, T, D).
+    Shapes: hidden (B, T, D), value_embedding (B, T, G K) or None -> (B, T, D).
 
         >>> config = TransformerConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4)
         >>> SelfAttention(config)(torch.zeros(1, 3, 4), AttentionMask(is_causal=True)).shape
@@ -95,11 +95,18 @@ class SelfAttention(nn.Module):
         self.out_projection = Linear(q_width, config.d_model, bias=config.attention_has_bias)
 
     def forward(
-        self, hidden: Tensor, mask: AttentionMask, rotation: Rotation | None = None, cache: LayerCache | None = None
+        self,
+        hidden: Tensor,
+        mask: AttentionMask,
+        rotation: Rotation | None = None,
+        cache: LayerCache | None = None,
+        value_embedding: Tensor | None = None,
     ) -> Tensor:
         """(B, T, D) -> (B, T, D); with a cache, each position attends to the cached ones as well."""
         parts = self.qkv_projection(hidden).split(self.widths, dim=-1)
         q, k, v = (split_heads(part, self.head_width) for part in parts)  # q (B, H, T, K), k and v (B, G, T, K)
+        if value_embedding is not None:
+            v = v + split_heads(value_embedding, self.head_width).type_as(v)
         q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
@@ -247,9 +254,10 @@ class Block(nn.Module):
         *,
         cache: LayerCache | None = None,
         encoder_output: EncoderOutput | None = None,
+        value_embedding: Tensor | None = None,
     ) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        inputs = (hidden, mask, rotation, cache, encoder_output)
+        inputs = (hidden, mask, rotation, cache, encoder_output, value_embedding)
         if self.activation_checkpointing and torch.is_grad_enabled():
             return checkpoint(self.run_sublayers, *inputs, use_reentrant=False)
         return self.run_sublayers(*inputs)
@@ -261,9 +269,11 @@ class Block(nn.Module):
         rotation: Rotation | None,
         cache: LayerCache | None,
         encoder_output: EncoderOutput | None,
+        value_embedding: Tensor | None,
     ) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), mask, rotation, cache))
+        attended = self.attention(self.attention_norm(hidden), mask, rotation, cache, value_embedding)
+        hidden = hidden + self.dropout(attended)
         if self.cross_attention is not None:
             normed = self.cross_attention_norm(hidden)
             hidden = hidden + self.dropout(self.cross_attention(normed, encoder_output, cache))
@@ -293,9 +303,10 @@ class PostNormBlock(Block):
         rotation: Rotation | None,
         cache: LayerCache | None,
         encoder_output: EncoderOutput | None,
+        value_embedding: Tensor | None,
     ) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        attended = self.attention(self._drop_input(hidden), mask, rotation, cache)
+        attended = self.attention(self._drop_input(hidden), mask, rotation, cache, value_embedding)
         hidden = self.attention_norm(hidden + self._drop_output(attended))
         if self.cross_attention is not None:
             attended = self.cross_attention(self._drop_input(hidden), encoder_output, cache)

@@ -65,5 +65,6 @@ def encode(
         window: AttentionMask.bidirectional(key_mask, bias, near_mask(positions, positions, window))
         for window in set(stack.config.layer_windows)
     }
-    states = stack.run_blocks(stack.embed(tokens, positions), masks, encoding.rotation(positions))
+    hidden = stack.embed(tokens, positions)
+    states = stack.run_blocks(hidden, masks, encoding.rotation(positions), tokens=tokens)
     return EncoderOutput(states, key_mask)

@@ -15,6 +15,7 @@ from folio.models.parameter_count import CountsParameters
 from folio.models.positional import Rotation, build_positional_encoding
 from folio.models.sampling import SamplingParams
 from folio.models.transformer_config import TransformerConfig
+from folio.models.value_embeddings import ValueEmbeddings
 
 
 class Transformer(CountsParameters):
@@ -39,6 +40,7 @@ class Transformer(CountsParameters):
             build_block(config, cross_attention=cross_attention) for _ in range(config.n_layers)
         )
         self.final_norm = build_norm(config) if config.has_final_norm else nn.Identity()
+        self.value_embeddings = ValueEmbeddings(config) if config.value_embeddings else None
 
     def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Embed tokens (B, T) at positions (T,) or (B, T): -> (B, T, D)."""
@@ -52,13 +54,22 @@ class Transformer(CountsParameters):
         masks: Mapping[int | None, AttentionMask],
         rotation: Rotation | None,
         *,
+        tokens: Tensor | None = None,
         cache: KeyValueCache | None = None,
         encoder_output: EncoderOutput | None = None,
     ) -> Tensor:
-        """(B, T, D) -> (B, T, D), with a mask for each of config.layer_windows."""
+        """(B, T, D) -> (B, T, D), with a mask for each of config.layer_windows; value embeddings need the tokens."""
+        values = len(self.blocks) * [None] if self.value_embeddings is None else self.value_embeddings(tokens)
         for index, (block, window) in enumerate(zip(self.blocks, self.config.layer_windows, strict=True)):
             layer_cache = cache.layers[index] if cache else None
-            hidden = block(hidden, masks[window], rotation, cache=layer_cache, encoder_output=encoder_output)
+            hidden = block(
+                hidden,
+                masks[window],
+                rotation,
+                cache=layer_cache,
+                encoder_output=encoder_output,
+                value_embedding=values[index],
+            )
         return self.final_norm(hidden)
 
     def check_length(self, n_positions: int) -> None:
@@ -200,7 +211,7 @@ def decode(
             bias=encoding.bias(seen.new, seen.all),
         )
     hidden, rotation = stack.embed(tokens, positions.new), encoding.rotation(positions.new)
-    return stack.run_blocks(hidden, masks, rotation, cache=cache, encoder_output=encoder_output)
+    return stack.run_blocks(hidden, masks, rotation, tokens=tokens, cache=cache, encoder_output=encoder_output)
 
 
 def build_output(config: TransformerConfig, token_embedding: nn.Embedding) -> OutputLayer:

@@ -11,7 +11,9 @@ EMBEDDING_STD = 0.02
 
 
 def initialize(model: nn.Module, config: TransformerConfig) -> None:
-    """Draw all weights as config.init says; biases are 0 and norms 1. config.positional_init may set positions to 0.
+    """Draw all weights as config.init says; biases are 0 and norms 1.
+
+    Afterwards config.positional_init may set positions to 0, and config.zero_init_residual the residual projections.
 
     gpt2: N(0, 0.02), but residual projections are smaller by the square root of their number. Each of them adds to the
     residual stream, whose variance would otherwise grow with their number (Radford et al. 2019, section 2.3).
@@ -30,6 +32,10 @@ def initialize(model: nn.Module, config: TransformerConfig) -> None:
         _draw_xavier(model)
     else:
         _shrink_residual_projections(model, config.n_layers)
+    if config.zero_init_residual:
+        for name, parameter in model.named_parameters():
+            if name.endswith("out_projection.weight"):
+                nn.init.zeros_(parameter)
 
 
 def _draw_xavier(model: nn.Module) -> None:

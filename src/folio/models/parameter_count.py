@@ -2,7 +2,7 @@
 
 from torch import nn
 
-NOT_IN_BLOCKS = ("token_embedding", "positional_encoding", "output")
+NOT_IN_BLOCKS = ("token_embedding", "value_embeddings", "positional_encoding", "output")
 """Modules whose parameters `n_parameters_without_embeddings` leaves out."""
 
 

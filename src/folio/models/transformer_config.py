@@ -67,9 +67,12 @@ class ModelOptions:
     tie_weights: bool | None = None
     """Use the token embedding as the weight of the output layer (Press and Wolf 2017). When None, do so unless their
     widths differ, as with concatenated positions."""
-    scale_embedding: bool | None = None
-    """Multiply the token embedding by sqrt(d_model) (Vaswani et al. 2017, section 3.4). When None, do so only with
-    sinusoidal positions, whose unit amplitude would drown embeddings that start small."""
+    scale_embedding: bool | float | None = None
+    """Multiply the token embedding by a number, or if True by sqrt(d_model) (Vaswani et al. 2017, section 3.4; Gemma).
+    When None, do so only with sinusoidal positions, whose unit amplitude would drown embeddings that start small."""
+    value_embeddings: int = 0
+    """Number n of tables of more token embeddings, which the values of attention in the first n and the last n layers
+    read; see `folio.models.value_embeddings`."""
     norm_position: NormPosition = "pre"
     """pre: x + dropout(sublayer(norm(x))), as in GPT-2; post: the norm follows the sum, see post_norm_dropout."""
     post_norm_dropout: PostNormDropout = "input"
@@ -94,6 +97,9 @@ class ModelOptions:
     """Keep the logits between -c and c, by c tanh(logits / c) (Bello et al. 2016; Gemma 2, section 2)."""
     init: Init = "gpt2"
     """Distribution of the initial weights; see `folio.models.initialization`."""
+    zero_init_residual: bool = False
+    """Start the layers that write into the residual stream at 0, so that each block at first passes on what it reads
+    (Goyal et al. 2017, section 5.1; Zhang et al. 2019, Fixup)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +162,24 @@ class TransformerConfig(ModelOptions):
             raise ValueError(f"norm_eps={self.norm_eps} must be above 0 and below 1; 1e-5 and 1e-6 are usual")
         if self.logit_softcap is not None and not 0.0 < self.logit_softcap < math.inf:
             raise ValueError(f"logit_softcap={self.logit_softcap} must be above 0; 15 and 30 are usual")
+        if not isinstance(self.scale_embedding, bool | None) and not 0.0 < self.scale_embedding < math.inf:
+            raise ValueError(
+                f"scale_embedding={self.scale_embedding} must be a factor above 0, or true for sqrt(d_model)"
+            )
+        self._check_value_embeddings()
+
+    def _check_value_embeddings(self) -> None:
+        number = self.value_embeddings
+        if not 0 <= 2 * number <= self.n_layers:
+            raise ValueError(
+                f"value_embeddings={number} must be at least 0 and at most {self.n_layers // 2}, half of "
+                f"n_layers={self.n_layers}: the first and the last layers share them"
+            )
+        if number and self.family == "encoder_decoder":
+            raise ValueError(
+                f"value_embeddings={number} does not fit family=encoder_decoder, whose decoder also attends to states "
+                "that are no tokens; leave it out"
+            )
 
     def _check_choices(self) -> None:
         for name, choices in _CHOICES.items():
@@ -312,6 +336,8 @@ class TransformerConfig(ModelOptions):
     def embedding_scale(self) -> float | None:
         """Factor on the token embedding; None if there is none."""
         scales = self.positional_encoding == "sinusoidal" if self.scale_embedding is None else self.scale_embedding
+        if not isinstance(scales, bool):
+            return float(scales)
         return self.d_model**0.5 if scales else None
 
     @property

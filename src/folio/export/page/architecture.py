@@ -32,6 +32,7 @@ SUPPORTED: dict[str, Any] = {
             *("logit_softcap", "rotary_fraction", "rotary_scaling"),
             # Only of training
             *("dropout", "attention_dropout", "feed_forward_dropout", "post_norm_dropout", "init", "positional_init"),
+            "zero_init_residual",
         ),
         ANY,
     ),

@@ -17,6 +17,7 @@ NEUTRAL = {
     "attention_dropout",
     "feed_forward_dropout",
     "init",
+    "zero_init_residual",
     "post_norm_dropout",  # all norms come first
     "positional_init",
     "positional_width",  # only of concatenated positions
