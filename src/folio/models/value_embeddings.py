@@ -29,7 +29,7 @@ class ValueEmbeddings(nn.Module):
         width = config.key_value_heads * config.head_width
         self.tables = nn.ModuleList(nn.Embedding(config.vocab_size, width) for _ in range(n_tables))
         self.weights = nn.Parameter(torch.full((2, n_tables), 0.5))
-        """Of the first layers, and of the last ones."""
+        """(2, n): those of the first layers, and those of the last."""
 
     def forward(self, tokens: Tensor) -> list[Tensor | None]:
         rows = [table(tokens) for table in self.tables]
