@@ -73,6 +73,8 @@ def main(arguments: list[str]) -> None:
         f"step         {batch_size:,} sequences, {tokens_per_step:,} tokens, "
         f"{cost_model.step_flops(model, batch_size):.3e} FLOPs\n"
         f"training     {n_tokens:,} tokens = {n_steps:,} steps\n"
+        f"generation   a text of {model.context_length:,} tokens has "
+        f"{cost_model.cache_bytes(model, model.context_length) / 2**20:,.1f} MiB of keys and values in float32\n"
         f"devices      {n_devices:,} with {options['memory']:g} GiB and {options['peak']:g} TFLOP/s each, "
         f"utilization {options['utilization']:g}\n"
     )

@@ -22,6 +22,7 @@ from folio.distributed.cost_model import (
     step_flops,
 )
 from folio.models import GPTConfig, build_model
+from folio.models.cache import KeyValueCache
 from folio.objectives import losses
 
 CONFIG = GPTConfig(vocab_size=65, n_layers=3, n_heads=4, d_model=64, context_length=32)
@@ -33,9 +34,14 @@ CONFIGS = {
     "rms_norm": replace(CONFIG, norm="rms_norm"),
     "untied": replace(CONFIG, tie_weights=False, d_ff=96),
     "qk_norm": replace(CONFIG, qk_norm=True),
+    "qk_norm, rotary": replace(CONFIG, qk_norm=True, positional_encoding="rotary"),
     "feed_forward_dropout": replace(CONFIG, feed_forward_dropout=0.1),
     "article": replace(CONFIG, norm_position="post", final_norm=True, output_bias=True, attention_bias=False),
     "concatenated": replace(CONFIG, positional_encoding="concatenated"),
+    "grouped": replace(CONFIG, n_kv_heads=2, d_head=24),
+    "qwen3": replace(CONFIG, n_kv_heads=1, d_head=32, qk_norm=True, positional_encoding="rotary"),
+    "partial": replace(CONFIG, positional_encoding="rotary", rotary_fraction=0.5),
+    "window": replace(CONFIG, attention_window=8, logit_softcap=15.0),
     "dropout": replace(CONFIG, dropout=0.1, attention_dropout=0.0),
 }
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -45,7 +51,9 @@ def random_tokens(config: GPTConfig) -> Tensor:
     return torch.randint(0, config.vocab_size, (N_SEQUENCES, config.context_length))
 
 
-@pytest.mark.parametrize("name", ["gpt2", "swiglu", "rotary", "untied", "article", "concatenated"])
+@pytest.mark.parametrize(
+    "name", ["gpt2", "swiglu", "rotary", "untied", "article", "concatenated", "grouped", "qwen3", "window"]
+)
 def test_flops_are_those_that_torch_counts(name: str) -> None:
     """With unfused attention: torch counts no FLOPs for fused attention on a CPU."""
     config = CONFIGS[name]
@@ -91,6 +99,16 @@ def saved_bytes(config: GPTConfig) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         model.hidden(random_tokens(config))  # type: ignore[operator]
     return sum(sizes.values())
+
+
+@pytest.mark.parametrize("name", ["gpt2", "grouped", "qwen3", "window"])
+def test_the_cache_of_a_text_has_the_estimated_size(name: str) -> None:
+    config = CONFIGS[name]
+    cache = KeyValueCache(config.n_layers, config.context_length, config.layer_windows)
+    build_model(config).hidden(random_tokens(config)[:1], cache=cache)  # type: ignore[operator]
+    stored = [(layer._keys, layer._values) for layer in cache.layers]
+    size = sum(part.nbytes for parts in stored for part in parts if part is not None)
+    assert size == cost_model.cache_bytes(config, config.context_length)
 
 
 def test_the_constants_of_the_chunked_loss_are_those_of_training() -> None:

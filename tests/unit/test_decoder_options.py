@@ -1,5 +1,8 @@
 """Grouped queries, windows, softcaps, wide heads and rotary variants, each against plain code written differently."""
 
+import math
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,13 +10,15 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import build, random_tokens
+from tiny_models import TINY, build, random_tokens
 from torch import Tensor
 
 from folio.models import GPT, Encoder, EncoderDecoder
 from folio.models.attention_maps import record_attention
 from folio.models.blocks import SelfAttention
 from folio.models.cache import KeyValueCache, LayerCache
+from folio.models.decoding import DecodingBatch
+from folio.models.masks import near_mask
 from folio.models.positional import POSITIONAL_ENCODINGS
 from folio.models.rotary_scaling import RotaryScaling
 
@@ -205,3 +210,143 @@ def test_cross_attention_reads_all_states_by_grouped_queries() -> None:
     output = model.encode(prefix)
     steps = [model.decode(tokens[:, t : t + 1], output, cache=cache) for t in range(6)]
     torch.testing.assert_close(model.output(torch.cat(steps, dim=1)), logits)
+
+
+# Generation
+
+
+def test_a_model_of_windows_alone_continues_past_its_context_as_a_whole_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cache is bounded, so nothing is dropped or read again."""
+    model = build(GPT, positional_encoding="rotary", attention_window=5, n_kv_heads=2)
+    prompts = random_tokens(2, 20)  # longer than the context of 16
+    is_token = torch.ones(2, 20, dtype=torch.bool)
+    is_token[1, :7] = False
+    n_read: list[int] = []
+    hidden = GPT.hidden
+    monkeypatch.setattr(GPT, "hidden", lambda *args, **cache: n_read.append(args[1].size(1)) or hidden(*args, **cache))
+    texts = model.generate(prompts, 30, temperature=0.0, padding_mask=is_token)
+    assert n_read == [16, 4] + 29 * [1]
+    for row in range(2):
+        text = texts[row][7 * row :]
+        assert torch.equal(text[13 + 7 * (1 - row) :], model(text[None])[0, 12 + 7 * (1 - row) : -1].argmax(dim=-1))
+
+
+@pytest.mark.parametrize("window", [None, 24])
+@pytest.mark.parametrize("pattern", [5, "SL:5"])
+def test_a_text_is_the_same_without_a_cache(pattern: int | str, window: int | None) -> None:
+    model = build(GPT, positional_encoding="alibi", attention_window=pattern, n_kv_heads=1)
+    texts = []
+    for use_cache in (True, False):
+        batch = DecodingBatch(model, [[1, 2, 3], [4] * 10], None, window, n_new=40, use_cache=use_cache)
+        texts.append([])
+        for _ in range(40):
+            texts[-1].append(batch.next_logits().argmax(dim=1).tolist())
+            batch.append(texts[-1][-1])
+    assert texts[0] == texts[1]
+
+
+# Training
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # by the compiler
+def test_checkpointing_and_compiling_change_no_gradient() -> None:
+    model = GPT(replace(TINY, positional_encoding="rotary", **OPTIONS["all"]))
+    tokens, gradients = random_tokens(2, 16), []
+    for variant in ("plain", "checkpointed", "compiled"):
+        for block in model.blocks:
+            block.activation_checkpointing = variant == "checkpointed"
+            if variant == "compiled":
+                block.compile(backend="eager", fullgraph=True)
+        model.zero_grad()
+        model(tokens).square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
+    torch.testing.assert_close(gradients[0], gradients[2])
+
+
+def test_grouped_queries_keep_the_fused_kernel_and_so_does_a_window() -> None:
+    q, k = torch.zeros(1, 4, 16, 8), torch.zeros(1, 2, 16, 8)
+    math_kernel = 0
+    mask = near_mask(torch.arange(16), torch.arange(16), 3)
+    assert torch._fused_sdp_choice(q, k, k, is_causal=True, enable_gqa=True) != math_kernel
+    assert torch._fused_sdp_choice(q, k, k, attn_mask=mask, enable_gqa=True) != math_kernel
+
+
+def test_a_softcap_bounds_the_logits_in_mixed_precision_too() -> None:
+    model = GPT(replace(TINY, logit_softcap=2.0))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        model.output.weight *= 100
+        logits = model(random_tokens(2, 8))
+    assert logits.dtype == torch.float32
+    assert 1.5 < logits.abs().max() <= 2.0
+
+
+# Refused
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"d_head": 0}, "d_head=0 must be 1 or more"),
+        ({"n_kv_heads": 0}, "n_kv_heads=0 must be 1 or more"),
+        ({"n_kv_heads": 3}, "n_kv_heads=3 must divide n_heads=4; the nearest that works is n_kv_heads="),
+        ({"n_kv_heads": 8}, "n_kv_heads=8 must divide n_heads=4; the nearest that works is n_kv_heads=4"),
+        ({"norm_eps": 0.0}, "norm_eps=0.0 must be above 0"),
+        ({"norm_eps": math.nan}, "norm_eps=nan must be above 0"),
+        ({"logit_softcap": 0.0}, "logit_softcap=0.0 must be above 0; 15 and 30 are usual"),
+        ({"logit_softcap": math.inf}, "logit_softcap=inf must be above 0"),
+        ({"attention_window": 0}, "attention_window=0 must be 1 or more"),
+        ({"attention_window": -4}, "attention_window=-4 must be 1 or more"),
+        ({"attention_window": "S:0"}, "attention_window=S:0 must be 1 or more"),
+        ({"attention_window": "SSX"}, "attention_window=SSX must be a number of positions, or a letter for each layer"),
+        ({"attention_window": "ssl"}, "attention_window=ssl must be a number of positions, or a letter for each layer"),
+        ({"attention_window": ""}, "attention_window= must be a number of positions"),
+        ({"attention_window": "64"}, "attention_window=64 must be a number of positions"),
+        ({"attention_window": "SSSL"}, "attention_window=SSSL has 4 letters, but the model has n_layers=3 layers"),
+        ({"attention_window": "LL"}, "attention_window=LL has no S, so no layer has a window; leave it out"),
+        (
+            {"attention_window": 4, "family": "encoder_decoder", "conditioning": "hidden_cache"},
+            "attention_window=4 does not fit conditioning=hidden_cache",
+        ),
+        ({"rotary_fraction": 0.5}, "rotary_fraction=0.5 has no effect with positional_encoding=learned"),
+        ({"rotary_scaling": YARN}, "rotary_scaling=yarn has no effect with positional_encoding=learned"),
+        ({"positional_encoding": "rotary", "d_head": 5}, "d_head=5: positional_encoding=rotary rotates dimensions in"),
+        ({"positional_encoding": "rotary", "rotary_fraction": 0.0}, "rotary_fraction=0.0 must be above 0"),
+        (
+            {"positional_encoding": "rotary", "rotary_fraction": 1.5},
+            "rotary_fraction=1.5 must be above 0 and at",
+        ),
+        (
+            {"positional_encoding": "rotary", "rotary_fraction": 0.4},
+            "rotary_fraction=0.4 would rotate 3.2 of the 8 dimensions of a head",
+        ),
+        (
+            {"positional_encoding": "rotary", "rotary_fraction": 0.1},
+            "rotary_fraction=0.1 would rotate 0.8 of the 8 dimensions of a head, and positional_encoding=rotary "
+            "rotates dimensions in pairs, so their number must be even; try rotary_fraction=0.25",
+        ),
+    ],
+    ids=str,
+)
+def test_an_impossible_option_is_refused_with_the_rule(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}") as caught:
+        replace(TINY, **changes)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "ntk"}, "rotary_scaling.name=ntk is not one of llama3, yarn"),
+        ({"factor": 0.5}, "rotary_scaling.factor=0.5 must be 1 or more"),
+        ({"factor": math.nan}, "rotary_scaling.factor=nan must be 1 or more"),
+        ({"original_context_length": 0}, "rotary_scaling.original_context_length=0 must be 1 or more"),
+        ({"low_freq_factor": 2.0}, "rotary_scaling.low_freq_factor=2.0 has no effect with rotary_scaling.name=yarn"),
+        ({"beta_fast": 0.5}, "rotary_scaling.beta_slow=1.0 must be below rotary_scaling.beta_fast=0.5"),
+        ({"attention_factor": 0.0}, "rotary_scaling.attention_factor=0.0 must be above 0"),
+    ],
+    ids=str,
+)
+def test_an_impossible_scaling_is_refused_with_the_rule(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        replace(YARN, **changes)

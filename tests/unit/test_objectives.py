@@ -115,9 +115,11 @@ def losses_of(model: Model, batch: Batch) -> tuple[str, float, float, list[Tenso
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("choices", [{"tie_weights": True}, {"tie_weights": False}, {"output_bias": True}], ids=str)
+@pytest.mark.parametrize(
+    "choices", [{"tie_weights": True}, {"tie_weights": False}, {"output_bias": True}, {"logit_softcap": 0.5}], ids=str
+)
 def test_loss_accuracy_and_gradients_are_the_same_with_and_without_chunks(
-    choices: dict[str, bool], kind: str, monkeypatch: pytest.MonkeyPatch
+    choices: dict[str, Any], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, batch = problem_of(kind, **choices)
     if model.output.bias is not None:

@@ -38,7 +38,11 @@ def n_bytes(model: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-@pytest.mark.parametrize("choices", [{}, {"tie_weights": False, "bias": False, "activation": "swiglu"}])
+PLAIN: dict[str, object] = {"tie_weights": False, "bias": False, "activation": "swiglu"}
+GROUPED: dict[str, object] = {"d_head": 16, "n_kv_heads": 2, "logit_softcap": 2.0}
+
+
+@pytest.mark.parametrize("choices", [{}, PLAIN, GROUPED])
 @each_family
 def test_quantized_logits_are_close_to_the_models(family: str, choices: dict[str, object]) -> None:
     model = model_of(family, **choices)

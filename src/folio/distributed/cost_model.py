@@ -107,11 +107,12 @@ def optimal_tokens(parameters: int) -> int:
 def forward_flops(model: TransformerConfig, n_sequences: int) -> int:
     """Return the FLOPs of the matrix products in a forward pass of a decoder over whole contexts.
 
-    A multiplication and an addition count as two. Attention counts in full, as in kernels that compute the masked half.
+    A multiplication and an addition count as two. Attention counts in full, as in kernels that compute what is masked.
     """
     tokens, width = n_sequences * model.context_length, model.d_model
-    projections = 4 * width * width + width * _activation_width(model) + model.feed_forward_width * width
-    attention = 2 * model.context_length * width
+    q_width, kv_width = _attention_widths(model)
+    projections = width * (2 * q_width + 2 * kv_width + _activation_width(model) + model.feed_forward_width)
+    attention = 2 * model.context_length * q_width
     return 2 * tokens * (model.n_layers * (projections + attention) + model.vocab_size * width)
 
 
@@ -146,12 +147,16 @@ def block_activations(model: TransformerConfig, n_sequences: int, half: bool, is
     mixed precision (`half`) the residual stream stays in float32, and everything else takes two bytes.
     """
     tokens, width = n_sequences * model.context_length, model.d_model
-    stream, rest = 2 * width, 2 * width + 4 * width + _activation_width(model)
+    q_width, kv_width = _attention_widths(model)
+    stream, rest = 2 * width, 2 * width + 2 * q_width + 2 * kv_width + _activation_width(model)
     if not is_cpu:
         rest += model.feed_forward_width
     if is_cpu:  # some layers consist of several operations there, each of which keeps its inputs; counted, not derived
-        rest += round(width * (3 * (model.positional_encoding == "rotary") + 2.5 * (model.norm == "rms_norm")))
-        rest += 5 * width * model.qk_norm
+        rest += round(2.5 * width * (model.norm == "rms_norm"))
+        if model.qk_norm or model.positional_encoding == "rotary":  # new queries and keys, and a copy of their output
+            rest += 2 * q_width + kv_width
+        if model.qk_norm:
+            rest += q_width + kv_width + model.n_heads + model.key_value_heads
     statistics = 4 * 4 + 4 * model.n_heads
     kept = tokens * (4 * stream + (2 if half else 4) * rest + statistics)
     if model.dropout:
@@ -276,6 +281,17 @@ def make_plans(config: RunConfig, model: TransformerConfig, hardware: Hardware, 
         for strategy in strategies
         for activation_checkpointing in (False, True)
     ]
+
+
+def _attention_widths(model: TransformerConfig) -> tuple[int, int]:
+    """Return the widths of all queries together, and of all keys, which is also that of the values."""
+    return model.n_heads * model.head_width, model.key_value_heads * model.head_width
+
+
+def cache_bytes(model: TransformerConfig, n_tokens: int) -> int:
+    """Return the bytes of the cached keys and values of a text, in float32; see `folio.models.cache` for windows."""
+    columns = (n_tokens if window is None else min(n_tokens, window + window // 4) for window in model.layer_windows)
+    return 4 * 2 * _attention_widths(model)[1] * sum(columns)
 
 
 def _activation_width(model: TransformerConfig) -> int:

@@ -127,17 +127,19 @@ def generate_tokens(
     a forward pass over one token per row. Past that the window slides: every position changes, and above the first
     layer all cached keys depend on the dropped token, so each step costs a forward pass over the whole window. If the
     positional encoding has no end, a window longer than the model's context_length postpones that, though the model may
-    write worse there. use_cache=False reads everything again for every token: slower, and the same up to rounding.
+    write worse there. A model all of whose layers attend to windows has none: each step costs the same however long the
+    text is; see `DecodingBatch`. use_cache=False reads everything again for every token: slower, and the same up to
+    rounding.
     """
     prefixes = [()] * len(prompts) if prefixes is None else prefixes
     given = [[*prefix, *prompt] for prefix, prompt in zip(prefixes, prompts, strict=True)]
     sampler = TokenSampler(given, sampling=sampling, seeds=seeds, n_symbols=n_symbols)
     # The decoder of an encoder-decoder starts with the last token of the prefix.
     texts = [[*prefix[-1:], *prompt] for prefix, prompt in zip(prefixes, prompts, strict=True)]
-    window = window or model.config.context_length
     encoder_output = None
     if isinstance(model, EncoderDecoder):
-        encoder_output = encode_prefixes(model, [prefix[-window:] for prefix in prefixes])
+        longest = window or model.config.context_length
+        encoder_output = encode_prefixes(model, [prefix[-longest:] for prefix in prefixes])
     batch = DecodingBatch(model, texts, encoder_output, window, n_new=max_new_tokens, use_cache=use_cache)
     for _ in range(max_new_tokens):
         tokens = sampler.sample(batch.next_logits())

@@ -33,5 +33,4 @@ def _next_logits(model: Model, tokenizer: Tokenizer, prompt: str, prefix: str | 
     if isinstance(model, EncoderDecoder):
         prefix_ids = tokenizer.encode(prefix or "").tolist()
         text, encoder_output = [prefix_ids[-1], *text], encode_prefixes(model, [prefix_ids])
-    window = model.config.context_length
-    return DecodingBatch(model, [text], encoder_output, window, n_new=0, use_cache=False).next_logits()
+    return DecodingBatch(model, [text], encoder_output, n_new=0, use_cache=False).next_logits()

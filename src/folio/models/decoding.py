@@ -25,7 +25,7 @@ def continue_tokens(
     _check_rows(tokens, padding_mask, max_new_tokens)
     is_token = torch.ones_like(tokens, dtype=torch.bool) if padding_mask is None else padding_mask
     texts = [row[mask].tolist() for row, mask in zip(tokens, is_token, strict=True)]
-    batch = DecodingBatch(model, texts, None, model.config.context_length, n_new=max_new_tokens, use_cache=True)
+    batch = DecodingBatch(model, texts, None, n_new=max_new_tokens, use_cache=True)
     new = tokens.new_empty(len(texts), max_new_tokens)
     device = torch.device("cpu") if generator is None else generator.device
     for step in range(max_new_tokens):
@@ -54,12 +54,16 @@ def _check_rows(tokens: Tensor, padding_mask: Tensor | None, max_new_tokens: int
 class DecodingBatch:
     """Texts that grow together by n_new tokens and keep at most `window` tokens each.
 
+    Without a window that is the model's context_length; but a model all of whose layers attend to windows, and whose
+    positions have no end, keeps whole texts, since its cache does not grow with them (Jiang et al. 2023, Mistral 7B,
+    section 2).
+
     Shorter texts are padded at the start, so that all end in the same column. Memory for the tokens, and for a cache's
     keys and values, is allocated once.
 
         >>> from folio.models import GPT, GPTConfig
         >>> model = GPT(GPTConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4))
-        >>> batch = DecodingBatch(model, [[1, 2, 3], [4]], None, window=8, n_new=2, use_cache=True)
+        >>> batch = DecodingBatch(model, [[1, 2, 3], [4]], None, n_new=2, use_cache=True)
         >>> batch.next_logits().shape
         torch.Size([2, 65])
         >>> batch.append([5, 6])
@@ -72,13 +76,17 @@ class DecodingBatch:
         model: Any,  # a GPT, which imports this module, or an EncoderDecoder
         texts: Sequence[Sequence[int]],
         encoder_output: EncoderOutput | None,
-        window: int,
+        window: int | None = None,
         *,
         n_new: int,
         use_cache: bool,
     ) -> None:
+        config = model.config
         device = next(model.parameters()).device
         longest = max(map(len, texts))
+        if window is None:
+            keeps_all = None not in config.layer_windows and config.max_positions is None
+            window = longest + n_new if keeps_all else config.context_length
         padded = torch.tensor([[0] * (longest - len(text)) + [*text] for text in texts], device=device)  # (B, T)
         n_padding = torch.tensor([longest - len(text) for text in texts], device=device)
         is_token = torch.arange(longest, device=device) >= n_padding[:, None]  # (B, T)
@@ -98,16 +106,21 @@ class DecodingBatch:
         self._n_cached = 0
         """Number of columns in the cache."""
         if use_cache and longest <= window:
-            if encoder_output is not None and model.config.conditioning == "hidden_cache":
+            if encoder_output is not None and config.conditioning == "hidden_cache":
                 capacity += encoder_output.states.size(1)
-            self._cache = KeyValueCache(model.config.n_layers, capacity, model.config.layer_windows)
+            self._cache = KeyValueCache(config.n_layers, capacity, config.layer_windows)
 
     def next_logits(self) -> Tensor:
         """Return the logits of the token after each text, (B, V)."""
-        hidden = self._hidden(self._tokens[:, self._n_cached : self._n_tokens])[:, -1]  # (B, D): only the last
-        if self._cache is not None:
+        if self._cache is None:
+            hidden = self._hidden(0, self._n_tokens)
+        else:
+            # In pieces, because the mask of a long text with itself would be large.
+            for start in range(self._n_cached, self._n_tokens, self._model.config.context_length):
+                end = min(start + self._model.config.context_length, self._n_tokens)
+                hidden = self._hidden(start, end)
             self._n_cached = self._n_tokens
-        logits: Tensor = self._model.output(hidden)
+        logits: Tensor = self._model.output(hidden[:, -1])  # (B, D): only the last
         return logits
 
     def append(self, tokens: Sequence[int]) -> None:
@@ -125,8 +138,10 @@ class DecodingBatch:
         self._n_tokens -= 1
         self._cache, self._n_cached = None, 0
 
-    def _hidden(self, tokens: Tensor) -> Tensor:
-        padding_mask = None if self._padding_mask is None else self._padding_mask[:, : self._n_tokens]
+    def _hidden(self, start: int, end: int) -> Tensor:
+        """Read the columns from start to end: (B, end - start, D)."""
+        tokens = self._tokens[:, start:end]
+        padding_mask = None if self._padding_mask is None else self._padding_mask[:, :end]
         inputs = (tokens,) if self._encoder_output is None else (tokens, self._encoder_output)
         read = self._model.hidden if self._encoder_output is None else self._model.decode
         hidden: Tensor = read(*inputs, cache=self._cache, padding_mask=padding_mask)

@@ -103,8 +103,7 @@ def _one_text(
         return
     writer = TextWriter(tokenizer, prompt, request.stop, index, start)
     sampler = TokenSampler([prompt], sampling=request.sampling, seeds=[_wrapped(seed)], n_symbols=tokenizer.vocab_size)
-    window = model.config.context_length
-    batch = DecodingBatch(model, [prompt], None, window, n_new=request.max_tokens, use_cache=True)
+    batch = DecodingBatch(model, [prompt], None, n_new=request.max_tokens, use_cache=True)
     for _ in range(request.max_tokens):
         logits = batch.next_logits()
         (token,) = sampler.sample(logits)
