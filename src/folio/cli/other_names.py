@@ -1,4 +1,4 @@
-"""The names that nanoGPT, Lightning, Hugging Face and lightning-hydra-template give to our keys and options."""
+"""The names that nanoGPT, Lightning, LitGPT, Hugging Face and lightning-hydra-template give to our keys and options."""
 
 KEYS = {
     # nanoGPT
@@ -25,18 +25,27 @@ KEYS = {
     "attention_probs_dropout_prob": "model.attention_dropout",
     "attn_pdrop": "model.attention_dropout",
     "embd_pdrop": "model.dropout",
+    "final_logit_softcapping": "model.logit_softcap",
+    "head_dim": "model.d_head",
     "hidden_act": "model.activation",
     "hidden_dropout_prob": "model.dropout",
     "hidden_size": "model.d_model",
     "intermediate_size": "model.d_ff",
+    "layer_norm_eps": "model.norm_eps",
+    "layer_norm_epsilon": "model.norm_eps",
     "max_position_embeddings": "model.context_length",
     "n_ctx": "model.context_length",
     "n_inner": "model.d_ff",
     "n_positions": "model.context_length",
     "num_attention_heads": "model.n_heads",
     "num_hidden_layers": "model.n_layers",
+    "num_key_value_heads": "model.n_kv_heads",
+    "partial_rotary_factor": "positional_encoding.rotary_fraction",
     "resid_pdrop": "model.dropout",
+    "rms_norm_eps": "model.norm_eps",
+    "rope_scaling": "positional_encoding.rotary_scaling",
     "rope_theta": "positional_encoding.base",
+    "sliding_window": "model.attention_window",
     "tie_word_embeddings": "model.tie_weights",
     "embedding_multiplier": "model.scale_embedding",
     "scale_emb": "model.scale_embedding",
@@ -89,6 +98,15 @@ KEYS = {
     "scheduler": "schedule",
     "task_name": "name",
     "val_check_interval": "training.validate_every_steps",
+    # LitGPT and nanochat
+    "head_size": "model.d_head",
+    "n_kv_head": "model.n_kv_heads",
+    "n_query_groups": "model.n_kv_heads",
+    "rope_adjustments": "positional_encoding.rotary_scaling",
+    "rope_base": "positional_encoding.base",
+    "rotary_percentage": "positional_encoding.rotary_fraction",
+    "sliding_window_size": "model.attention_window",
+    "window_pattern": "model.attention_window",
     # any
     "activation_dropout": "model.dropout",
     "context": "model.context_length",
@@ -96,6 +114,7 @@ KEYS = {
     "data_path": "data.path",
     "embed_dim": "model.d_model",
     "encoding_name": "tokenizer",
+    "logits_soft_cap": "model.logit_softcap",
     "lr": "optimizer.learning_rate",
     "lr_rate": "optimizer.learning_rate",
     "lr_schedule": "schedule",
@@ -103,6 +122,7 @@ KEYS = {
     "max_seq_len": "model.context_length",
     "model_name": "model",
     "num_heads": "model.n_heads",
+    "num_kv_heads": "model.n_kv_heads",
     "num_layers": "model.n_layers",
     "optim_name": "optimizer",
     "pos_encoding": "positional_encoding",
@@ -124,6 +144,7 @@ WHOLE_SPLIT = "Folio validates on the whole split; leave it out"
 LIMITED = "write debug=fast for one step of everything, or debug=limit for ten"
 
 ADVICE = {
+    "attn_logit_softcapping": "Folio caps only the logits of the output layer, by model.logit_softcap; leave it out",
     "backend": "Folio chooses nccl or gloo by trainer.accelerator; leave it out",
     "benchmark": "write deterministic=true or leave it out",
     "bf16": PRECISION,
@@ -150,13 +171,14 @@ ADVICE = {
     "fp16": "write trainer.precision=16-mixed",
     "fsdp": "write trainer=fsdp",
     "gpus": "write trainer=gpu, or trainer=ddp trainer.devices=N for several",
+    "layer_types": "write a letter for each layer, as in model.attention_window=SSSL:256",
     "limit_train_batches": LIMITED,
     "limit_val_batches": WHOLE_SPLIT,
     "logging_dir": LOGGERS,
     "mlflow": LOGGERS,
     "monitor": "Folio keeps the checkpoint with the lowest validation loss; leave it out",
+    "multi_query": "write model.n_kv_heads=1",
     "no_cuda": "write trainer=cpu",
-    "num_key_value_heads": "Folio has as many key and value heads as heads; leave it out",
     "num_sanity_val_steps": "Folio checks the data before training; leave it out",
     "num_workers": BATCHES,
     "overfit_batches": LIMITED,
@@ -165,13 +187,10 @@ ADVICE = {
     "pretrained": "write init_from=<a folder with config.json and model.safetensors>",
     "profiler": "Folio has no profiler; leave it out",
     "report_to": LOGGERS,
-    "rms_norm_eps": "the eps of norms is fixed; leave it out",
     "rope": "write positional_encoding=rotary",
-    "rope_scaling": "Folio has none; positional_encoding.base=... changes the wavelengths of rotary positions",
     "save_last": CHECKPOINTS,
     "save_top_k": CHECKPOINTS,
     "save_total_limit": CHECKPOINTS,
-    "sliding_window": "Folio attends to the whole context; lower model.context_length",
     "swa": "Folio has no such callback; docs/extend.md shows how to add one",
     "tags": "write name=... to name the run",
     "test": "write python scripts/evaluate.py RUN",
@@ -186,7 +205,14 @@ ADVICE = {
 """A part of another project's key that no single key of ours replaces, and what to do instead."""
 
 OPTIONS = {
-    "model": {"gpt2": "gpt2_small", "gpt2-124m": "gpt2_small", "small": "gpt2_small", "bert": "encoder_small"},
+    "model": {
+        "gpt2": "gpt2_small",
+        "gpt2-124m": "gpt2_small",
+        "small": "gpt2_small",
+        "llama": "llama_nano",
+        "smollm2": "llama_135m",
+        "qwen3": "qwen3_nano",
+    },
     "optimizer": {"adamw_torch": "adamw", "adamw_torch_fused": "adamw"},
     "schedule": {
         "warmup_stable_decay": "wsd",

@@ -131,5 +131,5 @@ class RunConfig(SweepConfig):
 
 def _in_config_keys(message: str) -> str:
     """Return TransformerConfig's error message with the keys, and the null, of the command line."""
-    message = message.replace("=None ", "=null ").replace("=True ", "=true ")
+    message = message.replace("=None ", "=null ").replace("=True ", "=true ").replace(" to None", " to null")
     return re.sub(r"(\w+)(?=(\.\w+)?=)", lambda match: OPTION_KEYS.get(match[1], match[1]), message)

@@ -89,7 +89,7 @@ class GPT(Transformer):
     Source: Radford et al. 2019 (GPT-2), section 2.3. Names in GPT-2's and nanoGPT's code:
 
         context_length = n_positions, block_size    d_model = n_embd    n_layers = n_layer    n_heads = n_head
-        d_ff = n_inner    d_head = head_dim, hs    vocab_size = n_vocab
+        d_ff = n_inner    d_head = head_dim, hs    vocab_size = n_vocab    n_kv_heads = num_key_value_heads
         token_embedding = wte    positional_encoding = wpe    blocks = h    final_norm = ln_f    output = lm_head
         attention.qkv_projection = c_attn    attention.out_projection, feed_forward.out_projection = c_proj
         feed_forward.in_projection = c_fc    attention_norm = ln_1    feed_forward_norm = ln_2
@@ -167,7 +167,8 @@ class GPT(Transformer):
     def attention_mask(self, tokens: Tensor, padding_mask: Tensor | None = None, layer: int = 0) -> Tensor:
         """Return which positions each position attends to, by the causal and the padding mask: (B, 1, T, T) bool.
 
-        With config.attention_window, layers can differ, and this is the mask of one of them.
+        With config.attention_window, layers can differ; this is the mask of one of them.
+
         A position with nothing to attend to, such as padding before a text, attends to the first: see `combine_masks`.
         """
         batch_size, n_tokens = tokens.shape

@@ -218,7 +218,7 @@ class TransformerConfig(ModelOptions):
                     shown = value.name if isinstance(value, RotaryScaling) else value
                     raise ValueError(
                         f"{name}={shown} has no effect with positional_encoding={self.positional_encoding}; "
-                        "only rotary positions have it: leave it out"
+                        f"only rotary positions have it: leave it out, or set it to {default}"
                     )
             return
         pairs = "positional_encoding=rotary rotates dimensions in pairs, so their number must be even"

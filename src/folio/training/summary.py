@@ -163,9 +163,13 @@ def describe_model(name: str, config: TransformerConfig) -> str:
     """Return the size and the positional encoding of a model, and its family if it is not a decoder."""
     family = "" if config.family == "decoder" else f"{config.family.replace('_', '-')}, "
     conditioning = f", {config.conditioning}" if config.conditioning else ""
+    heads = f"{config.n_heads} heads"
+    if config.key_value_heads != config.n_heads:
+        heads += f" over {config.key_value_heads} of keys"
+    window = "" if config.attention_window is None else f", attention window {config.attention_window}"
     return (
-        f"{name}: {family}{config.n_layers} layers, {config.n_heads} heads, d_model {config.d_model}, "
-        f"context {config.context_length}, {config.positional_encoding} positions{conditioning}"
+        f"{name}: {family}{config.n_layers} layers, {heads}, d_model {config.d_model}, "
+        f"context {config.context_length}{window}, {config.positional_encoding} positions{conditioning}"
     )
 
 
