@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from folio.data.corpora.single_text import TextFile
 from folio.data.corpora.tasks import DOCUMENT, ReadPosition, hash_document
 from folio.data.corpora.text_files import TextFiles
 from folio.data.prepared import PreparedData
+from folio.data.tokenizers.bpe import BPETokenizer
 from folio.runtime.errors import FolioError
 
 zstd: Any = pytest.importorskip("backports.zstd" if sys.version_info < (3, 14) else "compression.zstd")
@@ -121,6 +123,25 @@ def test_a_tokenizer_that_learns_has_learned_from_all_files(tokenizer: str, tmp_
         assert data.val.info.n_unknown > 0, "the numbers of validation are not in the vocabulary"
         assert data.val.info.spelling_bits > 0
     assert text.endswith("\n\n")
+
+
+def test_byte_pairs_are_learned_from_the_training_documents_alone(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [f"{document} {number}{'xyz' * 9}" for number, document in enumerate(DOCUMENTS)])
+    data = Corpus(tmp_path / "a.jsonl", tmp_path / "out", "bpe")()
+    tokens, end = data.train.tokens[:].tolist(), data.tokenizer.end_of_text
+    documents = data.tokenizer.decode([token for token in tokens if token != end])
+    assert tokens.count(end) == read_manifest(data.folder).train.n_documents
+    learned = BPETokenizer.from_counts(
+        Counter(
+            unit
+            for document in data.tokenizer.decode(tokens).removesuffix("<|endoftext|>").split("<|endoftext|>")
+            for unit in BPETokenizer.find_units(document)
+        ),
+        None,
+    )
+    assert learned.state() == data.tokenizer.state()
+    assert len(documents.encode()) == data.train.info.n_bytes
+    assert data.val.info.n_unknown == data.val.info.spelling_bits == 0
 
 
 def test_the_split_of_a_document_is_a_function_of_its_content(tmp_path: Path) -> None:
@@ -238,7 +259,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
 
 
-@pytest.mark.parametrize(("mode", "tokenizer"), [("alone", "byte"), ("alone", "word"), ("pool", "byte")])
+@pytest.mark.parametrize(("mode", "tokenizer"), [("alone", "byte"), ("alone", "word"), ("pool", "bpe")])
 def test_a_preparation_killed_at_random_moments_ends_in_the_same_bytes(mode: str, tokenizer: str, large: Path) -> None:
     code, output = prepare_in_process(large, "whole", "alone", tokenizer)
     assert code == 0
@@ -259,8 +280,9 @@ def test_a_preparation_killed_at_random_moments_ends_in_the_same_bytes(mode: str
 
 
 def test_all_processors_make_the_bytes_of_one(large: Path) -> None:
+    """The hash of a text is another one in each process, so a tokenizer that is learned shows any dependence on it."""
     for mode in ("alone", "pool"):
-        assert prepare_in_process(large, mode, mode, "byte")[0] == 0
+        assert prepare_in_process(large, mode, mode, "bpe")[0] == 0
     assert contents(large / "alone") == contents(large / "pool")
 
 

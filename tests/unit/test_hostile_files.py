@@ -411,7 +411,7 @@ def tokens_in(folder: Path) -> Path:
         {"vocab_size": 2**40},
         {"format": 10**9},
         {"n_tokens": "70"},
-        {"spelling_bits": 1e400},
+        {"spelling_bits": -1e400},
         {"n_unknown": 71},
     ],
     ids=str,

@@ -153,9 +153,10 @@ def test_nothing_imports_transformers_and_only_the_formats_import_safetensors() 
     assert importers_of("safetensors") == {models / "pretrained.py", models / "formats" / "folder.py"}
 
 
-def test_only_learned_byte_pairs_and_tokenizer_json_import_the_library_tokenizers() -> None:
+def test_only_what_needs_it_imports_the_library_tokenizers() -> None:
     importers = {path for path in SOURCES if any(is_in(name, ["tokenizers"]) for name in imported_modules(path))}
-    assert importers == {FOLIO / "data" / "tokenizers" / "bpe.py", FOLIO / "export" / "tokenizer.py"}
+    folder = FOLIO / "data" / "tokenizers"
+    assert importers == {folder / "bpe.py", folder / "huggingface.py", FOLIO / "export" / "tokenizer.py"}
 
 
 def loaded_after(code: str, *packages: str) -> list[str]:

@@ -123,7 +123,7 @@ def change_sidecar(**changes: Any) -> Any:
         (change_sidecar(n_unknown=5), "not of format"),
         (change_sidecar(n_bytes=0), "not of format"),
         (change_sidecar(spelling_bits=-0.5), "not of format"),
-        (change_sidecar(spelling_bits=math.inf), "not of format"),
+        (change_sidecar(spelling_bits=-math.inf), "not of format"),
         (change_sidecar(spelling_bits=math.nan), "not of format"),
         (change_sidecar(spelling_bits=6), "not of format"),
         (lambda path: path.with_suffix(".json").write_text("[]"), "not of format"),

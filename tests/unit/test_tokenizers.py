@@ -16,13 +16,19 @@ from folio.config.tokenizer import TOKENIZERS, choose_tokenizer, load_tokenizer
 from folio.data.assets import fetch
 from folio.data.tokenizers import tiktoken_bpe
 from folio.data.tokenizers.base import LearnedTokenizer, Tokenizer, UnknownTokens
+from folio.data.tokenizers.bpe import BPETokenizer
 from folio.data.tokenizers.byte import ByteTokenizer
+from folio.data.tokenizers.byte_pairs import write_ranks
 from folio.data.tokenizers.char import CharTokenizer
 from folio.data.tokenizers.choice import TokenizerChoice
+from folio.data.tokenizers.huggingface import HuggingFaceTokenizer
 from folio.data.tokenizers.rank_files import ENCODINGS
 from folio.data.tokenizers.state import state_from_json, state_to_json
 from folio.data.tokenizers.word import WordTokenizer
+from folio.export.tokenizer import tokenizer_json
 from folio.runtime.errors import FolioError
+
+BYTES = [bytes([byte]) for byte in range(256)]
 
 FIXED = ["byte", *ENCODINGS]
 """Tokenizers that do not learn."""
@@ -33,6 +39,8 @@ TEXT = "O Romeo, Romeo!\r\n\tWherefore art thou 15 \N{ROSE} naïve?   <|endoftex
 def build(name: str, assets_dir: Path) -> Tokenizer:
     """Return a tokenizer by name; one that is learned has learned from TEXT."""
     kind = TOKENIZERS[name].load_code()
+    if issubclass(kind, HuggingFaceTokenizer):
+        return kind(tokenizer_json(BPETokenizer.from_text(TEXT)).encode())
     return kind.from_text(TEXT) if issubclass(kind, LearnedTokenizer) else kind.create(name, assets_dir)
 
 
@@ -72,7 +80,8 @@ def test_ids_of_the_parts_are_ids_of_the_whole_wherever_a_text_may_be_cut(assets
     @given(text=st.text(st.sampled_from(TROUBLE), max_size=24), max_vocab_size=st.none() | st.integers(4, 20))
     def parts_are_the_whole(text: str, max_vocab_size: int | None) -> None:
         word = WordTokenizer.from_text(text[: len(text) // 2], max_vocab_size)
-        for tokenizer in (*fixed, CharTokenizer("".join(sorted({*text, "a"}))), word):
+        bpe = BPETokenizer.from_text(3 * f"ab {text[: len(text) // 2]}")
+        for tokenizer in (*fixed, bpe, CharTokenizer("".join(sorted({*text, "a"}))), word):
             whole, unknown = tokenizer.encode(text).tolist(), tokenizer.unknown(text)
             for end in range(len(text) + 1):
                 # What is seen of the text must be enough, whatever follows.
@@ -278,6 +287,18 @@ def test_the_environment_is_left_as_it_was(
         {"name": "char", "characters": "aa"},
         {"name": "char", "characters": "ab", "more": 1},
         {"name": 3, "characters": "ab"},
+        {"name": "bpe"},
+        {"name": "bpe", "rank_file": b""},
+        {"name": "bpe", "rank_file": write_ranks(BYTES[1:])},
+        {"name": "bpe", "rank_file": write_ranks([*BYTES, b"a"])},
+        {"name": "bpe", "rank_file": write_ranks([*BYTES, b""])},
+        {"name": "bpe", "rank_file": write_ranks([*BYTES, b"a" * 1000])},
+        {"name": "bpe", "rank_file": write_ranks([*BYTES, b"ab"]).replace(b" 256", b" 4000000000")},
+        {"name": "bpe", "rank_file": write_ranks([*BYTES, b"ab"]).replace(b" 256", b" " + b"9" * 5000)},
+        {"name": "bpe", "rank_file": write_ranks(BYTES) + b"!!! 256\n"},
+        {"name": "bpe", "rank_file": write_ranks(BYTES) + b"\n"},
+        {"name": "huggingface", "tokenizer_json": b"{}"},
+        {"name": "huggingface", "tokenizer_json": b"{}", "end_of_text": "", "sha256": ""},
         {"name": "word"},
         {"name": "word", "units": "ab"},
         {"name": "word", "units": ["a", "b"], "more": 1},
@@ -322,7 +343,8 @@ def test_characters_of_an_empty_text_are_refused() -> None:
 def test_sizes_known_without_a_text_are_right(name: str, assets_dir: Path) -> None:
     tokenizer = build(name, assets_dir)
     assert type(tokenizer).known_vocab_size(name) in (None, tokenizer.vocab_size)
-    assert (type(tokenizer).known_vocab_size(name) is None) == isinstance(tokenizer, LearnedTokenizer)
+    is_of_a_text = isinstance(tokenizer, LearnedTokenizer | HuggingFaceTokenizer)
+    assert (type(tokenizer).known_vocab_size(name) is None) == is_of_a_text
 
 
 def test_a_shared_vocabulary_has_a_folder_of_its_own() -> None:

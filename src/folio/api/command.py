@@ -1,6 +1,7 @@
 """One training from a checked command to its run folder: train.py and `folio.train` are two ways to start it."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,10 @@ from folio.cli.corpus import check_data, prepare_data, suggest_moved_text, with_
 from folio.cli.plugins import plugin_targets
 from folio.cli.resume import check_same_experiment, check_same_text, load_requeued_config, load_resumed_config
 from folio.config.run import RunConfig
+from folio.config.tokenizer import read_tokenizer_file
 from folio.config.updates import with_vocab_size
 from folio.data.prepared import PreparedData
+from folio.data.tokenizers.base import Tokenizer
 from folio.distributed.environment import RankInfo, check_processes, rank_from_environment
 from folio.runs.folders import create_run_folder, find_resumable_run, missing_for_resume
 from folio.runs.requeue import remember_job, requeued_run
@@ -83,7 +86,7 @@ def choose_run(command: RunConfig, job: Path | None) -> tuple[RunConfig, Path | 
 def _prepare_data(config: RunConfig, resumed: Path | None, job: Path | None) -> tuple[RunConfig, PreparedData]:
     """Return the config with the vocabulary size of the tokenizer, and the data, prepared and checked."""
     try:
-        data = prepare_data(config)
+        data = prepare_data(config, trained=_tokenizer_of(resumed) if resumed else None)
     except FolioError as error:
         raise (suggest_moved_text(error, config, "data.path=<where it is now>") if resumed else error) from None
     if resumed:
@@ -92,6 +95,13 @@ def _prepare_data(config: RunConfig, resumed: Path | None, job: Path | None) -> 
     check_data(config, data)
     typed = any(override.lstrip("+").startswith("callbacks.samples.prompt=") for override in task_overrides())
     return with_sample_prompt(config, data, typed), data
+
+
+def _tokenizer_of(folder: Path) -> Tokenizer | None:
+    """Return the tokenizer of a run folder; None if it cannot be read, since the text may give it again."""
+    with suppress(OSError, ValueError):
+        return read_tokenizer_file(folder / "tokenizer.json")
+    return None
 
 
 def execute(prepared: PreparedRun) -> RunResult:
@@ -135,6 +145,8 @@ def execute(prepared: PreparedRun) -> RunResult:
             plugin_targets=prepared.plugin_targets,
             n_ranks=distributed.world_size,
         )
-        loss_nats = run(context, prepared.data, partial(prepare_data, config), distributed)
+        loss_nats = run(
+            context, prepared.data, partial(prepare_data, config, trained=prepared.data.tokenizer), distributed
+        )
     distributed.destroy()
     return RunResult(folder, loss_nats)

@@ -1,5 +1,6 @@
 """A trained model, as `folio.load` returns it. Imports torch, but no Lightning, and matplotlib only to draw."""
 
+import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,9 +40,9 @@ class TextLoss(NamedTuple):
 
     nats: float
     """Mean over the predicted tokens."""
-    bits_per_byte: float
+    bits_per_byte: float | None
     """As validation measures it, so that tokenizers can be compared: a first token without a prediction counts as an
-    average one."""
+    average one. None if the tokenizer does not reproduce the text."""
     n_tokens: int
     """Number of tokens that were predicted."""
     tokens: tuple[TokenLoss, ...] = ()
@@ -197,12 +198,13 @@ class LoadedRun:
         Raises: FolioError if the model cannot measure this text.
         """
         ids, losses = text_losses(self.model, self.tokenizer, text, prefix)
-        nats, n_tokens = losses.mean().item(), len(self.tokenizer.encode(text))
-        spelling_bits = self.tokenizer.unknown(text).spelling_bits
+        all_ids, unknown = self.tokenizer.encode_with_unknown(text)
+        nats = losses.mean().item()
+        bits = bits_per_byte(nats, len(all_ids), len(text.encode()), unknown.spelling_bits)
         tokens = zip(token_labels(self.tokenizer, ids), losses.tolist(), strict=True) if per_token else ()
         return TextLoss(
             nats,
-            bits_per_byte(nats, n_tokens, len(text.encode()), spelling_bits),
+            bits if bits < math.inf else None,
             len(ids),
             tuple(TokenLoss(*token) for token in tokens),
         )

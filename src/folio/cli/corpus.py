@@ -24,17 +24,23 @@ PROMPT_TOKENS = 6
 """Length of a prompt that is taken from the text."""
 
 
-def prepare_data(config: RunConfig, data_dir: Path | None = None, verify_all: bool = False) -> PreparedData:
+def prepare_data(
+    config: RunConfig,
+    data_dir: Path | None = None,
+    verify_all: bool = False,
+    trained: Tokenizer | None = None,
+) -> PreparedData:
     """Open the corpus of a config, or prepare it first. Raises: FolioError.
 
     `data_dir` replaces the config's own; `verify_all` checks all shards of a corpus that is already prepared.
+    `trained` is the tokenizer of a run with this config, in case its file is gone.
     """
     folder = data_dir or Path(config.paths.data_dir)
     if isinstance(config.data, MixtureConfig):
         for name, part in (config.data.parts or {}).items():
             keys = _with_keys(name, part)
             check_documents(config, f"{name} in data.parts", keys.has_documents, keys.has_prompts)
-    return build_source(config.data).prepare(config.tokenizer.choice(), folder, print, verify_all)
+    return build_source(config.data).prepare(config.tokenizer.choice(trained), folder, print, verify_all)
 
 
 def build_source(data: DataSources | PartConfig) -> DataSource:
@@ -93,7 +99,7 @@ def reopen_data(trained: Any, data_dir: Path | None) -> PreparedData:
         data_dir, known = own_data_dir(), trained.config.paths.data_dir
         note_other_data_dir(known, data_dir, f"--data-dir {quote_for_shell(known)}")
     try:
-        data = prepare_data(trained.config, data_dir)
+        data = prepare_data(trained.config, data_dir, trained=trained.tokenizer)
     except FolioError as error:
         raise suggest_moved_text(error, trained.config, "--data-path=<where it is now>") from None
     if data.tokenizer.state() != trained.tokenizer.state():

@@ -15,7 +15,16 @@ from folio.runtime.errors import FolioError
 from folio.runtime.files import expand_home
 from folio.runtime.untrusted import shown
 
-PATH_KEYS = ("paths.data_dir", "paths.output_dir", "data.path", "init_from", "resume", "repeat", "sweep")
+PATH_KEYS = (
+    "paths.data_dir",
+    "paths.output_dir",
+    "data.path",
+    "tokenizer.path",
+    "init_from",
+    "resume",
+    "repeat",
+    "sweep",
+)
 """Keys of the config that hold a path. The parts of a mixture have paths, too, as names or as `path`."""
 
 QUOTED_OR_HOME = re.compile(

@@ -16,6 +16,7 @@ def check_config(config: RunConfig) -> None:
     _check_strategy(config)
     config.schedule.check(config.optimizer.learning_rate, config.training.max_steps)
     config.data.check()
+    config.tokenizer.check()
     config.transformer_config(vocab_size=1 if config.model.vocab_size is None else config.model.vocab_size)
     _check_family(config)
     config.objective.check(config.model.context_length)

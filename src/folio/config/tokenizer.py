@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from folio.config.section import Option, sections_by_name
+from folio.config.section import ConfigError, Option, Text, sections_by_name
 from folio.data.tokenizers.base import Tokenizer
 from folio.data.tokenizers.choice import TokenizerChoice
 from folio.data.tokenizers.state import read_state_file, state_from_json
@@ -14,14 +14,23 @@ from folio.runtime.errors import FolioError
 from folio.runtime.terminal import did_you_mean
 from folio.runtime.untrusted import shown
 
+if TYPE_CHECKING:
+    from folio.data.tokenizers.huggingface import HuggingFaceTokenizer
+
 
 class TokenizerConfig(Option):
     """`code` is a subclass of `folio.data.tokenizers.base.Tokenizer`."""
 
     name: str
 
-    def choice(self) -> TokenizerChoice:
-        """Return what a corpus is prepared with."""
+    def check(self) -> None:
+        """Raises: ConfigError if a key is missing."""
+
+    def choice(self, trained: Tokenizer | None = None) -> TokenizerChoice:
+        """Return what a corpus is prepared with. `trained` is the tokenizer of a model that was trained with it.
+
+        Raises: FolioError if it is read from a file that cannot be used.
+        """
         return TokenizerChoice(self.load_code(), **self.model_dump())
 
 
@@ -64,15 +73,37 @@ class TiktokenTokenizerConfig(TokenizerConfig):
     name: Literal["gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base"]
 
 
-# fmt: off
+class HuggingFaceTokenizerConfig(TokenizerConfig):
+    """Any tokenizer.json of Hugging Face's library."""
+
+    code: ClassVar[str] = "folio.data.tokenizers.huggingface:HuggingFaceTokenizer"
+    name: Literal["huggingface"]
+    path: Text | None
+    """A tokenizer.json, or a folder that has one."""
+
+    def check(self) -> None:
+        if self.path is None:
+            raise ConfigError(
+                "tokenizer.path=null: tokenizer=huggingface needs a tokenizer.json, or a folder that has one; add "
+                "tokenizer.path=my_folder"
+            )
+
+    def choice(self, trained: Tokenizer | None = None) -> TokenizerChoice:
+        """The file is not read again for a model that was trained: it may be gone, or another one by now."""
+        kind: type[HuggingFaceTokenizer] = self.load_code()
+        assert self.path is not None
+        tokenizer = trained if isinstance(trained, kind) else kind.read(Path(self.path))
+        return TokenizerChoice(kind, self.name, shared=tokenizer)
+
+
 Tokenizers = (
     TiktokenTokenizerConfig
     | CharTokenizerConfig
     | ByteTokenizerConfig
     | WordTokenizerConfig
     | BPETokenizerConfig
+    | HuggingFaceTokenizerConfig
 )
-# fmt: on
 """All tokenizers that can be chosen. A new one is added here."""
 
 TOKENIZERS: dict[str, type[TokenizerConfig]] = sections_by_name(Tokenizers)
@@ -80,12 +111,15 @@ TOKENIZERS: dict[str, type[TokenizerConfig]] = sections_by_name(Tokenizers)
 
 
 def choose_tokenizer(name: str, **options: Any) -> TokenizerChoice:
-    """Return a tokenizer by name, for use from Python. Raises: FolioError for an unknown name."""
+    """Return a tokenizer by name, for use from Python. Options that are left out are null.
+
+    Raises: FolioError for an unknown name.
+    """
     if name not in TOKENIZERS:
         raise FolioError(
             f"tokenizer={name} is unknown; choose one of {', '.join(TOKENIZERS)}{did_you_mean(name, list(TOKENIZERS))}"
         )
-    return TokenizerChoice(TOKENIZERS[name].load_code(), name, **options)
+    return TOKENIZERS[name].model_construct(name=name, **options).choice()
 
 
 def load_tokenizer(state: Mapping[str, Any]) -> Tokenizer:

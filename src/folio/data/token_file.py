@@ -48,7 +48,7 @@ class TokenFileInfo:
     """The content of a sidecar. `n_bytes` is the size of the text in UTF-8.
 
     `n_unknown` tokens stand for text that the vocabulary lacks, and spelling it out takes `spelling_bits` bits. Both
-    are 0 unless the tokenizer has a token for unknown text.
+    are 0 unless the tokenizer has a token for unknown text. The bits are infinite if they say too little to spell it.
 
         >>> from folio.data.tokenizers.base import UnknownTokens
         >>> info = write_token_file(
@@ -75,6 +75,11 @@ class TokenFileInfo:
     @property
     def share_unknown(self) -> float:
         return self.n_unknown / self.n_tokens
+
+    @property
+    def reproduces_text(self) -> bool:
+        """Whether the ids, with the spelling of unknown tokens, say what the text is, so that bits per byte exist."""
+        return self.spelling_bits < math.inf
 
     def bits_per_byte(self, loss_nats: float) -> float:
         """Return how many bits a model with this mean loss per token needs for each byte of the text.
@@ -287,7 +292,7 @@ def _is_consistent(info: TokenFileInfo) -> bool:
         and 0 <= info.n_unknown <= info.n_tokens
         and info.n_tokens > 0
         and info.n_bytes > 0
-        and 0.0 <= info.spelling_bits < math.inf
+        and info.spelling_bits >= 0.0
     )
 
 

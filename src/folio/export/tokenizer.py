@@ -11,6 +11,7 @@ from folio.data.tokenizers.byte import ByteTokenizer
 from folio.data.tokenizers.byte_characters import characters_of
 from folio.data.tokenizers.byte_pairs import BytePairTokenizer
 from folio.data.tokenizers.char import CharTokenizer
+from folio.data.tokenizers.huggingface import HuggingFaceTokenizer
 from folio.data.tokenizers.word import APOSTROPHES, JOIN, TOUCHES_LEFT, TOUCHES_RIGHT, UNKNOWN, WordTokenizer
 from folio.runtime.errors import FolioError
 from folio.runtime.files import write_atomically
@@ -50,6 +51,8 @@ def export_tokenizer(tokenizer: Tokenizer, folder: Path, context_length: int | N
 
 def tokenizer_json(tokenizer: Tokenizer) -> str:
     """Return the content of tokenizer.json. Raises: FolioError if the format cannot hold the tokenizer."""
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        return tokenizer.library_json
     if isinstance(tokenizer, BytePairTokenizer):
         built = _build_byte_pairs(tokenizer)
     elif isinstance(tokenizer, ByteTokenizer):
@@ -88,6 +91,8 @@ def what_is_lost(tokenizer: Tokenizer) -> list[str]:
             f"tokenizer.json uses {join} and {mark} as marks, and the Unicode of its reader: a text with one of them, "
             f"or with letters that are newer than Unicode {unicodedata.unidata_version}, may get other ids"
         ]
+    if isinstance(tokenizer, HuggingFaceTokenizer) and tokenizer.adds_tokens:
+        return ["tokenizer.json adds no special tokens around a text, since the model was trained without them"]
     return []
 
 
@@ -189,7 +194,8 @@ def _build_words(tokenizer: WordTokenizer) -> "tokenizers.Tokenizer":
     before, behind = f"(?<=[^{no_space_after}])", f"(?=[^{no_space_before}])"
     word = WORD_CHARACTER
     between_units = f"(?!(?<={word})[{apostrophe}]?{word})(?!(?<={word}[{apostrophe}]){word})"
-    unit = f"{word}+(?:[{apostrophe}]{word}+)*|{ANY_CHARACTER}"
+    # What lies between these is a word. An apostrophe inside a word has a letter on both sides.
+    other_unit = f"[^{word[1:-1]}{apostrophe}]|(?<!{word})[{apostrophe}]|[{apostrophe}](?!{word})"
 
     vocabulary = {text: token for token, text in enumerate(texts)}
     built = Tokenizer(models.WordLevel(vocabulary, unk_token=texts[UNKNOWN]))
@@ -200,7 +206,7 @@ def _build_words(tokenizer: WordTokenizer) -> "tokenizers.Tokenizer":
         ]
     )
     built.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(mark, "removed"), pre_tokenizers.Split(Regex(unit), "isolated")]
+        [pre_tokenizers.Split(mark, "removed"), pre_tokenizers.Split(Regex(other_unit), "isolated")]
     )
     built.decoder = decoders.Sequence(
         [

@@ -74,7 +74,7 @@ class Objective(ABC):
 
     def bits_per_byte_info(self, split: TokenSplit) -> TokenFileInfo | None:
         """Return what turns a loss into bits per byte; None if the predictions do not encode the text."""
-        return split.info
+        return split.info if split.info.reproduces_text else None
 
     def baseline(self, datasets: Sequence[Any]) -> Metrics:
         """Return metrics that are known without a model, from the validation datasets of all parts."""

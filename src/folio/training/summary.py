@@ -40,6 +40,8 @@ class RunSummary:
     train_tokens: int
     val_tokens: int
     tokenizer: str
+    tokenizer_sha256: str | None
+    """SHA-256 of the file that the tokenizer was read from; None if it needs no file."""
     n_symbols: int
     """Vocabulary size of the tokenizer."""
     vocab_size: int
@@ -131,6 +133,7 @@ def summarize_run(
         train_tokens=n_train,
         val_tokens=data.val.info.n_tokens,
         tokenizer=config.tokenizer.name,
+        tokenizer_sha256=data.tokenizer.source_sha256,
         n_symbols=data.tokenizer.vocab_size,
         vocab_size=model_config.vocab_size,
         model=describe_model(config.model.name, model_config),

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -266,7 +266,8 @@ class _Preparation:
         dtype = token_dtype(tokenizer.vocab_size)
 
         def encode(tasks: Iterator[Task]) -> Iterator[tuple[Task, EncodedDocuments]]:
-            shared = (corpus.document_format, self.choice, self.folder / TOKENIZER, fingerprint, dtype)
+            choice = replace(self.choice, shared=None)  # each process reads the tokenizer from the file, once
+            shared = (corpus.document_format, choice, self.folder / TOKENIZER, fingerprint, dtype)
             return workers.map(encode_in_worker, ((task, task[1], *shared) for task in tasks))
 
         n_done = staging.read_journal().n_read

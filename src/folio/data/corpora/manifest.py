@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -146,7 +145,7 @@ def _is_consistent(manifest: Manifest) -> bool:
             split.n_tokens > 0
             and split.n_bytes > 0
             and 0 <= split.n_unknown <= split.n_tokens
-            and 0.0 <= split.spelling_bits < math.inf
+            and split.spelling_bits >= 0.0
             and 0 <= split.n_prompt_tokens < split.n_tokens
             and 0 <= split.n_prompt_bytes < split.n_bytes
             and 0.0 <= split.prompt_spelling_bits <= split.spelling_bits

@@ -151,3 +151,8 @@ def log_summary(prepared: PreparedData, n_bytes: int, started_s: float, log: Log
             f"{train.tokenizer}: {train.vocab_size:,} symbols; unknown are {100 * train.share_unknown:.1f} % of the "
             f"training and {100 * val.share_unknown:.1f} % of the validation tokens"
         )
+    if not (train.reproduces_text and val.reproduces_text):
+        log(
+            f"{train.tokenizer}: its ids do not reproduce this text, because it changes the text or lacks symbols; so "
+            "bits per byte are unknown, and losses compare only between runs with this tokenizer"
+        )

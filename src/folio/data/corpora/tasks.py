@@ -94,14 +94,16 @@ def encode_blocks(
     for block in blocks:
         for document in parse_documents(block, document_format):
             prompt = document.prompt or ""
-            parts = tokenizer.encode(prompt) if prompt else np.empty(0, dtype), tokenizer.encode(document.text)
-            in_prompt = tokenizer.unknown(prompt) if prompt else UnknownTokens()
-            unknown = in_prompt + tokenizer.unknown(document.text)
-            ids += [*parts, separator]
-            n_tokens = sum(map(len, parts)) + len(separator)
+            of_prompt, in_prompt = (
+                tokenizer.encode_with_unknown(prompt) if prompt else (np.empty(0, dtype), UnknownTokens())
+            )
+            tokens, in_text = tokenizer.encode_with_unknown(document.text)
+            unknown = in_prompt + in_text
+            ids += [of_prompt, tokens, separator]
+            n_tokens = len(of_prompt) + len(tokens) + len(separator)
             own = n_tokens, len(document.data), unknown.n_tokens, unknown.spelling_bits
-            of_prompt = len(parts[0]), len(prompt.encode()), in_prompt.n_tokens, in_prompt.spelling_bits
-            rows.append((*hash_document(document.identity), *own, *of_prompt))
+            prompt_row = len(of_prompt), len(prompt.encode()), in_prompt.n_tokens, in_prompt.spelling_bits
+            rows.append((*hash_document(document.identity), *own, *prompt_row))
     documents = np.array(rows, dtype=DOCUMENT)
     whole = np.concatenate(ids).astype(dtype) if ids else np.empty(0, dtype)
     return EncodedDocuments(whole.tobytes(), documents.tobytes(), int(documents["n_bytes"].sum()))

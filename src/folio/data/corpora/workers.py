@@ -46,16 +46,13 @@ def map_in_order(
 def encode_pieces(tokenizer: Tokenizer, pieces: Iterable[str]) -> Iterator[tuple[np.ndarray, UnknownTokens]]:
     """Yield the ids of each piece of a text, and what is unknown in it.
 
-    In threads, because tiktoken releases the interpreter lock; the other tokenizers keep it, and gain nothing.
+    In threads, because tiktoken and Hugging Face's library release the interpreter lock; the other tokenizers keep it,
+    and gain nothing.
     """
-
-    def encode(piece: str) -> tuple[np.ndarray, UnknownTokens]:
-        return tokenizer.encode(piece), tokenizer.unknown(piece)
-
     tokenizer.encode("")  # tiktoken reads its ranks at first use, and otherwise every thread would do so
     pool = ThreadPoolExecutor(available_cpus())
     try:
-        for _, encoded in map_in_order(pool, encode, ((None, piece) for piece in pieces)):
+        for _, encoded in map_in_order(pool, tokenizer.encode_with_unknown, ((None, piece) for piece in pieces)):
             yield encoded
     finally:
         pool.shutdown(cancel_futures=True)

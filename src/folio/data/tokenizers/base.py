@@ -24,7 +24,8 @@ FIRST_SEARCH_WINDOW = 1024
 class UnknownTokens:
     """The part of a text that its ids leave out.
 
-    `n_tokens` ids stand for something that the vocabulary lacks; spelling it out takes `spelling_bits` bits.
+    `n_tokens` ids stand for something that the vocabulary lacks; spelling it out takes `spelling_bits` bits, which are
+    infinite if the ids say too little of the text to spell out the rest.
 
         >>> UnknownTokens(1, 8.0) + UnknownTokens(1, 16.0)
         UnknownTokens(n_tokens=2, spelling_bits=24.0)
@@ -67,6 +68,11 @@ class Tokenizer(ABC):
         """Id that separates documents and is never part of a text; None if there is none."""
         return None
 
+    @property
+    def source_sha256(self) -> str | None:
+        """sha256 of the file that the tokenizer was read from; None if it was not read from a file."""
+        return None
+
     @abstractmethod
     def encode(self, text: str) -> np.ndarray:
         """Return the token ids: (N,) integers. Special tokens in the text are treated as ordinary text.
@@ -92,6 +98,10 @@ class Tokenizer(ABC):
     def unknown(self, text: str) -> UnknownTokens:
         """Return what `encode` leaves out of this text: nothing, unless there is an id for unknown text."""
         return UnknownTokens()
+
+    def encode_with_unknown(self, text: str) -> tuple[np.ndarray, UnknownTokens]:
+        """Return the ids of a text, and what they leave out."""
+        return self.encode(text), self.unknown(text)
 
     @abstractmethod
     def last_cut(self, text: str) -> int:

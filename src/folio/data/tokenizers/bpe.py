@@ -51,11 +51,12 @@ class BPETokenizer(BytePairTokenizer, LearnedTokenizer):
     has_end_of_text = True
 
     def __init__(self, tokens: Sequence[bytes]) -> None:
-        is_whole = list(tokens[:N_BYTES]) == [bytes([byte]) for byte in range(N_BYTES)]
-        if not is_whole or len(set(tokens)) < len(tokens) or max(map(len, tokens)) > MAX_TOKEN_BYTES:
+        has_bytes = list(tokens[:N_BYTES]) == [bytes([byte]) for byte in range(N_BYTES)]
+        has_pairs = all(2 <= len(token) <= MAX_TOKEN_BYTES for token in tokens[N_BYTES:])
+        if not (has_bytes and has_pairs) or len(set(tokens)) < len(tokens):
             raise FolioError(
-                f"the tokens of a bpe tokenizer must be the {N_BYTES} bytes and then others, each once and of at most "
-                f"{MAX_TOKEN_BYTES} bytes; prepare the data or train again"
+                f"the tokens of a bpe tokenizer must be the {N_BYTES} bytes and then longer ones, each once and of at "
+                f"most {MAX_TOKEN_BYTES} bytes; prepare the data or train again"
             )
         self._tokens = tuple(tokens)
 

@@ -56,6 +56,10 @@ class TiktokenTokenizer(BytePairTokenizer):
     def end_of_text(self) -> int:
         return ENCODINGS[self.name].end_of_text
 
+    @property
+    def source_sha256(self) -> str:
+        return ENCODINGS[self.name].rank_file.sha256
+
     @cached_property
     def encoding(self) -> "tiktoken.Encoding":
         # Built at first use: a run on prepared data sizes its model and saves this state without encoding anything.
