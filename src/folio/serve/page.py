@@ -4,6 +4,7 @@
 """
 
 import base64
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -144,13 +145,14 @@ def read(served: ServedModel, body: TextCall) -> Steps:
             if token.logprob is not None:
                 tokens.append({"loss": -token.logprob, "top": [likely(id_, logprob) for id_, logprob in token.top]})
         yield {"part": {"done": len(tokens) / len(ids)}}
+    unknown_bits = served.tokenizer.unknown(body.text).spelling_bits
     yield {
         "result": {
             "ids": ids,
             "pieces": pieces_of(served.tokenizer, ids),
             "tokens": tokens,
             "nBytes": len(body.text.encode()),
-            "unknownBits": served.tokenizer.unknown(body.text).spelling_bits,
+            "unknownBits": unknown_bits if unknown_bits < math.inf else None,  # JSON has no infinity
         }
     }
 

@@ -89,10 +89,11 @@ class ReadView {
     const { ids, tokens, nBytes, unknownBits } = this.found, losses = tokens.filter(Boolean).map((token) => token.loss);
     const mean = losses.reduce((a, b) => a + b, 0) / losses.length;
     const encoder = source.models[currentModel()].shape.family === "encoder";
-    // Every token counts, the first one as an average one; unknown words cost what it takes to spell them.
+    // Every token counts, the first one as an average one; unknown words cost what it takes to spell them, which is
+    // null for a tokenizer that changes the text.
     const bits = ((mean * ids.length) / Math.LN2 + unknownBits) / nBytes;
     const facts = [["tokens", ids.length.toLocaleString("en")], ["bytes", nBytes.toLocaleString("en")],
-      ["loss per token", `${number(mean, 4)} nats`], ["perplexity", number(Math.exp(mean))], ["bits per byte", number(bits, 4)]];
+      ["loss per token", `${number(mean, 4)} nats`], ["perplexity", number(Math.exp(mean))], ["bits per byte", unknownBits === null ? "unknown" : number(bits, 4)]];
     return element("div", {}, element("dl", { class: "facts" }, ...facts.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value)))),
       ...(encoder ? [element("p", { class: "soft" }, "The model is an encoder: each token was masked by itself and predicted from all others, so these "
         + "numbers are not comparable with a decoder's.")] : []));
