@@ -275,7 +275,7 @@ def test_every_field_is_suggested_if_its_name_lacks_a_letter(name: str, composed
         ("model.attn_pdrop=0", "model.attention_dropout"),
         ("model.block_size=64", "model.context_length"),
         ("max_iters=10", "training.max_steps"),
-        ("trainer.max_epochs=3", "training.max_steps"),
+        ("trainer.val_check_interval=3", "training.validate_every_steps"),
     ],
 )
 def test_the_name_of_a_key_in_other_projects_suggests_ours(typed: str, meant: str, refuse: Refuse) -> None:

@@ -49,10 +49,10 @@ def test_an_unknown_key_suggests_the_closest_key(typed: str, meant: str, refuse:
         ("wandb=true", "write logger=..."),
         ("+mlflow.uri=x", "write logger=..."),
         ("ckpt_path=x", "did you mean resume?"),
-        ("trainer.max_epochs=3", "did you mean training.max_steps?"),
-        ("epochs=3", "did you mean training.max_steps?"),
+        ("trainer.max_epochs=3", "length is counted in optimizer steps; write training.max_steps=..."),
+        ("train.epochs=3", "write training.max_steps=..."),
         ("model.lr=1", "did you mean optimizer.learning_rate?"),
-        ("device=cpu", "write trainer=cpu or trainer=gpu"),
+        ("device=cpu", "write trainer=cpu, trainer=gpu or trainer=mps"),
         ("model.rope=true", "write positional_encoding=rotary"),
         ("callbacks.ema.decay=1", "write callbacks=[default,ema]"),
         ("callbacks.early_stopping.patience=3", "write callbacks.early_stopping.patience=..."),
@@ -64,13 +64,35 @@ def test_an_unknown_key_suggests_the_closest_key(typed: str, meant: str, refuse:
         ("training={bogus:1}", "--cfg job"),
         ("training.seeds=[1]", "did you mean seed?"),
         ("optimizer.bogus=1", "--cfg job"),
-        ("model.size=1", "--cfg job"),
+        ("model.size=1", "write model=gpt2_small"),
+        ("trainer.fast_dev_run=true", "write debug=fast"),
+        ("trainer.overfit_batches=1", "write debug=overfit"),
+        ("trainer.limit_val_batches=2", "debug.val_batches=..."),
+        ("profiler=simple", "did you mean trainer.profiler?"),
+        ("trainer.max_time=1", "write callbacks.timer.duration=..."),
+        ("gradient_accumulation_steps=2", "training.micro_batch_size what fits on a device"),
+        ("model.scheduler.factor=0.1", "did you mean schedule?"),
+        ("optimizer._target_=torch.optim.Adam", "classes are named in files of conf/callbacks and conf/logger"),
+        ("callbacks.model_checkpoint.save_top_k=2", "callbacks.checkpoint.keep_every_steps=... keeps others"),
     ],
 )
 def test_a_name_of_another_project_is_answered_exactly_and_no_hint_is_a_guess(
     typed: str, answer: str, refuse: Callable[..., str]
 ) -> None:
     assert answer in refuse(typed).partition(" is not a key of the config; ")[2]
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        ("init_from=scratch", "a run starts with new weights"),
+        ("init_from=gpt2", "write init_from=FOLDER"),
+        ("callbacks=none", "did you mean default?"),
+        ("debug=fdr", "did you mean fast?"),
+    ],
+)
+def test_the_value_of_another_project_is_answered(typed: str, answer: str, refuse: Callable[..., str]) -> None:
+    assert answer in refuse(typed)
 
 
 def test_an_unknown_key_without_a_close_match_explains_how_to_list_all_keys(refuse: Callable[..., str]) -> None:

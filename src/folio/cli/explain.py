@@ -11,7 +11,7 @@ from hydra.errors import MissingConfigException, OverrideParseException
 from pydantic import ValidationError
 
 from folio.cli.config_files import last_read, read_keys, relative
-from folio.cli.other_names import ADVICE, KEYS, OPTIONS
+from folio.cli.other_names import ADVICE, KEYS, OPTIONS, WHOLE_NAMES
 from folio.config.run import RunConfig
 from folio.config.section import dotted_keys
 from folio.runtime.commands import CHECKOUT
@@ -122,10 +122,13 @@ def explain_name(name: str) -> str:
     if name in known:
         return ""
     *sections, last = name.split(".")
+    key = None
     for part in (last, *reversed(sections)):  # callbacks.ema.decay is about ema
-        if part in ADVICE and part not in RunConfig.model_fields:
+        if part in ADVICE and part not in RunConfig.model_fields and (part == last or part not in WHOLE_NAMES):
             return ADVICE[part]
-    key = KEYS.get(last) or _closest_key(name, known)
+        if key := KEYS.get(part):
+            break
+    key = key or _closest_key(name, known)
     return f"did you mean {key}?" if key else ""
 
 

@@ -28,6 +28,15 @@ DECIDED_BY_RUN = {
 SECTIONS = ("model", "positional_encoding")
 
 
+_OF_THE_HUB = "download its folder, as with huggingface-cli download, and write init_from=FOLDER"
+OF_NANOGPT = {
+    "scratch": "a run starts with new weights unless it is told otherwise; leave it out",
+    "resume": "write resume=latest, or resume=<a run folder>",
+    **dict.fromkeys(("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"), _OF_THE_HUB),
+}
+"""Values of nanoGPT's `init_from`, and what to write here."""
+
+
 def apply_init_from(config: RunConfig, explicit: Mapping[str, str], log: Callable[[str], None]) -> RunConfig:
     """Return the config with the folder's model in place of its own, and describe that model in one line to `log`.
 
@@ -36,6 +45,8 @@ def apply_init_from(config: RunConfig, explicit: Mapping[str, str], log: Callabl
     assert config.init_from is not None
     if not config.init_from:  # as in a recipe, which cannot know the folder
         raise ConfigError("init_from must be given: add init_from=<a folder with config.json and model.safetensors>")
+    if config.init_from in OF_NANOGPT and not Path(config.init_from).exists():
+        raise ConfigError(f"init_from={config.init_from}: {OF_NANOGPT[config.init_from]}")
     init_from = f"init_from={config.init_from}"
     try:
         folder = check_folder(Path(config.init_from))

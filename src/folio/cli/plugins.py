@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from folio.cli.config_files import option_names, read_keys
+from folio.cli.other_names import ADVICE
 from folio.config.callbacks import CallbacksConfig
 from folio.config.run import RunConfig
 from folio.config.section import PLUGIN_GROUPS, TARGET, ConfigError
@@ -81,7 +82,7 @@ def option_file(conf: Path, group: str, name: str) -> Path:
         options = option_names(conf, group)
         raise ConfigError(
             f"{group}.{name}: this checkout has no conf/{group}/{name}.yaml; add it, or leave the option out with "
-            f"{group}.{name}=null{did_you_mean(name, options)}"
+            f"{group}.{name}=null{f'; {ADVICE[name]}' if name in ADVICE else did_you_mean(name, options)}"
         )
     return file
 
