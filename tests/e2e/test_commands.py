@@ -189,7 +189,8 @@ def test_the_overrides_compose_and_pass_the_checks(command: str, compose: Callab
 @pytest.mark.parametrize("command", SCRIPTS)
 def test_a_script_accepts_its_options(command: str) -> None:
     words = words_of(command)
-    script, arguments = ("benchmarks/__main__.py", words[3:]) if words[1] == "-m" else (words[1], words[2:])
+    module = {"benchmarks": "benchmarks/__main__.py", "benchmarks.serving": "benchmarks/serving.py"}
+    script, arguments = (module[words[2]], words[3:]) if words[1] == "-m" else (words[1], words[2:])
     spec = importlib.util.spec_from_file_location("shown_script", ROOT / script)
     assert spec is not None
     assert spec.loader is not None

@@ -116,7 +116,11 @@ class Api:
 
     async def tokenizer_info(self, request: Request) -> Response:
         served = self._models.find(request.query_params.get("model"))
-        return JSONResponse({"tokenizer_class": served.tokenizer.name, "vocab_size": served.tokenizer.vocab_size})
+        # None, because no text encodes to the token between documents: a prompt cannot inject it.
+        special = dict.fromkeys(("bos_token", "eos_token", "pad_token"))
+        return JSONResponse(
+            {"tokenizer_class": served.tokenizer.name, "vocab_size": served.tokenizer.vocab_size, **special}
+        )
 
     async def tokenize(self, request: Request) -> Response:
         body = TokenizeBody.parse(await read_body(request))
