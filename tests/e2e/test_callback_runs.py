@@ -4,8 +4,9 @@ import re
 import signal
 from collections.abc import Callable
 
+import pytest
 import torch
-from workspace import TINY, Run, Workspace
+from workspace import TINY, Run, Workspace, history, inspect_wandb, proxy_that_nobody_may_ask
 
 from folio.generation.generate import generate_text
 from folio.models.sampling import SamplingParams
@@ -67,28 +68,51 @@ def test_a_killed_run_with_callbacks_and_loggers_ends_in_the_bits_of_an_undistur
     workspace, elsewhere = make_workspace(), make_workspace()
     words = (
         *TINY,
-        "training.max_steps=300",
+        "training.max_steps=150",
         "training.validate_every_steps=50",
         "training.checkpoint_every_steps=20",
         "callbacks=[default,ema,early_stopping,gradient_norms,timer]",
         "callbacks.ema.decay=0.9",
         "callbacks.early_stopping.patience=100",
-        "logger=[tensorboard,csv]",
     )
-    process = workspace.start_until("val loss", "train.py", *words)
+    process = workspace.start_until("val loss", "train.py", *words, "logger=[tensorboard,wandb,mlflow]")
     process.send_signal(signal.SIGKILL)
     process.communicate()
     (folder,) = workspace.runs()
     run = Run(folder)
-    workspace.must("train.py", "resume=latest")
+    with proxy_that_nobody_may_ask() as environment:
+        workspace.must("train.py", "resume=latest", "tags=[killed]", **environment)
     undisturbed = elsewhere.train(*words)
     assert run.equals(undisturbed)
     for key in ("current_model_state", "averaging_state"):
         ours, theirs = run.checkpoint()[key], undisturbed.checkpoint()[key]
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    for tag in ("val/loss_nats", "gradient_norm/blocks.0"):
-        assert run.curve(tag) == undisturbed.curve(tag)
+    first, second = (inspect_wandb(file) for file in run.wandb_files())
+    rows = history(first + second)
+    assert [row["_step"] for row in rows] == list(range(len(rows)))
+    for tag in ("val/loss_nats", "train/loss_nats", "gradient_norm/blocks.0"):
+        expected = undisturbed.curve(tag)
+        assert run.curve(tag) == expected
+        exact = [(step, pytest.approx(value)) for step, value in expected]  # TensorBoard has float32
+        assert run.curve(tag, "mlflow") == exact
+        assert [(row["trainer/global_step"], row[tag]) for row in rows if tag in row] == exact
     assert run.results == undisturbed.results
+    assert {record["run"]["run_id"] for record in first + second if record["type"] == "run"} == {run.ids["wandb"]}
+    assert second[-1]["exit"]["exit_code"] == 0
+    (started,) = [record["run"] for record in second if record["type"] == "run"]
+    assert started["tags"] == ["killed"]
+    assert started["config"]["update"]["optimizer"]["name"] == "adamw"
+    assert {"samples", "visuals/attention"} <= {key.partition(".")[0] for row in history(second) for key in row}
+    (sample_file,) = run.folder.glob(f"wandb/*/files/{history(second)[-3]['samples.path']}")
+    assert "ROMEO:" in sample_file.read_text()
+    mlflow = run.mlflow()
+    assert mlflow.info.status == "FINISHED"
+    assert mlflow.data.tags["killed"] == "true"
+    assert mlflow.data.params["optimizer.name"] == "adamw"
+    assert mlflow.data.metrics["best/val/loss_nats"] == run.metrics["best/val/loss_nats"]
+    assert (run.mlflow_artifacts() / "visuals/attention/step=150.png").read_bytes().startswith(b"\x89PNG")
+    sample = (run.mlflow_artifacts() / "samples/step=150.md").read_text()
+    assert run.samples.endswith(f"## Step 150\n\n{sample}\n\n")
 
 
 def test_a_run_of_another_checkout_is_used_and_resumed_without_its_option(workspace: Workspace) -> None:

@@ -3,13 +3,18 @@
 import csv
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -52,6 +57,30 @@ class Finished:
         assert self.stderr.startswith("error: "), self.stderr
         assert self.stderr.count("\n") == 1, self.stderr
         return self.stderr
+
+
+def inspect_wandb(file: Path) -> list[dict[str, Any]]:
+    """Return the records of a run of W&B, as `wandb leet inspect` reads them."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+    environment = os.environ | {"WANDB_ERROR_REPORTING": "false"}
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def history(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of the history in records of W&B."""
+    return [record["history"]["item"] for record in records if record["type"] == "history"]
+
+
+@contextmanager
+def proxy_that_nobody_may_ask() -> Iterator[dict[str, str]]:
+    """Yield an environment in which all traffic goes to a port, and fail if anything connects to it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        yield dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), address)
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
 
 
 VARYING_METRICS = {"elapsed_s", "train/tokens_per_s", "peak_memory_bytes", "git_commit"}
@@ -101,7 +130,37 @@ class Run:
             with (self.folder / "csv" / "metrics.csv").open() as file:
                 rows = [row for row in csv.DictReader(file) if row["name"] == tag]
             return [(int(row["step"]), float(row["value"])) for row in rows]
+        if logger == "mlflow":
+            points = self._mlflow_client().get_metric_history(self.ids["mlflow"], tag)
+            return [(point.step, point.value) for point in points]
         return [(event.step, event.value) for event in self.events().Scalars(tag)]
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """The ids by which the services of loggers know the run."""
+        ids = json.loads((self.folder / "loggers.json").read_text())
+        assert isinstance(ids, dict)
+        return ids
+
+    def wandb_files(self) -> list[Path]:
+        """Return the files of W&B, one for each part of the run, in the order of time."""
+        return sorted(self.folder.glob("wandb/offline-run-*/run-*.wandb"))
+
+    def mlflow(self) -> Any:
+        """Return the run as MLflow knows it."""
+        return self._mlflow_client().get_run(self.ids["mlflow"])
+
+    def mlflow_artifacts(self) -> Path:
+        return Path(self.mlflow().info.artifact_uri.removeprefix("file://"))
+
+    def _mlflow_client(self) -> Any:
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from mlflow import MlflowClient
+
+            (database,) = [folder / "mlflow.db" for folder in self.folder.parents if (folder / "mlflow.db").is_file()]
+            return MlflowClient(f"sqlite:///{database}")
 
     def events(self) -> EventAccumulator:
         """Return what TensorBoard shows of the run."""

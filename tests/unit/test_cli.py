@@ -46,8 +46,10 @@ def test_an_unknown_key_suggests_the_closest_key(typed: str, meant: str, refuse:
 @pytest.mark.parametrize(
     ("typed", "answer"),
     [
-        ("wandb=true", "write logger=..."),
-        ("+mlflow.uri=x", "write logger=..."),
+        ("wandb=true", "write logger=[tensorboard,wandb]"),
+        ("+mlflow.uri=x", "write logger=[tensorboard,mlflow]"),
+        ("wandb_project=x", "write logger.wandb.project=..."),
+        ("report_to=comet", "wandb, mlflow"),
         ("ckpt_path=x", "did you mean resume?"),
         ("trainer.max_epochs=3", "length is counted in optimizer steps; write training.max_steps=..."),
         ("train.epochs=3", "write training.max_steps=..."),
@@ -124,7 +126,7 @@ def test_an_unknown_option_lists_all_options_of_its_group(group: str, refuse: Ca
         ("model=gpt2-small", "gpt2_small"),
         ("optimizer=adamW", "adamw"),
         ("trainer=cuda", "gpu"),
-        ("logger=wandb", None),
+        ("logger=comet", None),
         ("model=gpt2", "gpt2_small"),
         ("positional_encoding=rope", "rotary"),
         ("data=text", "text_file"),

@@ -53,6 +53,8 @@ def part(name: str, **keys: Any) -> dict[str, Any]:
 
 VALID: dict[str, Any] = {
     "name": None,
+    "tags": [],
+    "notes": None,
     "seed": 1,
     "deterministic": False,
     "dry_run": False,

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from fake_trainer import fake_trainer, sample_writer, untrained_module
@@ -14,8 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from folio.cli.plugins import plugin_targets
 from folio.config.run import RunConfig
-from folio.training.loggers.base import RunLogger, logged_run
+from folio.training.loggers.base import Outcome, RunLogger, logged_run
 from folio.training.loggers.csv import CSVLogger
+from folio.training.loggers.guard import GuardedLogger
 from folio.training.loggers.tensorboard import TensorBoardLogger
 from folio.training.plugins import build_loggers
 
@@ -43,13 +44,8 @@ def events_in(folder: Path) -> EventAccumulator:
 def test_everything_can_be_logged_to_each_chosen_logger(chosen: str, compose: Compose, tmp_path: Path) -> None:
     config = compose(f"logger={chosen}")
     loggers = build_loggers(config, plugin_targets(config, CONF), tmp_path, None)
-    with logged_run(loggers, config, ["seed"]):
-        for logger in loggers:
-            logger.log_metrics({"train/loss_nats": 1.5}, 1)
-            logger.log_text("samples", "text", 1)
-            logger.log_figure("schedule", Figure(), 1)
-            logger.flush()
-            logger.finalize("success")
+    for logger in loggers:
+        log_everything(logger, config)
     names = [name for name in chosen.strip("[]").split(",") if name != "none"]
     assert [logger.name for logger in loggers] == names
     assert all(logger.save_dir == str(tmp_path) for logger in loggers)
@@ -102,38 +98,111 @@ def test_html_in_a_sample_is_plain_text_in_markdown_and_in_tensorboard(
     assert all(line.startswith("    ") for line in lines if line)
 
 
+@pytest.mark.parametrize("logger", [TensorBoardLogger(), CSVLogger()])
 def test_files_that_cannot_be_written_are_warned_about_once(
-    tensorboard: TensorBoardLogger, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    logger: RunLogger, tmp_path: Path, compose: Compose, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("tensorboard", "csv"):
         (tmp_path / name).write_text("in the way")
-    for logger in (tensorboard, opened(CSVLogger(), tmp_path)):
+    guarded = opened(GuardedLogger(logger), tmp_path)
+    log_everything(guarded, compose())
+    (warned,) = [record.getMessage() for record in caplog.records]
+    assert re.fullmatch(r"warning: logger.mine has failed and logs nothing more: .*/(tensorboard|csv).*", warned)
+
+
+class Broken(RunLogger):
+    """Raises in one method, and counts its calls."""
+
+    shows_figures = True
+
+    def __init__(self, broken: str) -> None:
+        super().__init__()
+        self.broken = broken
+        self.calls: list[str] = []
+
+    def __getattribute__(self, name: str) -> Any:
+        if name not in INTERFACE:
+            return super().__getattribute__(name)
+
+        def call(*_: Any) -> None:
+            self.calls.append(name)
+            if name == self.broken:
+                raise RuntimeError("the server is gone")
+
+        return call
+
+
+INTERFACE = (
+    "open",
+    "start_run",
+    "log_metrics",
+    "log_text",
+    "log_figure",
+    "log_results",
+    "flush",
+    "after_save_checkpoint",
+    "finalize",
+    "end_run",
+)
+
+
+def log_everything(logger: RunLogger, config: RunConfig) -> None:
+    """Call each method of the interface, in the order of a run."""
+    with logged_run([logger], config, ["seed"]):
         for step in (1, 2):
-            logger.log_metrics({"train/loss_nats": 1.0}, step)
-        logger.flush()
+            logger.log_metrics({"train/loss_nats": 1.5}, step)
+            logger.log_text("samples", "text", step)
+            logger.log_figure("schedule", Figure(), step)
+            logger.log_results({"status": "finished", "step": step, "best/val/loss_nats": 1.0})
+            logger.flush()
+            logger.after_save_checkpoint(None)
         logger.finalize("success")
-    warned = [record.getMessage() for record in caplog.records]
-    assert len(warned) == 2
-    assert warned[0].startswith("warning: no TensorBoard curves from here on: ")
-    assert warned[1].startswith("warning: curves are being lost: ")
+
+
+@pytest.mark.parametrize("broken", INTERFACE)
+def test_a_logger_that_raises_is_told_nothing_more_and_the_run_continues(
+    broken: str, compose: Compose, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = Broken(broken)
+    log_everything(opened(GuardedLogger(logger), Path()), compose())
+    assert logger.calls.index(broken) == len(logger.calls) - 1
+    (warned,) = [record.getMessage() for record in caplog.records]
+    assert warned == ("warning: logger.mine has failed and logs nothing more: RuntimeError: the server is gone")
+    working = Broken("")
+    log_everything(opened(GuardedLogger(working), Path()), compose())
+    assert set(working.calls) == set(INTERFACE)
+
+
+def test_tensorboard_shows_tags_and_notes(tensorboard: TensorBoardLogger, compose: Compose, tmp_path: Path) -> None:
+    tensorboard.start_run(compose("tags=[a b,c]", "notes='<b>why</b>'"), [])
+    tensorboard.flush()
+    (event,) = events_in(tmp_path).Tensors("notes/text_summary")
+    assert event.tensor_proto.string_val == [b"tags: a b, c\n\n    <b>why</b>"]
 
 
 class Recorder(RunLogger):
     def __init__(self) -> None:
-        self.ended: list[bool] = []
+        self.ended: list[str] = []
 
-    def end_run(self, succeeded: bool) -> None:
-        self.ended.append(succeeded)
+    def end_run(self, outcome: Outcome) -> None:
+        self.ended.append(outcome)
 
 
 @pytest.mark.parametrize(
-    ("outcome", "ended"), [(None, [True]), (ValueError, [False]), (KeyboardInterrupt, []), (SystemExit, [])]
+    ("outcome", "ended"),
+    [(None, "finished"), (ValueError, "failed"), (KeyboardInterrupt, "stopped"), (SystemExit, "stopped")],
 )
-def test_a_run_that_was_stopped_and_can_be_resumed_has_not_ended(
-    outcome: type[BaseException] | None, ended: list[bool], compose: Compose
-) -> None:
+def test_loggers_learn_how_a_run_ended(outcome: type[BaseException] | None, ended: str, compose: Compose) -> None:
     logger = Recorder()
     with pytest.raises(outcome) if outcome else nullcontext(), logged_run([logger], compose(), []):
         if outcome:
             raise outcome
-    assert logger.ended == ended
+    assert logger.ended == [ended]
+
+
+@pytest.mark.parametrize(("outcome", "statements"), [("finished", 1), ("failed", 1), ("stopped", 0)])
+def test_tensorboard_has_no_end_of_a_run_that_can_be_resumed(
+    outcome: Outcome, statements: int, tensorboard: TensorBoardLogger
+) -> None:
+    tensorboard.end_run(outcome)
+    assert len(list(tensorboard.event_folder.glob("*.ended"))) == statements

@@ -15,6 +15,7 @@ from folio.config.section import ConfigError
 from folio.config.stored_words import reason_not_to_read
 from folio.training.callbacks.early_stopping import EarlyStopping
 from folio.training.callbacks.gradient_norms import GradientNorms, part_norms
+from folio.training.loggers.guard import GuardedLogger
 from folio.training.loggers.lightning import LightningLogger
 from folio.training.plugins import build_callbacks, build_loggers, check_plugins, load_class
 
@@ -108,15 +109,16 @@ def test_a_logger_of_lightning_writes_into_the_run_folder_and_cannot_end_the_run
     config = load("logger=none")
     config.logger["mine"] = {}
     (logger,) = build_loggers(config, {"logger.mine": "lightning.pytorch.loggers.CSVLogger"}, tmp_path, None)
-    assert isinstance(logger, LightningLogger)
+    assert isinstance(logger, GuardedLogger)
+    assert isinstance(logger.logger, LightningLogger)
     logger.start_run(config, [])
     logger.log_metrics({"train/loss_nats": 1.5}, 3)
-    logger.flush()
+    logger.log_results({"status": "finished", "step": 3, "best/val/loss_nats": 1.25, "val/loss_nats": 1.5})
+    logger.end_run("finished")
     (file,) = tmp_path.rglob("metrics.csv")
-    assert file.read_text().splitlines() == ["step,train/loss_nats", "3,1.5"]
-    logger.logger = None  # type: ignore[assignment]
-    logger.log_metrics({"train/loss_nats": 1.5}, 4)
-    logger.log_metrics({"train/loss_nats": 1.5}, 5)
+    assert file.read_text().splitlines() == ["best/val/loss_nats,step,train/loss_nats", ",3,1.5", "1.25,3,"]
+    assert "seed: 1337" in file.with_name("hparams.yaml").read_text()
+    assert logger.experiment is logger.logger.logger.experiment
 
 
 def test_a_run_from_before_loggers_were_a_list_is_migrated(load: Compose) -> None:

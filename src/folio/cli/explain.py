@@ -103,11 +103,8 @@ def explain_validation_error(error: ValidationError, values: dict[str, Any], fil
     value = _lookup(values, path)
     context = problem.get("ctx", {})
     literals = re.findall(r"'([^']*)'", str(context.get("expected", context.get("expected_tags", ""))))
-    rule = (
-        f"is not one of {', '.join(literals)}"
-        if literals
-        else re.sub(r"^\w+ should", "must", problem["msg"]).replace(" after validation", "")
-    )
+    message = re.sub(r"^\w+ should", "must", problem["msg"]).removeprefix("Value error, ")
+    rule = f"is not one of {', '.join(literals)}" if literals else message.replace(" after validation", "")
     shown = "null" if value is None else _shorten(str(value))
     return f"{key}={shown} {rule}{did_you_mean(str(value), literals)}{more}"
 

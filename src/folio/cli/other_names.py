@@ -76,6 +76,7 @@ KEYS = {
     "adam_epsilon": "optimizer.eps",
     "checkpointing_steps": "training.checkpoint_every_steps",
     "dataset_name": "data",
+    "description": "notes",
     "eval_steps": "training.validate_every_steps",
     "eval_strategy": "training.validate_every_steps",
     "evaluation_strategy": "training.validate_every_steps",
@@ -195,7 +196,8 @@ KEYS = {
 """The last part of another project's key, and the key or group of ours."""
 
 PRECISION = "write trainer.precision=bf16-mixed, or another precision"
-LOGGERS = "the loggers are the files of conf/logger, tensorboard, csv and none; write logger=..."
+LOGGERS = "write logger=tensorboard, wandb, mlflow, csv or none; several as logger=[tensorboard,wandb]"
+WANDB = "write logger=[tensorboard,wandb], with logger.wandb.mode=online to send it"
 CHECKPOINTS = "best.ckpt and last.ckpt are always kept; callbacks.checkpoint.keep_every_steps=... keeps others"
 BATCHES = "batches are read from memory, without workers; leave it out"
 WHOLE_SPLIT = "Folio validates on the whole split; leave it out"
@@ -300,9 +302,9 @@ ADVICE = {
     "metrics": "loss, perplexity, bits per byte and accuracy are always measured; leave it out",
     "min_epochs": EPOCHS,
     "mixed_precision": PRECISION,
-    "mlflow": LOGGERS,
     "model_checkpoint": CHECKPOINTS,
     "model_summary": SUMMARY,
+    "mlflow": "write logger=[tensorboard,mlflow]",
     "monitor": "Folio keeps the checkpoint with the lowest validation loss; leave it out",
     "mps": "write trainer=mps",
     "multi_query": "write model.n_kv_heads=1",
@@ -348,7 +350,6 @@ ADVICE = {
     "stochastic_weight_averaging": "write callbacks=[default,ema] for an average of the weights",
     "swa": "write callbacks=[default,ema] for an average of the weights",
     "sync_batchnorm": "there is no batch norm; leave it out",
-    "tags": "write name=... to name the run",
     "test": NO_TEST_SPLIT,
     "tf32": PRECISION,
     "torch_compile_backend": "write trainer.compile=true",
@@ -364,9 +365,11 @@ ADVICE = {
     "use_mps_device": "write trainer=mps",
     "verbose": BAR,
     "vocab_size": "the tokenizer decides; write model.vocab_size=... to pad it",
-    "wandb": LOGGERS,
-    "wandb_log": LOGGERS,
-    "wandb_project": LOGGERS,
+    "tracking_uri": "set the environment variable MLFLOW_TRACKING_URI",
+    "wandb": WANDB,
+    "wandb_log": WANDB,
+    "wandb_mode": WANDB,
+    "wandb_project": "write logger.wandb.project=...",
     "wandb_run_name": "write name=... to name the run",
     "workers": BATCHES,
 }

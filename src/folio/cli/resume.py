@@ -26,6 +26,8 @@ RESUMABLE_KEYS = (
     "trainer",
     "logger",
     "callbacks",
+    "tags",
+    "notes",
     "paths",
     "data.path",
     "deterministic",

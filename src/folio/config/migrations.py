@@ -44,6 +44,8 @@ NEW_KEYS: dict[str, Any] = {
     "data.prompt_field": None,
     "data.completion_field": None,
     "training.loss_on": "all",
+    "tags": [],
+    "notes": None,
 }
 """Keys added since checkpoint format 2, with the values that reproduce what Folio did before it had them."""
 

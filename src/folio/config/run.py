@@ -20,6 +20,7 @@ from folio.config.objective import Objectives
 from folio.config.optimizer import Optimizers
 from folio.config.schedule import Schedules
 from folio.config.section import ConfigError, Count, Name, Section, Text
+from folio.config.tags import Tags
 from folio.config.tokenizer import Tokenizers
 from folio.config.trainer import TrainerConfig
 from folio.config.training import TrainingConfig
@@ -56,6 +57,10 @@ class RunConfig(SweepConfig):
     # The run
     name: Name | None
     """Name in the run folder's name; <data>-<model> when null."""
+    tags: Tags
+    """Words by which people find the run, in loggers and by `report.py --tag`, as in `tags=[baseline,char]`."""
+    notes: Annotated[str, Field(min_length=1, max_length=10_000)] | None
+    """Remarks on the run, for people."""
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     """Seed of the initial weights, the batches, dropout and the samples."""
     deterministic: bool

@@ -11,6 +11,8 @@ from folio.runtime.terminal import did_you_mean, printable
 
 KEYS_WITHOUT_EFFECT = (
     "name",
+    "tags",
+    "notes",
     "paths",
     "resume",
     "dry_run",

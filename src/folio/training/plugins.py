@@ -1,5 +1,6 @@
 """Import the classes of optional callbacks and loggers, check their arguments, and create them."""
 
+import importlib
 import inspect
 import pkgutil
 import typing
@@ -7,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -17,10 +19,14 @@ from folio.config.section import ConfigError
 from folio.runtime.terminal import did_you_mean
 from folio.runtime.untrusted import shown
 from folio.training.loggers.base import RunLogger
+from folio.training.loggers.guard import GuardedLogger, warn_of_failure
 from folio.training.loggers.lightning import LightningLogger
 
 SAVE_DIR = "save_dir"
 """The argument of Lightning's loggers that is the run folder unless it is given."""
+
+IN_EXTRA = ("wandb", "mlflow", "sqlalchemy", "alembic", "psutil")
+"""Packages of the extra `loggers`, which is installed with pip install 'folio[loggers]'."""
 
 _COLLECTING = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
@@ -44,14 +50,17 @@ def build_callbacks(config: RunConfig, targets: Mapping[str, str]) -> list[Callb
     for name, arguments in config.callbacks.options.items():
         key = f"callbacks.{name}"
         cls = load_class(key, targets[key], arguments, Callback)
-        callbacks.append(_create(key, targets[key], cls, arguments))
+        try:
+            callbacks.append(cls(**arguments))
+        except Exception as error:  # whatever a class of the user's raises
+            raise _refusal(key, targets[key], error) from error
     return callbacks
 
 
 def build_loggers(
     config: RunConfig, targets: Mapping[str, str], folder: Path, resumed_at: int | None
 ) -> list[RunLogger]:
-    """Return the loggers of a run, opened. One of Lightning's is told what it can show by `LightningLogger`.
+    """Return the loggers of a run, opened. One that cannot be created, as without its server, costs a warning.
 
     Raises: ConfigError.
     """
@@ -60,8 +69,14 @@ def build_loggers(
         key = f"logger.{name}"
         cls = load_class(key, targets[key], arguments, Logger)
         default = {SAVE_DIR: str(folder)} if SAVE_DIR in _parameters(cls) else {}
-        logger = _create(key, targets[key], cls, default | arguments)
-        loggers.append(logger if isinstance(logger, RunLogger) else LightningLogger(logger))
+        try:
+            logger = cls(**default | arguments)
+        except (TypeError, ValueError, ModuleNotFoundError, MisconfigurationException) as error:
+            raise _refusal(key, targets[key], error) from error
+        except Exception as error:  # its server cannot be reached
+            warn_of_failure(name, error)
+            continue
+        loggers.append(GuardedLogger(logger if isinstance(logger, RunLogger) else LightningLogger(logger)))
         loggers[-1].open(name, folder, resumed_at)
     return loggers
 
@@ -71,6 +86,8 @@ def load_class(key: str, target: str, arguments: Mapping[str, Any], base: type[A
     try:
         cls = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
+        if (package := _missing_package(target)) in IN_EXTRA:
+            raise ConfigError(f"{key} needs the package {package}; pip install 'folio[loggers]'") from None
         raise ConfigError(f"{key}: {target} cannot be imported ({shown(error)}); {_remedy(key)}") from None
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise ConfigError(f"{key}: {target} is no {base.__name__} of Lightning; {_remedy(key)}")
@@ -78,11 +95,21 @@ def load_class(key: str, target: str, arguments: Mapping[str, Any], base: type[A
     return cls
 
 
-def _create(key: str, target: str, cls: type[Any], arguments: Mapping[str, Any]) -> Any:
+def _missing_package(target: str) -> str | None:
+    """Return the package that the module of a class fails to import, which `resolve_name` does not say."""
     try:
-        return cls(**arguments)
-    except Exception as error:  # whatever a class of the user's raises
-        raise ConfigError(f"{key}: {target} refuses its arguments ({shown(error)}); correct them") from error
+        importlib.import_module(target.rpartition(".")[0])
+    except ModuleNotFoundError as error:
+        return (error.name or "").partition(".")[0]
+    except (ImportError, ValueError, TypeError):
+        pass
+    return None
+
+
+def _refusal(key: str, target: str, error: Exception) -> ConfigError:
+    if isinstance(error, ModuleNotFoundError):
+        return ConfigError(f"{key}: {target} needs a package that is not installed ({shown(error)}); install it")
+    return ConfigError(f"{key}: {target} refuses its arguments ({shown(error)}); correct them")
 
 
 def _check_arguments(key: str, target: str, arguments: Mapping[str, Any], cls: type[Any]) -> None:

@@ -229,6 +229,8 @@ def _write_metrics(trainer: L.Trainer, parts: TrainingParts, status: str) -> dic
             write_json(parts.context.folder / "metrics.json", metrics)
         except OSError as error:
             raise _with_resume_hint(f"{explain_os_error(error) or error}; fix this", parts) from error
+    for logger in parts.loggers:
+        logger.log_results(metrics)
     return metrics
 
 

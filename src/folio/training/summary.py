@@ -60,6 +60,8 @@ class RunSummary:
     seed: int
     debug: str | None
     """The debugging mode, and how it differs."""
+    tags: list[str]
+    notes: str | None
 
     def table(self) -> Table:
         """Return the table to print."""
@@ -83,6 +85,10 @@ class RunSummary:
         }
         if self.debug is not None:
             shown["debug"] = self.debug
+        if self.tags:
+            shown["tags"] = ", ".join(self.tags)
+        if self.notes is not None:
+            shown["notes"] = self.notes
         for name, value in shown.items():
             table.add_row(name, Text(printable(value)))  # as Text, because a path may look like markup
         return table
@@ -147,6 +153,8 @@ def summarize_run(
         optimizer=describe_optimizer(config),
         seed=config.seed,
         debug=None if config.debug is None else config.debug.describe(),
+        tags=config.tags,
+        notes=config.notes,
     )
 
 

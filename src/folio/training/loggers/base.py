@@ -1,9 +1,9 @@
-"""The interface of Folio's loggers: Lightning's, with texts, figures, and the start and the end of a run."""
+"""The interface of Folio's loggers: Lightning's, with texts, figures, and the start, results and end of a run."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
@@ -11,11 +11,14 @@ from matplotlib.figure import Figure
 
 from folio.config.run import RunConfig
 
+Outcome = Literal["finished", "failed", "stopped"]
+"""How a run ended. One that was stopped can be resumed."""
+
 
 class RunLogger(Logger):
     """Ignores everything; a logger overrides what it can show. Only rank 0 of a run has one.
 
-    Trouble with its files must end the logging and not the run.
+    What a logger raises ends its logging and not the run: see `GuardedLogger`.
     """
 
     version = ""
@@ -50,14 +53,26 @@ class RunLogger(Logger):
     def log_figure(self, name: str, figure: Figure, step: int) -> None:
         """Log a figure."""
 
+    def log_results(self, results: Mapping[str, Any]) -> None:
+        """Log the content of metrics.json, which a run writes when it ends, also if it can be resumed."""
+
     def flush(self) -> None:
         """Write everything logged so far to disk."""
 
-    def end_run(self, succeeded: bool) -> None:
-        """Log the end of the run. It is not called for a run that was stopped and can be resumed."""
+    def end_run(self, outcome: Outcome) -> None:
+        """Log the end of the run."""
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """Ignore Lightning's hyperparameters: `start_run` has the config."""
+
+
+def final_numbers(results: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of metrics.json, without those that are the last points of curves."""
+    return {
+        name: float(value)
+        for name, value in results.items()
+        if isinstance(value, int | float) and not name.startswith(("train/", "val/"))
+    }
 
 
 def run_loggers(trainer: L.Trainer) -> list[RunLogger]:
@@ -67,14 +82,16 @@ def run_loggers(trainer: L.Trainer) -> list[RunLogger]:
 
 @contextmanager
 def logged_run(loggers: Sequence[RunLogger], config: RunConfig, compared: Sequence[str]) -> Iterator[None]:
-    """Tell the loggers when the run starts, and whether it finished or failed."""
-    for logger in loggers:
-        logger.start_run(config, compared)
+    """Tell the loggers when the run starts, and how it ended."""
+    outcome: Outcome = "stopped"  # by a signal or a pruner, which raise no Exception
     try:
-        yield
-    except Exception:
         for logger in loggers:
-            logger.end_run(succeeded=False)
+            logger.start_run(config, compared)
+        yield
+        outcome = "finished"
+    except Exception:
+        outcome = "failed"
         raise
-    for logger in loggers:
-        logger.end_run(succeeded=True)
+    finally:
+        for logger in loggers:
+            logger.end_run(outcome)

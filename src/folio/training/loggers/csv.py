@@ -4,7 +4,6 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from folio.runtime.console import log
 from folio.training.loggers.base import RunLogger
 
 
@@ -14,22 +13,12 @@ class CSVLogger(RunLogger):
     Lightning's CSVLogger deletes the earlier rows when a run is resumed, and writes a hundred steps late.
     """
 
-    _failed = False
-
     @property
     def file(self) -> Path:
         """The file of the metrics."""
         return self.folder / "csv" / "metrics.csv"
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        try:
-            self._append(metrics, step)
-        except OSError as error:
-            if not self._failed:
-                log.warning(f"warning: curves are being lost: {self.file}: {error.strerror}")
-            self._failed = True
-
-    def _append(self, metrics: Mapping[str, float], step: int | None) -> None:
         is_new = not self.file.exists()
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.file.open("a", encoding="utf-8", newline="") as file:

@@ -7,40 +7,41 @@ from lightning.pytorch.loggers import Logger
 
 from folio.config.run import RunConfig
 from folio.runs.description import flatten
-from folio.runtime.console import log
-from folio.runtime.untrusted import shown
-from folio.training.loggers.base import RunLogger
+from folio.training.loggers.base import Outcome, RunLogger, final_numbers
 
 
 class LightningLogger(RunLogger):
-    """Passes scalars and hyperparameters on to a logger of Lightning's interface, which has no texts or figures.
+    """Passes scalars, hyperparameters and final metrics on to a logger of Lightning's interface.
 
-    If the logger fails, as when its server cannot be reached, it is told nothing more, and the run continues.
+    That interface has no texts, no figures, and no way to continue a run: a resumed run is a new one to such a logger.
     """
 
     def __init__(self, logger: Logger) -> None:
         super().__init__()
         self.logger = logger
-        self._failed = False
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "logger":  # before __init__, as in a copy
+            raise AttributeError(name)
+        return getattr(self.logger, name)
 
     def start_run(self, config: RunConfig, compared: Sequence[str]) -> None:
-        self.call("log_hyperparams", flatten(config.model_dump()))
+        self.logger.log_hyperparams(flatten(config.model_dump()))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self.call("log_metrics", dict(metrics), step)
+        self.logger.log_metrics(dict(metrics), step)
+
+    def log_results(self, results: Mapping[str, Any]) -> None:
+        self.logger.log_metrics(final_numbers(results), results["step"])
 
     def flush(self) -> None:
-        self.call("save")
+        self.logger.save()
+
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        self.logger.after_save_checkpoint(checkpoint_callback)
 
     def finalize(self, status: str) -> None:
-        self.call("finalize", status)
+        """Wait for `end_run`: when Lightning calls this, the results are still to come."""
 
-    def call(self, method: str, *args: Any, **kwargs: Any) -> None:
-        """Call a method of the logger, unless it has failed before."""
-        if self._failed:
-            return
-        try:
-            getattr(self.logger, method)(*args, **kwargs)
-        except Exception as error:
-            self._failed = True
-            log.warning(f"warning: no more for logger.{self.name}: {type(error).__name__}: {shown(error)}")
+    def end_run(self, outcome: Outcome) -> None:
+        self.logger.finalize("success" if outcome == "finished" else "failed")

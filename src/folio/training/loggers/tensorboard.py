@@ -1,19 +1,20 @@
 """Metrics, texts, figures and hyperparameters for TensorBoard."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
 from folio.config.run import RunConfig
 from folio.figures.plots import pixels
-from folio.runtime.console import log
-from folio.training.loggers.base import RunLogger
+from folio.training.loggers.base import Outcome, RunLogger
 from folio.training.loggers.hparams import log_end, log_start
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 COMBINED_CHARTS = {
     title: ["Multiline", [f"train/{name}", f"val/{name}"]]
@@ -25,8 +26,8 @@ COMBINED_CHARTS = {
 class TensorBoardLogger(RunLogger):
     """Writes to the folder tensorboard/, the same one in all parts of a resumed run.
 
-    Lightning's TensorBoardLogger would raise OSError into training, write hparams.yaml, and log hyperparameters in a
-    form that the HParams tab cannot compare.
+    Lightning's TensorBoardLogger would write hparams.yaml, and log hyperparameters in a form that the HParams tab
+    cannot compare.
     """
 
     shows_figures = True
@@ -37,8 +38,8 @@ class TensorBoardLogger(RunLogger):
         return self.folder / "tensorboard"
 
     @cached_property
-    def experiment(self) -> "BestEffortWriter":
-        """The SummaryWriter, which warns instead of raising OSError. TensorBoard hides what it has after resumed_at.
+    def experiment(self) -> "SummaryWriter":
+        """The SummaryWriter. TensorBoard hides what it has after resumed_at.
 
         Every part of a run writes a start event (purge_step), the first one too: TensorBoard's own reader takes the
         first start event of a run for its beginning, whatever its step, and only those after it for a restart.
@@ -46,13 +47,17 @@ class TensorBoardLogger(RunLogger):
         from torch.utils.tensorboard import SummaryWriter
 
         purge_step = 0 if self.resumed_at is None else self.resumed_at + 1
-        writer = BestEffortWriter(lambda: SummaryWriter(self.event_folder, purge_step=purge_step), self.event_folder)
+        threading.excepthook = _ignore_writer_errors
+        writer = SummaryWriter(self.event_folder, purge_step=purge_step)
         if self.resumed_at is None:  # a resumed run has done it
             writer.add_custom_scalars({"training and validation": COMBINED_CHARTS})
         return writer
 
     def start_run(self, config: RunConfig, compared: Sequence[str]) -> None:
         log_start(self.event_folder, config.model_dump(), compared, resumed=self.resumed_at is not None)
+        if config.tags or config.notes:
+            notes = "".join(f"\n    {line}" for line in (config.notes or "").splitlines())  # as plain text
+            self.log_text("notes", f"tags: {', '.join(config.tags) or 'none'}\n{notes}", self.resumed_at or 0)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         for name, value in metrics.items():
@@ -75,35 +80,9 @@ class TensorBoardLogger(RunLogger):
         """Close the event file. Lightning calls it at the end of `fit`, whatever its outcome."""
         self.experiment.close()
 
-    def end_run(self, succeeded: bool) -> None:
-        log_end(self.event_folder, succeeded=succeeded)
-
-
-class BestEffortWriter:
-    """Calls the methods of a writer until one raises OSError, and ignores all later calls."""
-
-    def __init__(self, create: Callable[[], Any], folder: Path) -> None:
-        self._folder = folder
-        self._writer: Any = None
-        threading.excepthook = _ignore_writer_errors
-        with self._warn_and_stop():
-            self._writer = create()
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        def call(*args: Any, **kwargs: Any) -> None:
-            if self._writer is not None:
-                with self._warn_and_stop():
-                    getattr(self._writer, name)(*args, **kwargs)
-
-        return call
-
-    @contextmanager
-    def _warn_and_stop(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self._writer = None
-            log.warning(f"warning: no TensorBoard curves from here on: {self._folder}: {error.strerror or error}")
+    def end_run(self, outcome: Outcome) -> None:
+        if outcome != "stopped":
+            log_end(self.event_folder, succeeded=outcome == "finished")
 
 
 def _ignore_writer_errors(args: threading.ExceptHookArgs) -> None:
