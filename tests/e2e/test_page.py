@@ -17,7 +17,7 @@ from folio.data.tokenizers.byte import ByteTokenizer
 from folio.data.tokenizers.char import CharTokenizer
 from folio.data.tokenizers.tiktoken_bpe import TiktokenTokenizer
 from folio.data.tokenizers.word import WordTokenizer
-from folio.export.page.architecture import SUPPORTED, Precision
+from folio.export.page.architecture import ONLY_TRAINING, SUPPORTED, Precision
 from folio.export.page.page import PageModel, write_page
 from folio.export.page.weights import pack_weights
 from folio.generation.filling import fill_masks
@@ -148,15 +148,7 @@ def page_of(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def test_every_supported_option_has_folios_logits_in_a_browser(page_of: Any) -> None:
     tried = {name for options in shapes() for name in options} | SIZES.keys()
-    only_training = {
-        "dropout",
-        "attention_dropout",
-        "feed_forward_dropout",
-        "post_norm_dropout",
-        "init",
-        "positional_init",
-    }
-    assert tried == SUPPORTED.keys() - only_training - {"conditioning"}
+    assert tried == SUPPORTED.keys() - {*ONLY_TRAINING, "conditioning"}
     models = [page_model(options) for options in shapes()]
     opened = page_of([described for _, described in models])
     for index, (model, described) in enumerate(models):
@@ -240,19 +232,21 @@ def test_tokenizers_give_folios_ids_and_text(page_of: Any, assets_dir: Path) -> 
 
 
 def test_a_page_writes_what_folio_writes(page_of: Any) -> None:
+    endless, described_endless = page_model({"positional_encoding": "rotary", "attention_window": 4})
     model, described = page_model({"positional_encoding": "rotary", "attention_window": "SL:4", "n_kv_heads": 1})
     encoder, filled = page_model({"family": "encoder"})
-    opened = page_of([described, filled])
-    # Greedy text, past the end of the context, where the window slides.
-    expected = model.generate(torch.tensor([[0, 1, 2]]), 20, temperature=0.0)[0, 3:].tolist()
+    opened = page_of([described_endless, filled, described])
     greedy = {"sampling": {"temperature": 0}, "seed": 1, "length": 20}
-    written = call(opened, "complete", model=0, prompt="abc", **greedy)["parts"]
-    assert [part["id"] for part in written[1:]] == expected
-    assert "".join(written[-1]["pieces"]) == "abc" + LETTERS.decode(expected)
+    # Greedy text, past the end of the context, where the text's window slides unless every layer has its own.
+    for index, writer in ((0, endless), (2, model)):
+        expected = writer.generate(torch.tensor([[0, 1, 2]]), 20, temperature=0.0)[0, 3:].tolist()
+        written = call(opened, "complete", model=index, prompt="abc", **greedy)["parts"]
+        assert [part["id"] for part in written[1:]] == expected
+        assert "".join(written[-1]["pieces"]) == "abc" + LETTERS.decode(expected)
     # From a token that a person chose, with those before it kept.
     chosen = [*expected[:5], (expected[5] + 1) % 26]
     expected = model.generate(torch.tensor([[0, 1, 2, *chosen]]), 14, temperature=0.0)[0, 9:].tolist()
-    continued = call(opened, "complete", model=0, prompt="abc", given=chosen, **{"from": 5}, **greedy)["parts"]
+    continued = call(opened, "complete", model=2, prompt="abc", given=chosen, **{"from": 5}, **greedy)["parts"]
     assert [part["index"] for part in continued[1:]] == list(range(5, 20))
     assert [part["id"] for part in continued[1:]] == [chosen[5], *expected]
     # Blanks, from left to right.

@@ -17,6 +17,12 @@ MAX_WEIGHT_BYTES = 512 * 2**20
 ANY = None
 """All values of an option."""
 
+ONLY_TRAINING = (
+    *("dropout", "attention_dropout", "feed_forward_dropout", "post_norm_dropout"),
+    *("init", "positional_init", "zero_init_residual"),
+)
+"""Options that a trained model no longer depends on."""
+
 SUPPORTED: dict[str, Any] = {
     # What js/model.js computes: the values of each option, or ANY.
     "family": ("decoder", "encoder"),
@@ -30,9 +36,7 @@ SUPPORTED: dict[str, Any] = {
             *("positional_base", "bias", "attention_bias", "output_bias", "tie_weights", "scale_embedding"),
             *("final_norm", "qk_norm", "conditioning", "d_head", "n_kv_heads", "norm_eps", "attention_window"),
             *("logit_softcap", "rotary_fraction", "rotary_scaling"),
-            # Only of training
-            *("dropout", "attention_dropout", "feed_forward_dropout", "post_norm_dropout", "init", "positional_init"),
-            "zero_init_residual",
+            *ONLY_TRAINING,
         ),
         ANY,
     ),
@@ -107,6 +111,10 @@ def page_shape(config: TransformerConfig) -> dict[str, Any]:
         "activation": config.activation,
         "qk_norm": config.qk_norm,
         "windows": config.layer_windows,
+        # As in `DecodingBatch`: with a window in every layer a text has no end.
+        "text_window": None
+        if None not in config.layer_windows and config.max_positions is None
+        else config.context_length,
         "logit_softcap": config.logit_softcap,
         "positional_encoding": encoding,
         "sinusoid_frequencies": frequencies(config.d_model) if encoding == "sinusoidal" else None,

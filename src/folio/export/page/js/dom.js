@@ -65,34 +65,51 @@ function choices(attributes, options) {
   return element("select", attributes, ...options.map(([value, text]) => element("option", { value }, text)));
 }
 
+const CHUNK = 1000; // tokens that are drawn at once; the page answers its reader before the next
+
 /** Returns a text as buttons, one for each token: arrow keys move between them, Enter and a click choose.
  * tokens: {text, hint, heat, marked, inert}. One of them is in the tab order, as in any list of choices. */
 function tokenButtons(label, tokens, current, onChoose) {
   const group = element("div", { class: "tokens", role: "group", "aria-label": `${label} Arrow keys move between the tokens.` });
-  const buttons = tokens.map((token, index) => {
-    const button = element("button", {
-      type: "button", class: "token" + (token.marked ? " marked" : ""), tabindex: -1, title: token.hint,
-      "aria-label": `${visible(token.text)}, ${token.hint}`, "aria-pressed": String(index === current), "--heat": `${token.heat ?? 0}%`,
-      onclick: () => onChoose(index),
-    }, ...tokenText(token.text));
-    button.disabled = Boolean(token.inert);
-    return button;
+  const start = tokens[current] && !tokens[current].inert ? current : tokens.findIndex((token) => !token.inert);
+  const draw = (first) => {
+    group.append(...tokens.slice(first, first + CHUNK).flatMap((token, i) => [element("button", {
+      type: "button", class: token.marked ? "token marked" : "token", tabindex: first + i === start ? 0 : -1, "data-index": first + i,
+      title: token.hint, "aria-label": `${visible(token.text)}, ${token.hint}`, "aria-pressed": String(first + i === current),
+      "--heat": `${token.heat ?? 0}%`, disabled: token.inert,
+    }, ...tokenText(token.text)), lineBreaks(token.text)]));
+    if (first + CHUNK < tokens.length) setTimeout(draw, 0, first + CHUNK);
+  };
+  draw(0);
+  group.addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (button) onChoose(Number(button.dataset.index));
   });
-  buttons.forEach((button, index) => group.append(button, lineBreaks(tokens[index].text)));
-  const enabled = buttons.filter((button) => !button.disabled);
-  const first = buttons[current] && !buttons[current].disabled ? buttons[current] : enabled[0];
-  if (first) first.tabIndex = 0;
   group.addEventListener("keydown", (event) => {
     const steps = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -Infinity, End: Infinity };
-    const at = enabled.indexOf(document.activeElement);
-    if (!(event.key in steps) || at < 0) return;
+    if (!(event.key in steps)) return;
     event.preventDefault();
-    enabled[at].tabIndex = -1;
+    const enabled = [...group.querySelectorAll("button:enabled")], at = enabled.indexOf(document.activeElement);
     const next = enabled[Math.max(0, Math.min(enabled.length - 1, at + steps[event.key]))];
-    next.tabIndex = 0;
+    moveTabStop(group, next);
     next.focus();
   });
   return group;
+}
+
+/** Makes a button the one of its group that the Tab key reaches. */
+function moveTabStop(group, button) {
+  for (const other of group.querySelectorAll('[tabindex="0"]')) other.tabIndex = -1;
+  button.tabIndex = 0;
+}
+
+/** Marks the token at an index as the chosen one. */
+function markToken(group, index) {
+  group.querySelector('[aria-pressed="true"]')?.setAttribute("aria-pressed", "false");
+  const button = group.querySelector(`[data-index="${index}"]`);
+  if (!button) return; // not drawn yet
+  button.setAttribute("aria-pressed", "true");
+  moveTabStop(group, button);
 }
 
 /** Returns a token's text within the running text, with signs for line breaks, which would have no width. */

@@ -197,10 +197,10 @@ const MASK = "[MASK]"; // a blank in the prompt of an encoder
 /** Yields {position, logits} for each token after those of `ids`, to which the caller adds the one that it chose.
  *
  * As long as the text fits into the context, a token costs one pass over itself. Past that the window slides: every
- * position changes, so the whole window is read again. */
+ * position changes, so the whole window is read again. A model with a window in every layer goes on without that. */
 function* continuation(model, ids, length) {
   if (!ids.length) throw new Error("The prompt is empty. Give the model at least one token to continue.");
-  const window = model.shape.context_length, end = ids.length + length;
+  const window = model.shape.text_window ?? Infinity, end = ids.length + length;
   let cache = new Cache(model.shape.n_layers);
   while (ids.length < end) {
     if (ids.length > window) cache = new Cache(model.shape.n_layers);

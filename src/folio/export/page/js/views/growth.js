@@ -108,10 +108,11 @@ class GrowthView {
     return val.loss_nats === undefined ? "" : `validation loss ${number(val.loss_nats, 3)} nats` + (val.bits_per_byte === undefined ? "" : `, ${number(val.bits_per_byte, 3)} bits per byte`);
   }
 
-  /** Returns a chart of a run's validation loss, if its checkpoints know it. */
+  /** Returns a chart of a run's validation loss, as far as its checkpoints know it. */
   curve(indices, named) {
-    const models = indices.map((index) => source.models[index]), losses = models.map((model) => model.val.loss_nats ?? null);
-    if (models.length < 2 || losses.includes(null)) return [];
+    const models = indices.map((index) => source.models[index]).filter((model) => model.val.loss_nats !== undefined);
+    const losses = models.map((model) => model.val.loss_nats);
+    if (models.length < 2) return [];
     return [element("figure", {}, element("figcaption", {}, `Validation loss of these checkpoints${named ? ` of ${models[0].run}` : ""}`),
       chart([{ values: losses }], { label: `Validation loss: ${losses.map((loss) => number(loss, 3)).join(", ")} nats`, xLabel: "step", yLabel: "nats per token",
         xs: models.map((model) => model.step), xTicks: models.map((model) => model.step.toLocaleString("en")) }))];

@@ -64,25 +64,25 @@ class ReadView {
 
   draw() {
     const { ids, pieces, tokens } = this.found;
-    const focused = this.result.contains(document.activeElement);
     const hint = (position) => (tokens[position] ? `loss ${number(tokens[position].loss)} nats` : "the first token is not predicted");
-    const buttons = tokenButtons("The tokens of the text.", pieces.map((text, position) => (
+    this.buttons = tokenButtons("The tokens of the text.", pieces.map((text, position) => (
       { text, heat: tokens[position] ? heat(tokens[position].loss) : 0, hint: hint(position) })), this.selected, (position) => this.select(position));
+    this.details = element("aside", { class: "panel", "aria-label": "The chosen token" });
     this.result.replaceChildren(
       this.summary(),
       element("div", { class: "columns" },
-        element("div", {}, element("h3", {}, "Text"), element("div", { class: "output" }, buttons), legend("surprising")),
-        element("aside", { class: "panel", "aria-label": "The chosen token" }, ...this.details())),
+        element("div", {}, element("h3", {}, "Text"), element("div", { class: "output" }, this.buttons), legend("surprising")), this.details),
       element("div", { class: "columns" },
         element("div", {}, element("h3", {}, "Tokens"), this.table(ids.map((_, position) => position), "All tokens in order")),
         element("div", {}, element("h3", {}, "Most surprising"), this.table(this.surprising(), "The tokens with the highest losses"))));
-    if (focused) this.result.querySelector('.token[tabindex="0"]')?.focus();
+    this.drawDetails();
   }
 
   select(position) {
     this.selected = position;
     setState({ token: String(position + 1) });
-    this.draw();
+    markToken(this.buttons, position);
+    this.drawDetails();
   }
 
   summary() {
@@ -99,15 +99,16 @@ class ReadView {
         + "numbers are not comparable with a decoder's.")] : []));
   }
 
-  details() {
+  drawDetails() {
     const { ids, pieces, tokens } = this.found, token = tokens[this.selected];
     const heading = element("h3", {}, "Token ", String(this.selected + 1), ": ", element("bdi", {}, visible(pieces[this.selected])));
-    if (!token) return [heading, element("p", { class: "soft" }, `Id ${ids[this.selected]}. The first token is not predicted: nothing stands before it.`)];
+    if (!token)
+      return this.details.replaceChildren(heading, element("p", { class: "soft" }, `Id ${ids[this.selected]}. The first token is not predicted: nothing stands before it.`));
     const id = ids[this.selected], rows = token.top.map(({ id, probability }) => ({ id, probability }));
     if (!rows.some((row) => row.id === id)) rows.push({ id, probability: Math.exp(-token.loss) });
-    return [heading, element("p", {}, `Id ${id}, loss ${number(token.loss, 3)} nats, probability ${percent(Math.exp(-token.loss))}.`),
+    this.details.replaceChildren(heading, element("p", {}, `Id ${id}, loss ${number(token.loss, 3)} nats, probability ${percent(Math.exp(-token.loss))}.`),
       element("h4", {}, "What the model expected"),
-      bars(rows.map((row) => ({ text: this.vocabulary[row.id], probability: row.probability, chosen: row.id === id })), "Likeliest tokens")];
+      bars(rows.map((row) => ({ text: this.vocabulary[row.id], probability: row.probability, chosen: row.id === id })), "Likeliest tokens"));
   }
 
   table(positions, caption) {
