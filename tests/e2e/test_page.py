@@ -44,7 +44,8 @@ OPTIONS: dict[str, list[Any]] = {
     "attention_bias": [False],
     "output_bias": [True],
     "tie_weights": [False],
-    "scale_embedding": [True],
+    "scale_embedding": [True, 1.7],
+    "value_embeddings": [1],
     "final_norm": [False],
     "qk_norm": [True],
     "n_heads": [4],
@@ -55,6 +56,7 @@ OPTIONS: dict[str, list[Any]] = {
     "logit_softcap": [2.0],
 }
 TOGETHER: list[dict[str, Any]] = [
+    {"value_embeddings": 2, "n_layers": 5, "n_heads": 4, "n_kv_heads": 2, "positional_encoding": "rotary"},
     {"norm_position": "post", "final_norm": True, "bias": False, "norm": "rms_norm"},
     {"positional_encoding": "concatenated", "positional_width": 7, "activation": "swiglu", "n_heads": 2},
     {"positional_encoding": "rotary", "positional_base": 50.0, "qk_norm": True, "attention_bias": True, "bias": False},

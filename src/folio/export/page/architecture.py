@@ -35,7 +35,7 @@ SUPPORTED: dict[str, Any] = {
             *("vocab_size", "context_length", "n_layers", "n_heads", "d_model", "d_ff", "positional_width"),
             *("positional_base", "bias", "attention_bias", "output_bias", "tie_weights", "scale_embedding"),
             *("final_norm", "qk_norm", "conditioning", "d_head", "n_kv_heads", "norm_eps", "attention_window"),
-            *("logit_softcap", "rotary_fraction", "rotary_scaling"),
+            *("logit_softcap", "rotary_fraction", "rotary_scaling", "value_embeddings"),
             *ONLY_TRAINING,
         ),
         ANY,
@@ -110,6 +110,7 @@ def page_shape(config: TransformerConfig) -> dict[str, Any]:
         "final_norm": config.has_final_norm,
         "activation": config.activation,
         "qk_norm": config.qk_norm,
+        "value_embeddings": config.value_embeddings,
         "windows": config.layer_windows,
         # As in `DecodingBatch`: with a window in every layer a text has no end.
         "text_window": None

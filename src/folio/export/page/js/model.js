@@ -119,11 +119,11 @@ class Transformer {
    * With a cache, the tokens follow those that it holds. `observe(name, layer, values)` is called with what happens
    * inside: the residual stream after the embedding (layer 0) and each block, and what each head does with each query. */
   hidden(ids, cache = new Cache(this.shape.n_layers), observe = null) {
-    const first = cache.length;
-    let x = this.embed(ids, first);
+    const pass = { ids, first: cache.length, cache, observe };
+    let x = this.embed(ids, pass.first);
     observe?.("residual", 0, x);
     for (let layer = 0; layer < this.shape.n_layers; layer++) {
-      x = this.block(layer, x, first, cache, observe);
+      x = this.block(layer, x, pass);
       observe?.("residual", layer + 1, x);
     }
     cache.length += ids.length;
@@ -162,13 +162,13 @@ class Transformer {
 
   /** Adds attention and feed-forward to the residual stream, each of which reads a norm of it: (T, D) -> (T, D).
    * With norm_position=post the norm follows the sum instead. */
-  block(layer, x, first, cache, observe) {
+  block(layer, x, pass) {
     const name = `blocks.${layer}`;
     if (this.shape.norm_position === "post") {
-      x = this.norm(`${name}.attention_norm`, add(this.attention(layer, x, first, cache, observe), x));
+      x = this.norm(`${name}.attention_norm`, add(this.attention(layer, x, pass), x));
       return this.norm(`${name}.feed_forward_norm`, add(this.feedForward(layer, x), x));
     }
-    x = add(this.attention(layer, this.norm(`${name}.attention_norm`, x), first, cache, observe), x);
+    x = add(this.attention(layer, this.norm(`${name}.attention_norm`, x), pass), x);
     return add(this.feedForward(layer, this.norm(`${name}.feed_forward_norm`, x)), x);
   }
 
@@ -182,7 +182,7 @@ class Transformer {
   }
 
   /** Each token collects the values of the tokens whose keys fit its query: (T, D) -> (T, D). */
-  attention(layer, x, first, cache, observe) {
+  attention(layer, x, { ids, first, cache, observe }) {
     const { d_model, n_heads: H, n_kv_heads: G, d_head: K } = this.shape;
     const name = `blocks.${layer}.attention`, nTokens = x.length / d_model;
     const qkv = linear(x, this.weights[`${name}.qkv_projection.weight`], this.weights[`${name}.qkv_projection.bias`], d_model);
@@ -194,7 +194,7 @@ class Transformer {
     };
     const queries = this.place(part(0, H * K), `${name}.q_norm`, H, first);
     const keys = cache.keys[layer].append(this.place(part(H * K, G * K), `${name}.k_norm`, G, first));
-    const values = cache.values[layer].append(part((H + G) * K, G * K));
+    const values = cache.values[layer].append(this.addTokens(layer, ids, part((H + G) * K, G * K)));
     const mixed = new Float32Array(nTokens * H * K);
     for (let head = 0; head < H; head++) {
       const group = Math.floor((head * G) / H); // H / G neighboring query heads share a key-value head
@@ -213,6 +213,16 @@ class Transformer {
       }
     }
     return linear(mixed, this.weights[`${name}.out_projection.weight`], this.weights[`${name}.out_projection.bias`], H * K);
+  }
+
+  /** Adds to the values of the first and the last layers what each token is: its row of a table, times a weight. */
+  addTokens(layer, ids, values) {
+    const { n_layers, value_embeddings: n } = this.shape, width = values.length / ids.length;
+    const isLast = layer >= n_layers - n, table = isLast ? layer - (n_layers - n) : layer;
+    if (table >= n) return values;
+    const rows = this.weights[`value_embeddings.tables.${table}.weight`];
+    const weight = this.weights["value_embeddings.weights"][isLast ? n + table : table];
+    return values.map((value, i) => value + weight * rows[ids[Math.floor(i / width)] * width + (i % width)]);
   }
 
   /** Returns the range of positions that a query may attend to: a decoder's are those up to its own. In a layer with a
