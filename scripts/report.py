@@ -25,6 +25,9 @@ def main(
     group_by: Annotated[
         str | None, typer.Option(metavar="KEY", help="Config key that colors the curves, such as optimizer.name.")
     ] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar="TAG", help="Only runs with this tag; give it again for others too.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Folder for the report; by default FOLDER, if there is only one.")
     ] = None,
@@ -40,7 +43,7 @@ def main(
         raise FolioError("FOLDER= is empty; give a run folder, a sweep, or a folder that contains some")
     paths = [Path(expand_home(folder)) for folder in folders]
     output = output_folder(output, paths)
-    report = make_report(paths, group_by, command=["python", "scripts/report.py", *sys.argv[1:]])
+    report = make_report(paths, group_by, tag or [], command=["python", "scripts/report.py", *sys.argv[1:]])
     written = write_report(report, output)
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)

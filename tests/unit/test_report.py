@@ -45,6 +45,27 @@ def three_kinds(write_run: WriteRun, tmp_path: Path) -> Path:
     return tmp_path / "sweep"
 
 
+def test_runs_are_chosen_and_described_by_their_tags(write_run: WriteRun, tmp_path: Path) -> None:
+    for number, tags in enumerate((["baseline", "char"], ["baseline"], ["a | b"], [])):
+        write_run(f"runs/{number}", {"seed": number % 2, KIND: ("rotary", "learned")[number // 2], "tags": tags})
+    write_run("runs/4", {"tags": "baseline", "notes": HOSTILE})
+    folder = tmp_path / "runs"
+    report = make_report([folder])
+    assert len(report.runs) == 5
+    assert [group.tags for group in report.groups if group.tags != "—"] == ["a | b", "baseline, char"]
+    assert [row["tags"] for row in rows_of(runs_csv(report))] == ["baseline, char", "baseline", "a | b", "", ""]
+    assert to_markdown(report, []).count("baseline, char") == 1
+    page = to_html(report, {})
+    assert page.count('data-value="baseline, char"') == 2
+    assert "<script>document" not in page
+    assert [run.name for run in make_report([folder], tags=["baseline"]).runs] == ["0", "1"]
+    assert [run.name for run in make_report([folder], tags=["baseline", "char"]).runs] == ["0"]
+    with pytest.raises(FolioError, match=r"--tag=basline: no run has this tag; did you mean baseline\?"):
+        make_report([folder], tags=["basline"])
+    with pytest.raises(FolioError, match=r"no run has these tags; the runs have a \| b, baseline and char"):
+        make_report([folder], tags=["char", "a | b"])
+
+
 def rows_of(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 

@@ -48,6 +48,7 @@ class ReportedRun:
     facts: dict[str, str] = field(default_factory=dict)
     """Device, git_commit and versions."""
     text_sha256: str = ""
+    tags: list[str] = field(default_factory=list)
     overrides: list[str] | None = None
     sample: str = ""
     sample_step: int | None = None
@@ -176,10 +177,12 @@ def _read_run(folder: Path, name: str, job: SweepJob | None, warn: Warn) -> Repo
     try:
         metrics = _read_optional_json(folder / "metrics.json")
         summary = _read_optional_json(folder / "preflight.json") or {}
-        config = flatten(migrate_config(read_config(folder))) if (folder / "config.yaml").is_file() else {}
+        values = migrate_config(read_config(folder)) if (folder / "config.yaml").is_file() else {}
     except FolioError as error:
         warn(f"{error}; this run is left out")
         return None
+    tags = _tags(values)
+    config = flatten(values | {"tags": ", ".join(tags)} if values else {})
     if not config and "status" not in (metrics or {}):
         if metrics is not None:
             warn(f"{folder / 'metrics.json'} is not that of a run: it has no status; this folder is left out")
@@ -198,6 +201,7 @@ def _read_run(folder: Path, name: str, job: SweepJob | None, warn: Warn) -> Repo
         metrics=_finite_numbers({count: summary.get(count) for count in PARAMETER_COUNTS} | metrics),
         facts=_facts(metrics),
         text_sha256=clean_text(summary.get("text_sha256", "")),
+        tags=tags,
         overrides=_read_overrides(folder) if job is None else job.overrides,
         sample=sample,
         sample_step=step,
@@ -224,6 +228,12 @@ def _read_overrides(folder: Path) -> list[str] | None:
         return _texts(read_json(folder / "overrides.json", MAX_FILE_BYTES))
     except (TypeError, FolioError, OSError):
         return None
+
+
+def _tags(config: dict[str, Any]) -> list[str]:
+    """Return the tags of a run, without what is none."""
+    tags = config.get("tags")
+    return [clean_text(tag) for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
 
 
 def _texts(values: Any) -> list[str]:

@@ -12,6 +12,8 @@ from folio.report.metrics import COLUMNS, Column, PrimaryMetric, choose_primary_
 from folio.report.reading import ReportedRun, Sweep, read_folders
 from folio.report.text import clean_text, join_names
 from folio.runtime.commands import override, quote_for_shell
+from folio.runtime.errors import FolioError
+from folio.runtime.terminal import did_you_mean
 
 METHOD = (
     "A configuration is all runs whose configs are equal except for the seed. Each value is the mean over its finished "
@@ -47,6 +49,10 @@ class Report:
     """The command that made this report."""
 
     @property
+    def has_tags(self) -> bool:
+        return any(run.tags for run in self.runs)
+
+    @property
     def groups(self) -> list[Group]:
         return self.grouping.groups
 
@@ -72,10 +78,16 @@ class Report:
         return ", ".join(f"{n} {status}" for status, n in counts.items() if n)
 
 
-def make_report(folders: Sequence[Path], group_by: str | None = None, command: Sequence[str] = ()) -> Report:
-    """Read the folders and compare their runs. Raises: FolioError for a folder without runs, or an unknown key."""
+def make_report(
+    folders: Sequence[Path], group_by: str | None = None, tags: Sequence[str] = (), command: Sequence[str] = ()
+) -> Report:
+    """Read the folders and compare their runs, or those that have all the tags.
+
+    Raises: FolioError for a folder without runs, an unknown key, or tags that no run has.
+    """
     warnings: list[str] = []
     runs, sweeps = read_folders(folders, warnings.append)
+    runs = _with_tags(runs, tags)
     color_key = None if group_by is None else find_key(group_by, runs)
     grouping, primary = group_runs(runs), choose_primary_metric(runs)
     return Report(
@@ -91,6 +103,19 @@ def make_report(folders: Sequence[Path], group_by: str | None = None, command: S
         notes=list(_notes(runs, grouping)),
         command=shell_command(command),
     )
+
+
+def _with_tags(runs: list[ReportedRun], tags: Sequence[str]) -> list[ReportedRun]:
+    chosen = [run for run in runs if set(tags) <= set(run.tags)]
+    if not chosen:
+        known = sorted({tag for run in runs for tag in run.tags})
+        options = " ".join(f"--tag={tag}" for tag in tags)
+        reason = did_you_mean(tags[0], known) if len(tags) == 1 else ""
+        there = f"; the runs have {join_names(known, 12)}" if known else "; no run has a tag: give one by tags=[...]"
+        raise FolioError(
+            f"{clean_text(options)}: no run has {'this tag' if len(tags) == 1 else 'these tags'}{reason or there}"
+        )
+    return chosen
 
 
 def _title(folders: Sequence[Path], runs: Sequence[ReportedRun], sweeps: Sequence[Sweep], grouping: Grouping) -> str:

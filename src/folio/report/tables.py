@@ -28,8 +28,9 @@ UNFINISHED_HEADINGS = ["run", "status", "step", "last validation loss (nats per 
 
 def runs_csv(report: Report) -> str:
     """Return one row per run: its status, the keys that differ, and all its metrics."""
-    keys = [key for key in [*report.color_keys, *report.grouping.keys_without_effect] if key != "seed"]
-    keys = list(dict.fromkeys(keys))
+    described = [key for key in ("tags", "notes") if any(run.config.get(key) for run in report.runs)]
+    keys = [*report.color_keys, *report.grouping.keys_without_effect, *described]
+    keys = [key for key in dict.fromkeys(keys) if key != "seed"]
     metrics = list(dict.fromkeys(name for run in report.runs for name in run.metrics if name != "seed"))
     labels, averaged = report.grouping.labels, report.grouping.averaged_ids
     headings = ["run", "configuration", "status", "in_mean", "error", "seed", *keys, *metrics]
@@ -87,13 +88,15 @@ def group_rows(report: Report) -> tuple[list[str], list[list[str]]]:
     """Return headings and cells of the table of configurations."""
     names = short_key_names(report.grouping.keys)
     headings = [*names.values(), "n", *(column.heading for column in report.columns), COMPARED_HEADING]
+    headings += ["tags"] if report.has_tags else []
     if not report.grouping.keys:
         headings.insert(0, "configuration")
     rows = []
     for index, group in enumerate(report.groups):
         values = [group.values.get(key, ABSENT) for key in report.grouping.keys] or [group.label]
         cells = [column.format_summary(group.summary(column.metric)) or ABSENT for column in report.columns]
-        rows.append([*values, str(len(group.averaged)), *cells, compared_text(report, index)])
+        tags = [group.tags] if report.has_tags else []
+        rows.append([*values, str(len(group.averaged)), *cells, compared_text(report, index), *tags])
     return headings, rows
 
 
@@ -154,6 +157,9 @@ def _group_table(report: Report, console: Console) -> Table:
         if report.comparison.best is not None:
             headings.append(COMPARED_HEADING)
             rows = [[*row, compared_text(report, index)] for index, row in enumerate(rows)]
+        if report.has_tags:
+            headings.append("tags")
+            rows = [[*row, group.tags] for row, group in zip(rows, report.groups, strict=True)]
         table = to_rich_table(title, headings, rows)
         if len(columns) <= 1 or console.measure(table).maximum <= console.width:
             return table
