@@ -5,6 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/.installed
 TRANSFORMERS := tests/golden/transformers.txt
+COMPANIONS := tests/golden/companions.txt
 # The variable turns off a notice that Material for MkDocs ends in May 2027; see mkdocs.yml.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 # One more than the processors, because many tests wait for processes that they started.
@@ -34,7 +35,12 @@ train: setup ## Train experiment=quickstart on Tiny Shakespeare: about 5 minutes
 test: setup ## Run the fast tests
 	$(BIN)/python -m pytest -m "not slow" --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
-test-slow: setup ## Run the slow tests, such as training the recipes to their published losses
+# What only slow tests need: 200 MB.
+.venv/.companions: $(STAMP) $(COMPANIONS)
+	$(BIN)/pip install --quiet --upgrade --no-deps --target .venv/companions --requirement $(COMPANIONS)
+	@touch $@
+
+test-slow: setup .venv/.companions ## Run the slow tests, such as training the recipes to their published losses
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 check: setup ## Check style and types

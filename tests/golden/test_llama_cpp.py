@@ -22,6 +22,7 @@ llama_cpp: Any = pytest.importorskip("llama_cpp", reason="llama-cpp-python compi
 TEXT = "To be, or not to be: that is the question.\nWhether 'tis nobler in the mind to suffer, 1599 times?\n" * 9
 LLAMA = ("positional_encoding=rotary", "model.norm=rms_norm", "model.activation=swiglu")
 SIZE = ("model.d_model=32", "model.n_heads=4", "model.n_layers=3", "model.context_length=64")
+SCALING = "positional_encoding.rotary_scaling={name:NAME,factor:4,original_context_length:16}"
 
 MODELS: dict[str, tuple[str, ...]] = {
     "llama": LLAMA,
@@ -30,7 +31,12 @@ MODELS: dict[str, tuple[str, ...]] = {
     "a padded vocabulary": (*LLAMA, "model.vocab_size=384"),
     "another base": (*LLAMA, "positional_encoding.base=500000"),
     "layer norm": ("positional_encoding=rotary", "model.activation=swiglu"),
-    "qwen3": (*LLAMA, "model.qk_norm=true"),
+    "grouped queries": (*LLAMA, "model.n_kv_heads=2", "model.d_head=12"),
+    "Llama 3's scaling": (*LLAMA, SCALING.replace("NAME", "llama3")),
+    "YaRN": (*LLAMA, SCALING.replace("NAME", "yarn")),
+    "YaRN, all keys": (*LLAMA, SCALING.replace("NAME", "yarn,beta_fast:4,beta_slow:0.5,attention_factor:1.3")),
+    "qwen3": (*LLAMA, "model.qk_norm=true", "model.n_kv_heads=2", "model.d_head=12"),
+    "qwen3 with YaRN": (*LLAMA, "model.qk_norm=true", SCALING.replace("NAME", "yarn")),
 }
 
 

@@ -21,6 +21,7 @@ from folio.runs.checkpoints import LoadedCheckpoint
 from folio.runtime.errors import FolioError
 
 LLAMA = ("positional_encoding=rotary", "model.norm=rms_norm", "model.activation=swiglu")
+STRETCHED = "positional_encoding.rotary_scaling={name:llama3,factor:2,original_context_length:4}"
 QUICKSTART = ("positional_encoding=rotary", "model.qk_norm=true", "model.activation=relu_squared")
 BYTES = ByteTokenizer()
 
@@ -98,6 +99,8 @@ def test_the_option_in_the_way_and_its_recipe_are_named(
         (QUICKSTART, "the nearest is Qwen3: train with model.activation=swiglu"),
         ((), "train with positional_encoding=rotary model.activation=swiglu"),
         ((*LLAMA, "model.attention_window=4"), "model.attention_window=4 stands in the way"),
+        ((*LLAMA, "model.qk_norm=true", "model.attention_bias=true"), "train with model.qk_norm=false"),
+        ((*LLAMA, "model.qk_norm=true", STRETCHED), "train with model.qk_norm=false"),
         ((*LLAMA, "tokenizer=char"), "tokenizer=char stands in the way: llama.cpp knows byte-level byte pairs"),
     ],
     ids=str,

@@ -10,8 +10,11 @@ from folio.config.checks import check_config
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
 from folio.config.updates import with_vocab_size
+from folio.data.tokenizers.bpe import BPETokenizer
+from folio.export.tokenizer import export_tokenizer
 from folio.models import GPT, GPTConfig
-from folio.models.pretrained import save_pretrained
+from folio.models.pretrained import load_pretrained, save_pretrained
+from folio.models.rotary_scaling import RotaryScaling
 
 CONF = Path(__file__).parents[2] / "conf"
 GPT2 = GPTConfig(vocab_size=65, context_length=80, n_layers=3, n_heads=2, d_model=12, activation="relu")
@@ -158,6 +161,63 @@ def test_a_tokenizer_of_another_size_is_refused_with_both_names(begin: Begin) ->
     for word in ("tokenizer=gpt2 has 50257 symbols", f"init_from={config.init_from} has 65", "tokenizer=gpt2"):
         assert word in message
     assert with_vocab_size(config, 65).model.vocab_size == 65
+
+
+def add_tokenizer(folder: Path, vocab_size: int) -> None:
+    export_tokenizer(BPETokenizer.from_text("to be or not to be, that is the question " * 20, vocab_size), folder)
+
+
+def test_the_tokenizer_of_the_folder_is_taken_unless_another_is_chosen(begin: Begin, folder: Path) -> None:
+    assert begin().tokenizer.name == "gpt2"  # the default: the folder has none
+    add_tokenizer(folder, 260)
+    assert begin().tokenizer.model_dump() == {"name": "huggingface", "path": str(folder)}
+    assert begin("tokenizer=char").tokenizer.name == "char"
+
+
+@pytest.mark.parametrize(("n_symbols", "fits"), [(3000, True), (2860, True), (2800, False), (3001, False)])
+def test_a_tokenizer_that_does_not_match_the_weights_is_refused(
+    n_symbols: int, fits: bool, begin: Begin, folder: Path
+) -> None:
+    """Models have a few rows more than their tokenizer has symbols, Qwen3 0.2 %; many more belong to another one."""
+    add_tokenizer(folder, 260)
+    config = begin()
+    config = config.model_copy(update={"model": config.model.model_copy(update={"vocab_size": 3000})})
+    if fits:
+        assert with_vocab_size(config, n_symbols).model.vocab_size == 3000
+        return
+    with pytest.raises(ConfigError, match=f"^tokenizer=huggingface has {n_symbols} symbols, but the model"):
+        with_vocab_size(config, n_symbols)
+
+
+LLAMA = GPTConfig(
+    **{"vocab_size": 65, "context_length": 80, "n_layers": 2, "n_heads": 4, "d_model": 12, "bias": False, "d_ff": 20},
+    n_kv_heads=2, d_head=6, norm="rms_norm", norm_eps=1e-6, activation="swiglu", positional_encoding="rotary",
+    positional_base=500.0, rotary_scaling=RotaryScaling(name="llama3", factor=4.0, original_context_length=16),
+)  # fmt: skip
+
+
+def test_a_llama_decides_all_that_it_has(tmp_path: Path, compose: Callable[..., RunConfig]) -> None:
+    save_pretrained(GPT(LLAMA), tmp_path / "llama")
+    config = compose().model_copy(update={"init_from": str(tmp_path / "llama")})
+    begun = apply_init_from(config, {}, lambda line: None)
+    check_config(begun)
+    assert begun.transformer_config(65) == load_pretrained(tmp_path / "llama", context_length=64).config
+    agreeing = {"positional_encoding.rotary_scaling": "x"}
+    again = apply_init_from(begun, agreeing | {"model.n_kv_heads": "model.n_kv_heads=2"}, lambda line: None)
+    assert again.model == begun.model
+    with pytest.raises(
+        ConfigError, match=r"^positional_encoding\.base=10000\.0 of positional_encoding=rotary contradicts init_from"
+    ):
+        apply_init_from(config, {"positional_encoding.base": "positional_encoding=rotary"}, lambda line: None)
+
+
+def test_positions_without_an_end_may_be_longer_than_the_folders(
+    tmp_path: Path, compose: Callable[..., RunConfig]
+) -> None:
+    save_pretrained(GPT(LLAMA), tmp_path / "llama")
+    config = compose("model.context_length=200").model_copy(update={"init_from": str(tmp_path / "llama")})
+    begun = apply_init_from(config, explicit_keys(["model.context_length=200"], CONF), lambda line: None)
+    assert begun.model.context_length == 200
 
 
 def test_a_broken_folder_is_reported_with_the_reason(begin: Begin, folder: Path) -> None:

@@ -1,8 +1,8 @@
 """init_from: start a run with the weights of a model folder. Needs no torch, except for old .bin files.
 
 The folder decides the architecture: all of the model section but the keys in DECIDED_BY_RUN, and the positional
-encoding. Everything else comes from the config. A value that the user chose is never silently replaced: it must agree
-with the folder, or the run is refused.
+encoding. Its tokenizer is taken too, unless the user chose another one. Everything else comes from the config. A value
+that the user chose is never silently replaced: it must agree with the folder, or the run is refused.
 """
 
 import re
@@ -15,6 +15,7 @@ from folio.cli.config_files import read_keys
 from folio.config.model import OPTION_KEYS, RotaryScalingConfig
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
+from folio.config.tokenizer import HuggingFaceTokenizerConfig, TokenizerConfig
 from folio.models import TransformerConfig
 from folio.models.formats.fields import FormatError, plain, resolved
 from folio.models.formats.folder import check_folder
@@ -26,6 +27,9 @@ DECIDED_BY_RUN = {
 """The keys of SECTIONS that the folder does not decide."""
 
 SECTIONS = ("model", "positional_encoding")
+"""The sections that the folder decides."""
+CHOSEN_SECTIONS = (*SECTIONS, "tokenizer")
+"""The sections whose keys may be choices of the user."""
 
 
 _OF_THE_HUB = "download its folder, as with huggingface-cli download, and write init_from=FOLDER"
@@ -66,16 +70,16 @@ def apply_init_from(config: RunConfig, explicit: Mapping[str, str], log: Callabl
         values[section][key] = getattr(folder, option)
     if folder.rotary_scaling is not None:
         values["positional_encoding"]["rotary_scaling"] = RotaryScalingConfig(**asdict(folder.rotary_scaling))
-    context_length = _context_length(config, folder, explicit)
+    context_length, tokenizer = _context_length(config, folder, explicit), _tokenizer(config, explicit)
     log(
         f"{init_from}: {folder.n_layers} layers, {folder.n_heads} heads, d_model {folder.d_model}, "
         f"{folder.vocab_size:,} symbols; context {context_length:,} of {folder.context_length:,} positions "
         f"(model.context_length), dropout {config.model.dropout:g} (model.dropout)"
+        f"{'' if tokenizer is config.tokenizer else ', and its tokenizer'}"
     )
     values["model"] |= {"name": _model_name(Path(config.init_from)), "context_length": context_length}
-    return config.model_copy(
-        update={section: getattr(config, section).model_copy(update=values[section]) for section in SECTIONS}
-    )
+    sections = {section: getattr(config, section).model_copy(update=values[section]) for section in SECTIONS}
+    return config.model_copy(update={**sections, "tokenizer": tokenizer})
 
 
 def _equal(chosen: object, stored: object) -> bool:
@@ -98,6 +102,15 @@ def _context_length(config: RunConfig, folder: TransformerConfig, explicit: Mapp
     return chosen
 
 
+def _tokenizer(config: RunConfig, explicit: Mapping[str, str]) -> TokenizerConfig:
+    """Return the tokenizer of the run: the user's choice, or the folder's, or the default if the folder has none."""
+    assert config.init_from is not None
+    chosen = any(key.startswith("tokenizer.") for key in explicit)
+    if chosen or not (Path(config.init_from) / "tokenizer.json").exists():
+        return config.tokenizer
+    return HuggingFaceTokenizerConfig(name="huggingface", path=config.init_from)
+
+
 def _as_typed(key: str, value: object, explicit: Mapping[str, str]) -> str:
     """Return a key with its value, and the word that set it if that is another, such as a recipe."""
     word, shown = explicit[key], f"{key.removesuffix('.name')}={plain(value)}"
@@ -110,7 +123,7 @@ def _model_name(folder: Path) -> str:
 
 
 def explicit_keys(overrides: Iterable[str], conf_dir: Path) -> dict[str, str]:
-    """Return the keys of SECTIONS that the user chose, each with the override that sets it.
+    """Return the keys of CHOSEN_SECTIONS that the user chose, each with the override that sets it.
 
     An override sets a key itself, or by the option or the recipe that it names. The default model of train.yaml is not
     a choice of the user.
@@ -118,24 +131,24 @@ def explicit_keys(overrides: Iterable[str], conf_dir: Path) -> dict[str, str]:
     explicit: dict[str, str] = {}
     for override in overrides:
         key, _, option = override.lstrip("+~").partition("=")
-        if key in (*SECTIONS, "experiment"):
+        if key in (*CHOSEN_SECTIONS, "experiment"):
             explicit |= dict.fromkeys(_keys_of_file(conf_dir, key, option), override)
-        elif key.partition(".")[0] in SECTIONS:
+        elif key.partition(".")[0] in CHOSEN_SECTIONS:
             explicit[key] = override.lstrip("+~")
     return explicit
 
 
 def _keys_of_file(conf_dir: Path, group: str, option: str) -> set[str]:
-    """Return the keys of SECTIONS that an option's file sets, directly or by its defaults list."""
+    """Return the keys of CHOSEN_SECTIONS that an option's file sets, directly or by its defaults list."""
     content = read_keys(conf_dir / group / f"{option}.yaml")
-    if group in SECTIONS and group not in content:
+    if group in CHOSEN_SECTIONS and group not in content:
         content = {group: content}  # a file that is not of the package _global_
-    keys = {f"{section}.{key}" for section in SECTIONS for key in content.get(section) or {}}
+    keys = {f"{section}.{key}" for section in CHOSEN_SECTIONS for key in content.get(section) or {}}
     for entry in content.get("defaults", []):
         if isinstance(entry, str) and entry != "_self_":
             keys |= _keys_of_file(conf_dir, group, entry)
         elif isinstance(entry, dict):
-            for section in SECTIONS:
+            for section in CHOSEN_SECTIONS:
                 if f"override /{section}" in entry:
                     keys |= _keys_of_file(conf_dir, section, entry[f"override /{section}"])
     return keys

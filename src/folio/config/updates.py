@@ -15,12 +15,14 @@ def with_vocab_size(config: RunConfig, tokenizer_vocab_size: int) -> RunConfig:
     given = config.model.vocab_size
     n_symbols = tokenizer_vocab_size + (config.model.family == "encoder")
     padded = -(-n_symbols // 128) * 128
+    if config.init_from is not None and config.tokenizer.name == "huggingface":
+        padded = max(padded, n_symbols + n_symbols // 20)  # others pad for other reasons: Qwen3 by 267 of 151,936
     if given is not None and not n_symbols <= given <= padded:
         if config.init_from is not None:
             raise ConfigError(
                 f"tokenizer={config.tokenizer.name} has {n_symbols} symbols, but the model of "
-                f"init_from={config.init_from} has {given}; choose the tokenizer that it was trained with, which for "
-                "OpenAI's GPT-2 is tokenizer=gpt2"
+                f"init_from={config.init_from} has {given}; choose the tokenizer that it was trained with: "
+                "tokenizer=huggingface tokenizer.path=<the folder>, or for OpenAI's GPT-2 tokenizer=gpt2"
             )
         mask = ", including the mask" if n_symbols > tokenizer_vocab_size else ""
         raise ConfigError(

@@ -3,8 +3,10 @@
 Sources: the specification of GGUF (ggml/docs/gguf.md), and llama.cpp's convert_hf_to_gguf.py.
 """
 
+import math
 import os
 import shlex
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,9 +16,11 @@ from folio.config.run import RunConfig
 from folio.export.gguf_tokenizer import VocabularyForLlamaCpp, check_tokenizer, vocabulary
 from folio.export.huggingface import plan_export
 from folio.models.formats.choice import FormatPlan
-from folio.models.formats.fields import OneOf
+from folio.models.formats.fields import OneOf, Problem
 from folio.models.formats.format import Format
 from folio.models.formats.llama import LLAMA, QWEN3
+from folio.models.formats.rope import Rope
+from folio.models.rotary_scaling import RotaryScaling
 from folio.models.transformer_config import TransformerConfig
 from folio.runtime.errors import FolioError
 from folio.runtime.files import UNFINISHED, check_output_folder
@@ -31,14 +35,23 @@ SILU = OneOf("activation", "hidden_act", "silu", {"silu": "swiglu"})
 """llama.cpp computes no other activation in these architectures, whatever a file says."""
 
 
+class RopeOfQwen3(Rope):
+    """llama.cpp stretches the positions of a Qwen3 by YaRN only."""
+
+    def problems(self, config: TransformerConfig) -> Iterator[Problem]:
+        if config.rotary_scaling is not None and config.rotary_scaling.name != "yarn":
+            yield Problem("rotary_scaling", config.rotary_scaling.name, None)
+
+
 def formats() -> list[Format]:
     """Return the formats as llama.cpp has them. Its Qwen3 has no biases."""
-    qwen3_fields = [part for part in QWEN3.fields if "attention_bias" not in part.options]
-    return [_with_silu(LLAMA), _with_silu(replace(QWEN3, fields=qwen3_fields))]
-
-
-def _with_silu(format_: Format) -> Format:
-    return replace(format_, fields=[SILU if part.options == SILU.options else part for part in format_.fields])
+    llama = [SILU if part.options == SILU.options else part for part in LLAMA.fields]
+    qwen3 = [
+        SILU if part.options == SILU.options else RopeOfQwen3() if isinstance(part, Rope) else part
+        for part in QWEN3.fields
+        if "attention_bias" not in part.options
+    ]
+    return [replace(LLAMA, fields=llama), replace(QWEN3, fields=qwen3)]
 
 
 def check_destination(file: Path, force: bool) -> None:
@@ -107,7 +120,18 @@ def gguf_tensors(plan: FormatPlan, tensors: "dict[str, Tensor]") -> "dict[str, n
         gguf_name = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert gguf_name is not None, name
         renamed[gguf_name] = values
+    if config.rotary_scaling is not None and config.rotary_scaling.name == "llama3":
+        renamed["rope_freqs.weight"] = _stretching(config, config.rotary_scaling)
     return renamed
+
+
+def _stretching(config: TransformerConfig, scaling: RotaryScaling) -> "ndarray[Any, Any]":
+    """Return the factor by which each pair of dimensions turns more slowly: (K/2,)."""
+    import numpy as np
+
+    width, base = config.head_width, config.positional_base
+    plain = base ** (np.arange(0, width, 2) / width)
+    return (np.array(scaling.divisors(width, base)) / plain).astype(np.float32)
 
 
 def write_gguf(
@@ -142,6 +166,20 @@ def _add_sizes(writer: Any, config: TransformerConfig) -> None:
     writer.add_rope_dimension_count(config.head_width)
     writer.add_rope_freq_base(config.positional_base)
     writer.add_layer_norm_rms_eps(config.norm_eps)
+    if config.rotary_scaling is not None and config.rotary_scaling.name == "yarn":
+        _add_yarn(writer, config.rotary_scaling)
+
+
+def _add_yarn(writer: Any, scaling: RotaryScaling) -> None:
+    from gguf import RopeScalingType
+
+    writer.add_rope_scaling_type(RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(scaling.factor)
+    writer.add_rope_scaling_orig_ctx_len(scaling.original_context_length)
+    writer.add_rope_scaling_yarn_beta_fast(scaling.beta_fast)
+    writer.add_rope_scaling_yarn_beta_slow(scaling.beta_slow)
+    # llama.cpp multiplies by 0.1 ln(factor) + 1 itself.
+    writer.add_rope_scaling_attn_factors(scaling.amplitude / (0.1 * math.log(scaling.factor) + 1.0))
 
 
 def pair_neighbors(rows: "ndarray[Any, Any]", n_heads: int) -> "ndarray[Any, Any]":
