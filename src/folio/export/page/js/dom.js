@@ -34,8 +34,13 @@ const VISIBLE = { "\n": "⏎", "\t": "⇥", "\r": "␍", "": "‹nothing›" };
 /** Returns a token's text with its white space made visible. */
 function visible(text) {
   if (text in VISIBLE) return VISIBLE[text];
-  return text.replace(/[\n\t\r]/g, (character) => VISIBLE[character]).replace(/ /g, "␣")
-    .replace(/[\x00-\x1f\x7f]/g, (character) => `‹${character.codePointAt(0).toString(16).padStart(2, "0").toUpperCase()}›`);
+  return text
+    .replace(/[\n\t\r]/g, (character) => VISIBLE[character])
+    .replace(/ /g, "␣")
+    .replace(
+      /[\x00-\x1f\x7f]/g,
+      (character) => `‹${character.codePointAt(0).toString(16).padStart(2, "0").toUpperCase()}›`,
+    );
 }
 
 /** Writes a probability: 12 %, 0.3 %, 0.0004 %. */
@@ -45,7 +50,9 @@ function percent(probability) {
   if (value < 1e-4) return "< 0.0001 %";
   if (value > 99.99 && value < 100) return "> 99.99 %";
   if (value > 99.5 && value < 100) return value.toFixed(2) + " %";
-  return (value >= 10 ? value.toFixed(0) : value >= 0.1 ? value.toFixed(1) : Number(value.toPrecision(1)).toString()) + " %";
+  return (
+    (value >= 10 ? value.toFixed(0) : value >= 0.1 ? value.toFixed(1) : Number(value.toPrecision(1)).toString()) + " %"
+  );
 }
 
 const number = (value, digits = 2) => value.toFixed(digits);
@@ -57,7 +64,13 @@ const heat = (loss) => Math.round(Math.min(loss / 7, 1) * 100);
 /** Returns a form field: a label, with its control and what it says about it. */
 function field(label, control, note = null) {
   control.id ||= `field-${label.toLowerCase().replace(/\W+/g, "-")}`;
-  return element("div", { class: "field" }, element("label", { for: control.id }, label), control, ...(note ? [note] : []));
+  return element(
+    "div",
+    { class: "field" },
+    element("label", { for: control.id }, label),
+    control,
+    ...(note ? [note] : []),
+  );
 }
 
 /** Returns a select with options [value, text]. */
@@ -70,14 +83,33 @@ const CHUNK = 1000; // tokens that are drawn at once; the page answers its reade
 /** Returns a text as buttons, one for each token: arrow keys move between them, Enter and a click choose.
  * tokens: {text, hint, heat, marked, inert}. One of them is in the tab order, as in any list of choices. */
 function tokenButtons(label, tokens, current, onChoose) {
-  const group = element("div", { class: "tokens", role: "group", "aria-label": `${label} Arrow keys move between the tokens.` });
+  const group = element("div", {
+    class: "tokens",
+    role: "group",
+    "aria-label": `${label} Arrow keys move between the tokens.`,
+  });
   const start = tokens[current] && !tokens[current].inert ? current : tokens.findIndex((token) => !token.inert);
   const draw = (first) => {
-    group.append(...tokens.slice(first, first + CHUNK).flatMap((token, i) => [element("button", {
-      type: "button", class: token.marked ? "token marked" : "token", tabindex: first + i === start ? 0 : -1, "data-index": first + i,
-      title: token.hint, "aria-label": `${visible(token.text)}, ${token.hint}`, "aria-pressed": String(first + i === current),
-      "--heat": `${token.heat ?? 0}%`, disabled: token.inert,
-    }, ...tokenText(token.text)), lineBreaks(token.text)]));
+    group.append(
+      ...tokens.slice(first, first + CHUNK).flatMap((token, i) => [
+        element(
+          "button",
+          {
+            type: "button",
+            class: token.marked ? "token marked" : "token",
+            tabindex: first + i === start ? 0 : -1,
+            "data-index": first + i,
+            title: token.hint,
+            "aria-label": `${visible(token.text)}, ${token.hint}`,
+            "aria-pressed": String(first + i === current),
+            "--heat": `${token.heat ?? 0}%`,
+            disabled: token.inert,
+          },
+          ...tokenText(token.text),
+        ),
+        lineBreaks(token.text),
+      ]),
+    );
     if (first + CHUNK < tokens.length) setTimeout(draw, 0, first + CHUNK);
   };
   draw(0);
@@ -89,7 +121,8 @@ function tokenButtons(label, tokens, current, onChoose) {
     const steps = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -Infinity, End: Infinity };
     if (!(event.key in steps)) return;
     event.preventDefault();
-    const enabled = [...group.querySelectorAll("button:enabled")], at = enabled.indexOf(document.activeElement);
+    const enabled = [...group.querySelectorAll("button:enabled")];
+    const at = enabled.indexOf(document.activeElement);
     const next = enabled[Math.max(0, Math.min(enabled.length - 1, at + steps[event.key]))];
     moveTabStop(group, next);
     next.focus();
@@ -124,17 +157,29 @@ const lineBreaks = (text) => text.replace(/[^\n]/g, "");
 /** Returns rows of a token, a bar and a number. rows: {text, probability, before, chosen, onChoose, action}. */
 function bars(rows, caption) {
   const largest = Math.max(...rows.map((row) => Math.max(row.probability, row.before ?? 0)), 1e-12);
-  return element("ol", { class: "bars", "aria-label": caption }, ...rows.map((row) => {
-    const content = [
-      element("span", { class: "name" }, visible(row.text)),
-      element("span", { class: row.before === undefined ? "bar" : "bar two", "aria-hidden": "true", "--before": `${(100 * (row.before ?? 0)) / largest}%`,
-        "--now": `${(100 * row.probability) / largest}%` }),
-      element("span", { class: "value" }, row.value ?? percent(row.probability)),
-    ];
-    const class_ = row.chosen ? "chosen" : "";
-    if (!row.onChoose) return element("li", { class: class_ }, ...content);
-    return element("li", { class: class_ }, element("button", { type: "button", title: row.action, onclick: row.onChoose }, ...content));
-  }));
+  return element(
+    "ol",
+    { class: "bars", "aria-label": caption },
+    ...rows.map((row) => {
+      const content = [
+        element("span", { class: "name" }, visible(row.text)),
+        element("span", {
+          class: row.before === undefined ? "bar" : "bar two",
+          "aria-hidden": "true",
+          "--before": `${(100 * (row.before ?? 0)) / largest}%`,
+          "--now": `${(100 * row.probability) / largest}%`,
+        }),
+        element("span", { class: "value" }, row.value ?? percent(row.probability)),
+      ];
+      const class_ = row.chosen ? "chosen" : "";
+      if (!row.onChoose) return element("li", { class: class_ }, ...content);
+      return element(
+        "li",
+        { class: class_ },
+        element("button", { type: "button", title: row.action, onclick: row.onChoose }, ...content),
+      );
+    }),
+  );
 }
 
 /** Shows the problem of a call in a view; a call that was cancelled has none. */

@@ -8,25 +8,40 @@ let shown = null;
 
 /** Says what the model is, and what rounding its weights has cost. */
 function showFacts() {
-  const model = source.models[currentModel()], { shape } = model;
+  const model = source.models[currentModel()];
+  const { shape } = model;
   $("facts").textContent = [
-    `${model.n_parameters.toLocaleString("en")} parameters`, `${shape.n_layers} layers of ${shape.n_heads} heads`, `${shape.positional_encoding} positions`,
-    `context of ${shape.context_length.toLocaleString("en")} tokens`, stepOf(model),
+    `${model.n_parameters.toLocaleString("en")} parameters`,
+    `${shape.n_layers} layers of ${shape.n_heads} heads`,
+    `${shape.positional_encoding} positions`,
+    `context of ${shape.context_length.toLocaleString("en")} tokens`,
+    stepOf(model),
     ...(model.val.loss_nats === undefined ? [] : [`validation loss ${number(model.val.loss_nats, 3)} nats`]),
   ].join(" · ");
   const { before, after } = model.rounding;
   $("rounding").hidden = before === undefined;
   if (before !== undefined)
-    $("rounding").textContent = `The weights are rounded to ${model.precision}: the validation loss is ${number(after, 4)} nats instead of ${number(before, 4)}.`;
+    $("rounding").textContent =
+      `The weights are rounded to ${model.precision}: ` +
+      `the validation loss is ${number(after, 4)} nats instead of ${number(before, 4)}.`;
 }
 
 function showLinks() {
-  const links = Object.entries(views).map(([name, view]) => element("a", { href: `#view=${name}`, "aria-current": state.view === name ? "page" : false,
-    onclick: (event) => {
-      event.preventDefault();
-      setState({ view: name, token: "" });
-      show();
-    } }, view.title));
+  const links = Object.entries(views).map(([name, view]) =>
+    element(
+      "a",
+      {
+        href: `#view=${name}`,
+        "aria-current": state.view === name ? "page" : false,
+        onclick: (event) => {
+          event.preventDefault();
+          setState({ view: name, token: "" });
+          show();
+        },
+      },
+      view.title,
+    ),
+  );
   $("views").replaceChildren(...links);
 }
 
@@ -43,7 +58,9 @@ async function show() {
   await shown.show();
 }
 
-$("model").append(...source.models.map((model, index) => element("option", { value: index + 1 }, `${model.run}, ${stepOf(model)}`)));
+$("model").append(
+  ...source.models.map((model, index) => element("option", { value: index + 1 }, `${model.run}, ${stepOf(model)}`)),
+);
 $("model").addEventListener("change", () => {
   setState({ model: $("model").value, given: "", token: "" });
   show();

@@ -6,7 +6,11 @@
 
 /** Returns the sum of a[i + k] * b[j + k] over n values of k. Four sums, so that no addition waits for the last. */
 function dot(a, i, b, j, n) {
-  let s0 = 0, s1 = 0, s2 = 0, s3 = 0, k = 0;
+  let s0 = 0;
+  let s1 = 0;
+  let s2 = 0;
+  let s3 = 0;
+  let k = 0;
   for (; k + 3 < n; k += 4) {
     s0 += a[i + k] * b[j + k];
     s1 += a[i + k + 1] * b[j + k + 1];
@@ -17,9 +21,10 @@ function dot(a, i, b, j, n) {
   return s0 + s1 + s2 + s3;
 }
 
-/** Returns x W^T + b: (T, in) -> (T, out). Each row of W, one output, is used for all tokens while it is in the cache. */
+/** Returns x W^T + b: (T, in) -> (T, out). Each row of W is used for all tokens while it is in the processor's cache. */
 function linear(x, weight, bias, nIn) {
-  const nTokens = x.length / nIn, nOut = weight.length / nIn;
+  const nTokens = x.length / nIn;
+  const nOut = weight.length / nIn;
   const y = new Float32Array(nTokens * nOut);
   for (let out = 0; out < nOut; out++)
     for (let t = 0; t < nTokens; t++)
@@ -29,7 +34,8 @@ function linear(x, weight, bias, nIn) {
 
 /** Replaces scores by exp(score) / sum of exp(score), which are positive and sum to 1. */
 function softmax(scores) {
-  let largest = -Infinity, sum = 0;
+  let largest = -Infinity;
+  let sum = 0;
   for (const score of scores) if (score > largest) largest = score;
   for (let i = 0; i < scores.length; i++) sum += scores[i] = Math.exp(scores[i] - largest);
   for (let i = 0; i < scores.length; i++) scores[i] /= sum;
@@ -40,7 +46,8 @@ function softmax(scores) {
 function normalize(x, width, { kind, eps, weight = null, bias = null }) {
   const y = new Float32Array(x.length);
   for (let row = 0; row < x.length; row += width) {
-    let mean = 0, square = 0;
+    let mean = 0;
+    let square = 0;
     if (kind === "layer_norm") {
       for (let d = 0; d < width; d++) mean += x[row + d];
       mean /= width;
@@ -56,7 +63,8 @@ function normalize(x, width, { kind, eps, weight = null, bias = null }) {
 /** Returns the error function by its series exp(-x^2) 2x / sqrt(pi) (1 + 2x^2/3 + (2x^2)^2/(3 5) + ...). */
 function erf(x) {
   if (Math.abs(x) > 4) return Math.sign(x);
-  let term = 1, sum = 1;
+  let term = 1;
+  let sum = 1;
   for (let n = 3; term > 1e-9 * sum; n += 2) sum += term *= (2 * x * x) / n;
   return (2 * x * Math.exp(-x * x) * sum) / Math.sqrt(Math.PI);
 }
@@ -117,7 +125,7 @@ class Transformer {
   /** Returns the output of the final norm, which the output layer reads: T token ids -> (T, D).
    *
    * With a cache, the tokens follow those that it holds. `observe(name, layer, values)` is called with what happens
-   * inside: the residual stream after the embedding (layer 0) and each block, and what each head does with each query. */
+   * inside: the residual stream after the embedding (layer 0) and each block, and the attention of each query. */
   hidden(ids, cache = new Cache(this.shape.n_layers), observe = null) {
     const pass = { ids, first: cache.length, cache, observe };
     let x = this.embed(ids, pass.first);
@@ -132,18 +140,22 @@ class Transformer {
 
   /** Returns the scores of the next token, or of a blank's: hidden (T, D) -> logits (T, V). */
   logits(hidden) {
-    const weight = this.weights["output.weight"] ?? this.weights["token_embedding.weight"]; // tied weights are stored once
-    const logits = linear(hidden, weight, this.weights["output.bias"], this.shape.d_model), cap = this.shape.logit_softcap;
+    // Tied weights are stored once.
+    const weight = this.weights["output.weight"] ?? this.weights["token_embedding.weight"];
+    const logits = linear(hidden, weight, this.weights["output.bias"], this.shape.d_model);
+    const cap = this.shape.logit_softcap;
     return cap === null ? logits : logits.map((logit) => cap * Math.tanh(logit / cap));
   }
 
   /** Returns the vectors of the tokens at positions first, first + 1 ...: (T, D). */
   embed(ids, first) {
     const { d_model: D, token_width, embedding_scale, positional_encoding, sinusoid_frequencies } = this.shape;
-    const tokens = this.weights["token_embedding.weight"], positions = this.weights["positional_encoding.embedding.weight"];
+    const tokens = this.weights["token_embedding.weight"];
+    const positions = this.weights["positional_encoding.embedding.weight"];
     const x = new Float32Array(ids.length * D);
     ids.forEach((id, t) => {
-      const row = t * D, position = first + t;
+      const row = t * D;
+      const position = first + t;
       for (let d = 0; d < token_width; d++) x[row + d] = tokens[id * token_width + d] * (embedding_scale ?? 1);
       if (positional_encoding === "learned") {
         for (let d = 0; d < D; d++) x[row + d] += positions[position * D + d];
@@ -174,7 +186,12 @@ class Transformer {
 
   norm(name, x) {
     const { norm: kind, norm_eps: eps, d_model } = this.shape;
-    return normalize(x, d_model, { kind, eps, weight: this.weights[`${name}.weight`], bias: this.weights[`${name}.bias`] });
+    return normalize(x, d_model, {
+      kind,
+      eps,
+      weight: this.weights[`${name}.weight`],
+      bias: this.weights[`${name}.bias`],
+    });
   }
 
   finalNorm(x) {
@@ -184,12 +201,19 @@ class Transformer {
   /** Each token collects the values of the tokens whose keys fit its query: (T, D) -> (T, D). */
   attention(layer, x, { ids, first, cache, observe }) {
     const { d_model, n_heads: H, n_kv_heads: G, d_head: K } = this.shape;
-    const name = `blocks.${layer}.attention`, nTokens = x.length / d_model;
-    const qkv = linear(x, this.weights[`${name}.qkv_projection.weight`], this.weights[`${name}.qkv_projection.bias`], d_model);
+    const name = `blocks.${layer}.attention`;
+    const nTokens = x.length / d_model;
+    const qkv = linear(
+      x,
+      this.weights[`${name}.qkv_projection.weight`],
+      this.weights[`${name}.qkv_projection.bias`],
+      d_model,
+    );
     const width = (H + 2 * G) * K;
     const part = (start, size) => {
       const columns = new Float32Array(nTokens * size);
-      for (let t = 0; t < nTokens; t++) columns.set(qkv.subarray(t * width + start, t * width + start + size), t * size);
+      for (let t = 0; t < nTokens; t++)
+        columns.set(qkv.subarray(t * width + start, t * width + start + size), t * size);
       return columns;
     };
     const queries = this.place(part(0, H * K), `${name}.q_norm`, H, first);
@@ -207,18 +231,27 @@ class Transformer {
         const weights = softmax(products.map((product, i) => this.score(product, head, query, from + i)));
         observe?.("attention", layer, { head, query, from, products, weights });
         for (let s = from; s < to; s++) {
-          const weight = weights[s - from], value = (s * G + group) * K, row = (t * H + head) * K;
+          const weight = weights[s - from];
+          const value = (s * G + group) * K;
+          const row = (t * H + head) * K;
           for (let k = 0; k < K; k++) mixed[row + k] += weight * values[value + k];
         }
       }
     }
-    return linear(mixed, this.weights[`${name}.out_projection.weight`], this.weights[`${name}.out_projection.bias`], H * K);
+    return linear(
+      mixed,
+      this.weights[`${name}.out_projection.weight`],
+      this.weights[`${name}.out_projection.bias`],
+      H * K,
+    );
   }
 
   /** Adds to the values of the first and the last layers what each token is: its row of a table, times a weight. */
   addTokens(layer, ids, values) {
-    const { n_layers, value_embeddings: n } = this.shape, width = values.length / ids.length;
-    const isLast = layer >= n_layers - n, table = isLast ? layer - (n_layers - n) : layer;
+    const { n_layers, value_embeddings: n } = this.shape;
+    const width = values.length / ids.length;
+    const isLast = layer >= n_layers - n;
+    const table = isLast ? layer - (n_layers - n) : layer;
     if (table >= n) return values;
     const rows = this.weights[`value_embeddings.tables.${table}.weight`];
     const weight = this.weights["value_embeddings.weights"][isLast ? n + table : table];
@@ -247,9 +280,12 @@ class Transformer {
     const half = rotary_frequencies.length;
     for (let row = 0; row * K < x.length; row++) {
       const position = first + Math.floor(row / nHeads);
-      for (let i = 0; i < half; i++) { // dimensions i and i + half turn together by an angle that grows with the position
-        const cos = size * Math.cos(position * rotary_frequencies[i]), sin = size * Math.sin(position * rotary_frequencies[i]);
-        const a = x[row * K + i], b = x[row * K + half + i];
+      for (let i = 0; i < half; i++) {
+        // dimensions i and i + half turn together by an angle that grows with the position
+        const cos = size * Math.cos(position * rotary_frequencies[i]);
+        const sin = size * Math.sin(position * rotary_frequencies[i]);
+        const a = x[row * K + i];
+        const b = x[row * K + half + i];
         x[row * K + i] = a * cos - b * sin;
         x[row * K + half + i] = b * cos + a * sin;
       }
@@ -259,8 +295,14 @@ class Transformer {
 
   /** Two linear layers with an activation between them, for each token by itself: (T, D) -> (T, D), through (T, F). */
   feedForward(layer, x) {
-    const { d_model, d_ff: F, activation } = this.shape, name = `blocks.${layer}.feed_forward`;
-    const wide = linear(x, this.weights[`${name}.in_projection.weight`], this.weights[`${name}.in_projection.bias`], d_model);
+    const { d_model, d_ff: F, activation } = this.shape;
+    const name = `blocks.${layer}.feed_forward`;
+    const wide = linear(
+      x,
+      this.weights[`${name}.in_projection.weight`],
+      this.weights[`${name}.in_projection.bias`],
+      d_model,
+    );
     const inner = activation === "swiglu" ? this.gate(wide, F) : wide.map(ACTIVATIONS[activation]);
     return linear(inner, this.weights[`${name}.out_projection.weight`], this.weights[`${name}.out_projection.bias`], F);
   }
@@ -278,10 +320,12 @@ class Transformer {
   /** Returns what tells positions apart, for a figure: one row for each of the first n positions, or null.
    * Vectors of the positions, cosines of the rotations, or what is added to the score of a key at each distance. */
   positionTable(n) {
-    const { positional_encoding, d_model, token_width, sinusoid_frequencies, rotary_frequencies, alibi_slopes } = this.shape;
+    const { positional_encoding, d_model, token_width, sinusoid_frequencies, rotary_frequencies, alibi_slopes } =
+      this.shape;
     const table = (row) => Array.from({ length: n }, (_, position) => Float32Array.from(row(position)));
     if (alibi_slopes) return table((distance) => alibi_slopes.map((slope) => -slope * distance));
-    if (rotary_frequencies) return table((position) => rotary_frequencies.map((frequency) => Math.cos(position * frequency)));
+    if (rotary_frequencies)
+      return table((position) => rotary_frequencies.map((frequency) => Math.cos(position * frequency)));
     if (sinusoid_frequencies)
       return table((position) => sinusoid_frequencies.flatMap((f) => [Math.sin(position * f), Math.cos(position * f)]));
     const learned = this.weights["positional_encoding.embedding.weight"];

@@ -31,7 +31,10 @@ function oneHot(length, index) {
 
 /** Returns the ids of the n largest values, largest first; of equal ones, the lower id. */
 function likeliest(values, n) {
-  if (n > 100) return Array.from(values.keys()).sort((a, b) => values[b] - values[a] || a - b).slice(0, n);
+  if (n > 100)
+    return Array.from(values.keys())
+      .sort((a, b) => values[b] - values[a] || a - b)
+      .slice(0, n);
   const best = []; // of a few, each is put in its place
   for (let id = 0; id < values.length; id++) {
     if (best.length === n && values[id] <= values[best[n - 1]]) continue;
@@ -45,7 +48,8 @@ function likeliest(values, n) {
 
 /** Returns the id at which the running sum of probabilities passes a number from 0 to 1. */
 function draw(probabilities, number) {
-  let sum = 0, last = 0;
+  let sum = 0;
+  let last = 0;
   for (let id = 0; id < probabilities.length; id++) {
     if (probabilities[id] === 0) continue;
     sum += probabilities[id];
@@ -65,7 +69,8 @@ function randomAt(seed, index) {
 
 /** Returns ln of the sum of exp(logit): -logSum(logits) + logits[i] is the log of the probability of token i. */
 function logSum(logits) {
-  let largest = -Infinity, sum = 0;
+  let largest = -Infinity;
+  let sum = 0;
   for (const logit of logits) if (logit > largest) largest = logit;
   for (const logit of logits) sum += Math.exp(logit - largest);
   return Math.log(sum) + largest;

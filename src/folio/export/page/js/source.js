@@ -73,7 +73,9 @@ class ServerSource extends Source {
     try {
       const response = await fetch(`/page/${call}`, { method: "POST", headers, body: JSON.stringify(args), signal });
       for await (const line of linesOf(response.body)) {
-        const message = JSON.parse(line, (_, value) => (value?.float32 === undefined ? value : floatsOf(value.float32)));
+        const message = JSON.parse(line, (_, value) =>
+          value?.float32 === undefined ? value : floatsOf(value.float32),
+        );
         if (message.error) throw new Error(message.error.message);
         if (message.part !== undefined && !signal?.aborted) onPart(message.part);
         result = message.result ?? result;

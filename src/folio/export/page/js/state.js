@@ -1,10 +1,23 @@
 "use strict";
-// What the page shows is in its address, so that a link or a bookmark brings it back: #view=write&prompt=ROMEO%3A&seed=2
+// What the page shows is in its address, so that a link or a bookmark brings it back: #view=write&prompt=ROMEO&seed=2
 
 /** Value of each key if the address does not have it. What is empty here depends on the model. */
 const DEFAULTS = {
-  view: "write", model: "", prompt: "", length: "120", temperature: "0.8", top_k: "", top_p: "", seed: "1", given: "", token: "",
-  text: "", layer: "1", head: "1", query: "", step: "",
+  view: "write",
+  model: "",
+  prompt: "",
+  length: "120",
+  temperature: "0.8",
+  top_k: "",
+  top_p: "",
+  seed: "1",
+  given: "",
+  token: "",
+  text: "",
+  layer: "1",
+  head: "1",
+  query: "",
+  step: "",
 };
 
 const state = { ...DEFAULTS };

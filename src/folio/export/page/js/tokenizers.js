@@ -1,7 +1,9 @@
 "use strict";
 // Text to token ids and back: the tokenizers of src/folio/data/tokenizers, from the state that a checkpoint holds.
 
-const UNKNOWN = 0, JOIN = 1, SPACE = 2; // the first ids of the word tokenizer
+const UNKNOWN = 0;
+const JOIN = 1;
+const SPACE = 2; // the first ids of the word tokenizer
 
 const utf8 = (text) => new TextEncoder().encode(text);
 
@@ -25,7 +27,8 @@ class LosslessTokenizer {
 
   /** Returns a token as it is shown by itself: its text, or its bytes if they are only a part of a character. */
   label(id) {
-    const bytes = this.bytes(id), text = new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes);
+    const bytes = this.bytes(id);
+    const text = new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes);
     if (!text.includes("\ufffd")) return text;
     return `‹${Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0").toUpperCase()).join(" ")}›`;
   }
@@ -49,8 +52,10 @@ class CharTokenizer extends LosslessTokenizer {
     return Array.from(text, (character) => {
       const id = this.ids.get(character);
       if (id === undefined)
-        throw new Error(`This model does not know the character “${character}”: it is not among the ${this.size} `
-          + "characters of its training text. Remove it.");
+        throw new Error(
+          `This model does not know the character “${character}”: it is not among the ${this.size} ` +
+            "characters of its training text. Remove it.",
+        );
       return id;
     });
   }
@@ -76,7 +81,8 @@ class ByteTokenizer extends LosslessTokenizer {
 // The patterns by which tiktoken splits a text before it merges bytes; \s there is Unicode's White_Space.
 const SPLITS = {
   gpt2: /'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}/gu,
-  cl100k: /'(?:[sSſdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\p{White_Space}\p{L}\p{N}]+[\r\n]*|\p{White_Space}+$|\p{White_Space}*[\r\n]|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}/gu,
+  cl100k:
+    /'(?:[sSſdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\p{White_Space}\p{L}\p{N}]+[\r\n]*|\p{White_Space}+$|\p{White_Space}*[\r\n]|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}/gu,
 };
 
 /** Byte-pair encoding: the neighbors of the lowest rank are merged first, again and again (Sennrich et al. 2016). */
@@ -111,7 +117,8 @@ class RankTokenizer extends LosslessTokenizer {
   /** Merges the neighbors with the lowest rank until no two neighbors are a token together. */
   merge(parts) {
     for (;;) {
-      let lowest = Infinity, place = -1;
+      let lowest = Infinity;
+      let place = -1;
       for (let i = 0; i + 1 < parts.length; i++) {
         const rank = this.ranks.get(parts[i] + parts[i + 1]);
         if (rank < lowest) [lowest, place] = [rank, i];
@@ -122,7 +129,9 @@ class RankTokenizer extends LosslessTokenizer {
   }
 
   bytes(id) {
-    return this.tokens[id] === undefined ? utf8("\ufffd") : Uint8Array.from(this.tokens[id], (byte) => byte.charCodeAt(0));
+    return this.tokens[id] === undefined
+      ? utf8("\ufffd")
+      : Uint8Array.from(this.tokens[id], (byte) => byte.charCodeAt(0));
   }
 }
 
@@ -145,9 +154,11 @@ class WordTokenizer {
   }
 
   encode(text) {
-    const units = Array.from(text.matchAll(UNIT), ([unit]) => this.ids.get(unit) ?? UNKNOWN), ids = [];
+    const units = Array.from(text.matchAll(UNIT), ([unit]) => this.ids.get(unit) ?? UNKNOWN);
+    const ids = [];
     units.forEach((id, i) => {
-      const before = units[i - 1], after = units[i + 1];
+      const before = units[i - 1];
+      const after = units[i + 1];
       if (id === SPACE && this.spaceAfter[before] && this.spaceBefore[after]) return; // print has it anyway
       if (this.spaceAfter[before] && this.spaceBefore[id]) ids.push(JOIN);
       ids.push(id);
@@ -172,7 +183,9 @@ class WordTokenizer {
   unknownBits(text) {
     const hidden = Array.from(text.matchAll(UNIT), ([unit]) => unit).filter((unit) => !this.ids.has(unit));
     if (!hidden.length) return 0;
-    const END = 256, units = this.texts.slice(SPACE + 1), counts = new Float64Array(END + 1).fill(1);
+    const END = 256;
+    const units = this.texts.slice(SPACE + 1);
+    const counts = new Float64Array(END + 1).fill(1);
     for (const byte of utf8(units.join(""))) counts[byte]++;
     counts[END] += units.length;
     const total = Math.log2(counts.reduce((a, b) => a + b));

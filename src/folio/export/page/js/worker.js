@@ -10,7 +10,14 @@ onmessage = async ({ data: message }) => {
   if (message.cancel !== undefined) return void cancelled.add(message.cancel);
   const { id, call, args } = message;
   try {
-    postMessage({ id, result: await CALLS[call](args, (part) => postMessage({ id, part }), () => pause(id)) });
+    postMessage({
+      id,
+      result: await CALLS[call](
+        args,
+        (part) => postMessage({ id, part }),
+        () => pause(id),
+      ),
+    });
   } catch (error) {
     postMessage({ id, error: error.message });
   }
@@ -37,28 +44,34 @@ const CALLS = {
 
   /** Returns the ids of a text, and the piece of it that each stands for. */
   tokenize({ model, text }) {
-    const { tokenizer } = open(model), ids = encode(tokenizer, text);
+    const { tokenizer } = open(model);
+    const ids = encode(tokenizer, text);
     return { ids, pieces: tokenizer.pieces(ids) };
   },
 
   /** Writes `length` tokens after a prompt, or into the blanks of an encoder's. The first are `given`, since a person
    * chose one of them, and those before `from` are known to the page already. The first part is {ids, pieces} of what
-   * is known; the others are {index, position, id, logits, pieces}, with the logits that the token was drawn from and all
-   * pieces so far. */
+   * is known; the others are {index, position, id, logits, pieces}, with the logits that the token was drawn from and
+   * all pieces so far. */
   async complete({ model, prompt, length, sampling, seed, given = [], from = 0 }, part, breathe) {
     const { model: transformer, tokenizer, nSymbols } = open(model);
     const text = transformer.causal ? { ids: encode(tokenizer, prompt), blanks: [] } : withBlanks(tokenizer, prompt);
-    const pieces = () => tokenizer.pieces(text.ids.map((id) => (id === nSymbols ? 0 : id)))
-      .map((piece, i) => (text.ids[i] === nSymbols ? MASK : piece));
+    const pieces = () =>
+      tokenizer
+        .pieces(text.ids.map((id) => (id === nSymbols ? 0 : id)))
+        .map((piece, i) => (text.ids[i] === nSymbols ? MASK : piece));
     const known = given.slice(0, from).filter((id) => id < nSymbols);
     if (transformer.causal) text.ids.push(...known);
     else known.forEach((id, i) => (text.ids[text.blanks[i]] = id));
     part({ ids: text.ids.slice(), pieces: pieces() });
     const rest = { ids: text.ids, blanks: text.blanks.slice(known.length) };
-    const steps = transformer.causal ? continuation(transformer, text.ids, length - known.length) : filling(transformer, rest);
+    const steps = transformer.causal
+      ? continuation(transformer, text.ids, length - known.length)
+      : filling(transformer, rest);
     for (let index = known.length, step = steps.next(); !step.done; index++) {
       const { position, logits } = step.value;
-      const id = given[index] < nSymbols ? given[index] : draw(distribution(logits, nSymbols, sampling), randomAt(seed, index));
+      const id =
+        given[index] < nSymbols ? given[index] : draw(distribution(logits, nSymbols, sampling), randomAt(seed, index));
       text.ids[position] = id;
       part({ index, position, id, logits, pieces: pieces() });
       await breathe();
@@ -72,12 +85,16 @@ const CALLS = {
     return transformer.logits(transformer.hidden(ids));
   },
 
-  /** Returns what a model makes of each token of a text: {ids, pieces, tokens, nBytes, unknownBits}. Each of `tokens` is
-   * {loss, top}: its loss in nats and the likeliest tokens in its place, or null for the first token of a decoder. */
+  /** Returns what a model makes of each token of a text: {ids, pieces, tokens, nBytes, unknownBits}. Each of `tokens`
+   * is {loss, top}: its loss in nats and the likeliest tokens in its place, or null for the first token of a decoder. */
   async read({ model, text }, part, breathe) {
-    const { model: transformer, tokenizer, nSymbols } = open(model), ids = encode(tokenizer, text), tokens = ids.map(() => null);
+    const { model: transformer, tokenizer, nSymbols } = open(model);
+    const ids = encode(tokenizer, text);
+    const tokens = ids.map(() => null);
     let nRead = 0;
-    for (const [position, logits] of transformer.causal ? readForward(transformer, ids) : readBlanks(transformer, ids, nSymbols)) {
+    for (const [position, logits] of transformer.causal
+      ? readForward(transformer, ids)
+      : readBlanks(transformer, ids, nSymbols)) {
       tokens[position] = { loss: logSum(logits) - logits[ids[position]], top: topOf(logits, nSymbols) };
       if (++nRead % 16 === 0) {
         part({ done: nRead / ids.length });
@@ -91,13 +108,19 @@ const CALLS = {
   /** Returns what happens inside a model while it reads the first tokens of a text. The part is {ids, pieces, nTokens,
    * attention, norms, positions}, and the result {lens}: see `attentionOf` and `lensOf`. */
   async inspect({ model, text, nTokens }, part, breathe) {
-    const { model: transformer, tokenizer, nSymbols } = open(model), all = encode(tokenizer, text);
+    const { model: transformer, tokenizer, nSymbols } = open(model);
+    const all = encode(tokenizer, text);
     const ids = all.slice(0, Math.min(nTokens, transformer.shape.context_length));
     if (!ids.length) throw new Error("There is no text. Give the model at least one token to read.");
     const { attention, residuals } = look(transformer, ids);
     part({
-      ids, pieces: tokenizer.pieces(ids), nTokens: all.length, attention,
-      norms: residuals.map((x) => rowsOf(x, transformer.shape.d_model).map((row) => Math.sqrt(dot(row, 0, row, 0, row.length)))),
+      ids,
+      pieces: tokenizer.pieces(ids),
+      nTokens: all.length,
+      attention,
+      norms: residuals.map((x) =>
+        rowsOf(x, transformer.shape.d_model).map((row) => Math.sqrt(dot(row, 0, row, 0, row.length))),
+      ),
       positions: transformer.positionTable(Math.min(64, transformer.shape.context_length)),
     });
     const lens = [];
@@ -115,7 +138,8 @@ const CALLS = {
 /** Builds a model when it is first used. */
 function open(index) {
   if (!opened.has(index)) {
-    const { shape, tokenizer, weights } = data.models[index], state = data.tokenizers[tokenizer];
+    const { shape, tokenizer, weights } = data.models[index];
+    const state = data.tokenizers[tokenizer];
     const bytes = weights.parts.map((name) => fromBase64(data.texts[name]));
     for (const name of weights.parts) delete data.texts[name];
     const built = buildTokenizer(state.ranks ? { ...state, ranks: data.texts[state.ranks] } : state);
@@ -134,7 +158,8 @@ function encode(tokenizer, text) {
 }
 
 function fromBase64(text) {
-  const binary = atob(text), bytes = new Uint8Array(binary.length);
+  const binary = atob(text);
+  const bytes = new Uint8Array(binary.length);
   for (let i = 0; i < bytes.length; i++) bytes[i] = binary.charCodeAt(i);
   return bytes;
 }
@@ -156,7 +181,11 @@ function unpack(tensors, bytes) {
     const length = shape.reduce((a, b) => a * b, 1);
     if (dtype === "fp32") weights[name] = new Float32Array(bytes.buffer, start, length);
     else if (dtype === "fp16") weights[name] = halves(new Uint16Array(bytes.buffer, start, length));
-    else weights[name] = scaled(new Int8Array(bytes.buffer, start, length), new Float32Array(bytes.buffer, scales, shape[0]));
+    else
+      weights[name] = scaled(
+        new Int8Array(bytes.buffer, start, length),
+        new Float32Array(bytes.buffer, scales, shape[0]),
+      );
   }
   return weights;
 }
@@ -165,7 +194,9 @@ function unpack(tensors, bytes) {
 function halves(bits) {
   const values = new Float32Array(bits.length); // loops, because Float32Array.from takes seconds for a large model
   for (let i = 0; i < bits.length; i++) {
-    const sign = bits[i] & 0x8000 ? -1 : 1, exponent = (bits[i] >> 10) & 31, fraction = (bits[i] & 1023) / 1024;
+    const sign = bits[i] & 0x8000 ? -1 : 1;
+    const exponent = (bits[i] >> 10) & 31;
+    const fraction = (bits[i] & 1023) / 1024;
     values[i] = sign * (exponent === 0 ? fraction * 2 ** -14 : (1 + fraction) * 2 ** (exponent - 15));
   }
   return values;
@@ -173,7 +204,8 @@ function halves(bits) {
 
 /** Multiplies each row of 8-bit integers by its scale. */
 function scaled(integers, scales) {
-  const values = new Float32Array(integers.length), width = integers.length / scales.length;
+  const values = new Float32Array(integers.length);
+  const width = integers.length / scales.length;
   for (let row = 0; row < scales.length; row++)
     for (let i = row * width; i < (row + 1) * width; i++) values[i] = integers[i] * scales[row];
   return values;
@@ -200,7 +232,8 @@ const MASK = "[MASK]"; // a blank in the prompt of an encoder
  * position changes, so the whole window is read again. A model with a window in every layer goes on without that. */
 function* continuation(model, ids, length) {
   if (!ids.length) throw new Error("The prompt is empty. Give the model at least one token to continue.");
-  const window = model.shape.text_window ?? Infinity, end = ids.length + length;
+  const window = model.shape.text_window ?? Infinity;
+  const end = ids.length + length;
   let cache = new Cache(model.shape.n_layers);
   while (ids.length < end) {
     if (ids.length > window) cache = new Cache(model.shape.n_layers);
@@ -220,10 +253,12 @@ function* filling(model, { ids, blanks }) {
   }
 }
 
-/** Encodes the text around each MASK, as src/folio/generation/prompts.py does: a blank includes the spaces that its token
- * includes. That is the one before it with ranks, and those on both sides with words. */
+/** Encodes the text around each MASK, as src/folio/generation/prompts.py does: a blank includes the spaces that its
+ * token includes. That is the one before it with ranks, and those on both sides with words. */
 function withBlanks(tokenizer, prompt) {
-  const texts = prompt.split(MASK), ids = [], blanks = [];
+  const texts = prompt.split(MASK);
+  const ids = [];
+  const blanks = [];
   if (texts.length < 2) throw new Error(`This model is an encoder: it fills blanks. Write ${MASK} where it should.`);
   texts.forEach((text, i) => {
     if (i > 0) blanks.push(ids.push(tokenizer.size) - 1);
@@ -247,15 +282,17 @@ function checkLength(model, ids) {
  * context_length tokens, and the last one starts earlier so that it is full, as in Folio's validation. */
 function* readForward(model, ids) {
   if (ids.length < 2) throw new Error("The text has nothing to predict. Give at least two tokens.");
-  const D = model.shape.d_model, size = Math.min(model.shape.context_length, ids.length - 1);
+  const D = model.shape.d_model;
+  const size = Math.min(model.shape.context_length, ids.length - 1);
   for (let wanted = 0; wanted < ids.length - 1; wanted += size) {
     const start = Math.min(wanted, ids.length - 1 - size);
     const hidden = model.hidden(ids.slice(start, start + size));
-    for (let t = wanted - start; t < size; t++) yield [start + t + 1, model.logits(hidden.subarray(t * D, (t + 1) * D))];
+    for (let t = wanted - start; t < size; t++)
+      yield [start + t + 1, model.logits(hidden.subarray(t * D, (t + 1) * D))];
   }
 }
 
-/** Yields [position, logits] for each token, masked by itself: the others are all that tells it (Salazar et al. 2020). */
+/** Yields [position, logits] for each token, masked by itself: the others tell what it is (Salazar et al. 2020). */
 function* readBlanks(model, ids, maskId) {
   checkLength(model, ids);
   if (!ids.length) throw new Error("There is no text. Give at least one token.");
@@ -270,12 +307,17 @@ function* readBlanks(model, ids, maskId) {
 /** Returns the residual stream after the embedding and each block, (T, D) each, and attention by layer: `weights` and
  * `unscaled`, what they would be without the division by sqrt(K), (H, T, T) each. */
 function look(model, ids) {
-  const { n_layers, n_heads: H, d_head: K } = model.shape, T = ids.length, residuals = [];
-  const attention = Array.from({ length: n_layers }, () => (
-    { weights: new Float32Array(H * T * T), unscaled: new Float32Array(H * T * T) }));
+  const { n_layers, n_heads: H, d_head: K } = model.shape;
+  const T = ids.length;
+  const residuals = [];
+  const attention = Array.from({ length: n_layers }, () => ({
+    weights: new Float32Array(H * T * T),
+    unscaled: new Float32Array(H * T * T),
+  }));
   model.hidden(ids, new Cache(n_layers), (what, layer, seen) => {
     if (what === "residual") return void residuals.push(seen.slice());
-    const { head, query, from, products, weights } = seen, row = (head * T + query) * T + from;
+    const { head, query, from, products, weights } = seen;
+    const row = (head * T + query) * T + from;
     attention[layer].weights.set(weights, row);
     const undivided = products.map((product, i) => model.score(product * Math.sqrt(K), head, query, from + i));
     attention[layer].unscaled.set(softmax(undivided), row);

@@ -19,21 +19,39 @@ class GrowthView {
   render() {
     this.prompt = element("input", { id: "growth-prompt", type: "text", spellcheck: "false" });
     this.prompt.value = promptOf();
-    const form = element("form", { class: "panel", onsubmit: (event) => {
-      event.preventDefault();
-      setState({ prompt: this.prompt.value, given: "" });
-      this.show();
-    } }, field("Prompt", this.prompt), element("div", { class: "buttons" }, element("button", { type: "submit", class: "main" }, "Write with all")));
+    const form = element(
+      "form",
+      {
+        class: "panel",
+        onsubmit: (event) => {
+          event.preventDefault();
+          setState({ prompt: this.prompt.value, given: "" });
+          this.show();
+        },
+      },
+      field("Prompt", this.prompt),
+      element("div", { class: "buttons" }, element("button", { type: "submit", class: "main" }, "Write with all")),
+    );
     this.result = element("div", { id: "growth" });
     return [form, this.result];
   }
 
   async show() {
     if (source.models.length < 2) {
-      this.result.replaceChildren(element("p", {}, "This page has one checkpoint. Export several, and a slider shows how the text improves as training proceeds:"),
-        element("pre", { class: "command" }, "python scripts/export.py RUN page.html --format page --checkpoints step=250,step=1000,last"),
+      this.result.replaceChildren(
+        element(
+          "p",
+          {},
+          "This page has one checkpoint. Export several, and a slider shows how the text improves in training:",
+        ),
+        element(
+          "pre",
+          { class: "command" },
+          "python scripts/export.py RUN page.html --format page --checkpoints step=250,step=1000,last",
+        ),
         element("p", {}, "Or put another run beside it:"),
-        element("pre", { class: "command" }, "python scripts/export.py RUN page.html --format page --beside OTHER_RUN"));
+        element("pre", { class: "command" }, "python scripts/export.py RUN page.html --format page --beside OTHER_RUN"),
+      );
       return;
     }
     this.texts = source.models.map(() => null);
@@ -43,9 +61,14 @@ class GrowthView {
     try {
       await this.task.run(async (signal) => {
         // Those that are shown come first.
-        const order = [...this.shownModels, ...source.models.keys()].filter((model, i, all) => all.indexOf(model) === i);
+        const order = [...this.shownModels, ...source.models.keys()].filter(
+          (model, i, all) => all.indexOf(model) === i,
+        );
         for (const model of order) {
-          await source.complete({ model, prompt: this.prompt.value, length, sampling: samplingOf(), seed: seedOf() }, { signal, onPart: (part) => this.receive(model, part) });
+          await source.complete(
+            { model, prompt: this.prompt.value, length, sampling: samplingOf(), seed: seedOf() },
+            { signal, onPart: (part) => this.receive(model, part) },
+          );
           if (signal.aborted) return;
         }
       });
@@ -74,7 +97,8 @@ class GrowthView {
   }
 
   receive(model, part) {
-    if (part.id === undefined) this.texts[model] = { start: part.pieces.length, pieces: part.pieces, losses: new Map() };
+    if (part.id === undefined)
+      this.texts[model] = { start: part.pieces.length, pieces: part.pieces, losses: new Map() };
     else {
       this.texts[model].pieces = part.pieces;
       this.texts[model].losses.set(part.position, logSum(part.logits) - part.logits[part.id]);
@@ -85,9 +109,23 @@ class GrowthView {
   draw() {
     this.places = source.models.map((_, index) => element("div", { class: "output", "data-model": index + 1 }));
     const named = this.runs.length > 1;
-    const cards = source.models.map((model, index) => element("article", {}, element("h3", {}, named ? `${model.run}, ` : "", stepOf(model)),
-      element("p", { class: "soft" }, this.lossOf(model)), this.places[index]));
-    const slider = element("input", { type: "range", id: "growth-step", min: 1, max: this.nSteps, step: 1, value: this.step + 1 });
+    const cards = source.models.map((model, index) =>
+      element(
+        "article",
+        {},
+        element("h3", {}, named ? `${model.run}, ` : "", stepOf(model)),
+        element("p", { class: "soft" }, this.lossOf(model)),
+        this.places[index],
+      ),
+    );
+    const slider = element("input", {
+      type: "range",
+      id: "growth-step",
+      min: 1,
+      max: this.nSteps,
+      step: 1,
+      value: this.step + 1,
+    });
     const shown = element("output", { class: "soft" });
     const show = () => {
       cards.forEach((card, index) => (card.hidden = !this.shownModels.includes(index)));
@@ -99,13 +137,20 @@ class GrowthView {
       show();
     });
     show();
-    this.result.replaceChildren(...(this.nSteps > 1 ? [element("div", { class: "panel" }, field("Checkpoint", slider, shown))] : []),
-      element("div", { class: named ? "columns even" : "" }, ...cards), legend("unlikely"), ...this.runs.flatMap((models) => this.curve(models, named)));
+    this.result.replaceChildren(
+      ...(this.nSteps > 1 ? [element("div", { class: "panel" }, field("Checkpoint", slider, shown))] : []),
+      element("div", { class: named ? "columns even" : "" }, ...cards),
+      legend("unlikely"),
+      ...this.runs.flatMap((models) => this.curve(models, named)),
+    );
     source.models.forEach((_, index) => this.drawText(index));
   }
 
   lossOf({ val }) {
-    return val.loss_nats === undefined ? "" : `validation loss ${number(val.loss_nats, 3)} nats` + (val.bits_per_byte === undefined ? "" : `, ${number(val.bits_per_byte, 3)} bits per byte`);
+    return val.loss_nats === undefined
+      ? ""
+      : `validation loss ${number(val.loss_nats, 3)} nats` +
+          (val.bits_per_byte === undefined ? "" : `, ${number(val.bits_per_byte, 3)} bits per byte`);
   }
 
   /** Returns a chart of a run's validation loss, as far as its checkpoints know it. */
@@ -113,20 +158,44 @@ class GrowthView {
     const models = indices.map((index) => source.models[index]).filter((model) => model.val.loss_nats !== undefined);
     const losses = models.map((model) => model.val.loss_nats);
     if (models.length < 2) return [];
-    return [element("figure", {}, element("figcaption", {}, `Validation loss of these checkpoints${named ? ` of ${models[0].run}` : ""}`),
-      chart([{ values: losses }], { label: `Validation loss: ${losses.map((loss) => number(loss, 3)).join(", ")} nats`, xLabel: "step", yLabel: "nats per token",
-        xs: models.map((model) => model.step), xTicks: models.map((model) => model.step.toLocaleString("en")) }))];
+    return [
+      element(
+        "figure",
+        {},
+        element("figcaption", {}, `Validation loss of these checkpoints${named ? ` of ${models[0].run}` : ""}`),
+        chart([{ values: losses }], {
+          label: `Validation loss: ${losses.map((loss) => number(loss, 3)).join(", ")} nats`,
+          xLabel: "step",
+          yLabel: "nats per token",
+          xs: models.map((model) => model.step),
+          xTicks: models.map((model) => model.step.toLocaleString("en")),
+        }),
+      ),
+    ];
   }
 
   drawText(index) {
     const text = this.texts[index];
     if (!text) return this.places[index].replaceChildren(element("p", { class: "soft" }, "waiting …"));
-    this.places[index].replaceChildren(element("div", { class: "tokens" }, ...text.pieces.flatMap((piece, position) => {
-      const loss = text.losses.get(position);
-      const span = element("span", { class: "token" + (loss === undefined ? " prompt" : ""), "--heat": `${loss === undefined ? 0 : heat(loss)}%`,
-        title: loss === undefined ? "prompt" : `probability ${percent(Math.exp(-loss))}` }, ...tokenText(piece));
-      return [span, lineBreaks(piece)];
-    })));
+    this.places[index].replaceChildren(
+      element(
+        "div",
+        { class: "tokens" },
+        ...text.pieces.flatMap((piece, position) => {
+          const loss = text.losses.get(position);
+          const span = element(
+            "span",
+            {
+              class: "token" + (loss === undefined ? " prompt" : ""),
+              "--heat": `${loss === undefined ? 0 : heat(loss)}%`,
+              title: loss === undefined ? "prompt" : `probability ${percent(Math.exp(-loss))}`,
+            },
+            ...tokenText(piece),
+          );
+          return [span, lineBreaks(piece)];
+        }),
+      ),
+    );
   }
 }
 
