@@ -12,7 +12,7 @@ from tiny_models import CONDITIONINGS, OTHER_CHOICES, TINY, attention_map_of, bu
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from folio.models import GPT, Encoder, EncoderDecoder, blocks
+from folio.models import GPT, Encoder, EncoderDecoder, TransformerConfig, blocks
 from folio.models.attention_maps import attention_map
 from folio.models.blocks import CrossAttention, DotProductAttention, EncoderOutput, SelfAttention
 from folio.models.masks import AttentionMask, causal_mask, combine_masks, padding_mask
@@ -191,21 +191,29 @@ def test_weights_over_a_hidden_cache_are_positive_over_the_prefix_and_0_for_the_
         assert (weights[:, :, is_seen] > 0).all()
 
 
+def values_of(projected: Tensor, config: TransformerConfig) -> Tensor:
+    """Return the values (B, H, S, K) at the end of a fused projection, one for each head of queries."""
+    width = config.key_value_heads * config.head_width
+    values = blocks.split_heads(projected[..., -width:], config.head_width)
+    return values.repeat_interleave(config.n_heads // config.key_value_heads, dim=1)
+
+
 @each_choice
 def test_a_layer_mixes_its_values_by_the_weights_of_its_map(choices: dict[str, Any]) -> None:
     config = replace(TINY, **choices)
     layer, hidden = lively(SelfAttention(config)), random_heads(2, 5, D)
     mask = AttentionMask(is_causal=True)
-    values = blocks.split_heads(layer.qkv_projection(hidden).chunk(3, dim=-1)[2], TINY.head_width)
+    values = values_of(layer.qkv_projection(hidden), config)
     mixed = blocks.merge_heads(attention_map_of(layer, hidden, mask).weights @ values)
     torch.testing.assert_close(layer(hidden, mask), layer.out_projection(mixed))
 
 
 @each_choice
 def test_a_cross_attention_layer_mixes_its_values_by_the_weights_of_its_map(choices: dict[str, Any]) -> None:
-    layer, hidden = lively(CrossAttention(replace(TINY, **choices))), random_heads(2, 5, D)
+    config = replace(TINY, **choices)
+    layer, hidden = lively(CrossAttention(config)), random_heads(2, 5, D)
     encoder_output = EncoderOutput(random_heads(2, 3, D, seed=1), padding_mask(torch.tensor([3, 1]), 3))
-    values = blocks.split_heads(layer.kv_projection(encoder_output.states).chunk(2, dim=-1)[1], TINY.head_width)
+    values = values_of(layer.kv_projection(encoder_output.states), config)
     weights = attention_map_of(layer, hidden, encoder_output).weights
     assert (weights[1, :, :, 1:] == 0).all()
     mixed = layer.out_projection(blocks.merge_heads(weights @ values))
@@ -232,9 +240,11 @@ def test_whole_models_give_the_same_with_weights_times_values(
     encoding: str, choices: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fast = every_output(encoding, choices)
-    monkeypatch.setattr(
-        DotProductAttention, "forward", lambda self, q, k, v, mask: attention_map(q, k, mask).weights @ v
-    )
+
+    def slow(self: DotProductAttention, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
+        return attention_map(q, k, mask).weights @ v.repeat_interleave(q.size(1) // v.size(1), dim=1)
+
+    monkeypatch.setattr(DotProductAttention, "forward", slow)
     torch.testing.assert_close(every_output(encoding, choices), fast)
 
 

@@ -31,8 +31,12 @@ OTHER_CHOICES: dict[str, Any] = {
     "scale_embedding": True,
     "final_norm": True,
     "init": "xavier",
+    "d_head": 12,
+    "n_kv_heads": 2,
+    "norm_eps": 1e-3,
+    "logit_softcap": 5.0,
 }
-"""Every option that differs from the defaults."""
+"""Another value than the default for every option that all families have."""
 
 CONDITIONINGS = ("hidden_cache", "cross_attention")
 
