@@ -23,11 +23,15 @@ TARGETS = (
     "docs",
     "docs-serve",
     "schema",
+    "page",
     "tensorboard",
     "bench",
     "soak",
     "clean",
 )
+
+
+REQUIREMENTS = ("tests/golden/transformers.txt", "tests/golden/companions.txt")
 
 
 def make(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
@@ -40,7 +44,7 @@ def make(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A checkout whose environment counts as installed."""
-    for name in ("Makefile", "pyproject.toml", "constraints.txt", "tests/golden/transformers.txt"):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", *REQUIREMENTS):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / ".venv").mkdir()
