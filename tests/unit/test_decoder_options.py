@@ -15,10 +15,10 @@ from torch import Tensor
 
 from folio.models import GPT, Encoder, EncoderDecoder
 from folio.models.attention_maps import record_attention
-from folio.models.blocks import SelfAttention
+from folio.models.blocks import DotProductAttention, SelfAttention
 from folio.models.cache import KeyValueCache, LayerCache
 from folio.models.decoding import DecodingBatch
-from folio.models.masks import near_mask
+from folio.models.masks import AttentionMask, near_mask
 from folio.models.positional import POSITIONAL_ENCODINGS
 from folio.models.rotary_scaling import RotaryScaling
 
@@ -223,12 +223,17 @@ def test_a_model_of_windows_alone_continues_past_its_context_as_a_whole_text(mon
     is_token[1, :7] = False
     n_read: list[int] = []
     hidden = GPT.hidden
-    monkeypatch.setattr(GPT, "hidden", lambda *args, **cache: n_read.append(args[1].size(1)) or hidden(*args, **cache))
+
+    def record(self: GPT, tokens: Tensor, *args: Any, **options: Any) -> Tensor:
+        n_read.append(tokens.size(1))
+        return hidden(self, tokens, *args, **options)
+
+    monkeypatch.setattr(GPT, "hidden", record)
     texts = model.generate(prompts, 30, temperature=0.0, padding_mask=is_token)
     assert n_read == [16, 4] + 29 * [1]
-    for row in range(2):
-        text = texts[row][7 * row :]
-        assert torch.equal(text[13 + 7 * (1 - row) :], model(text[None])[0, 12 + 7 * (1 - row) : -1].argmax(dim=-1))
+    monkeypatch.undo()
+    for text, n_prompt in ((texts[0], 20), (texts[1][7:], 13)):
+        assert torch.equal(text[n_prompt:], model(text[None])[0, n_prompt - 1 : -1].argmax(dim=-1))
 
 
 @pytest.mark.parametrize("window", [None, 24])
@@ -270,6 +275,29 @@ def test_grouped_queries_keep_the_fused_kernel_and_so_does_a_window() -> None:
     mask = near_mask(torch.arange(16), torch.arange(16), 3)
     assert torch._fused_sdp_choice(q, k, k, is_causal=True, enable_gqa=True) != math_kernel
     assert torch._fused_sdp_choice(q, k, k, attn_mask=mask, enable_gqa=True) != math_kernel
+
+
+@pytest.mark.parametrize(
+    ("dtype", "is_masked", "n_key_heads"),
+    [(torch.bfloat16, False, 2), (torch.bfloat16, True, 4), (torch.float32, False, 4)],
+)
+def test_a_gpu_gets_groups_only_where_its_fused_kernel_knows_them(
+    dtype: torch.dtype, is_masked: bool, n_key_heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the meta device, which is no CPU either."""
+    attend, seen = F.scaled_dot_product_attention, []
+
+    def record(q: Tensor, k: Tensor, *args: Any, **options: Any) -> Tensor:
+        seen.append(k.size(1))
+        return attend(q, k, *args, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", record)
+    q, k = (torch.empty(1, heads, 16, 8, dtype=dtype, device="meta") for heads in (4, 2))
+    near = near_mask(torch.arange(16), torch.arange(16), 3)
+    assert near is not None
+    mask = AttentionMask(tensor=near.to("meta")) if is_masked else AttentionMask(is_causal=True)
+    assert DotProductAttention(dropout=0.0)(q, k, k, mask).shape == q.shape
+    assert seen == [n_key_heads]
 
 
 def test_a_softcap_bounds_the_logits_in_mixed_precision_too() -> None:

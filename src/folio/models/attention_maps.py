@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from folio.models.blocks import CrossAttention, SelfAttention
+from folio.models.blocks import CrossAttention, SelfAttention, repeat_heads
 from folio.models.masks import AttentionMask
 
 
@@ -40,8 +40,7 @@ def attention_map(q: Tensor, k: Tensor, mask: AttentionMask) -> AttentionMap:
     Products of K terms of unit variance have variance K. Their softmax would nearly choose the largest and leave no
     gradient for the rest, hence the division by sqrt(K) (Vaswani et al. 2017, section 3.2.1).
     """
-    k = k.repeat_interleave(q.size(1) // k.size(1), dim=1)  # (B, H, S, K): each head of keys serves H / G of queries
-    scores = q @ k.transpose(-2, -1)  # (B, H, T, S)
+    scores = q @ repeat_heads(k, q.size(1)).transpose(-2, -1)  # (B, H, T, S)
     scaled = scores / q.size(-1) ** 0.5
     allowed = mask.allowed(q.size(2), k.size(2), q.device)
     if mask.tensor is not None and mask.tensor.is_floating_point():

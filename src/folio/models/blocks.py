@@ -52,6 +52,9 @@ class DotProductAttention(nn.Module):
         if attn_mask is not None and attn_mask.is_floating_point():
             attn_mask = attn_mask.to(q.dtype)
         dropout = self.dropout if self.training else 0.0
+        if q.device.type != "cpu" and (attn_mask is not None or q.dtype == torch.float32):
+            # torch's only kernel on a GPU that knows groups takes neither; without it, all scores would be in memory.
+            k, v = repeat_heads(k, q.size(1)), repeat_heads(v, q.size(1))
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask, dropout_p=dropout, is_causal=mask.is_causal, enable_gqa=k.size(1) != q.size(1)
         )
@@ -162,6 +165,11 @@ def split_heads(hidden: Tensor, head_width: int) -> Tensor:
 def merge_heads(mixed: Tensor) -> Tensor:
     """(B, H, T, K) -> (B, T, H K)."""
     return mixed.transpose(1, 2).flatten(start_dim=2)
+
+
+def repeat_heads(heads: Tensor, n_heads: int) -> Tensor:
+    """(B, G, S, K) -> (B, H, S, K): each head of keys or values, H / G times."""
+    return heads if heads.size(1) == n_heads else heads.repeat_interleave(n_heads // heads.size(1), dim=1)
 
 
 def gelu_tanh(hidden: Tensor) -> Tensor:
