@@ -391,6 +391,23 @@ def test_weights_larger_than_their_file_are_refused(gpt2: Path) -> None:
         load_pretrained(gpt2)
 
 
+@pytest.mark.parametrize("model_type", ["gpt2", "mine"])
+def test_code_in_a_model_folder_is_never_imported(model_type: str, gpt2: Path, canary: Path) -> None:
+    """transformers would import it with trust_remote_code=True."""
+    values = json.loads((gpt2 / "config.json").read_text())
+    code = {"AutoConfig": "configuration_mine.MineConfig", "AutoModelForCausalLM": "modeling_mine.Mine"}
+    wanted = {"auto_map": code, "trust_remote_code": True, "model_type": model_type, "architectures": ["Mine"]}
+    (gpt2 / "config.json").write_text(json.dumps(values | wanted))
+    for name in ("configuration_mine", "modeling_mine", "modeling_gpt2", "__init__"):
+        (gpt2 / f"{name}.py").write_text(f"open({str(canary)!r}, 'w')")
+    if model_type == "gpt2":
+        load_pretrained(gpt2)
+    else:
+        with pytest.raises(FormatError, match="and code in a folder is never run; choose another folder"):
+            load_pretrained(gpt2)
+    assert not canary.exists()
+
+
 def tokens_in(folder: Path) -> Path:
     path = folder / "train.bin"
     pieces = [(TOKENIZER.encode("abcdefg" * 10), UnknownTokens())]

@@ -103,5 +103,6 @@ def _logits(folder: Path, tokens: Tensor) -> tuple[Tensor, str]:
     if importlib.util.find_spec("transformers") is None:
         return load_pretrained(folder).eval()(tokens), "Folio"
     transformers: Any = importlib.import_module("transformers")
+    transformers.utils.logging.disable_progress_bar()
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     return model.eval()(tokens).logits, f"transformers {transformers.__version__}"

@@ -30,11 +30,11 @@ class FormatPlan:
     config: TransformerConfig
     """The model as the format has it."""
     steps: tuple[Equivalent, ...]
-    """What changes the model's form, in this order; none if it has the format's already."""
+    """The changes of the model's form, in this order; none if it has the format's already."""
 
     @property
     def descriptions(self) -> list[str]:
-        """What changes, in words."""
+        """The changes in words."""
         return [step.description for step in self.steps]
 
 

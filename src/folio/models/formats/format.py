@@ -1,4 +1,4 @@
-"""What a format is: a name, the keys of its config.json, and the names and shapes of its tensors. Imports no torch."""
+"""A format: its name, the keys of its config.json, the names and shapes of its tensors. Imports no torch."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,7 +57,7 @@ class Format:
     name: str
     """The name that people use."""
     model_type: str
-    """What config.json calls it."""
+    """Its name in config.json."""
     architecture: str
     """Name of the class with an output layer."""
     fields: Sequence[Field]
@@ -75,7 +75,7 @@ class Format:
     embedding: str
     """Name of the token embedding, without prefix."""
     equivalents: Sequence[Equivalent]
-    """What brings other models into this architecture's form, in the order in which to try it."""
+    """The changes that bring other models into this architecture's form, in the order in which to try them."""
     output: str = LM_HEAD
     """Name of the output layer in files, which has no prefix. LM_HEAD is another name of it."""
     dropout_keys: Mapping[str, str] = field(default_factory=dict)
