@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from workspace import TINY, Finished, Run, Workspace
+from workspace import TINY, Finished, Run, Workspace, choose
 
 from folio.training.assembly import build_initial_model
 
@@ -253,16 +253,21 @@ def test_a_killed_sweep_resumes_from_the_last_checkpoint_of_the_killed_job(works
     assert killed.equals(workspace.train(*QUICK, *steps, "seed=2"))
 
 
-def test_parallel_jobs_share_the_cpus_and_number_their_lines(workspace: Workspace) -> None:
+def test_parallel_jobs_share_the_cpus_and_a_database_and_number_their_lines(workspace: Workspace) -> None:
+    """One of the two workers has a second job, and the first two create the database."""
     environment = {key: value for key, value in workspace.environment.items() if key != "OMP_NUM_THREADS"}
     free = Workspace(workspace.folder, environment)
-    output = free.must("train.py", "-m", *QUICK, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=1,2")
+    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    output = free.must("train.py", "-m", *choose(QUICK, "logger=mlflow"), *launcher, "seed=1,2,3")
     assert set(statuses(workspace).values()) == {"finished"}
     n_threads = max(1, len(os.sched_getaffinity(0)) // 2)
     for run in map(Run, workspace.runs()):
         assert f", {n_threads} thread" in run.metrics["device"]
-    for number in (1, 2):
-        assert f"[{number}] job {number} of 2: seed={number}\n" in output
+        logged = run.mlflow()
+        assert (logged.info.run_name, logged.data.params["seed"]) == (run.folder.name, str(run.metrics["seed"]))
+        assert logged.data.metrics["best/val/loss_nats"] == run.metrics["best/val/loss_nats"]
+    for number in (1, 2, 3):
+        assert f"[{number}] job {number} of 3: seed={number}\n" in output
     assert "\x1b" not in output
 
 

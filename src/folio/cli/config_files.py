@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra._internal.sources_registry import SourcesRegistry
+from hydra._internal.config_repository import ConfigRepository
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
@@ -39,19 +38,18 @@ last_read: list[Path] = []
 def install_reader() -> None:
     """Let Hydra read its files with `read_config_file`.
 
-    Hydra loads its plugins as new modules, so the class that it uses is not the one that an import gives. A parallel
-    job of a sweep, which is unpickled in a new process, uses the imported one.
+    Hydra loads its plugins as new modules, again in each job of a worker process, so their classes cannot be changed
+    once and for all. Its repository is no plugin, and gives every file its source.
     """
-    resolve = SourcesRegistry.resolve
+    find = ConfigRepository._find_object_source
 
-    def resolve_with_reader(registry: SourcesRegistry, scheme: str) -> Any:
-        source = resolve(registry, scheme)
-        if scheme == "file":
-            source.load_config = _load_config  # type: ignore[method-assign, assignment]
+    def find_with_reader(*args: Any, **kwargs: Any) -> ConfigSource | None:
+        source = find(*args, **kwargs)
+        if source is not None and source.scheme() == "file":
+            type(source).load_config = _load_config  # type: ignore[method-assign, assignment]
         return source
 
-    SourcesRegistry.resolve = resolve_with_reader  # type: ignore[method-assign, assignment]
-    FileConfigSource.load_config = _load_config  # type: ignore[method-assign, assignment]
+    ConfigRepository._find_object_source = find_with_reader  # type: ignore[method-assign]
 
 
 def _load_config(source: ConfigSource, config_path: str) -> ConfigResult:
