@@ -127,6 +127,28 @@ MISTAKES: list[tuple[str, str]] = [
     ("positional_encoding=sinusoidal model.d_model=9 model.n_heads=1", "model.d_model=9 must be even"),
     ("positional_encoding=learned positional_encoding.base=5", "positional_encoding.base is a key of another"),
     ("objective.mask_fraction=0.1", "objective.mask_fraction is a key of another objective"),
+    # the options of today's decoders
+    ("model.n_kv_heads=3", "model.n_kv_heads=3 must divide model.n_heads=4; the nearest that works is"),
+    ("model.attention_window=0", "model.attention_window=0 must be 1 or more"),
+    ("model.attention_window=SSSSL", "model.attention_window=SSSSL has 5 letters, but the model has model.n_layers=4"),
+    ("model.attention_window=SXL", "model.attention_window=SXL must be a number of positions, or a letter"),
+    ("model.attention_window=[S,L]", "model.attention_window=['S', 'L'] must be a valid integer"),
+    ("model.logit_softcap=0", "model.logit_softcap=0.0 must be above 0"),
+    ("model.d_head=33 positional_encoding=rotary", "model.d_head=33: positional_encoding=rotary rotates dimensions"),
+    ("positional_encoding.rotary_fraction=0.5", "positional_encoding.rotary_fraction is a key of another"),
+    (
+        "positional_encoding=rotary positional_encoding.rotary_fraction=0.1",
+        "positional_encoding.rotary_fraction=0.1 would",
+    ),
+    ("positional_encoding=rotary positional_encoding.rotary_scaling.name=yarn", "set all of its keys, as in"),
+    (
+        "model=llama_nano positional_encoding.rotary_scaling={name:yarn,factor:0.5,original_context_length:8}",
+        "positional_encoding.rotary_scaling.factor=0.5 must be 1 or more",
+    ),
+    ("model=llama_1b positional_encoding=alibi", "positional_encoding.rotary_scaling=llama3 has no effect"),
+    ("model.num_key_value_heads=2", "did you mean model.n_kv_heads?"),
+    ("model.rotary_fraction=0.5", "did you mean positional_encoding.rotary_fraction?"),
+    ("model.sliding_window=64", "did you mean model.attention_window?"),
 ]
 
 
