@@ -116,6 +116,13 @@ def check_data(config: RunConfig, data: PreparedData) -> None:
     for part in data.parts:
         check_split_lengths(config, part.train.info.n_tokens, part.val.info.n_tokens, part.name)
     check_split_lengths(config, data.train.info.n_tokens, data.val.info.n_tokens)
+    for file in data.files:
+        first = file.tokens[:1].tolist()
+        if file.info.split == "train" and not has_token_outside(file.tokens, first):
+            raise FolioError(
+                f"the training split of {file.info.n_tokens} tokens holds nothing but "
+                f"{data.tokenizer.decode(first)!r}, so there is nothing to learn; use another text"
+            )
     if config.objective.reads_lines:
         line_breaks = data.tokenizer.line_break_ids().tolist()
         for file in data.files:
