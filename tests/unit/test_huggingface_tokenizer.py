@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from folio.config.tokenizer import load_tokenizer
-from folio.data.tokenizers.base import LearnedTokenizer, UnknownTokens
+from folio.data.tokenizers.base import LearnedTokenizer, LosslessTokenizer, UnknownTokens
 from folio.data.tokenizers.bpe import BPETokenizer
 from folio.data.tokenizers.char import CharTokenizer
 from folio.data.tokenizers.huggingface import SAFE_PATTERNS, HuggingFaceTokenizer
@@ -101,7 +101,7 @@ KINDS: dict[str, Callable[[], tokenizers.Tokenizer]] = {
 
 
 def ours(library: tokenizers.Tokenizer) -> HuggingFaceTokenizer:
-    return HuggingFaceTokenizer(library.to_str().encode())
+    return HuggingFaceTokenizer.of(library.to_str().encode())
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -121,6 +121,17 @@ def test_ids_are_those_of_the_library_without_what_it_adds(
     assert ids.tolist() == library.encode(TEXT, add_special_tokens=False).ids
     assert tokenizer.vocab_size == library.get_vocab_size()
     assert tokenizer.decode(ids.tolist()) == library.decode(ids.tolist(), skip_special_tokens=False)
+
+
+def test_ids_that_stand_for_bytes_are_known_as_such(kind: tuple[tokenizers.Tokenizer, HuggingFaceTokenizer]) -> None:
+    """So token files of other projects can be measured in bits per byte, and figures can show parts of characters."""
+    _, tokenizer = kind
+    assert isinstance(tokenizer, LosslessTokenizer) == (tokenizer.library_json.count('"ByteLevel"') > 0)
+    if isinstance(tokenizer, LosslessTokenizer):
+        ids = [*tokenizer.encode("né \N{ROSE}").tolist(), tokenizer.end_of_text]
+        assert tokenizer.decode_bytes(ids) == "né \N{ROSE}<|endoftext|>".encode()
+        for token in range(tokenizer.vocab_size):
+            assert tokenizer.decode_bytes([token]).decode(errors="replace") == tokenizer.decode([token])
 
 
 def test_text_that_looks_like_a_special_token_is_ordinary_text() -> None:
@@ -199,7 +210,7 @@ def test_a_text_is_not_cut_where_something_may_reach_over_the_cut(change: dict[s
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     changed = json.loads(byte_level().to_str()) | change
     changed["added_tokens"] = [flags | token for token in changed["added_tokens"]]
-    assert HuggingFaceTokenizer(json.dumps(changed).encode()).last_cut("To be, or not") == 0
+    assert HuggingFaceTokenizer.of(json.dumps(changed).encode()).last_cut("To be, or not") == 0
 
 
 def test_streamed_text_is_what_decoding_at_once_gives(kind: tuple[tokenizers.Tokenizer, HuggingFaceTokenizer]) -> None:
@@ -231,6 +242,7 @@ def test_a_run_keeps_the_whole_file_with_its_sha256(kind: tuple[tokenizers.Token
     state = state_from_json(state_to_json(tokenizer.state()))
     assert state["tokenizer_json"] == library.to_str().encode()
     for copy in (load_tokenizer(state), pickle.loads(pickle.dumps(tokenizer))):
+        assert type(copy) is type(tokenizer)
         assert copy.state() == tokenizer.state()
         assert copy.encode(TEXT).tolist() == tokenizer.encode(TEXT).tolist()
     with pytest.raises(FolioError, match="damaged"):
@@ -241,7 +253,7 @@ def test_a_run_keeps_the_whole_file_with_its_sha256(kind: tuple[tokenizers.Token
 def test_what_folio_exports_can_be_read_again(kind: type[LearnedTokenizer]) -> None:
     text = f"{TEXT}{TROUBLE}<|endoftext|>"
     before = kind.from_text(text)
-    again = HuggingFaceTokenizer(tokenizer_json(before).encode())
+    again = HuggingFaceTokenizer.of(tokenizer_json(before).encode())
     ids, unknown = again.encode_with_unknown(text)
     assert ids.tolist() == before.encode(text).tolist()
     assert unknown == UnknownTokens()
@@ -379,7 +391,7 @@ def test_any_damage_to_a_file_is_a_tokenizer_or_an_error(data: st.DataObject) ->
         st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text()) | st.just({"a": {}})
     )
     with suppress(FolioError):
-        tokenizer = HuggingFaceTokenizer(json.dumps(value).encode())
+        tokenizer = HuggingFaceTokenizer.of(json.dumps(value).encode())
         ids = tokenizer.encode("To be")
         assert np.issubdtype(ids.dtype, np.integer)
         tokenizer.decode(ids.tolist())

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from folio.data.tokenizers.base import Tokenizer, UnknownTokens, check_ids, encode_utf8
+from folio.data.tokenizers.base import LosslessTokenizer, Tokenizer, UnknownTokens, check_ids, encode_utf8
+from folio.data.tokenizers.byte_characters import bytes_of
 from folio.data.tokenizers.byte_pairs import last_safe_cut
 from folio.data.tokenizers.state import check_state
 from folio.data.tokenizers.tokenizer_json import (
@@ -66,10 +67,10 @@ class HuggingFaceTokenizer(Tokenizer):
 
     name = "huggingface"
 
-    def __init__(self, tokenizer_json: bytes, end_of_text: str = "") -> None:
+    def __init__(self, tokenizer_json: bytes, end_of_text: str = "", checked: TokenizerJSON | None = None) -> None:
         self._file = tokenizer_json
         with _in_one_line("the tokenizer cannot be used"):
-            checked = check_tokenizer_json(tokenizer_json)
+            checked = checked or check_tokenizer_json(tokenizer_json)
             self.library_json = checked.for_library()
             self._library = _load(checked, self.library_json)
         ids, self.adds_tokens = checked.ids, checked.adds_tokens
@@ -82,11 +83,20 @@ class HuggingFaceTokenizer(Tokenizer):
         self.spaces_of_words = self._find_spaces_of_words()
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def of(cls, tokenizer_json: bytes, end_of_text: str = "") -> "HuggingFaceTokenizer":
+        """Return the tokenizer of the content of a file: a `ByteLevelTokenizer` if its ids stand for bytes."""
+        with _in_one_line("the tokenizer cannot be used"):
+            checked = check_tokenizer_json(tokenizer_json)
+        decoder = checked.value.get("decoder")
+        is_byte_level = isinstance(decoder, dict) and decoder.get("type") == "ByteLevel"
+        return (ByteLevelTokenizer if is_byte_level else HuggingFaceTokenizer)(tokenizer_json, end_of_text, checked)
+
+    @classmethod
+    def read(cls, path: Path) -> "HuggingFaceTokenizer":
         """Return the tokenizer of a file, or of the file tokenizer.json in a folder. Raises: FolioError."""
         file = path / FILE if path.is_dir() else path
         try:
-            return cls(read_bytes(file, MAX_JSON_BYTES), _end_of_text_beside(file))
+            return cls.of(read_bytes(file, MAX_JSON_BYTES), _end_of_text_beside(file))
         except FileNotFoundError:
             raise FolioError(f"tokenizer.path={path} {_describe_missing(path)}") from None
         except OSError as error:
@@ -192,12 +202,33 @@ class HuggingFaceTokenizer(Tokenizer):
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Self:
+    def from_state(cls, state: Mapping[str, Any]) -> "HuggingFaceTokenizer":
         check_state(state, sha256=str, end_of_text=str, tokenizer_json=bytes)
-        tokenizer = cls(state["tokenizer_json"], state["end_of_text"])
+        tokenizer = cls.of(state["tokenizer_json"], state["end_of_text"])
         if tokenizer.source_sha256 != state["sha256"]:
             raise FolioError("the tokenizer.json of tokenizer huggingface is damaged; prepare the data or train again")
         return tokenizer
+
+
+class ByteLevelTokenizer(HuggingFaceTokenizer, LosslessTokenizer):
+    """A tokenizer.json whose ids stand for bytes, such as GPT-2's and Llama 3's.
+
+    >>> from folio.data.tokenizers.byte_characters import characters_of
+    >>> from tokenizers import Tokenizer, decoders, models
+    >>> letters = Tokenizer(models.BPE({characters_of(bytes([byte])): byte for byte in range(256)}, []))
+    >>> letters.decoder = decoders.ByteLevel()
+    >>> HuggingFaceTokenizer.of(letters.to_str().encode()).decode_bytes([0xC3, 0xA9])
+    b'\\xc3\\xa9'
+    """
+
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        return b"".join(self._bytes[token] for token in check_ids(ids, self.vocab_size, self.name).tolist())
+
+    @cached_property
+    def _bytes(self) -> list[bytes]:
+        """The bytes of each id. An added token is plain text, and an id in a gap is U+FFFD, as with tiktoken."""
+        tokens = [self._library.id_to_token(token) or "\N{REPLACEMENT CHARACTER}" for token in range(self.vocab_size)]
+        return [token.encode() if (data := bytes_of(token)) is None else data for token in tokens]
 
 
 def _load(checked: TokenizerJSON, library_json: str) -> "tokenizers.Tokenizer":
