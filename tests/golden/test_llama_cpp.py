@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from folio.config.run import RunConfig
+from folio.config.tokenizer import choose_tokenizer
 from folio.data.tokenizers.base import Tokenizer
 from folio.data.tokenizers.bpe import BPETokenizer
-from folio.data.tokenizers.byte import ByteTokenizer
+from folio.data.tokenizers.huggingface import HuggingFaceTokenizer
 from folio.export import gguf
+from folio.export.gguf_tokenizer import PATTERNS
 from folio.models import GPT
 from folio.runs.checkpoints import LoadedCheckpoint
 
@@ -75,11 +77,31 @@ def test_llama_cpp_gives_the_same_logits_and_the_same_greedy_text(
     assert written == expected
 
 
-@pytest.mark.parametrize("tokenizer", [None, ByteTokenizer()], ids=["bpe", "byte"])
+def huggingface_tokenizer(pattern: str) -> Tokenizer:
+    """Return one as Llama 3 and Qwen have it, with another vocabulary."""
+    library: Any = pytest.importorskip("tokenizers")
+    made = library.Tokenizer(library.models.BPE())
+    split = library.pre_tokenizers.Split(library.Regex(pattern), "isolated")
+    made.pre_tokenizer = library.pre_tokenizers.Sequence(
+        [split, library.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    made.decoder = library.decoders.ByteLevel()
+    alphabet = library.pre_tokenizers.ByteLevel.alphabet()
+    trainer = library.trainers.BpeTrainer(
+        vocab_size=320, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"], show_progress=False
+    )
+    made.train_from_iterator([TEXT], trainer)
+    return HuggingFaceTokenizer(made.to_str().encode())
+
+
+@pytest.mark.parametrize("name", ["bpe", "byte", "gpt2", "llama-bpe", "qwen2"])
 def test_llama_cpp_gives_any_text_the_same_ids(
-    tokenizer: Tokenizer | None, bpe: Tokenizer, exported: Callable[..., tuple[GPT, Any]]
+    name: str, bpe: Tokenizer, assets_dir: Path, exported: Callable[..., tuple[GPT, Any]]
 ) -> None:
-    tokenizer = tokenizer or bpe
+    if name in PATTERNS.values():
+        tokenizer = huggingface_tokenizer(next(pattern for pattern in PATTERNS if PATTERNS[pattern] == name))
+    else:
+        tokenizer = bpe if name == "bpe" else choose_tokenizer(name).build(assets_dir)
     _, theirs = exported(tokenizer, *LLAMA)
     chance = random.Random(0)
     alphabets = (

@@ -144,5 +144,5 @@ def test_a_gguf_file_holds_every_tensor_and_the_tokenizer(
 def test_the_vocabulary_for_llama_cpp_ends_texts_where_no_text_can_be() -> None:
     words = vocabulary(BYTES, 384)
     assert words.end_of_text == 0  # the byte NUL
-    assert words.n_unused == 128
+    assert words.tokens[256:] == [f"[unused{token}]" for token in range(256, 384)]
     assert "tokenizer=char stands in the way" in refusal(vocabulary, CharTokenizer("ab"), 2)

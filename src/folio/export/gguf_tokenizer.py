@@ -5,24 +5,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from folio.data.tokenizers.base import Tokenizer
+from folio.data.tokenizers.huggingface import SAFE_PATTERNS
 from folio.runtime.errors import FolioError
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-NOT_BYTE_LEVEL = ("char", "word")
-"""Tokenizers that llama.cpp cannot express: its vocabularies are made of bytes."""
+IMPOSSIBLE = {
+    "char": "knows byte-level byte pairs, not characters as symbols",
+    "word": "knows byte-level byte pairs, not words as symbols",
+    "cl100k_base": "does not have its rule for splitting a text",
+}
+"""Tokenizers that llama.cpp cannot have, and why."""
 
 WITHOUT_REGEX = "gpt-2"
 """Name of any splitting rule, for a tokenizer without merges, which never looks at it."""
 
-PATTERNS = {
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+": "llama-bpe",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+": "qwen2",
-}
+PATTERNS = dict(zip(SAFE_PATTERNS, ("llama-bpe", "qwen2"), strict=True))
 """Patterns at which a text is split before it is encoded -> llama.cpp's names of them."""
+
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
+"""Kinds of tokens, as the specification numbers them."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,9 @@ class VocabularyForLlamaCpp:
     """A vocabulary as GGUF has it."""
 
     tokens: list[str]
-    """Bytes are written as the characters that GPT-2 has for them."""
-    is_special: list[bool]
-    n_unused: int
-    """Number of ids at the end without a symbol, by which the model's vocabulary is padded."""
+    """The text of each id, in which bytes are the characters that GPT-2 has for them. Ids without a symbol, by which a
+    model's vocabulary may be padded, have a name."""
+    kinds: list[int]
     merges: list[str]
     pattern: str
     """llama.cpp's name for the pattern at which a text is split."""
@@ -41,14 +43,10 @@ class VocabularyForLlamaCpp:
 
     def add_to(self, writer: "GGUFWriter") -> None:
         """Add the keys of the tokenizer to a file."""
-        from gguf import TokenType
-
-        kinds = [TokenType.CONTROL if special else TokenType.NORMAL for special in self.is_special]
-        unused = [f"[unused{index}]" for index in range(self.n_unused)]
         writer.add_tokenizer_model("gpt2")  # llama.cpp's name of byte-level byte-pair encodings
         writer.add_tokenizer_pre(self.pattern)
-        writer.add_token_list(self.tokens + unused)
-        writer.add_token_types(kinds + self.n_unused * [TokenType.UNUSED])
+        writer.add_token_list(self.tokens)
+        writer.add_token_types(self.kinds)
         # llama.cpp requires merges, and an empty list cannot be written: this one joins what no vocabulary has.
         writer.add_token_merges(self.merges or ["[unused] [unused]"])
         writer.add_bos_token_id(self.end_of_text)
@@ -58,11 +56,15 @@ class VocabularyForLlamaCpp:
 
 def check_tokenizer(name: str) -> None:
     """Raises: FolioError if llama.cpp cannot have such a tokenizer."""
-    if name in NOT_BYTE_LEVEL:
-        raise FolioError(
-            f"tokenizer={name} stands in the way: llama.cpp knows byte-level byte pairs, not {name}s as symbols; "
-            "train with tokenizer=bpe, byte or gpt2, or export for transformers"
-        )
+    if name in IMPOSSIBLE:
+        raise _refusal(name, IMPOSSIBLE[name])
+
+
+def _refusal(name: str, reason: str) -> FolioError:
+    return FolioError(
+        f"tokenizer={name} stands in the way: llama.cpp {reason}; train with tokenizer=bpe, byte or gpt2, or export "
+        "for transformers"
+    )
 
 
 def vocabulary(tokenizer: Tokenizer, vocab_size: int) -> VocabularyForLlamaCpp:
@@ -72,16 +74,18 @@ def vocabulary(tokenizer: Tokenizer, vocab_size: int) -> VocabularyForLlamaCpp:
     check_tokenizer(tokenizer.name)
     content = json.loads(tokenizer_json(tokenizer))
     model = content["model"]
-    by_id = {token: text for text, token in model["vocab"].items()}
-    special = {added["id"]: added["content"] for added in content.get("added_tokens") or () if added["special"]}
-    tokens = [(by_id | special)[token] for token in range(tokenizer.vocab_size)]
+    pattern = _pattern(content, tokenizer.name)
+    added = {token["id"]: token for token in content.get("added_tokens") or ()}
+    texts = {token: text for text, token in model["vocab"].items()} | {
+        token: value["content"] for token, value in added.items()
+    }
+    kinds = {token: CONTROL if value["special"] else USER_DEFINED for token, value in added.items()}
     return VocabularyForLlamaCpp(
-        tokens=tokens,
-        is_special=[token in special for token in range(len(tokens))],
-        n_unused=vocab_size - len(tokens),
+        tokens=[texts.get(token, f"[unused{token}]") for token in range(vocab_size)],
+        kinds=[kinds.get(token, NORMAL if token in texts else UNUSED) for token in range(vocab_size)],
         merges=[merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]],
-        pattern=_pattern(content, tokenizer.name),
-        end_of_text=_end_of_text(tokenizer, by_id),
+        pattern=pattern,
+        end_of_text=_end_of_text(tokenizer, texts),
     )
 
 
@@ -89,6 +93,8 @@ def _pattern(content: dict[str, Any], name: str) -> str:
     """Return llama.cpp's name for the pattern of a tokenizer.json. Raises: FolioError if it has none."""
     model, splitter = content["model"], content.get("pre_tokenizer") or {}
     is_byte_level = model["type"] == "BPE" and not model.get("byte_fallback")
+    # llama.cpp composes no characters; it reads Qwen's files, which do, all the same.
+    is_byte_level = is_byte_level and (content.get("normalizer") or {"type": "NFC"})["type"] == "NFC"
     parts = splitter.get("pretokenizers", [splitter])
     if is_byte_level and parts[-1].get("type") == "ByteLevel" and not parts[-1].get("add_prefix_space"):
         if not model["merges"]:
@@ -99,13 +105,10 @@ def _pattern(content: dict[str, Any], name: str) -> str:
             found = PATTERNS.get(parts[0]["pattern"].get("Regex"))
             if found is not None and parts[0]["behavior"] == "Isolated":
                 return found
-    raise FolioError(
-        f"tokenizer={name} stands in the way: llama.cpp does not have its rule for splitting a text; "
-        "train with tokenizer=bpe, byte or gpt2, or export for transformers"
-    )
+    raise _refusal(name, "does not have its rule for splitting a text")
 
 
-def _end_of_text(tokenizer: Tokenizer, by_id: dict[int, str]) -> int:
+def _end_of_text(tokenizer: Tokenizer, texts: dict[int, str]) -> int:
     """Return the id at which generation ends.
 
     llama.cpp must have one: without the key, it takes id 11. A tokenizer without an end of text gets the NUL byte,
@@ -115,4 +118,7 @@ def _end_of_text(tokenizer: Tokenizer, by_id: dict[int, str]) -> int:
 
     if tokenizer.end_of_text is not None:
         return tokenizer.end_of_text
-    return next(token for token, text in by_id.items() if text == characters_of(b"\0"))
+    nul = next((token for token, text in texts.items() if text == characters_of(b"\0")), None)
+    if nul is None:
+        raise _refusal(tokenizer.name, "needs an end of text, and this one has none")
+    return nul
