@@ -12,6 +12,7 @@ from folio.config.run import RunConfig
 from folio.data.batches.batch import IGNORE_INDEX, Batch
 from folio.objectives.losses import batch_loss
 from folio.objectives.metrics import metrics_from_sums, token_sums
+from folio.optim.optimizers import set_learning_rate
 from folio.training.module import LanguageModel
 from folio.training.running_means import RunningMeans
 
@@ -87,7 +88,7 @@ def test_all_parameter_groups_get_the_learning_rate_of_the_schedule(step: int, r
     module = build("optimizer.learning_rate=1e-3", "schedule.warmup_steps=2")
     module.trainer = SimpleNamespace(global_step=step)
     optimizer = module.configure_optimizers()
-    module.on_before_optimizer_step(optimizer)
+    set_learning_rate(optimizer, module.learning_rate)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate, rate])
 
 
@@ -95,7 +96,7 @@ def test_noam_sets_the_learning_rate_from_the_width_of_the_model(build: BuildMod
     module = build("schedule=noam", "schedule.warmup_steps=4", "optimizer.learning_rate=7", "optimizer=muon")
     module.trainer = SimpleNamespace(global_step=15)
     optimizer = module.configure_optimizers()
-    module.on_before_optimizer_step(optimizer)
+    set_learning_rate(optimizer, module.learning_rate)
     rate = module.config.model.d_model**-0.5 / 4  # step 16
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate] * 3)
 

@@ -27,7 +27,7 @@ Refuse = Callable[..., str]
 def test_callbacks_are_chosen_as_a_list_and_built_in_its_order(load: Compose) -> None:
     config = load("callbacks=[default,timer,ema,early_stopping,gradient_norms]", "callbacks.ema.decay=0.5")
     assert config.callbacks.options["ema"]["decay"] == 0.5
-    callbacks = build_callbacks(config, plugin_targets(config, CONF))
+    callbacks = build_callbacks(config, plugin_targets(config, CONF), Path())
     assert [type(callback) for callback in callbacks] == [Timer, EMAWeightAveraging, EarlyStopping, GradientNorms]
 
 

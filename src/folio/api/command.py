@@ -119,7 +119,7 @@ def execute(prepared: PreparedRun) -> RunResult:
         from folio.training.plugins import check_plugins
         from folio.training.run import run
 
-    check_plugins(config, prepared.plugin_targets)
+    check_plugins(config, prepared.plugin_targets, prepared.data)
     if resumed:
         check_same_experiment(config, stored_config(resumed / "checkpoints" / "last.ckpt"), resumed)
     else:

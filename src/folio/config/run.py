@@ -89,10 +89,10 @@ class RunConfig(SweepConfig):
     schedule: Annotated[Schedules, Field(discriminator="name")]
     training: TrainingConfig
     trainer: TrainerConfig
+    debug: DebugConfig | None = None
     logger: Loggers
     """Loggers by the names of their files in conf/logger, each with the arguments of its class."""
     callbacks: CallbacksConfig
-    debug: DebugConfig | None = None
 
     @property
     def run_name(self) -> str:

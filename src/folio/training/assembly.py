@@ -25,6 +25,7 @@ from folio.runtime.memory import return_freed_blocks
 from folio.training.callbacks.checkpoints import CheckpointCallback
 from folio.training.callbacks.data_integrity import DataIntegrity
 from folio.training.callbacks.figures import FigureLogger
+from folio.training.callbacks.learning_rate import LearningRate
 from folio.training.callbacks.metrics import MetricLogger
 from folio.training.callbacks.progress import DurationEstimate, ProgressBar
 from folio.training.callbacks.pruning import PruningCallback
@@ -84,7 +85,7 @@ class TrainingParts:
             distributed=distributed,
         )
         self.data_integrity = DataIntegrity(data)
-        self.optional = build_callbacks(config, context.plugin_targets)
+        self.optional = build_callbacks(config, context.plugin_targets, folder)
         self.throughput = Throughput(distributed)
         self.metrics = MetricLogger(self.throughput, training, objective.bits_per_byte_info(data.train))
         self.samples = SampleWriter(config.callbacks.samples, data.tokenizer, config.seed, folder / "samples.md")
@@ -109,6 +110,7 @@ class TrainingParts:
         max_steps = config.training.max_steps
         return [
             self.data_integrity,
+            LearningRate(),
             self.metrics,
             DurationEstimate(max_steps),
             ProgressBar(console, self.throughput, self.metrics, max_steps, disappears=origin.more_jobs_follow),
@@ -121,6 +123,10 @@ class TrainingParts:
             *([PruningCallback(origin.pruner, self.metrics, max_steps, self.distributed)] if origin.pruner else []),
             self.throughput,
         ]
+
+    def optional_by_name(self) -> dict[str, Callback]:
+        """Return the optional callbacks by the names of their options."""
+        return dict(zip(self.context.config.callbacks.options, self.optional, strict=True))
 
     def _restore_folder(self) -> None:
         """Write the description of a run whose folder was removed while it trained: its weights are still here."""

@@ -17,7 +17,7 @@ from folio.models.blocks import Block
 from folio.objectives.evaluation import Validation
 from folio.objectives.losses import batch_loss
 from folio.objectives.metrics import Metrics, token_sums
-from folio.optim.optimizers import build_optimizer, mark_matrices, set_learning_rate
+from folio.optim.optimizers import build_optimizer, mark_matrices
 from folio.optim.schedules import learning_rate
 from folio.runs.checkpoints import FOLIO_KEY, CheckpointMetadata
 from folio.training.divergence import Diverged, GradientMonitor, all_finite
@@ -101,9 +101,6 @@ class LanguageModel(L.LightningModule):
         loss, accuracy = self.loss(self.model, batch)
         self.train_means.update(loss * batch.weight, accuracy * batch.weight)
         return loss * batch.weight
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        set_learning_rate(optimizer, self.learning_rate)
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         """Clip the gradients here instead of with Lightning's option, to keep the norm and allow fused optimizers."""

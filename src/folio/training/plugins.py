@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError
+from folio.data.prepared import PreparedData
 from folio.runtime.terminal import did_you_mean
 from folio.runtime.untrusted import shown
+from folio.training.callbacks.monitored import check_monitored
+from folio.training.callbacks.unsuitable import check_combination, check_suitable
 from folio.training.loggers.base import RunLogger
 from folio.training.loggers.guard import GuardedLogger, warn_of_failure
 from folio.training.loggers.lightning import LightningLogger
@@ -31,30 +34,40 @@ IN_EXTRA = ("wandb", "mlflow", "sqlalchemy", "alembic", "psutil")
 _COLLECTING = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 
-def check_plugins(config: RunConfig, targets: Mapping[str, str]) -> None:
+def check_plugins(config: RunConfig, targets: Mapping[str, str], data: PreparedData | None = None) -> None:
     """Check the optional callbacks and loggers of a run before it begins.
 
     Args:
         targets: the class of each, by the dotted key of its option.
+        data: the prepared text, by which it is known what metrics a run will have.
 
     Raises: ConfigError.
     """
-    build_callbacks(config, targets)
+    callbacks = build_callbacks(config, targets, Path())
+    if data is not None:
+        keys = (f"callbacks.{name}" for name in config.callbacks.options)
+        check_monitored(config, dict(zip(keys, callbacks, strict=True)), data)
     for name, arguments in config.logger.items():  # not created: a logger may write files, or connect to a server
         load_class(f"logger.{name}", targets[f"logger.{name}"], arguments, Logger)
 
 
-def build_callbacks(config: RunConfig, targets: Mapping[str, str]) -> list[Callback]:
-    """Return the optional callbacks of a run, in the order in which they were chosen. Raises: ConfigError."""
-    callbacks = []
+def build_callbacks(config: RunConfig, targets: Mapping[str, str], folder: Path) -> list[Callback]:
+    """Return the optional callbacks of a run, in the order in which they were chosen. Raises: ConfigError.
+
+    A ModelCheckpoint writes to a folder of its own in the run folder unless its file says otherwise.
+    """
+    callbacks: dict[str, Callback] = {}
     for name, arguments in config.callbacks.options.items():
         key = f"callbacks.{name}"
         cls = load_class(key, targets[key], arguments, Callback)
+        check_suitable(key, cls)
+        default = {"dirpath": str(folder / name)} if issubclass(cls, ModelCheckpoint) else {}
         try:
-            callbacks.append(cls(**arguments))
+            callbacks[key] = cls(**default | arguments)
         except Exception as error:  # whatever a class of the user's raises
             raise _refusal(key, targets[key], error) from error
-    return callbacks
+    check_combination(callbacks)
+    return list(callbacks.values())
 
 
 def build_loggers(

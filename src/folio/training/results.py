@@ -120,7 +120,7 @@ def _suggestion(metrics: dict[str, Any], context: RunContext) -> list[tuple[str,
 
 def stop_reason(parts: TrainingParts) -> tuple[str, str]:
     """Return the optional callback that ended a run before its last step, and why, as far as it says so."""
-    options = dict(zip(parts.context.config.callbacks.options, parts.optional, strict=True))
+    options = parts.optional_by_name()
     for name, callback in options.items():
         message = getattr(callback, "stopping_reason_message", None)  # EarlyStopping's
         if isinstance(message, str) and message:

@@ -1,5 +1,6 @@
 """Run one training, from a checked config to metrics.json: claim the folder, start processes, fit, handle failures."""
 
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -168,9 +169,11 @@ def fit(parts: TrainingParts) -> float | None:
     except FolioError as error:
         raise _with_resume_hint(error, parts) from error
     except (MisconfigurationException, ModuleNotFoundError) as error:  # a callback that does not suit the run
+        _blame_callback(error, parts)
         raise _with_resume_hint(ConfigError(f"{shown(error)}; fix this"), parts) from error
     except Exception as error:
         _blame_data(error, parts)
+        _blame_callback(error, parts)
         _blame_checkpoint(error, trainer, parts)
         problem = explain_os_error(error) if isinstance(error, OSError) else None
         if problem is None:
@@ -207,6 +210,20 @@ def _blame_data(error: Exception, parts: TrainingParts) -> None:
             parts.data_integrity.check_ids()
     except FolioError as fault:
         raise _with_resume_hint(fault, parts) from error
+
+
+def _blame_callback(error: Exception, parts: TrainingParts) -> None:
+    """Raises: FolioError if code of Lightning refused what an optional callback should do, as with an unknown metric.
+
+    A class of the user's keeps its traceback.
+    """
+    keys = {id(callback): f"callbacks.{name}" for name, callback in parts.optional_by_name().items()}
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        key = keys.get(id(frame.f_locals.get("self")))
+        is_stock = str(frame.f_globals.get("__name__")).startswith("lightning.pytorch.callbacks.")
+        if key and is_stock and frame.f_code.co_name != "load_state_dict" and not isinstance(error, OSError):
+            problem = f"{key}: {shown(error)}; correct its arguments, or leave it out with {key}=null"
+            raise _with_resume_hint(ConfigError(problem), parts) from error
 
 
 def _blame_checkpoint(error: Exception, trainer: L.Trainer, parts: TrainingParts) -> None:

@@ -77,6 +77,10 @@ def _silence_advice() -> None:
     """Suppress advice that does not apply here. Other warnings are still shown."""
     os.environ.setdefault("LIGHTNING_DISABLE_TIPS", "1")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # What a callback was asked to say, such as ModelSummary.
+    logging.getLogger("lightning.pytorch.callbacks").setLevel(logging.INFO)
+    # A ModelCheckpoint finds its folder filled when its run is resumed.
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
     # Lightning itself calls this deprecated function of torch.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     # torch 2.13 renamed it; older versions know only this name.

@@ -5,8 +5,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch import callbacks
 
-from folio.config.section import ConfigError
-from folio.runtime.terminal import did_you_mean
+from folio.training.callbacks.monitored import check_metric
 
 
 class EarlyStopping(callbacks.EarlyStopping):
@@ -16,12 +15,7 @@ class EarlyStopping(callbacks.EarlyStopping):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Raises: ConfigError if there is no such metric."""
-        metrics = sorted(trainer.callback_metrics)
-        if self.monitor not in metrics:
-            raise ConfigError(
-                f"callbacks.early_stopping.monitor={self.monitor} is not a metric of this run"
-                f"{did_you_mean(self.monitor, metrics)}; it has {', '.join(metrics)}"
-            )
+        check_metric("callbacks.early_stopping.monitor", self.monitor, trainer.callback_metrics)
         super().on_validation_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

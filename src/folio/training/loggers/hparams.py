@@ -112,7 +112,7 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Value]:
         if isinstance(value, dict):
             flat |= flatten(value, f"{prefix}{key}.")
         elif value is not None:
-            flat[prefix + key] = value if isinstance(value, bool | int | float | str) else str(value)
+            flat[f"{prefix}{key}"] = value if isinstance(value, bool | int | float | str) else str(value)
     return flat
 
 
