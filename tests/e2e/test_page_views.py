@@ -230,7 +230,7 @@ def test_everything_is_reached_with_keys_alone(decoder: Workspace, browser: Brow
         page.keyboard.press("Enter")
         assert "given" in state_of(page)
         written(page)
-        page.locator("body").focus()
+        assert page.evaluate("document.activeElement.matches('#alternatives button')"), "the keyboard stays there"
         for view in ("read", "inside", "growth"):
             tab_to(f"nav a[href='#view={view}']")
             page.keyboard.press("Enter")
@@ -238,6 +238,11 @@ def test_everything_is_reached_with_keys_alone(decoder: Workspace, browser: Brow
             expect(page.locator("h2").first).to_have_text(view.capitalize())
         page.go_back()
         assert state_of(page)["view"] == "inside"
+        expect(page.locator("#status")).to_have_text(re.compile("tokens? read"))
+        tab_to(".small-map[aria-pressed=false]")
+        page.keyboard.press("Enter")
+        assert state_of(page)["head"] == "2"
+        assert page.evaluate("document.activeElement.matches('.small-map[aria-pressed=true]')")
         expect(page.locator("nav [aria-current]")).to_have_text("Inside")
         assert page.evaluate(UNNAMED) == []
 

@@ -26,7 +26,7 @@ def tiny_page_model(**changes: Any) -> PageModel:
 
 def test_an_encoder_decoder_is_refused() -> None:
     config = replace(CONFIG, family="encoder_decoder", conditioning="cross_attention")
-    with pytest.raises(FolioError, match=r"model.family=encoder_decoder, and a page computes decoder, encoder"):
+    with pytest.raises(FolioError, match=r"model.family=encoder_decoder, and a page shows only decoder, encoder"):
         check_page(config, "char")
 
 

@@ -56,11 +56,11 @@ def check_page(config: TransformerConfig, tokenizer: str) -> None:
         if field.name in SUPPORTED:
             choices = SUPPORTED[field.name]
             if choices is not ANY and value not in choices:
-                refuse(f"model.{field.name}={value}", f"computes {', '.join(choices)}")
+                refuse(f"model.{field.name}={value}", f"shows only {', '.join(choices)}")
         elif field.default is MISSING or value != field.default:
-            refuse(f"model.{field.name}={value}", "does not compute that")
+            refuse(f"model.{field.name}={value}", "cannot show that")
     if tokenizer not in TOKENIZERS:
-        refuse(f"tokenizer={tokenizer}", f"has {', '.join(TOKENIZERS)}")
+        refuse(f"tokenizer={tokenizer}", f"knows only {', '.join(TOKENIZERS)}")
 
 
 def check_page_size(n_parameters: int, precision: Precision) -> None:

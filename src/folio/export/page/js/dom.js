@@ -182,6 +182,14 @@ function bars(rows, caption) {
   );
 }
 
+/** Draws a part of the page again. What stands where the focus was gets it back, so that the keyboard stays there. */
+function redraw(place, draw) {
+  const stops = () => [...place.querySelectorAll('button:enabled:not([tabindex="-1"]), [tabindex="0"]')];
+  const at = stops().indexOf(document.activeElement);
+  draw();
+  if (at >= 0) stops()[at]?.focus();
+}
+
 /** Shows the problem of a call in a view; a call that was cancelled has none. */
 function report(error, place) {
   if (error.message === "cancelled") return;

@@ -23,7 +23,7 @@ function showFacts() {
   if (before !== undefined)
     $("rounding").textContent =
       `The weights are rounded to ${model.precision}: ` +
-      `the validation loss is ${number(after, 4)} nats instead of ${number(before, 4)}.`;
+      `the validation loss is ${number(after, 5)} nats instead of ${number(before, 5)}.`;
 }
 
 function showLinks() {
@@ -69,5 +69,7 @@ addEventListener("popstate", () => {
   readState();
   show();
 });
+// The drawings of this view have the colors of the theme.
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => shown === views.inside && show());
 readState();
 source.opened.then(show, (error) => report(error, $("main")));

@@ -106,7 +106,7 @@ const CALLS = {
   },
 
   /** Returns what happens inside a model while it reads the first tokens of a text. The part is {ids, pieces, nTokens,
-   * attention, norms, positions}, and the result {lens}: see `attentionOf` and `lensOf`. */
+   * attention, norms, positions}, and the result is {lens}: for each layer and token, the likeliest next ones. */
   async inspect({ model, text, nTokens }, part, breathe) {
     const { model: transformer, tokenizer, nSymbols } = open(model);
     const all = encode(tokenizer, text);

@@ -17,7 +17,7 @@ class GrowthView {
   }
 
   render() {
-    this.prompt = element("input", { id: "growth-prompt", type: "text", spellcheck: "false" });
+    this.prompt = element("textarea", { id: "growth-prompt", rows: 2, spellcheck: "false" });
     this.prompt.value = promptOf();
     const form = element(
       "form",

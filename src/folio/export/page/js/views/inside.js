@@ -114,10 +114,12 @@ class InsideView {
   choose(changes) {
     setState(changes);
     for (const [key, value] of Object.entries(changes)) $(`choose-${key}`).value = value;
-    this.drawAttention();
-    this.drawSoftmax();
-    this.drawLens();
-    this.drawNorms();
+    redraw(this.result, () => {
+      this.drawAttention();
+      this.drawSoftmax();
+      this.drawLens();
+      this.drawNorms();
+    });
   }
 
   /** Returns a weight of the chosen layer and head: `weights`, or `unscaled`. */

@@ -144,7 +144,6 @@ class WriteView {
 
   showText() {
     const written = new Map(this.tokens.map((token, index) => [token.position, index]));
-    const focused = this.output.contains(document.activeElement);
     const tokens = this.text.pieces.map((text, position) => {
       const index = written.get(position);
       if (index === undefined) return { text, inert: true, hint: "prompt" };
@@ -157,10 +156,10 @@ class WriteView {
       };
     });
     const current = this.selected === null ? -1 : this.tokens[this.selected].position;
-    this.output.replaceChildren(
-      tokenButtons("The text, token by token.", tokens, current, (position) => this.select(written.get(position))),
+    const choose = (position) => this.select(written.get(position));
+    redraw(this.output, () =>
+      this.output.replaceChildren(tokenButtons("The text, token by token.", tokens, current, choose)),
     );
-    if (focused) this.output.querySelector('[tabindex="0"]')?.focus();
   }
 
   select(index, remember = true) {
@@ -190,14 +189,12 @@ class WriteView {
     const sampling = samplingOf();
     const before = distribution(logits, n);
     const now = distribution(logits, n, sampling);
-    const rows = [...new Set([...likeliest(now, 12).filter((id) => now[id] > 0), ...likeliest(before, 12)])].slice(
-      0,
-      12,
-    );
+    const possibleFirst = new Set([...likeliest(now, 12).filter((id) => now[id] > 0), ...likeliest(before, 12)]);
+    const rows = [...possibleFirst].slice(0, 12);
     if (!rows.includes(chosen)) rows[Math.max(rows.length - 1, 0)] = chosen;
     const possible = now.reduce((sum, p) => sum + (p > 0), 0);
     const entropy = now.reduce((sum, p) => sum - (p > 0 ? p * Math.log2(p) : 0), 0);
-    this.alternatives.replaceChildren(
+    const shown = [
       heading,
       element(
         "p",
@@ -225,7 +222,8 @@ class WriteView {
           "Thin bars are the model's own probabilities, thick ones those after temperature, top-k and top-p. " +
           "Choose one, and the text continues from it.",
       ),
-    );
+    ];
+    redraw(this.alternatives, () => this.alternatives.replaceChildren(...shown));
   }
 
   /** Puts another token in the place of the selected one, and writes on from there. */
