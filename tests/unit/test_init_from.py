@@ -1,6 +1,7 @@
 """The GPT-2 folder decides the model, and a contradicting choice of the user is refused, not ignored."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,29 @@ def test_positions_without_an_end_may_be_longer_than_the_folders(
     config = compose("model.context_length=200").model_copy(update={"init_from": str(tmp_path / "llama")})
     begun = apply_init_from(config, explicit_keys(["model.context_length=200"], CONF), lambda line: None)
     assert begun.model.context_length == 200
+
+
+def test_the_positions_of_a_folder_can_be_stretched_once(
+    tmp_path: Path, folder: Path, compose: Callable[..., RunConfig]
+) -> None:
+    scaling = "positional_encoding.rotary_scaling={name:yarn,factor:2.0,original_context_length:80}"
+    words = [f"+{scaling}", "model.context_length=160"]
+    save_pretrained(GPT(replace(LLAMA, rotary_scaling=None)), tmp_path / "llama")
+
+    def begun(folder: Path) -> RunConfig:
+        config = compose(*words).model_copy(update={"init_from": str(folder)})
+        return apply_init_from(config, explicit_keys(words, CONF), lambda line: None)
+
+    yarn = RotaryScaling(name="yarn", factor=2.0, original_context_length=80)
+    stretched = load_pretrained(tmp_path / "llama", context_length=160, rotary_scaling=yarn)
+    assert stretched.config.rotary_scaling == yarn
+    config = begun(tmp_path / "llama")
+    check_config(config)
+    assert config.transformer_config(65) == stretched.config
+    save_pretrained(stretched, tmp_path / "stretched")
+    assert begun(tmp_path / "stretched").transformer_config(65) == stretched.config
+    with pytest.raises(ConfigError, match=r"^positional_encoding\.rotary_scaling=yarn.* contradicts init_from"):
+        begun(folder)  # learned positions
 
 
 def test_a_broken_folder_is_reported_with_the_reason(begin: Begin, folder: Path) -> None:

@@ -1,8 +1,9 @@
 """init_from: start a run with the weights of a model folder. Needs no torch, except for old .bin files.
 
 The folder decides the architecture: all of the model section but the keys in DECIDED_BY_RUN, and the positional
-encoding. Its tokenizer is taken too, unless the user chose another one. Everything else comes from the config. A value
-that the user chose is never silently replaced: it must agree with the folder, or the run is refused.
+encoding. Its tokenizer is taken too, unless the user chose another one. Everything else comes from the config, and so
+may a scaling of rotary positions that the folder's model was trained without. A value that the user chose is never
+silently replaced: it must agree with the folder, or the run is refused.
 """
 
 import re
@@ -59,9 +60,10 @@ def apply_init_from(config: RunConfig, explicit: Mapping[str, str], log: Callabl
     values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for option, dotted in {"positional_encoding": "positional_encoding.name", **OPTION_KEYS}.items():
         section, _, key = dotted.partition(".")
-        if dotted in DECIDED_BY_RUN:
-            continue
         chosen = getattr(getattr(config, section), key)
+        may_stretch = folder.positional_encoding == "rotary" and folder.rotary_scaling is None
+        if dotted in DECIDED_BY_RUN or (option == "rotary_scaling" and may_stretch and dotted in explicit):
+            continue
         if dotted in explicit and chosen is not None and not _equal(chosen, resolved(folder, option)):
             raise ConfigError(
                 f"{_as_typed(dotted, chosen, explicit)} contradicts {init_from}, which has "
@@ -113,6 +115,7 @@ def _tokenizer(config: RunConfig, explicit: Mapping[str, str]) -> TokenizerConfi
 
 def _as_typed(key: str, value: object, explicit: Mapping[str, str]) -> str:
     """Return a key with its value, and the word that set it if that is another, such as a recipe."""
+    value = value.name if isinstance(value, RotaryScalingConfig) else value
     word, shown = explicit[key], f"{key.removesuffix('.name')}={plain(value)}"
     return shown if word.startswith((f"{key}=", f"{shown}")) else f"{shown} of {word}"
 

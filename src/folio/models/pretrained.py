@@ -22,6 +22,7 @@ from folio.models.formats.fields import FormatError
 from folio.models.formats.folder import read_config, read_weights
 from folio.models.formats.format import Format
 from folio.models.gpt import GPT
+from folio.models.rotary_scaling import RotaryScaling
 from folio.models.transformer_config import TransformerConfig
 from folio.runtime.files import draft_folder
 
@@ -35,11 +36,13 @@ def load_pretrained(
     dropout: float = 0.0,
     attention_dropout: float | None = None,
     feed_forward_dropout: float = 0.0,
+    rotary_scaling: RotaryScaling | None = None,
 ) -> GPT:
     """Load the model in a folder, in float32 on the CPU and in training mode, like any new model.
 
-    Another context_length crops learned positions; encodings without an end can be made longer, too. Everything is
-    checked before a weight is used, and nothing in the files is executed.
+    Another context_length crops learned positions; encodings without an end can be made longer, too, and rotary ones
+    be stretched by a rotary_scaling. Everything is checked before a weight is used, and nothing in the files is
+    executed.
 
     Raises: FormatError naming the file, the tensor and the remedy.
     """
@@ -51,6 +54,7 @@ def load_pretrained(
         dropout=dropout,
         attention_dropout=attention_dropout,
         feed_forward_dropout=feed_forward_dropout,
+        rotary_scaling=rotary_scaling or stored.rotary_scaling,
     )
     if stored.max_positions is not None and config.context_length > stored.max_positions:
         raise FormatError(

@@ -162,6 +162,7 @@ def build_initial_model(context: RunContext) -> Model:
             dropout=model_config.dropout,
             attention_dropout=model_config.attention_dropout,
             feed_forward_dropout=model_config.feed_forward_dropout,
+            rotary_scaling=model_config.rotary_scaling,
         )
     except FormatError as error:
         raise ConfigError(f"init_from={init_from}: {error}") from None
