@@ -141,6 +141,10 @@ def test_only_searches_import_optuna() -> None:
     assert loaded_after(plugin, "hydra", "torch", "optuna", "joblib", "folio.sweeps.runner") == ["hydra"]
 
 
+def test_only_the_server_imports_its_stack() -> None:
+    assert {path.parent for path in importers_of("starlette", "uvicorn")} == {FOLIO / "serve"}
+
+
 def test_only_training_and_its_processes_import_lightning() -> None:
     importers = {path for path in importers_of("lightning", "pytorch_lightning") if path in SOURCES}
     assert FOLIO / "training" / "module.py" in importers

@@ -360,7 +360,7 @@ def test_a_client_that_leaves_stops_its_text_and_one_too_many_is_answered_with_4
         streams = [client.completions.create(**long, stream=True) for _ in range(LIMITS.max_requests)]
         assert all(next(iter(stream)).choices for stream in streams)
         with pytest.raises(openai.RateLimitError, match="answering 2 requests") as refused:
-            client.completions.create(model="tiny", prompt="a")
+            client.completions.create(model="tiny", prompt="a", stream=True)
         assert refused.value.response.headers["retry-after"] == "1"
         for stream in streams:
             stream.close()
@@ -390,8 +390,8 @@ def test_a_server_that_stops_answers_what_is_in_flight() -> None:
 
 
 def test_a_slow_body_is_refused_and_a_client_that_reads_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("folio.serve.app.BODY_TIMEOUT_S", 0.1)
-    monkeypatch.setattr("folio.serve.app.SEND_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("folio.serve.transport.BODY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("folio.serve.transport.SEND_TIMEOUT_S", 0.1)
     many = {"prompt": 6000 * "a", "echo": True, "logprobs": 20, "max_tokens": LIMITS.max_tokens}
     with running(served(ByteTokenizer()), limits=LIMITS) as server:
         with server.connect() as slow:

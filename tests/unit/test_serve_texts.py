@@ -200,6 +200,7 @@ def test_characters_appear_whole_with_all_of_their_tokens(text: str, stop: list[
 def test_a_document_ends_at_its_token_and_an_empty_prompt_begins_one(assets_dir: Path) -> None:
     model = served(build("gpt2", assets_dir))
     end = model.tokenizer.end_of_text
+    assert end not in model.encode_all(["<|endoftext|>"])[0], "a prompt is text"
     with torch.no_grad():  # a final bias: the token is always the likeliest
         model.model.output.weight.zero_()
         model.model.output.weight[end] = model.model.final_norm.bias

@@ -4,6 +4,7 @@ A request goes down this list:
 
     guard        refuses what a web page of another origin could send
     app          the routes
+    transport    bodies in, answers out
     requests     from JSON to checked values, or an error in OpenAI's shape
     generation   what a request computes, as steps: one forward pass each
     scheduler    the one thread that runs the steps of all requests in turn

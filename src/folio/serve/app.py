@@ -3,9 +3,9 @@
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncGenerator, Collection, Coroutine, Iterator
-from contextlib import aclosing, suppress
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Collection
+from contextlib import aclosing
+from typing import TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -14,19 +14,19 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from folio.runtime.untrusted import shown
 from folio.serve.chat import STOP, chat_prompt
 from folio.serve.errors import ApiError
 from folio.serve.generation import Piece, TextRequest, gather, text_steps
 from folio.serve.guard import Guard
-from folio.serve.limits import BODY_TIMEOUT_S, MAX_BODY_BYTES, MAX_CHOICES, PART_BYTES, SEND_TIMEOUT_S, Limits
+from folio.serve.limits import MAX_CHOICES, Limits
 from folio.serve.models import ServedModel, ServedModels
 from folio.serve.page import PAGE_CALLS, PRIVACY, served_page
 from folio.serve.requests import ChatBody, CompletionBody, DetokenizeBody, Prompt, TextBody, TokenizeBody
-from folio.serve.responses import Answer, ChatAnswer, CompletionAnswer
+from folio.serve.responses import Answer, ChatAnswer, CompletionAnswer, Json
 from folio.serve.scheduler import Scheduler
+from folio.serve.transport import Stream, WholeAnswer, read_body, while_connected
 
 T = TypeVar("T")
 
@@ -64,16 +64,8 @@ class Api:
             raise ApiError(f"/page/{shown(name)}: no such call", status=404)
         call = PAGE_CALLS[name]
         body = call.body.parse(await read_body(request))
-        steps = call.steps(self._models.at(body.model), body)
-        return Stream(self._lines(steps), "application/x-ndjson")
-
-    async def _lines(self, steps: Iterator[dict[str, Any] | None]) -> AsyncGenerator[str]:
-        try:
-            async with aclosing(self._scheduler.run(steps)) as results:
-                async for result in results:
-                    yield f"{json.dumps(result)}\n"
-        except ApiError as error:
-            yield f"{json.dumps(error.body)}\n"
+        results = self._scheduler.run(call.steps(self._models.at(body.model), body))
+        return Stream(page_lines(results), "application/x-ndjson")
 
     async def health(self, request: Request) -> Response:
         is_alive = self._scheduler.is_alive()
@@ -171,115 +163,51 @@ class Api:
     ) -> Response:
         steps = text_steps(served.model, served.tokenizer, wanted)
         if body.stream:
-            events = self._events(steps, answer, with_usage=body.stream_options.include_usage)
-            return Stream(events, "text/event-stream")
-        pieces = await while_connected(request.receive, self._gather(steps))
-        return WholeAnswer(answer.whole(pieces))
-
-    async def _gather(self, steps: Iterator[Piece | None]) -> list[Piece]:
-        (pieces,) = [result async for result in self._scheduler.run(gather(steps))]
-        return pieces
-
-    async def _events(self, steps: Iterator[Piece | None], answer: Answer, *, with_usage: bool) -> AsyncGenerator[str]:
-        pieces = []
-        try:
-            async with aclosing(self._scheduler.run(steps)) as results:
-                async for piece in results:
-                    pieces.append(Piece(piece.index, "", n_new=piece.n_new))
-                    for event in answer.events(piece):
-                        yield event_of(event)
-            if with_usage:
-                yield event_of(answer.usage_event(pieces))
-        except Exception as error:  # the status was sent with the first event
-            yield event_of((error if isinstance(error, ApiError) else in_the_server()).body)
-            if not isinstance(error, ApiError):
-                raise
-        yield "data: [DONE]\n\n"
+            pieces = self._scheduler.run(steps)
+            return Stream(events(pieces, answer, with_usage=body.stream_options.include_usage), "text/event-stream")
+        whole = self._scheduler.run(gather(steps))
+        return WholeAnswer(answer.whole(await while_connected(request.receive, only_result(whole))))
 
 
-class WholeAnswer(JSONResponse):
-    """An answer of any size, sent no faster than it is read."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        with suppress(TimeoutError):
-            await send_in_parts(send, self.body)
-            await send({"type": "http.response.body"})
+async def only_result(results: AsyncGenerator[T]) -> T:
+    """Return the result of steps that have one."""
+    async with aclosing(results):
+        (result,) = [result async for result in results]
+    return result
 
 
-def event_of(body: dict[str, Any]) -> str:
+async def page_lines(results: AsyncGenerator[Json]) -> AsyncGenerator[str]:
+    """Yield the lines of an answer to the page."""
+    try:
+        async with aclosing(results):
+            async for result in results:
+                yield f"{json.dumps(result)}\n"
+    except ApiError as error:
+        yield f"{json.dumps(error.body)}\n"
+
+
+async def events(pieces: AsyncGenerator[Piece], answer: Answer, *, with_usage: bool) -> AsyncGenerator[str]:
+    """Yield the server-sent events of a text."""
+    counts = []
+    try:
+        async with aclosing(pieces):
+            async for piece in pieces:
+                counts.append(Piece(piece.index, "", n_new=piece.n_new))
+                for event in answer.events(piece):
+                    yield event_of(event)
+        if with_usage:
+            yield event_of(answer.usage_event(counts))
+    except ApiError as error:  # the status was sent with the first event
+        yield event_of(error.body)
+    yield "data: [DONE]\n\n"
+
+
+def event_of(body: Json) -> str:
     """Return a server-sent event."""
     return f"data: {json.dumps(body)}\n\n"
 
 
-class Stream(Response):
-    """An answer that is sent as it is made. Nothing more is computed once the client has left, or does not read."""
-
-    def __init__(self, parts: AsyncGenerator[str], kind: str) -> None:
-        super().__init__(headers={"Content-Type": kind, "Cache-Control": "no-cache"})
-        del self.headers["content-length"]
-        self._parts = parts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with suppress(ClientDisconnect, TimeoutError):
-            await while_connected(receive, self._send_all(send))
-
-    async def _send_all(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async with aclosing(self._parts) as parts:
-            async for part in parts:
-                await send_in_parts(send, part.encode())
-        await send({"type": "http.response.body"})
-
-
-async def send_in_parts(send: Send, content: bytes | memoryview) -> None:
-    """Send a part of a response, so that little of it waits in memory for a client that does not read.
-
-    Raises: TimeoutError if the client reads nothing for SEND_TIMEOUT_S.
-    """
-    for start in range(0, len(content), PART_BYTES):
-        body = bytes(content[start : start + PART_BYTES])
-        async with asyncio.timeout(SEND_TIMEOUT_S):
-            await send({"type": "http.response.body", "body": body, "more_body": True})
-
-
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Return the result of `work`; cancel it if the client leaves before. Raises: ClientDisconnect."""
-    tasks = asyncio.ensure_future(work), asyncio.ensure_future(_disconnection(receive))
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if tasks[0].done():
-            return tasks[0].result()
-        raise ClientDisconnect
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _disconnection(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def read_body(request: Request) -> bytes:
-    """Return the body of a request. Raises: ApiError if it is no JSON, too large or too slow."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":  # which a web page cannot send to another origin without asking
-        raise ApiError(f"Content-Type: {kind} must be application/json", status=415)
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise ApiError(f"the body has more than {MAX_BODY_BYTES:,} bytes; send less at once", status=413)
-    except TimeoutError:
-        raise ApiError(f"the body did not arrive within {BODY_TIMEOUT_S} seconds", status=408) from None
-    return bytes(body)
-
-
-def describe(served: ServedModel) -> dict[str, Any]:
+def describe(served: ServedModel) -> Json:
     """Return a model as /v1/models shows it: OpenAI's fields, and what is particular to Folio."""
     return {
         "id": served.id,
@@ -336,8 +264,4 @@ async def answer_nobody(request: Request, error: Exception) -> Response:
 
 async def answer_bug(request: Request, error: Exception) -> Response:
     """Starlette raises the error again, so that the server prints its traceback."""
-    return JSONResponse(in_the_server().body, 500)
-
-
-def in_the_server() -> ApiError:
-    return ApiError("an error in the server; its terminal shows it", status=500)
+    return JSONResponse(ApiError("an error in the server; its terminal shows it", status=500).body, 500)

@@ -30,7 +30,7 @@ from folio.serve.requests import Body
 N_TOP = 5
 """Number of likeliest tokens that the page lists."""
 
-MAX_INSPECTED = 256
+MAX_INSPECTED = 64
 """Tokens that the page may look inside at once: there is a weight for each pair of them, in each head."""
 
 PRIVACY = {"Content-Security-Policy": "frame-ancestors 'none'", "X-Content-Type-Options": "nosniff"}

@@ -17,7 +17,7 @@ class Finished:
 
 
 @dataclass
-class Job:
+class RequestJob:
     """The steps of one request. A step ends at each `yield`; what it yields is delivered, unless it is None."""
 
     steps: Iterator[Any]
@@ -44,7 +44,7 @@ class Scheduler:
 
     def __init__(self, max_jobs: int) -> None:
         self._max_jobs = max_jobs
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[RequestJob] = deque()
         self._changed = threading.Condition()
         self._is_stopped = False
         self.n_jobs = 0
@@ -59,10 +59,10 @@ class Scheduler:
         """End all jobs after the current step, each with an error. Takes no lock: signal handlers call it."""
         self._is_stopped = True
 
-    async def run(self, steps: Iterator[T | None]) -> AsyncGenerator[T]:
-        """Yield what the steps of a request yield. Closing this iterator early cancels them.
+    def run(self, steps: Iterator[T | None]) -> AsyncGenerator[T]:
+        """Start the steps of a request, and return what they yield. Closing the result early cancels them.
 
-        Raises: ApiError if there are too many requests, or the server stops; whatever a step raises.
+        Raises: ApiError if there are too many requests, or the server stops; while iterating, whatever a step raises.
         """
         loop = asyncio.get_running_loop()
         results: asyncio.Queue[Any] = asyncio.Queue()
@@ -71,17 +71,11 @@ class Scheduler:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(results.put_nowait, result)
 
-        job = Job(steps, deliver)
+        job = RequestJob(steps, deliver)
         self._submit(job)
-        try:
-            while not isinstance(result := await results.get(), Finished):
-                if isinstance(result, Exception):
-                    raise result
-                yield result
-        finally:
-            job.is_cancelled = True
+        return _delivered(job, results)
 
-    def _submit(self, job: Job) -> None:
+    def _submit(self, job: RequestJob) -> None:
         with self._changed:
             if self._is_stopped:
                 raise stopping()
@@ -113,6 +107,16 @@ class Scheduler:
             del job, result  # with the cache in its steps, while the thread waits for the next
         for job in self._waiting:
             job.deliver(stopping())
+
+
+async def _delivered(job: RequestJob, results: asyncio.Queue[Any]) -> AsyncGenerator[Any]:
+    try:
+        while not isinstance(result := await results.get(), Finished):
+            if isinstance(result, Exception):
+                raise result
+            yield result
+    finally:
+        job.is_cancelled = True
 
 
 def stopping() -> ApiError:
