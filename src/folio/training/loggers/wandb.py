@@ -100,7 +100,7 @@ class WandbLogger(RunLogger):
             if self.mode == "offline":
                 raise
             log.warning(
-                f"warning: logger.{self.name}.mode=online: {shown(error)}; the run is logged offline, "
+                f"warning: logger.{self.name}.mode=online: {shown(error).rstrip('.')}; the run is logged offline, "
                 f"and sent later by {self._sync_command()}"
             )
             if wandb.run is None:  # the user has no run open in this process
