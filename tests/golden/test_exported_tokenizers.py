@@ -9,6 +9,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,8 +17,9 @@ from folio.config.tokenizer import TOKENIZERS
 from folio.data.tokenizers.base import LearnedTokenizer, Tokenizer
 from folio.data.tokenizers.bpe import BPETokenizer
 from folio.data.tokenizers.char import CharTokenizer
+from folio.data.tokenizers.huggingface import HuggingFaceTokenizer
 from folio.data.tokenizers.word import WordTokenizer
-from folio.export.tokenizer import export_tokenizer
+from folio.export.tokenizer import export_tokenizer, tokenizer_json, what_is_lost
 from folio.runtime.errors import FolioError
 
 LEARNED_FROM = (
@@ -132,6 +134,15 @@ def test_the_config_of_a_model_beside_it_changes_nothing(
 def test_what_the_file_cannot_express_is_said(tmp_path: Path) -> None:
     (line,) = export_tokenizer(WordTokenizer.from_text("to be \ufdd0"), tmp_path)
     assert "uses U+FDD1 and U+FDD2 as marks" in line
+
+
+def test_a_tokenizer_from_a_file_is_written_without_what_it_would_add(load: Callable[[Tokenizer], Any]) -> None:
+    library = tokenizers.Tokenizer.from_str(tokenizer_json(BPETokenizer.from_text(LEARNED_FROM)))
+    library.post_processor = tokenizers.processors.TemplateProcessing("$A <|endoftext|>", None, [("<|endoftext|>", 5)])
+    library.enable_truncation(3)
+    ours = HuggingFaceTokenizer.of(library.to_str().encode())
+    check_equal(ours, load(ours), LEARNED_FROM + "<|endoftext|>")
+    assert "adds no special tokens" in what_is_lost(ours)[0]
 
 
 def test_a_tokenizer_that_someone_added_is_refused_before_anything_is_written(tmp_path: Path) -> None:

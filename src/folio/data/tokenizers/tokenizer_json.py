@@ -27,6 +27,8 @@ MAX_GROWTH = 16
 MAX_CHARSMAP_BYTES = 64
 """Limit for a replacement in SentencePiece's table of characters; the longest of its own has 33 bytes."""
 MAX_WORD_CHARACTERS = 1000
+MAX_MERGES = 16
+"""Limit for the merges of a token; Gemma 3 has two for each."""
 
 MODELS = ("BPE", "WordPiece", "WordLevel", "Unigram")
 
@@ -68,6 +70,7 @@ def check_tokenizer_json(content: bytes) -> TokenizerJSON:
     _check_components(value)
     ids = _ids_of(value, model)
     _check_ids(ids)
+    _check_merges(model.get("merges"), len(ids))
     as_it_is = {"truncation": None, "padding": None, "post_processor": None, "model": model}
     return TokenizerJSON(value | as_it_is, ids, adds_tokens=_adds_tokens(value.get("post_processor")))
 
@@ -156,6 +159,11 @@ def _check_ids(ids: dict[str, int]) -> None:
         raise TokenizerJSONError("two of its tokens have one id")
 
 
+def _check_merges(merges: Any, n_tokens: int) -> None:
+    if isinstance(merges, list) and len(merges) > MAX_MERGES * n_tokens:
+        raise TokenizerJSONError(f"it has {len(merges):,} merges for {n_tokens:,} tokens")
+
+
 def _check_components(value: dict[str, Any]) -> None:
     """Check normalizer, pre-tokenizer and decoder, whatever their types: the library refuses types that it lacks."""
     growth, n_steps = 1.0, 0
@@ -178,13 +186,14 @@ def _check_components(value: dict[str, Any]) -> None:
 
 def _steps(component: Any) -> Iterator[dict[str, Any]]:
     """Yield a component, and those of the sequences in it."""
-    waiting = [component]
+    waiting = [] if component is None else [component]
     while waiting:
         step = waiting.pop()
-        if isinstance(step, dict):
-            yield step
-            for inner in ("normalizers", "pretokenizers", "decoders"):
-                waiting += step[inner] if isinstance(step.get(inner), list) else []
+        if not isinstance(step, dict):
+            raise TokenizerJSONError("a normalizer, pre-tokenizer or decoder of it is not an object")
+        yield step
+        for inner in ("normalizers", "pretokenizers", "decoders"):
+            waiting += step[inner] if isinstance(step.get(inner), list) else []
 
 
 def _growth(step: dict[str, Any], pattern: Any) -> float:
