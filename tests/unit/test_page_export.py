@@ -1,5 +1,8 @@
 """What a page cannot show is refused in one line before any work, and the files of the page fit together."""
 
+import json
+import math
+import re
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
@@ -105,6 +108,13 @@ def test_data_cannot_end_its_element() -> None:
     assert page.count("<script") == page.count("</script>")
     assert "alert(1)" in page
     assert "<script>alert(1)" not in page
+
+
+def test_data_is_json_even_if_a_metric_is_infinite() -> None:
+    page = b"".join(page_pieces([tiny_page_model(val={"loss_nats": 1e6, "perplexity": math.inf})])).decode()
+    (text,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page)
+    (model,) = json.loads(text, parse_constant=pytest.fail)["models"]
+    assert model["val"] == {"loss_nats": 1e6}
 
 
 def test_runs_of_one_name_get_those_of_their_folders() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from folio.config.section import Section
 from folio.data.tokenizers.base import Tokenizer
 from folio.export.page.architecture import page_shape
-from folio.export.page.page import render_page
+from folio.export.page.page import finite_metrics, render_page
 from folio.figures.labeled_prompt import token_labels
 from folio.models import GPT
 from folio.models.decoding import DecodingBatch
@@ -48,7 +48,7 @@ def served_page(models: ServedModels) -> str:
             "step": served.step,
             "prompt": served.sample_prompt,
             "n_parameters": served.model.n_parameters,
-            "val": served.val,
+            "val": finite_metrics(served.val),
             "rounding": {},
             "shape": page_shape(served.model.config),
         }

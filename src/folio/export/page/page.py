@@ -8,7 +8,8 @@ shows it as text.
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -102,8 +103,13 @@ def render_page(title: str, data: dict[str, Any], *, worker: str, allowed: str) 
         script=script,
         worker=worker,
         # No < in the data, so it cannot end its element.
-        data=json.dumps(data).replace("<", "\\u003c"),
+        data=json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
     )
+
+
+def finite_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics that JSON can hold: a perplexity can be infinite."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def join_scripts(names: Sequence[str]) -> str:
@@ -143,7 +149,7 @@ def _model_data(model: PageModel, tokenizers: list[str], index: int, texts: dict
         "step": model.step,
         "prompt": model.prompt,
         "n_parameters": model.n_parameters,
-        "val": model.val,
+        "val": finite_metrics(model.val),
         "precision": model.precision,
         "rounding": model.rounding,
         "shape": page_shape(model.config),
