@@ -52,10 +52,11 @@ from folio.data.corpora.single_text import TextFile
 from folio.data.corpora.text_files import TextFiles
 from folio.data.tokenizers.state import state_to_json
 from folio.figures.curves import read_curves
-from folio.models import GPT
+from folio.models import GPT, GPTConfig
 from folio.models.formats.fields import FormatError
 from folio.models.formats.folder import check_folder
 from folio.models.pretrained import load_pretrained, save_pretrained
+from folio.models.rotary_scaling import RotaryScaling
 from folio.report.page import to_html
 from folio.report.report import make_report, report_commands
 from folio.report.tables import groups_csv, runs_csv, to_markdown
@@ -362,6 +363,15 @@ def make_gpt2(folder: Path) -> None:
     save_pretrained(GPT(config("model.bias=true").transformer_config(11)), folder, overwrite=True)
 
 
+def make_qwen3(folder: Path) -> None:
+    """Use every key that other folders lack."""
+    options = {"norm": "rms_norm", "activation": "swiglu", "qk_norm": True, "bias": False, "d_head": 4, "n_kv_heads": 1}
+    stretched = RotaryScaling(name="yarn", factor=2.0, original_context_length=4, attention_factor=1.1)
+    rotary = {"positional_encoding": "rotary", "rotary_scaling": stretched, "attention_window": "SL:3"}
+    sizes = {"vocab_size": 11, "context_length": 8, "n_layers": 2, "n_heads": 2, "d_model": 8, "d_ff": 6}
+    save_pretrained(GPT(GPTConfig(**sizes, **options, **rotary)), folder, overwrite=True)
+
+
 def make_gpt2_of_torch(folder: Path) -> None:
     from safetensors.torch import load_file
 
@@ -566,6 +576,7 @@ READERS = [
     Reader("pytorch_model.bin", make_gpt2_of_torch, "pytorch_model.bin", use_gpt2,
            [any_bytes, changed_bytes, changed_structure, changed_state, changed_legacy], (FormatError,)),
     Reader("config.json of GPT-2", make_gpt2, "config.json", use_gpt2, JSON, (FormatError,)),
+    Reader("config.json of Qwen3", make_qwen3, "config.json", use_gpt2, JSON, (FormatError,)),
     Reader("index of weights", make_gpt2_of_pieces, "model.safetensors.index.json", use_gpt2, JSON, (FormatError,)),
     Reader("config.yaml", make_run, "config.yaml", use_run, [any_bytes, changed_bytes, changed_yaml]),
     Reader("config.yaml in a report", make_runs, "a/config.yaml", use_report, [changed_bytes, changed_yaml], share=0.5),

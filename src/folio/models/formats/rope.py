@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from folio.models.formats.fields import Field, FormatError, positive_number
-from folio.models.rotary_scaling import RotaryScaling
-from folio.models.transformer_config import TransformerConfig
+from folio.models.rotary_scaling import RotaryScaling, RotaryScalingName
+from folio.models.transformer_config import MAX_SIZE, TransformerConfig
 from folio.runtime.untrusted import shown
 
-FACTORS = {
+FACTORS: dict[RotaryScalingName, tuple[str, ...]] = {
     "llama3": ("low_freq_factor", "high_freq_factor"),
     "yarn": ("beta_fast", "beta_slow", "attention_factor"),
 }
@@ -69,16 +69,20 @@ def rope_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_scaling(rope: Mapping[str, Any], values: Mapping[str, Any]) -> RotaryScaling | None:
     """Return how the angles are stretched; None if they are not. Raises: FormatError; ValueError."""
-    name = rope.get("rope_type", rope.get("type", "default"))
-    if name == "default":
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
         return None
-    if name not in FACTORS or rope.get("truncate", True) is not True:
-        kind = "yarn with truncate=false" if name == "yarn" else shown(repr(name))
-        raise FormatError(f"rope_type={kind} is not llama3 or yarn, the scalings of rotary positions that Folio has")
+    name = next((known for known in FACTORS if known == kind), None)
+    if name is None or rope.get("truncate", True) is not True:
+        shown_kind = "yarn with truncate=false" if name == "yarn" else shown(repr(kind))
+        raise FormatError(
+            f"rope_type={shown_kind} is not llama3 or yarn, the scalings of rotary positions that Folio has"
+        )
     original = values.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
     original = values.get("max_position_embeddings") if original is None else original
-    if type(original) is not int:
-        raise FormatError(f"original_max_position_embeddings={shown(repr(original))} must be a whole number")
+    if type(original) is not int or not 0 < original <= MAX_SIZE:
+        rule = f"must be a whole number from 1 to {MAX_SIZE}"
+        raise FormatError(f"original_max_position_embeddings={shown(repr(original))} {rule}")
     numbers = {key: positive_number(key, rope[key]) for key in FACTORS[name] if rope.get(key) is not None}
     factor = positive_number("factor", rope.get("factor"))
     if name == "yarn" and "attention_factor" not in numbers and rope.get("mscale") and rope.get("mscale_all_dim"):
