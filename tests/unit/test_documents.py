@@ -22,8 +22,9 @@ from folio.data.batches.order import MicroBatch
 from folio.data.batches.windows import TrainingWindows, ValidationWindows
 from folio.data.corpora.mixture import join_corpora
 from folio.data.corpora.text_files import TextFiles
-from folio.data.document_index import DocumentIndex, DocumentTable
+from folio.data.document_index import DocumentIndex, DocumentTable, MarkedDocuments
 from folio.data.prepared import PreparedData
+from folio.data.sharded_tokens import ShardedTokens
 from folio.data.token_file import TokenFileError
 from folio.models import GPT
 from folio.models.cache import KeyValueCache
@@ -69,6 +70,20 @@ def test_the_documents_of_windows_are_those_that_counting_finds(corpora: list[li
     spans = index.spans(np.arange(len(lengths)))
     assert spans[1].tolist() == lengths
     assert spans[0].tolist() == [0, *accumulate(lengths)][:-1]
+
+
+@given(ids=st.lists(st.integers(0, 3), min_size=2, max_size=60), n_first=st.integers(1, 40), width=st.integers(1, 9))
+def test_documents_of_other_projects_begin_at_the_end_of_text(ids: list[int], n_first: int, width: int) -> None:
+    """Two corpora, one with an index and one with end-of-text ids, give the numbers that counting gives."""
+    marked = MarkedDocuments(ShardedTokens([np.array(ids[:1]), np.array(ids[1:])]), end_of_text=0)
+    index = DocumentIndex([DocumentTable(np.array([n_first]), None), marked])
+    begins = [n_first - 1, *(n_first + place for place, token in enumerate(ids) if token == 0)]
+    starts = np.arange(max(1, n_first + len(ids) - width))
+    expected = [
+        list(accumulate(place in begins and place > start for place in range(start, start + width)))
+        for start in starts.tolist()
+    ]
+    assert index.numbers(starts, width).tolist() == expected
 
 
 def segments(batch: Batch, row: int) -> list[slice]:

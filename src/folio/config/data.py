@@ -146,6 +146,7 @@ class TokenFilesConfig(DataConfig):
 
     code: ClassVar[str] = "folio.data.corpora.token_files:TokenFiles"
     path_meaning: ClassVar[tuple[str, str]] = ("token files", "'shards/*.bin'")
+    has_documents: ClassVar[None] = None
     name: Literal["token_files"]
     val_fraction: ValFraction
     """Share of the ids, the last ones, that is for validation if no file has `val` in its name."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from folio.data.sharded_tokens import ShardedTokens
 from folio.data.token_file import MappedTokens, TokenFileError, check_whole, map_tokens
 
 END, PROMPT = "<i8", "<u4"
@@ -58,6 +59,54 @@ class DocumentTable:
     def __len__(self) -> int:
         return len(self.ends)
 
+    def begins(self, starts: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return row and column of the last token of each document that ends in a window, after its first column."""
+        self.check()
+        firsts = np.searchsorted(self.ends, starts + 1, side="right")
+        counts = np.searchsorted(self.ends, starts + width, side="right") - firsts
+        rows = np.repeat(np.arange(len(starts)), counts)
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        columns = np.asarray(self.ends[firsts[rows] + within]) - 1 - starts[rows]
+        return rows, _checked(columns, 1, width, self)
+
+    def check(self) -> None:
+        """Raises: TokenFileError if a file was cut short."""
+        for values in (self.ends, self.prompt_lengths):
+            if values is not None:
+                check_whole(values)
+
+
+@dataclass(frozen=True, eq=False)
+class MarkedDocuments:
+    """The documents of token files without an index, which an end-of-text id separates.
+
+    Example:
+
+        >>> marked = MarkedDocuments(ShardedTokens([np.array([7, 1, 2, 7, 3])]), end_of_text=7)
+        >>> DocumentIndex([marked]).numbers(np.array([0]), width=5).tolist()
+        [[0, 0, 0, 1, 1]]
+    """
+
+    tokens: ShardedTokens
+    end_of_text: int
+    prompt_lengths: None = None
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.tokens)
+
+    def __len__(self) -> int:
+        return 0  # not counted: only documents with prompts are drawn by their number
+
+    def begins(self, starts: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return row and column of each end-of-text id in a window, after its first column."""
+        here = np.flatnonzero((starts + width > 0) & (starts < self.n_tokens))
+        positions = starts[here, None] + np.arange(1, width)
+        is_inside = (positions >= 0) & (positions < self.n_tokens)
+        found = self.tokens.take(positions.clip(0, self.n_tokens - 1)) == self.end_of_text
+        rows, columns = np.nonzero(found & is_inside)
+        return here[rows], columns + 1
+
 
 class DocumentIndex:
     """The documents of a split, or of the same split of several corpora, one after another.
@@ -71,7 +120,7 @@ class DocumentIndex:
         [[3], [4], [2]]
     """
 
-    def __init__(self, tables: Sequence[DocumentTable]) -> None:
+    def __init__(self, tables: Sequence[DocumentTable | MarkedDocuments]) -> None:
         self.tables = tuple(tables)
         self.firsts = np.cumsum([0, *map(len, tables)])
         """(n_corpora + 1,): number of the first document of each corpus, and of all documents."""
@@ -92,21 +141,15 @@ class DocumentIndex:
         """
         begins = np.zeros((len(starts), width), np.int64)
         for table, offset in zip(self.tables, self._offsets[:-1], strict=True):
-            self._check(table)
-            # Column of the last token of each document that ends in a window, after its first column.
-            firsts = np.searchsorted(table.ends, starts - offset + 1, side="right")
-            counts = np.searchsorted(table.ends, starts - offset + width, side="right") - firsts
-            rows = np.repeat(np.arange(len(starts)), counts)
-            within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-            columns = np.asarray(table.ends[firsts[rows] + within]) - 1 + offset - starts[rows]
-            begins[rows, _checked(columns, 1, width, table)] = 1
+            begins[table.begins(starts - offset, width)] = 1
         return begins.cumsum(axis=1)
 
     def spans(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return first token, length and length of the prompt of `documents` (B,): three (B,) int64."""
         starts, lengths, prompts = (np.zeros(len(documents), np.int64) for _ in range(3))
         for number, table in enumerate(self.tables):
-            self._check(table)
+            assert isinstance(table, DocumentTable)
+            table.check()
             here = (documents >= self.firsts[number]) & (documents < self.firsts[number + 1])
             own = documents[here] - self.firsts[number]
             begins = np.where(own > 0, table.ends[np.maximum(own - 1, 0)], 0)
@@ -116,12 +159,6 @@ class DocumentIndex:
                 # One token of the text follows at least: an empty text was refused, and a separator follows it too.
                 prompts[here] = np.minimum(table.prompt_lengths[own], lengths[here] - 1)
         return starts, lengths, prompts
-
-    @staticmethod
-    def _check(table: DocumentTable) -> None:
-        for values in (table.ends, table.prompt_lengths):
-            if values is not None:
-                check_whole(values)
 
 
 def _checked(values: np.ndarray, low: int, high: int, table: DocumentTable) -> np.ndarray:

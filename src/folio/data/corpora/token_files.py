@@ -14,6 +14,7 @@ from folio.data.corpora.patterns import matching_names, names_below
 from folio.data.corpora.progress import Log
 from folio.data.corpora.shards import TokenShards
 from folio.data.corpora.token_formats import ForeignTokens, TokenFormatError, check_ids, read_header
+from folio.data.document_index import DocumentIndex, MarkedDocuments
 from folio.data.prepared import PreparedData
 from folio.data.sharded_tokens import ShardedTokens, ShardFile
 from folio.data.token_file import FORMAT, LARGEST_HASHED_BYTES, TokenFileError, TokenFileInfo
@@ -156,11 +157,13 @@ def _open(files: list[ForeignTokens], split: str, tokenizer: Tokenizer, verify_a
     reads_all = verify_all or n_bytes_on_disk <= LARGEST_HASHED_BYTES
     digest = hashlib.sha256(f"{len(tokens)} {tokens.dtype}".encode())
     text_bytes, n_read, lengths = 0, 0, _bytes_of_ids(tokenizer)
+    end_of_text, has_marks = tokenizer.end_of_text, False
     for shard, ids in _blocks(tokens, None if reads_all else N_SAMPLED_BLOCKS):
         check_ids(shard, ids, tokenizer.vocab_size, tokenizer.name)
         digest.update(ids.tobytes())
         text_bytes += int(lengths[ids].sum())
         n_read += len(ids)
+        has_marks = has_marks or (end_of_text is not None and bool((ids == end_of_text).any()))
     info = TokenFileInfo(
         format=FORMAT,
         dtype=tokens.dtype.str,
@@ -175,7 +178,8 @@ def _open(files: list[ForeignTokens], split: str, tokenizer: Tokenizer, verify_a
         source_sha256=digest.hexdigest(),
         tokens_sha256=digest.hexdigest(),
     )
-    return TokenShards(shards[0].path, info, tokens, _opened=tuple(shard.path.stat() for shard in shards))
+    documents = DocumentIndex([MarkedDocuments(tokens, end_of_text)]) if has_marks and end_of_text is not None else None
+    return TokenShards(shards[0].path, info, tokens, documents, _opened=tuple(shard.path.stat() for shard in shards))
 
 
 def _blocks(tokens: ShardedTokens, n_blocks: int | None) -> Iterator[tuple[ShardFile, np.ndarray]]:
