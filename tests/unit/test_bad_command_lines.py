@@ -116,9 +116,9 @@ MISTAKES: dict[str, list[tuple[tuple[str, ...], str]]] = {
         (("--greedy=1",), "--greedy"),
     ],
     "export": [
-        ((), "DIR"),
-        (("file",), "DIR=file: file is a file"),
-        (("full",), "DIR=full: full is not empty"),
+        ((), "DEST"),
+        (("file",), "DEST=file is a file"),
+        (("full",), "DEST=full is not empty"),
         (("file/under",), "file/under"),
         ((LONG,), "File name too long"),
         (("new", "--force", "yes"), "yes"),
@@ -345,9 +345,9 @@ def test_more_than_150_mistakes_are_tried() -> None:
     ("name", "arguments", "message"),
     [
         ("evaluate", ("run", "--context-length", "9"), "learned positions end at the 8"),
-        ("export", ("run", "file"), "DIR=file"),
-        ("export", ("run", "file/new"), "DIR=file/new: cannot write in file"),
-        ("export", ("rotary", "new"), "positional_encoding=rotary"),
+        ("export", ("run", "file"), "DEST=file"),
+        ("export", ("run", "file/new"), "DEST=file/new: cannot write in file"),
+        ("export", ("alibi", "new"), "positional_encoding=alibi"),
         ("figures", ("run", "--output", "file"), "--output=file: cannot write"),
         ("figures", ("run", "--layers", "9"), "--layers=9"),
     ],
@@ -361,11 +361,10 @@ def test_what_the_run_folder_answers_is_refused_before_the_checkpoint_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Reading it would first import torch, which takes seconds."""
-    if not (place / "rotary").exists():
-        shutil.copytree(place / "run", place / "rotary")
-        values = yaml.safe_load((place / "rotary" / "config.yaml").read_text())
-        values["positional_encoding"] |= {"name": "rotary", "base": 10000.0}
-        values["model"] |= {"d_model": 8}
-        (place / "rotary" / "config.yaml").write_text(yaml.safe_dump(values))
+    if not (place / "alibi").exists():
+        shutil.copytree(place / "run", place / "alibi")
+        values = yaml.safe_load((place / "alibi" / "config.yaml").read_text())
+        values["positional_encoding"] |= {"name": "alibi"}
+        (place / "alibi" / "config.yaml").write_text(yaml.safe_dump(values))
     monkeypatch.setattr("folio.runs.checkpoints.load_checkpoint", None)
     assert message in refused(name, arguments)
