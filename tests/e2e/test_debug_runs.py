@@ -20,7 +20,8 @@ def test_a_profiler_changes_no_bit_and_reports_in_each_run_of_a_sweep(workspace:
 
 
 def test_each_process_writes_tables_and_traces_of_its_operations(workspace: Workspace) -> None:
-    finished = workspace.run("train.py", *choose(TINY, "trainer=ddp_cpu"), "debug=limit", "trainer.profiler=pytorch")
+    words = ("debug=limit", "trainer.profiler=pytorch", "callbacks=[default,device_stats]")  # which needs a logger
+    finished = workspace.run("train.py", *choose(TINY, "trainer=ddp_cpu"), *words)
     assert finished.code == 0, finished.stderr
     (folder,) = workspace.runs()
     assert f"profile          {folder.relative_to(workspace.folder)}/profile" in finished.stdout

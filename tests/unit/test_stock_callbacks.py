@@ -25,7 +25,6 @@ WORK: dict[str, dict[str, Any]] = {
     "ModelCheckpoint": {"monitor": "val/loss_nats", "save_top_k": 2},
     "ModelSummary": {"max_depth": 2},
     "RichModelSummary": {},
-    "SpikeDetection": {},
     "Timer": {"duration": "00:01:00:00"},
     "WeightAveraging": {},
 }

@@ -40,7 +40,9 @@ class RunRecord:
     def __repr__(self) -> str:
         loss = self.metrics.get("val/loss_nats")
         measured = f", {loss:.4f} nats" if isinstance(loss, int | float) and math.isfinite(loss) else ""
-        return printable(f"{self.folder}: {self.status}{measured}", keep="")
+        mode = self.metrics.get("debug")  # its numbers are no results
+        debug = f", debug={mode}" if mode else ""
+        return printable(f"{self.folder}: {self.status}{measured}{debug}", keep="")
 
 
 @dataclass(frozen=True, repr=False)

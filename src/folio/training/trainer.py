@@ -10,13 +10,14 @@ from typing import Any
 import lightning as L
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers.logger import DummyLogger
 
 from folio.config.run import RunConfig
 from folio.distributed.context import SINGLE_PROCESS, DistributedContext
 from folio.distributed.devices import Device
 from folio.distributed.strategies import build_strategy, cluster_environment
 from folio.runs.checkpoints import read_checkpoint, save_checkpoint
-from folio.training.loggers.base import RunLogger
 from folio.training.profiling import RunProfiler
 
 
@@ -36,7 +37,7 @@ class AtomicCheckpointIO(CheckpointIO):
 def build_trainer(
     config: RunConfig,
     device: Device,
-    loggers: Sequence[RunLogger],
+    loggers: Sequence[Logger],
     callbacks: Sequence[Callback],
     folder: Path,
     distributed: DistributedContext = SINGLE_PROCESS,
@@ -44,6 +45,8 @@ def build_trainer(
 ) -> L.Trainer:
     """Return Lightning's Trainer, with everything disabled that Folio's callbacks do."""
     training, accumulation = config.training, config.accumulate_grad_batches
+    if not distributed.is_global_zero and config.logger:
+        loggers = [DummyLogger()]  # LearningRateMonitor and others refuse to work without one
     _silence_advice()
     return L.Trainer(
         accelerator=device.accelerator,

@@ -20,6 +20,7 @@ UNSUITABLE: dict[type[Callback], str] = {
     stock.GradientAccumulationScheduler: "training.micro_batch_size decides how a step is divided",
     stock.ModelPruning: "checkpoints do not hold its masks, so its run could not be resumed",
     stock.OnExceptionCheckpoint: "a run saves last.ckpt at a signal, and every training.checkpoint_every_steps",
+    stock.SpikeDetection: "its state cannot be resumed; a run warns by itself if the training loss jumps",
     stock.StochasticWeightAveraging: "it counts epochs and sets the learning rate; use callbacks=[default,ema]",
     stock.ThroughputMonitor: "it needs a function, which no file can hold; train/tokens_per_s is always logged",
 }
