@@ -42,9 +42,9 @@ class Group:
     """The runs in the mean: the last finished one of each seed."""
 
     @property
-    def tags(self) -> str:
+    def tags(self) -> list[str]:
         """The tags that any of its runs has."""
-        return ", ".join(dict.fromkeys(tag for run in self.runs for tag in run.tags)) or ABSENT
+        return list(dict.fromkeys(tag for run in self.runs for tag in run.tags))
 
     def metric_values(self, metric: str) -> list[float]:
         return [run.metrics[metric] for run in self.averaged if metric in run.metrics]

@@ -7,7 +7,7 @@ allows only its own script: markup that escaped the escaping would still not run
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,6 @@ def _group_table(report: Report) -> dict[str, Any]:
     headings += [Heading(column.title, "number", column.unit) for column in first]
     headings.append(Heading(COMPARED_HEADING, "text", title=f"difference in {report.primary.title}"))
     headings += [Heading(column.title, "number", column.unit) for column in rest]
-    headings += [Heading("tags", "text")] if report.has_tags else []
     rows = []
     for i, group in enumerate(report.groups):
         cells = [_text_cell(group.values.get(key, ABSENT), kinds[key]) for key in keys]
@@ -109,7 +108,7 @@ def _group_table(report: Report) -> dict[str, Any]:
         cells += [_summary_cell(group, column) for column in first]
         cells.append(_comparison_cell(report, i))
         cells += [_summary_cell(group, column) for column in rest]
-        cells += [_text_cell(group.tags, "text")] if report.has_tags else []
+        cells[0] = replace(cells[0], remark=", ".join(group.tags))
         kind = "best" if i == report.comparison.best and report.comparison.has_winner else ""
         rows.append({"group": i, "kind": kind if group.averaged else "not-averaged", "cells": cells})
     return {"headings": headings, "rows": rows}
@@ -127,24 +126,22 @@ def _run_table(report: Report, index: Mapping[int, int]) -> dict[str, Any]:
     names = short_key_names(keys)
     kinds = {key: _kind([run.config.get(key) for run in report.finished]) for key in keys}
     headings = [Heading("run", "text"), *(Heading(names[key], kinds[key]) for key in keys)]
-    described = [key for key in ("tags", "notes") if any(run.config.get(key) for run in report.finished)]
     first, rest = _split_columns(report)
     headings += [Heading(column.title, "number", column.unit) for column in first]
     headings += [Heading("lowest loss", "number", LOSS.unit), Heading("at step", "number")]
     headings += [Heading(column.title, "number", column.unit) for column in rest]
-    headings += [Heading(key, "text") for key in described]
     formatters = {column.metric: column.format for column in first}
     formatters |= {"best/val/loss_nats": LOSS.format, "best/step": lambda value: f"{value:,.0f}"}
     formatters |= {column.metric: column.format for column in rest}
     averaged = report.grouping.averaged_ids
     rows = []
     for run in report.finished:
-        cells = [_text_cell(run.name, "text long")]
+        remark = " · ".join(str(text) for key in ("tags", "notes") if (text := run.config.get(key)))
+        cells = [Cell(run.name, run.name, "text long", remark=remark)]
         cells += [_text_cell(run.config_text(key), kinds[key]) for key in keys]
         for metric, formatter in formatters.items():
             value = run.metrics.get(metric)
             cells.append(Cell(ABSENT, "", "number") if value is None else Cell(formatter(value), value, "number"))
-        cells += [_text_cell(str(run.config.get(key) or ABSENT), "text long") for key in described]
         rows.append({"run": index[id(run)], "kind": "" if id(run) in averaged else "not-averaged", "cells": cells})
     return {"headings": headings, "rows": rows}
 

@@ -95,7 +95,7 @@ def group_rows(report: Report) -> tuple[list[str], list[list[str]]]:
     for index, group in enumerate(report.groups):
         values = [group.values.get(key, ABSENT) for key in report.grouping.keys] or [group.label]
         cells = [column.format_summary(group.summary(column.metric)) or ABSENT for column in report.columns]
-        tags = [group.tags] if report.has_tags else []
+        tags = [", ".join(group.tags) or ABSENT] if report.has_tags else []
         rows.append([*values, str(len(group.averaged)), *cells, compared_text(report, index), *tags])
     return headings, rows
 
@@ -159,7 +159,7 @@ def _group_table(report: Report, console: Console) -> Table:
             rows = [[*row, compared_text(report, index)] for index, row in enumerate(rows)]
         if report.has_tags:
             headings.append("tags")
-            rows = [[*row, group.tags] for row, group in zip(rows, report.groups, strict=True)]
+            rows = [[*row, ", ".join(group.tags) or ABSENT] for row, group in zip(rows, report.groups, strict=True)]
         table = to_rich_table(title, headings, rows)
         if len(columns) <= 1 or console.measure(table).maximum <= console.width:
             return table
