@@ -31,7 +31,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def main(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders, checkpoint files, or 'latest'.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run folders, checkpoint files, or 'latest'.")],
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on; 0 is any that is free.")] = 8000,
     allow_host: Annotated[
@@ -104,7 +104,7 @@ def require_packages() -> None:
 def announce(url: str, models: "ServedModels") -> None:
     """Print what is served where, and how to try it."""
     for served in models:
-        console.print(f"{served.id}: {served.path}, step {served.step:,}, {served.model.n_parameters:,} parameters")
+        console.print(f"{served.id}: {served.path}, step {served.step:,}, {served.n_parameters:,} parameters")
     first = next(iter(models))
     body = json.dumps({"model": first.id, "prompt": first.sample_prompt, "max_tokens": 40}, ensure_ascii=False)
     code = (

@@ -30,7 +30,17 @@ def run(finished_run: Run) -> LoadedRun:
 def server(run: LoadedRun) -> Iterator[Running]:
     model: Any = run.model
     models = [
-        ServedModel(name, model, run.tokenizer, run.path, run.step, 0, "ROMEO:", {"loss_nats": 4.0})
+        ServedModel(
+            id=name,
+            model=model,
+            tokenizer=run.tokenizer,
+            path=run.path,
+            step=run.step,
+            n_parameters=model.n_parameters,
+            created=0,
+            sample_prompt="ROMEO:",
+            val={"loss_nats": 4.0},
+        )
         for name in ("<b>first</b>", "second")
     ]
     with running(*models) as started:

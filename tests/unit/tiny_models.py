@@ -66,7 +66,16 @@ def build(kind: type[AnyModel], **changes: Any) -> AnyModel:
 def served(tokenizer: Tokenizer, name: str = "tiny", **changes: Any) -> ServedModel:
     """Return a tiny decoder as a server offers it, with three rows for no symbol."""
     model = build(GPT, vocab_size=tokenizer.vocab_size + 3, **changes)
-    return ServedModel(name, model, tokenizer, Path("best.ckpt"), step=20, created=1_700_000_000, sample_prompt="a")
+    return ServedModel(
+        id=name,
+        model=model,
+        tokenizer=tokenizer,
+        path=Path("best.ckpt"),
+        step=20,
+        n_parameters=model.n_parameters,
+        created=1_700_000_000,
+        sample_prompt="a",
+    )
 
 
 def random_tokens(batch: int, time: int, seed: int = 0) -> Tensor:

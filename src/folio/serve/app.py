@@ -215,7 +215,7 @@ def describe(served: ServedModel) -> Json:
         "created": served.created,
         "owned_by": "folio",
         "context_length": served.context_length,
-        "n_parameters": served.model.n_parameters,
+        "n_parameters": served.n_parameters,
         "tokenizer": served.tokenizer.name,
         "step": served.step,
     }

@@ -31,6 +31,8 @@ class ServedModel:
     """Checkpoint file."""
     step: int
     """Optimizer step of the weights."""
+    n_parameters: int
+    """Number of parameters, before the weights are rounded."""
     created: int
     """Time at which the checkpoint was written, in seconds since 1970."""
     sample_prompt: str
@@ -156,6 +158,7 @@ def load_models(paths: Sequence[Path], device: str, quantize: str | None) -> Ser
         trained = load_checkpoint(path, device_from_name(device))
         check_family(path, trained.config.model.family)
         assert isinstance(trained.model, GPT)
+        n_parameters = trained.model.n_parameters
         prepare_weights(trained.model, quantize)
         name = choose_name(trained.config.run_name, path, [model.id for model in models])
         models.append(
@@ -165,6 +168,7 @@ def load_models(paths: Sequence[Path], device: str, quantize: str | None) -> Ser
                 tokenizer=trained.tokenizer,
                 path=path,
                 step=trained.step,
+                n_parameters=n_parameters,
                 created=int(path.stat().st_mtime),
                 sample_prompt=trained.config.callbacks.samples.prompt,
                 val=trained.val,

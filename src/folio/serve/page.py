@@ -47,7 +47,7 @@ def served_page(models: ServedModels) -> str:
             "run": served.id,
             "step": served.step,
             "prompt": served.sample_prompt,
-            "n_parameters": served.model.n_parameters,
+            "n_parameters": served.n_parameters,
             "val": finite_metrics(served.val),
             "rounding": {},
             "shape": page_shape(served.model.config),

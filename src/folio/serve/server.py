@@ -57,7 +57,7 @@ class Server(uvicorn.Server):
                 http="h11",
                 ws="none",
                 lifespan="off",
-                log_level="warning",
+                log_level="error",
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
