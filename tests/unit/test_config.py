@@ -33,6 +33,7 @@ ALSO_NEEDED = {
     Path("data/huggingface"): ["data.path=roneneldan/TinyStories"],
     Path("data/prepared"): ["data.path=data/text_files/mine"],
     Path("data/token_files"): ["data.path=shards/*.bin"],
+    Path("tokenizer/huggingface"): ["tokenizer.path=my_tokenizer"],
     Path("data/mixture"): ["data.parts={tiny_shakespeare: 0.7, corpus/**/*.txt: 0.3}"],
     Path("model/encoder_small"): ["objective=masked_lm"],
     Path("model/encoder_decoder_small"): ["objective=prefix_lm"],
