@@ -61,7 +61,7 @@ def test_a_model_goes_to_transformers_and_back(name: str, trained: Train, transf
     assert type(model).__name__ == name
     ours = load_checkpoint(run.folder / "checkpoints" / "best.ckpt", "cpu")
     prompt = "JULIET: It"
-    inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+    inputs = tokenizer(prompt, return_tensors="pt")
     assert inputs["input_ids"][0].tolist() == ours.tokenizer.encode(prompt).tolist()
     expected = ours.model.generate(inputs["input_ids"], max_new_tokens=20, temperature=0)[0].tolist()
     written = model.generate(**inputs, max_new_tokens=20, do_sample=False)[0].tolist()

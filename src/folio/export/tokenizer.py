@@ -74,6 +74,7 @@ def tokenizer_config(tokenizer: Tokenizer, context_length: int | None) -> dict[s
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": True,  # a text cannot inject a special token
+        "model_input_names": ["input_ids", "attention_mask"],  # no token types, which transformers 4 gives to GPT-2
     }
     if context_length is not None:
         config["model_max_length"] = context_length
