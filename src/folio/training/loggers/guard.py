@@ -26,9 +26,16 @@ class GuardedLogger(RunLogger):
         self._failed = False
 
     def __getattr__(self, name: str) -> Any:
-        if name == "logger":  # before __init__, as in a copy
+        if name in ("logger", "_failed"):  # before __init__, as in a copy
             raise AttributeError(name)
-        return getattr(self.logger, name)
+        try:
+            if not self._failed:
+                return getattr(self.logger, name)
+        except AttributeError:
+            raise
+        except Exception as error:  # Lightning asks for `experiment`, which may open files or connect to a server
+            self._fail(error)
+        raise AttributeError(f"logger.{self.name} has failed and has no {name}")
 
     @property
     def shows_figures(self) -> bool:  # type: ignore[override]
@@ -71,8 +78,12 @@ class GuardedLogger(RunLogger):
         try:
             method(*args)
         except Exception as error:
-            self._failed = True
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        if not self._failed:
             warn_of_failure(self.name, error)
+        self._failed = True
 
 
 def warn_of_failure(name: str, error: Exception) -> None:
