@@ -69,9 +69,9 @@ def load_pretrained(
 
 def _read_state(folder: Path, format_: Format, config: TransformerConfig) -> dict[str, Tensor]:
     """Return Folio's parameters by name, in memory of their own."""
+    tensors = read_weights(folder, format_, config)  # first, because config.json may claim more layers than there are
     with torch.device("meta"):
         shapes = {name: parameter.shape for name, parameter in GPT(config).named_parameters()}
-    tensors = read_weights(folder, format_, config)
     state: dict[str, Tensor] = {}
     filled: set[tuple[str, str]] = set()
     # Copied, since the tensors may still lie in the file; one at a time, so that memory holds a large model once.
