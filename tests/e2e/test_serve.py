@@ -92,7 +92,7 @@ def test_fifty_clients_for_a_minute_lose_nothing_and_memory_stays_flat(workspace
 
 
 COMPANIONS = [Path(sys.prefix) / folder for folder in ("companions", "hugging_face")]
-"""Where `make setup` puts what only comparisons with other programs need."""
+"""Where make puts what only comparisons with other programs need."""
 
 TASKS = {
     # name: what one of lm_eval's tasks says besides its texts
@@ -104,7 +104,7 @@ TASKS = {
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (COMPANIONS[0] / "lm_eval").is_dir(), reason="needs lm_eval, which make setup installs")
+@pytest.mark.skipif(not (COMPANIONS[0] / "lm_eval").is_dir(), reason="needs lm_eval, which make test-slow installs")
 def test_lm_eval_measures_the_log_likelihoods_of_evaluate(workspace: Workspace) -> None:
     """Of the whole validation text in windows, and of continuations; lm_eval finds the tokenizer by itself."""
     words = choose(TINY, "model.context_length=32")
