@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tiny_models import TINY, build, random_tokens
 from torch import Tensor
 
-from folio.models import GPT, Encoder, EncoderDecoder
+from folio.models import GPT, Encoder, EncoderDecoder, TransformerConfig
 from folio.models.attention_maps import record_attention
 from folio.models.blocks import DotProductAttention, SelfAttention
 from folio.models.cache import KeyValueCache, LayerCache
@@ -307,6 +307,12 @@ def test_a_softcap_bounds_the_logits_in_mixed_precision_too() -> None:
         logits = model(random_tokens(2, 8))
     assert logits.dtype == torch.float32
     assert 1.5 < logits.abs().max() <= 2.0
+
+
+@pytest.mark.parametrize("scaling", [None, YARN, LLAMA3])
+def test_a_checkpoint_gives_back_the_config(scaling: RotaryScaling | None) -> None:
+    config = replace(TINY, positional_encoding="rotary", rotary_scaling=scaling, **OPTIONS["all"])
+    assert TransformerConfig.from_dict(asdict(config)) == config
 
 
 # Refused

@@ -1,6 +1,7 @@
 """The size, shape and architecture of a transformer, and the rules that they obey. Imports no torch."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -130,6 +131,12 @@ class TransformerConfig(ModelOptions):
     """The way in which rotary positions are stretched to a longer context."""
     conditioning: Conditioning | None = None
     """The way in which the decoder of an encoder-decoder reads the encoder; see `folio.models.encoder_decoder`."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TransformerConfig":
+        """Return the config that `dataclasses.asdict` has made these values of. Raises: TypeError, ValueError."""
+        scaling = values.get("rotary_scaling")
+        return cls(**{**values, "rotary_scaling": None if scaling is None else RotaryScaling(**scaling)})
 
     def __post_init__(self) -> None:
         self._check_sizes()

@@ -226,7 +226,7 @@ def _rebuild_model(
     weights = {
         key.removeprefix(MODEL_PREFIX): tensor for key, tensor in state_dict.items() if key.startswith(MODEL_PREFIX)
     }
-    config = TransformerConfig(**model_config)
+    config = TransformerConfig.from_dict(model_config)
     if config.n_layers > len(weights):
         raise ValueError(f"{config.n_layers} layers, and {len(weights)} tensors")
     with torch.device("meta"):
