@@ -47,6 +47,7 @@ NOT_RUN: dict[str, str] = {
     "python train.py -m positional_encoding=learned,rotary seed=1,2,3,4 sweep=latest": "the same",
     "python scripts/extrapolate.py": "measures a sweep: tests/e2e/test_studies.py runs one first",
     "python scripts/scaling.py": "the same",
+    "python scripts/export.py latest my_model.gguf": "refuses a GPT-2: tests/unit/test_export.py writes a Llama",
     "python -m benchmarks": BENCHMARK,
     "python train.py -m hydra/launcher=submitit_slurm": "no SLURM here: test_many_processes.py has submitit_local",
     **{command: "tests/e2e/test_extend.py" for extension in EXTENSIONS.values() for command in extension.commands},

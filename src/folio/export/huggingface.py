@@ -69,7 +69,7 @@ def export(trained: "LoadedCheckpoint", checkpoint: Path, folder: Path, force: b
             write_pretrained(model, plan, draft, tokenizer.end_of_text)
             lost = export_tokenizer(tokenizer, draft, model.config.context_length)
             verified = verify(model, draft, tokenizer.vocab_size)
-            (draft / CARD).write_text(model_card(trained, plan, verified, folder.name), encoding="utf-8")
+            (draft / CARD).write_text(model_card(trained, plan, verified, folder.resolve().name), encoding="utf-8")
             files = sorted(path.name for path in draft.iterdir())
     except OSError as error:
         raise FolioError(f"DEST={folder}: cannot write there ({error.strerror}); name another folder") from None
