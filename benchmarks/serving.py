@@ -35,7 +35,7 @@ LEAVES_EVERY = 10
 
 @dataclass
 class Load:
-    """What the clients saw."""
+    """Everything that the clients saw."""
 
     n_answered: int = 0
     n_left: int = 0

@@ -87,5 +87,5 @@ def test_known_ids(assets_dir: Path) -> None:
 @pytest.mark.parametrize("name", ENCODINGS)
 def test_vocabulary_sizes_are_tiktokens(name: str, assets_dir: Path) -> None:
     tokenizer = choose_tokenizer(name).build(assets_dir)
-    assert tokenizer._encoding.n_vocab == tokenizer.vocab_size
+    assert tokenizer.encoding.n_vocab == tokenizer.vocab_size
     assert load_tokenizer(tokenizer.state()).vocab_size == tokenizer.vocab_size

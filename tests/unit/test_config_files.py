@@ -78,7 +78,7 @@ def test_options_may_stand_between_words() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--device=cpu", "write trainer=cpu or trainer=gpu"),
+        ("--device=cpu", "write trainer=cpu, trainer=gpu or trainer=mps"),
         ("--n_layer=3", "did you mean model.n_layers?"),
         ("--resume latest", "write resume=latest"),
         ("--resolve", "--resolve belongs to --cfg job"),

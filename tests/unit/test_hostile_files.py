@@ -486,7 +486,8 @@ def test_a_path_with_rich_markup_is_shown_literally(capsys: pytest.CaptureFixtur
     from folio.runtime.console import console
 
     kinds = RunSummary.__dataclass_fields__.items()
-    values: dict[str, Any] = {name: "x" if field.type is str else 1 for name, field in kinds}
+    of_kind = {int: 1, float: 1.0, list[str]: ["x"]}
+    values: dict[str, Any] = {name: of_kind.get(field.type, "x") for name, field in kinds}
     figures = RunSummary(**(values | {"data": "[/b][link=http://x]a\x1b[2J.txt"}))
     console.print(figures.table())
     assert r"[/b][link=http://x]a\x1b[2J.txt" in capsys.readouterr().out

@@ -15,6 +15,7 @@ from folio.data.batches.lines import LineFiles, Lines
 from folio.data.corpora.prepared_folder import PreparedFolder
 from folio.data.corpora.single_text import TextFile
 from folio.data.corpora.staging import Staging
+from folio.data.corpora.tasks import DOCUMENT
 from folio.data.corpora.text_files import TextFiles
 from folio.report.reading import read_folders
 from folio.runs.folders import find_resumable_run, read_status
@@ -160,6 +161,8 @@ JOURNAL = {
     "tokens_bytes": 4,
     "documents_bytes": 4,
     "n_read": 5,
+    "n_separators": 0,
+    "row_bytes": DOCUMENT.itemsize,
 }
 
 
@@ -215,6 +218,7 @@ DIRECT_READERS = {
     "distributed.environment": "/dev/null",
     "report.page": "files of this package",
     "export.page.page": "files of this package",
+    "export.gguf_tokenizer": "parses a text of its own",
     "data.corpora.tiny_shakespeare": "a file of this package",
     "data.assets": "a wheel whose sha256 was checked",
     "data.tokenizers.tiktoken_bpe": "a file whose sha256 was checked",

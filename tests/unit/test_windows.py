@@ -202,7 +202,7 @@ def test_windows_are_the_tokens_and_the_tokens_after_them(dtype: str) -> None:
     assert tokens.is_contiguous()
     assert targets.is_contiguous()
     assert torch.equal(targets, tokens + 1)
-    assert batch[2:] == (8, None, None, None, 1.0)
+    assert batch[2:] == (8, None, None, None, None, 1.0)
 
 
 def test_runs_are_padded_with_zeros_to_the_longest() -> None:

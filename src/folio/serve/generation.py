@@ -1,4 +1,4 @@
-"""What a request for text computes, as steps of one forward pass each."""
+"""The computation that a request for text asks for, as steps of one forward pass each."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ LEAST_LOGPROB = -9999.0
 
 @dataclass(frozen=True)
 class TextRequest:
-    """What is asked of a model: n texts for each prompt, numbered prompt by prompt."""
+    """A request to a model: n texts for each prompt, numbered prompt by prompt."""
 
     prompts: list[list[int]]
     n: int

@@ -204,11 +204,11 @@ class LayerAttention(NamedTuple):
 
     weights: Tensor
     unscaled: Tensor
-    """What the weights would be without the division of the scores by sqrt(K)."""
+    """The weights as they would be without the division of the scores by sqrt(K)."""
 
 
 class Seen(NamedTuple):
-    """What happens inside a model while it reads a text."""
+    """The inside of a model while it reads a text."""
 
     layers: list[LayerAttention]
     residuals: list[Tensor]
