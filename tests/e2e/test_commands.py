@@ -22,6 +22,7 @@ from test_corpora_e2e import write_files
 from test_extend import EXTENSIONS
 from workspace import FAMILIES, ROOT, TINY, TINY_TEXT, Workspace
 
+from folio.cli.debug import fit_schedule
 from folio.config.checks import check_config
 
 BENCHMARK = "takes minutes: tests/e2e/test_benchmark.py runs parts of it with small models"
@@ -37,6 +38,7 @@ NOT_RUN: dict[str, str] = {
     "make docs": "tests/e2e/test_docs.py builds the site",
     "make schema": "tests/unit/test_config_page.py writes the same files elsewhere",
     "make tensorboard": SERVER,
+    "make page": "tests/e2e/test_page.py writes pages, tests/e2e/test_make.py does a dry run",
     "tensorboard ": SERVER,
     "python scripts/board.py": "does not end: tests/e2e/test_tensorboard_sweep.py starts it and uses it",
     "python scripts/serve.py": "does not end: tests/e2e/test_serve.py starts it and uses it",
@@ -129,12 +131,12 @@ def words_of(command: str) -> list[str]:
 
 RUNNABLE = [command for command in COMMANDS if reason_not_to_run(command) is None and command not in REFUSED]
 COMPOSED = [command for command in RUNNABLE if words_of(command)[1] in ("train.py", "scripts/prepare_data.py")]
-HYDRA_SCRIPTS = ("scripts/prepare_data.py", "scripts/plan.py")
-"""Scripts that take overrides of train.py."""
+OTHER_OPTIONS = ("scripts/prepare_data.py", "scripts/plan.py", "scripts/board.py")
+"""Scripts that take overrides of train.py, or TensorBoard's options."""
 SCRIPTS = [
     command
     for command in COMMANDS
-    if command.startswith(("python scripts/", "python -m benchmarks")) and words_of(command)[1] not in HYDRA_SCRIPTS
+    if command.startswith(("python scripts/", "python -m benchmarks")) and words_of(command)[1] not in OTHER_OPTIONS
 ]
 
 
@@ -182,7 +184,7 @@ def test_the_overrides_compose_and_pass_the_checks(command: str, compose: Callab
     if "--cfg" in words:
         words = words[words.index("--cfg") + 2 :]
     for overrides in combinations(words):
-        config = compose(*overrides)
+        config = fit_schedule(compose(*overrides), is_typed=False, log=lambda line: None)
         if config.init_from is None:  # otherwise the folder determines the size
             check_config(config)
 
@@ -190,8 +192,8 @@ def test_the_overrides_compose_and_pass_the_checks(command: str, compose: Callab
 @pytest.mark.parametrize("command", SCRIPTS)
 def test_a_script_accepts_its_options(command: str) -> None:
     words = words_of(command)
-    module = {"benchmarks": "benchmarks/__main__.py", "benchmarks.serving": "benchmarks/serving.py"}
-    script, arguments = (module[words[2]], words[3:]) if words[1] == "-m" else (words[1], words[2:])
+    files = {"benchmarks": "benchmarks/__main__.py", "benchmarks.serving": "benchmarks/serving.py"}
+    script, arguments = (files[words[2]], words[3:]) if words[1] == "-m" else (words[1], words[2:])
     spec = importlib.util.spec_from_file_location("shown_script", ROOT / script)
     assert spec is not None
     assert spec.loader is not None
