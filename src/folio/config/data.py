@@ -36,7 +36,7 @@ class DataConfig(Option):
     """File or folder that is read; null for a text that has a name."""
     window_order: WindowOrder
     """Starts of the windows: random, independent and uniform; or shuffled, each once an epoch."""
-    mask_documents: bool
+    mask_documents: bool = False
     """Let tokens attend only to their own document, in which positions start again from 0."""
     has_documents: ClassVar[bool | None] = False
     """Whether the text is divided into documents; None if that is only known when it is opened."""
@@ -220,7 +220,7 @@ class MixtureConfig(Section):
     """Weights of tiny_shakespeare, a file, a pattern or a folder; or, for any name, the keys below."""
     window_order: WindowOrder
     """Starts of the windows: random, independent and uniform; or shuffled, each once an epoch."""
-    mask_documents: bool
+    mask_documents: bool = False
     """Let tokens attend only to their own document, in which positions start again from 0."""
     has_documents: ClassVar[None] = None
     has_prompts: ClassVar[None] = None
