@@ -198,7 +198,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     target = {"wandb": "WandbLogger", "mlflow": "MLflowLogger"}[logger]
     with pytest.raises(ConfigError) as error:
         load_class(f"logger.{logger}", f"{module}.{target}", {}, RunLogger)
-    assert str(error.value) == f"logger.{logger} needs the package {logger}; pip install 'folio[loggers]'"
+    assert str(error.value) == f"logger.{logger} needs the package {logger}; install it with: pip install '.[loggers]'"
 
 
 def test_neither_package_is_imported_unless_it_is_chosen() -> None:

@@ -29,7 +29,7 @@ SAVE_DIR = "save_dir"
 """The argument of Lightning's loggers that is the run folder unless it is given."""
 
 IN_EXTRA = ("wandb", "mlflow", "sqlalchemy", "alembic", "psutil")
-"""Packages of the extra `loggers`, which is installed with pip install 'folio[loggers]'."""
+"""Packages of the extra `loggers`, which is installed with pip install '.[loggers]'."""
 
 _COLLECTING = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
@@ -100,7 +100,7 @@ def load_class(key: str, target: str, arguments: Mapping[str, Any], base: type[A
         cls = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
         if (package := _missing_package(target)) in IN_EXTRA:
-            raise ConfigError(f"{key} needs the package {package}; pip install 'folio[loggers]'") from None
+            raise ConfigError(f"{key} needs the package {package}; install it with: pip install '.[loggers]'") from None
         raise ConfigError(f"{key}: {target} cannot be imported ({shown(error)}); {_remedy(key)}") from None
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise ConfigError(f"{key}: {target} is no {base.__name__} of Lightning; {_remedy(key)}")
