@@ -115,7 +115,9 @@ def fill_with_invalid_ids(file: Path) -> None:
         writing.write(b"\xff" * file.stat().st_size)
 
 
-@pytest.mark.parametrize("damage", [truncate, flip_one_bit, fill_with_invalid_ids])
+@pytest.mark.parametrize(
+    "damage", [truncate, flip_one_bit, pytest.param(fill_with_invalid_ids, marks=pytest.mark.slow)]
+)
 def test_damaged_tokens_end_a_run_before_its_next_checkpoint(
     damage: Callable[[Path], None], workspace: Workspace
 ) -> None:

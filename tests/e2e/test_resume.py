@@ -99,7 +99,7 @@ def test_a_killed_run_ends_with_the_bits_of_an_undisturbed_run(undisturbed: Run,
     assert not list(run.folder.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("family", ["masked_lm", "hidden_cache"])
+@pytest.mark.parametrize("family", [pytest.param("masked_lm", marks=pytest.mark.slow), "hidden_cache"])
 def test_a_killed_run_of_another_family_ends_with_the_bits_of_an_undisturbed_run(
     family: str, make_workspace: Callable[[], Workspace]
 ) -> None:
@@ -112,7 +112,7 @@ def test_a_killed_run_of_another_family_ends_with_the_bits_of_an_undisturbed_run
     assert_same_end(run, elsewhere.train(*recipe), "csv")
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", [pytest.param("adamw", marks=pytest.mark.slow), "muon"])
 def test_a_finished_run_can_be_extended_and_keeps_its_curves_in_csv(optimizer: str, workspace: Workspace) -> None:
     kept = "callbacks.checkpoint.keep_every_steps=15"
     recipe = (*TINY, "logger=csv", "model.dropout=0.1", "schedule=constant", f"optimizer={optimizer}", kept)

@@ -39,7 +39,7 @@ METRICS = {
     "git_commit",
 }
 
-CHOICES = ("optimizer", "schedule", "logger")
+CHOICES = ("optimizer", "schedule")
 
 UNIFORM_NATS = math.log(len(set(TINY_TEXT)))
 """Loss of a model that has learned nothing."""
@@ -199,13 +199,10 @@ def test_accumulation_takes_the_steps_of_the_whole_batch(encoding: str, swept: d
         assert parts.metrics[key] == pytest.approx(whole.metrics[key], rel=1e-5)
 
 
-def test_every_optimizer_trains_with_every_schedule_and_logger(workspace: Workspace) -> None:
+def test_every_optimizer_trains_with_every_schedule(workspace: Workspace) -> None:
     groups = {group: sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml")) for group in CHOICES}
-    runs = sweep(workspace, *(f"{group}={','.join(options)}" for group, options in groups.items()))
-    chosen = {
-        (run.config["optimizer"]["name"], run.config["schedule"]["name"], *(run.config["logger"] or ["none"]))
-        for run in runs
-    }
+    runs = sweep(workspace, "logger=none", *(f"{group}={','.join(options)}" for group, options in groups.items()))
+    chosen = {tuple(run.config[group]["name"] for group in groups) for run in runs}
     assert chosen == set(product(*groups.values()))
     for run in runs:
         assert run.metrics["status"] == "finished"
