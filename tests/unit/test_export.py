@@ -69,6 +69,8 @@ def test_a_model_that_does_not_verify_is_not_written(
     compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = trained_model(compose, *LLAMA)
+    # Other tests in this process may have put transformers on the path, which would then read the folder.
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr("folio.export.verification.load_pretrained", lambda folder: trained_model(compose).model)
     message = refusal(huggingface.export, trained, Path("last.ckpt"), tmp_path / "out", False)
     assert "the written model is not the trained one: its logits" in message
