@@ -28,7 +28,13 @@ def one_thread(make_workspace: Callable[[], Workspace]) -> Workspace:
     return Workspace(workspace.folder, workspace.environment | ENVIRONMENT)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+SLOW = ("encoder_nano", "encoder_decoder_nano")
+"""Recipes that take half a minute; the smaller ones of their families run each time."""
+
+
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(recipe, marks=pytest.mark.slow) if recipe in SLOW else recipe for recipe in RECIPES]
+)
 def test_training_reproduces_the_committed_losses_and_shapes(recipe: str, one_thread: Workspace) -> None:
     expected = json.loads((TRACES / f"{recipe}.json").read_text())
     trace = trace_of(one_thread.train(*COMMON, *RECIPES[recipe]))
