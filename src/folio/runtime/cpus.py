@@ -11,10 +11,10 @@ CGROUPS = Path("/sys/fs/cgroup")
 """Where Linux shows the limits of a container or a service."""
 
 SPIN_COUNT = "30000"
-"""How often a thread of libgomp, torch's pool of threads, looks for its next work before it sleeps: about 50 µs.
+"""How often a thread of libgomp, torch's pool of threads, looks for its next work before it sleeps.
 
-By default it looks ten times as often, or for ever. That gains nothing on a quiet machine, and keeps a processor from
-the thread that all others wait for on a busy one; docs/performance.md has the figures.
+By default it looks ten times as often. That gains nothing on a quiet machine, and on a busy one it keeps a processor
+from the thread that all others wait for.
 """
 
 
