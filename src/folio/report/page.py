@@ -5,7 +5,6 @@ allows only its own script: markup that escaped the escaping would still not run
 """
 
 import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -22,6 +21,7 @@ from folio.report.reading import ReportedRun
 from folio.report.report import FACT_NAMES, METHOD, Report, report_commands, run_command
 from folio.report.tables import COMPARED_HEADING, compared_text
 from folio.report.text import ABSENT, format_value, natural_sort_key
+from folio.runtime.web_page import content_security_policy
 
 TEMPLATES = Path(__file__).parent / "page"
 CONFIGURATION = ""
@@ -61,10 +61,7 @@ def to_html(report: Report, images: Mapping[str, bytes], now: datetime | None = 
     data = _script_data(report, index)
     return environment.get_template("page.html").render(
         report=report,
-        policy=(
-            f"default-src 'none'; img-src data:; style-src {_csp_hash(style)}; script-src {_csp_hash(script)}; "
-            "base-uri 'none'; form-action 'none'"
-        ),
+        policy=content_security_policy(style, script),
         style=style,
         script=script,
         data=data,
@@ -82,10 +79,6 @@ def to_html(report: Report, images: Mapping[str, bytes], now: datetime | None = 
             for name, content in images.items()
         ],
     )
-
-
-def _csp_hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 # Tables

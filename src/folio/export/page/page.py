@@ -6,7 +6,6 @@ shows it as text.
 """
 
 import base64
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from folio.export.page.weights import PackedWeights
 from folio.models import TransformerConfig
 from folio.runtime.files import atomic_writer
 from folio.runtime.version import VERSION
+from folio.runtime.web_page import content_security_policy
 
 PARTS = Path(__file__).parent
 
@@ -94,10 +94,7 @@ def render_page(title: str, data: dict[str, Any], *, worker: str, allowed: str) 
     environment = Environment(loader=FileSystemLoader(PARTS), autoescape=True, undefined=StrictUndefined)
     style, script = (PARTS / "style.css").read_text(encoding="utf-8"), join_scripts(PAGE_SCRIPTS)
     return environment.get_template("template.html").render(
-        policy=(
-            f"default-src 'none'; img-src data:; style-src {_csp_hash(style)}; script-src {_csp_hash(script)}; "
-            f"{allowed}; base-uri 'none'; form-action 'none'"
-        ),
+        policy=content_security_policy(style, script, allowed),
         title=title,
         style=style,
         script=script,
@@ -115,10 +112,6 @@ def finite_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
 def join_scripts(names: Sequence[str]) -> str:
     """Return the scripts as one, in which each can use what those before it declare."""
     return "\n".join((PARTS / "js" / name).read_text(encoding="utf-8") for name in names)
-
-
-def _csp_hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _tokenizer_data(tokenizer: Tokenizer, texts: dict[str, bytes]) -> dict[str, Any]:

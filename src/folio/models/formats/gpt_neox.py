@@ -9,17 +9,11 @@ from collections.abc import Iterator
 from folio.models.formats.equivalents import SCALED
 from folio.models.formats.fields import Fixed, Flag, Number, OneOf, Size, UsualHeads
 from folio.models.formats.format import Format, Weight
+from folio.models.formats.gpt2 import ACTIVATIONS as GPT2_ACTIVATIONS
 from folio.models.formats.rope import PartialRope
 from folio.models.transformer_config import TransformerConfig
 
-ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "relu": "relu",
-    "relu2": "relu_squared",
-}
+ACTIVATIONS = GPT2_ACTIVATIONS | {"gelu_fast": "gelu_tanh"}
 """hidden_act in config.json -> Folio's name."""
 
 OUTPUT = "embed_out.weight"
