@@ -31,7 +31,7 @@ def start() -> None:
 def main(cfg: DictConfig) -> None:
     """Prepare the data of the same overrides as train.py, or verify all shards that are already prepared."""
     data = prepare_data(load_config(cfg), verify_all=True)
-    for file in data.files:
+    for file in [*data.files, *([data.open_test()] if data.open_test is not None else [])]:
         info = file.info
         unknown = f", {100 * info.share_unknown:.1f} % of them unknown" if info.n_unknown else ""
         print(f"{file.path}: {info.n_tokens:,} tokens of {info.dtype}{unknown}, {info.n_bytes:,} bytes of text")

@@ -300,7 +300,7 @@ def test_a_resumed_run_logs_each_step_once(extended: ExtendedProject) -> None:
         ("An optimizer", ("optimizer=lion", "optimizer.learning_rate=-1"), "optimizer.learning_rate=-1"),
         ("A schedule", ("schedule=linear", "schedule.warmup_steps=4"), "schedule.warmup_steps=4 must be below"),
         ("A tokenizer", ("tokenizer=asci",), "did you mean ascii?"),
-        ("A dataset", ("data=sums", "data.name=sum"), "is not one of tiny_shakespeare, sums, text_file, "),
+        ("A dataset", ("data=sums", "data.name=sum"), "tiny_shakespeare_dev, sums, text_file, "),
         ("An objective", ("objective=smoothed_lm", "objective.smothing=0.1"), "did you mean objective.smoothing?"),
         ("An objective", ("objective=smoothed_lm", "objective.smoothing=2"), "objective.smoothing=2"),
         (

@@ -48,6 +48,24 @@ def test_token_counts(tokenizer: str, vocab_size: int, n_train: int, n_val: int,
     assert hashlib.sha256(text.encode()).hexdigest() == SHA256
 
 
+@pytest.mark.parametrize(
+    ("tokenizer", "n_tokens"), [("char", (892_315, 100_386, 111_540)), ("gpt2", (267_688, 30_915, 36_059))]
+)
+def test_the_development_splits(tokenizer: str, n_tokens: tuple[int, int, int], data_dir: Path) -> None:
+    """The first 80 %, the last tenth of the community's training split, and the community's validation split."""
+    choice = choose_tokenizer(tokenizer)
+    dev = NamedText("tiny_shakespeare_dev").prepare(choice, data_dir, print)
+    text = fetch(tiny_shakespeare.ASSET, data_dir / "assets").read_text(encoding="utf-8")
+    cuts = slice(0, 892_315), slice(903_468, 1_003_854), slice(1_003_854, 1_115_394)
+    assert dev.open_test is not None
+    for split, cut, n in zip((dev.train, dev.val, dev.open_test()), cuts, n_tokens, strict=True):
+        assert dev.tokenizer.decode(split.tokens) == text[cut]
+        assert split.info.n_tokens == n
+    community = NamedText("tiny_shakespeare").prepare(choice, data_dir, print)
+    assert dev.open_test().tokens.tobytes() == community.val.tokens.tobytes()
+    assert community.open_test is None
+
+
 @pytest.mark.parametrize(("split", "n_tokens", "n_unknown"), [("train", 264_141, 5_284), ("val", 30_587, 1_761)])
 def test_words_of_tiny_shakespeare(split: str, n_tokens: int, n_unknown: int, data_dir: Path) -> None:
     """The counts are checked with other patterns, which list the characters of this text."""

@@ -99,6 +99,22 @@ def test_the_splits_are_cut_at_nine_tenths_of_the_characters(
     assert sha256 == hashlib.sha256(text.encode()).hexdigest()
 
 
+@given(text=st.text(st.characters(codec="utf-8"), min_size=2), chunk_bytes=st.integers(1, 9), data=st.data())
+def test_splits_may_lie_anywhere_in_a_text(
+    tmp_path_factory: pytest.TempPathFactory, text: str, chunk_bytes: int, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("text") / "any.txt"
+    path.write_bytes(text.encode())
+    text = text.removeprefix("\ufeff")
+    assume(text)
+    first = data.draw(st.integers(0, len(text) - 1))
+    end = data.draw(st.integers(first + 1, len(text)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CHUNK_BYTES", chunk_bytes)
+        splits, _ = split_text(path, lambda n_characters: {"test": (first, end)})
+        assert "".join(splits["test"].read(ignore)) == text[first:end]
+
+
 def test_bytes_that_became_invalid_are_named_with_their_offset(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_bytes(b"0123456789" * 10)

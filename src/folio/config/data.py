@@ -56,7 +56,11 @@ class DataConfig(Option):
 
 
 class NamedTextConfig(DataConfig):
-    """A text that is the same everywhere, split by position: the last tenth is for validation."""
+    """A text that is the same everywhere, split by position.
+
+    tiny_shakespeare: the last tenth is for validation. tiny_shakespeare_dev: that tenth is its test split, training
+    reads the first 80 %, and validation the last tenth of the first 90 %.
+    """
 
     code: ClassVar[str] = "folio.data.corpora.single_text:NamedText"
     name: TextName

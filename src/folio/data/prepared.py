@@ -1,6 +1,6 @@
 """A corpus as training needs it, whatever it was prepared from."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +14,7 @@ from folio.data.tokenizers.base import Tokenizer
 
 
 class TokenSplit(Protocol):
-    """One of the two splits: a TokenFile, TokenShards, or the JoinedSplit of a mixture."""
+    """One of the splits: a TokenFile, TokenShards, or the JoinedSplit of a mixture."""
 
     @property
     def path(self) -> Path: ...
@@ -66,7 +66,7 @@ class MixturePart:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Two splits and the tokenizer that made them. The splits of a mixture are those of its `parts`, concatenated.
+    """The splits and the tokenizer that made them. The splits of a mixture are those of its `parts`, concatenated.
 
     Example:
 
@@ -83,10 +83,15 @@ class PreparedData:
     tokenizer: Tokenizer
     folder: Path
     parts: tuple[MixturePart, ...] = ()
+    open_test: Callable[[], TokenSplit] | None = None
+    """Opens the test split; None if there is none. Training never calls it, so it cannot read that split.
+
+    Raises: FolioError if the split is missing or damaged.
+    """
 
     @property
     def files(self) -> list[TokenSplit]:
-        """Both splits; of a mixture, both splits of each part."""
+        """The splits for training and validation; of a mixture, those of each part."""
         splits = [split for part in self.parts for split in (part.train, part.val)]
         return splits or [self.train, self.val]
 

@@ -1,9 +1,22 @@
 """The texts that `data=...` can name. Any other text is a file of the user: data=text_file data.path=my.txt."""
 
+from dataclasses import dataclass
+
 from folio.data.assets import Asset
 from folio.data.corpora import tiny_shakespeare
+from folio.data.corpora.text import Places, train_and_val
 
-NAMED_TEXTS: dict[str, Asset] = {
-    "tiny_shakespeare": tiny_shakespeare.ASSET,
+
+@dataclass(frozen=True)
+class PublishedText:
+    """A UTF-8 text that is the same everywhere, and where its splits are."""
+
+    asset: Asset
+    places: Places = train_and_val
+
+
+NAMED_TEXTS: dict[str, PublishedText] = {
+    "tiny_shakespeare": PublishedText(tiny_shakespeare.ASSET),
+    "tiny_shakespeare_dev": PublishedText(tiny_shakespeare.ASSET, tiny_shakespeare.dev_splits),
 }
-"""UTF-8 texts by name, the same everywhere. A new one is added here."""
+"""Texts by name. A new one is added here."""

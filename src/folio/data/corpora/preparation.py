@@ -140,10 +140,11 @@ def prepare_locked(
 def log_summary(prepared: PreparedData, n_bytes: int, started_s: float, log: Log, documents: str = "") -> None:
     """Log the size of a corpus that was just prepared, and the speed at which `n_bytes` of text were."""
     train, val = prepared.train.info, prepared.val.info
+    n_test = f", and {prepared.open_test().info.n_tokens:,} test tokens" if prepared.open_test is not None else ""
     megabytes, elapsed_s = n_bytes / 1e6, time.perf_counter() - started_s
     speed = f": {megabytes:.1f} MB in {elapsed_s:.1f} s, {megabytes / elapsed_s:.1f} MB/s" if n_bytes else ""
     log(
-        f"Prepared {train.n_tokens:,} training and {val.n_tokens:,} validation tokens{documents} "
+        f"Prepared {train.n_tokens:,} training and {val.n_tokens:,} validation tokens{n_test}{documents} "
         f"in {prepared.folder}{speed}"
     )
     if train.n_unknown or val.n_unknown:

@@ -1,7 +1,7 @@
-"""A single text, made into two token files and a tokenizer once, and opened afterwards.
+"""A single text, made into token files and a tokenizer once, and opened afterwards.
 
-The folder holds `train.bin`, `val.bin`, their sidecars, and `tokenizer.json`. It is reused if all of these are whole
-and were made from the same text with the same tokenizer.
+The folder holds `train.bin`, `val.bin`, perhaps `test.bin`, their sidecars, and `tokenizer.json`. It is reused if all
+of these are whole and were made from the same text with the same tokenizer.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -28,11 +29,11 @@ from folio.data.corpora.preparation import (
     write_tokenizer,
 )
 from folio.data.corpora.progress import Log, progress
-from folio.data.corpora.text import TextSplit, check_text_file, cut_into_pieces, split_text
+from folio.data.corpora.text import Places, TextSplit, check_text_file, cut_into_pieces, split_text, train_and_val
 from folio.data.corpora.workers import encode_pieces
 from folio.data.prepared import PreparedData
-from folio.data.token_file import LARGEST_HASHED_BYTES, TokenFile, write_token_file
-from folio.data.tokenizers.base import LearnedTokenizer
+from folio.data.token_file import LARGEST_HASHED_BYTES, TokenFile, TokenFileError, write_token_file
+from folio.data.tokenizers.base import LearnedTokenizer, Tokenizer
 from folio.data.tokenizers.choice import TokenizerChoice
 from folio.runtime.errors import FolioError
 from folio.runtime.files import remove_unfinished, sha256_of, write_atomically
@@ -42,7 +43,7 @@ SOURCE_RECORD = "text.json"
 
 
 class SingleText(ABC):
-    """A UTF-8 text that is split by position: its first 90 % are for training."""
+    """A UTF-8 text that is split by position."""
 
     @abstractmethod
     def folder(self, data_dir: Path) -> Path:
@@ -51,6 +52,11 @@ class SingleText(ABC):
     @abstractmethod
     def file(self, data_dir: Path) -> Path:
         """Return the file, downloaded first if need be."""
+
+    @property
+    @abstractmethod
+    def places(self) -> Places:
+        """Where the splits are in the text."""
 
     @abstractmethod
     def identity(self, data_dir: Path) -> str:
@@ -63,7 +69,11 @@ class SingleText(ABC):
             identity = self.identity(data_dir)
 
             def open_prepared() -> PreparedData:
-                return _open(folder, tokenizer, identity)
+                data = _open(folder, tokenizer, identity)
+                if verify_all and data.open_test is not None:
+                    with opening(folder):
+                        data.open_test()
+                return data
 
             # Without the lock at first, so that a read-only data folder works as well.
             with suppress(NotReusableError):
@@ -72,21 +82,21 @@ class SingleText(ABC):
 
     def count_units(self, kind: type[LearnedTokenizer], data_dir: Path, log: Log) -> Counter[str]:
         """See `DataSource`."""
-        splits, _ = split_text(self.file(data_dir))
+        splits, _ = split_text(self.file(data_dir), self.places)
         return _count_units(kind, splits, log)
 
     def _prepare(self, folder: Path, data_dir: Path, tokenizer: TokenizerChoice, log: Log) -> PreparedData:
         remove_unfinished(folder)
         text = self.file(data_dir)
         started_s = time.perf_counter()
-        splits, source_sha256 = split_text(text)
+        splits, source_sha256 = split_text(text, self.places)
         _write(splits, source_sha256, tokenizer, folder, data_dir / "assets", log)
         if sha256_of(text) != source_sha256:
             raise FolioError(
                 f"data.path={text} was changed while it was being prepared; run the command again when it is complete"
             )
         data = open_text_folder(folder, tokenizer)
-        log_summary(data, data.train.info.n_bytes + data.val.info.n_bytes, started_s, log)
+        log_summary(data, sum(split.n_bytes for split in splits.values()), started_s, log)
         return data
 
 
@@ -110,10 +120,14 @@ class NamedText(SingleText):
         return data_dir / self.name
 
     def file(self, data_dir: Path) -> Path:
-        return fetch(NAMED_TEXTS[self.name], data_dir / "assets")
+        return fetch(NAMED_TEXTS[self.name].asset, data_dir / "assets")
+
+    @property
+    def places(self) -> Places:
+        return NAMED_TEXTS[self.name].places
 
     def identity(self, data_dir: Path) -> str:
-        return NAMED_TEXTS[self.name].sha256
+        return NAMED_TEXTS[self.name].asset.sha256
 
 
 @dataclass(frozen=True)
@@ -138,6 +152,10 @@ class TextFile(SingleText):
 
     def file(self, data_dir: Path) -> Path:
         return Path(self.path)
+
+    @property
+    def places(self) -> Places:
+        return train_and_val
 
     def identity(self, data_dir: Path) -> str:
         path = Path(self.path)
@@ -179,16 +197,23 @@ def open_text_folder(folder: Path, tokenizer: TokenizerChoice) -> PreparedData:
     Raises: NotReusableError unless all files are whole, and of one tokenizer and text.
     """
     loaded, fingerprint = read_tokenizer(folder, tokenizer)
+    open_split = partial(_open_split, folder, loaded, fingerprint)
     with opening(folder):
-        train, val = TokenFile.open(folder / "train.bin"), TokenFile.open(folder / "val.bin")
-    for file, split in ((train, "train"), (val, "val")):
-        if (file.info.tokenizer_fingerprint, file.info.split) != (fingerprint, split):
-            raise NotReusableError(f"{file.path} was made with another tokenizer or for another split")
-        if file.info.vocab_size != loaded.vocab_size:
-            raise NotReusableError(f"{file.path} has another vocabulary than its tokenizer")
+        train, val = open_split("train"), open_split("val")
     if train.info.source_sha256 != val.info.source_sha256:
         raise NotReusableError("the text has changed since")
-    return PreparedData(train, val, loaded, folder)
+    has_test = (folder / "test.json").exists()
+    return PreparedData(train, val, loaded, folder, open_test=partial(open_split, "test") if has_test else None)
+
+
+def _open_split(folder: Path, tokenizer: Tokenizer, fingerprint: str, split: str) -> TokenFile:
+    """Raises: TokenFileError unless the split is whole, and was made with this tokenizer."""
+    file = TokenFile.open(folder / f"{split}.bin")
+    if (file.info.tokenizer_fingerprint, file.info.split) != (fingerprint, split):
+        raise TokenFileError(file.path, "was made with another tokenizer or for another split")
+    if file.info.vocab_size != tokenizer.vocab_size:
+        raise TokenFileError(file.path, "has another vocabulary than its tokenizer")
+    return file
 
 
 def _open(folder: Path, tokenizer: TokenizerChoice, source_sha256: str) -> PreparedData:
@@ -207,7 +232,7 @@ def _write(
     assets_dir: Path,
     log: Log,
 ) -> None:
-    """Encode both splits and write them. Memory does not grow with the text."""
+    """Encode the splits and write them. Memory does not grow with the text."""
     kind = choice.learned_kind
     tokenizer = choice.build(assets_dir, _count_units(kind, splits, log) if kind is not None else None)
     fingerprint = write_tokenizer(folder / TOKENIZER, tokenizer)

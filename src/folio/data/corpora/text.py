@@ -115,10 +115,26 @@ def _decode(decoder: codecs.IncrementalDecoder, chunk: bytes, offset: int, path:
         ) from error
 
 
-def split_text(path: Path) -> tuple[dict[str, TextSplit], str]:
-    """Return the splits `train` and `val` of a UTF-8 file, and the sha256 of the file.
+Places = Callable[[int], dict[str, tuple[int, int]]]
+"""Where the splits of a text are: from its number of characters, the first and the end of each split, in order."""
 
-    A byte order mark in front belongs to neither.
+
+def train_and_val(n_characters: int) -> dict[str, tuple[int, int]]:
+    """Return the community's two splits: the first 90 % for training, the rest for validation.
+
+    Example:
+
+        >>> train_and_val(1_115_394)
+        {'train': (0, 1003854), 'val': (1003854, 1115394)}
+    """
+    end = int(TRAIN_FRACTION * n_characters)
+    return {"train": (0, end), "val": (end, n_characters)}
+
+
+def split_text(path: Path, places: Places = train_and_val) -> tuple[dict[str, TextSplit], str]:
+    """Return the splits of a UTF-8 file, and the sha256 of the file.
+
+    A byte order mark in front belongs to none of them.
 
     Raises: FolioError if a split would be empty.
     """
@@ -132,18 +148,24 @@ def split_text(path: Path) -> tuple[dict[str, TextSplit], str]:
         file.seek(0)
         is_marked = file.read(len(UTF8_BOM)) == UTF8_BOM  # that is one character
         n_characters = n_before[-1] - is_marked
-        n_train = int(TRAIN_FRACTION * n_characters)
-        for name, n in (("train", n_train), ("val", n_characters - n_train)):
-            if n == 0:
+
+        def offset_of(character: int) -> int:
+            """Return where a character begins in the file, in bytes."""
+            if character == n_characters:
+                return n_bytes
+            character += is_marked
+            index = bisect_right(n_before, character) - 1
+            file.seek(index * CHUNK_BYTES)
+            return index * CHUNK_BYTES + int(_character_starts(file.read(CHUNK_BYTES))[character - n_before[index]])
+
+        splits = {}
+        for name, (first, end) in places(n_characters).items():
+            if first == end:
                 raise FolioError(
                     f"data.path={path}: the {name} split of a {n_characters} character text is empty; use a longer text"
                 )
-        first_of_val = n_train + is_marked
-        index = bisect_right(n_before, first_of_val) - 1
-        file.seek(index * CHUNK_BYTES)
-        cut = index * CHUNK_BYTES + int(_character_starts(file.read(CHUNK_BYTES))[first_of_val - n_before[index]])
-    first = len(UTF8_BOM) if is_marked else 0
-    return {"train": TextSplit(path, first, cut), "val": TextSplit(path, cut, n_bytes)}, digest.hexdigest()
+            splits[name] = TextSplit(path, offset_of(first), offset_of(end))
+    return splits, digest.hexdigest()
 
 
 def _character_starts(chunk: bytes) -> np.ndarray:

@@ -11,6 +11,7 @@ from importlib import resources
 from typing import Any
 
 from folio.data.assets import Asset, Wheel
+from folio.data.corpora.text import train_and_val
 
 RECIPE: dict[str, Any] = json.loads(
     resources.files("folio.data.corpora").joinpath("tiny_shakespeare_recipe.json").read_text(encoding="utf-8")
@@ -92,3 +93,18 @@ ASSET = Asset(
         extract=rebuild,
     ),
 )
+
+
+def dev_splits(n_characters: int) -> dict[str, tuple[int, int]]:
+    """Return the splits of tiny_shakespeare_dev, on which a recipe is chosen without a look at the community's split.
+
+    `test` is exactly the validation split of tiny_shakespeare. `val` is the last tenth of its training split, by the
+    same rule, and `train` the first 80 % of the text. The 1 % between `train` and `val` belongs to none of them.
+
+    Example:
+
+        >>> dev_splits(1_115_394)
+        {'train': (0, 892315), 'val': (903468, 1003854), 'test': (1003854, 1115394)}
+    """
+    test = train_and_val(n_characters)["val"]
+    return {"train": (0, int(0.8 * n_characters)), "val": train_and_val(test[0])["val"], "test": test}
