@@ -44,19 +44,20 @@ PARTS = {
     "generation": "GPT-2 small generates 64 and 256 tokens",
     "startup": "time to the first error, token and step",
     "scaling": "a step against context, batch, vocabulary, depth and corpus",
+    "busy": "a training step beside other busy processes, by the threads and how they wait (three minutes)",
     "prepare": "a corpus and a text into tokens, against tiktoken alone (two minutes)",
     "quality": "which recipe reaches a validation loss first (up to two hours)",
 }
 PART_HELP = "; ".join(f"{name}: {summary}" for name, summary in PARTS.items())
 
-ONLY_BY_NAME = ("prepare", "quality")
+ONLY_BY_NAME = ("busy", "prepare", "quality")
 """Parts that take long, and are measured only if named."""
 
 
 def main(
     parts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PART...", help=f"{PART_HELP}. Default: all but the last two."),
+        typer.Argument(metavar="PART...", help=f"{PART_HELP}. Default: all but the last three."),
     ] = None,
     rounds: Annotated[int, typer.Option(help="Number of rounds; each contender has one turn in each.")] = 3,
     nanogpt: Annotated[Path | None, typer.Option(help="Folder of a checkout of nanoGPT to compare with.")] = None,
@@ -81,7 +82,7 @@ def main(
     """Time Folio and other programs in turn, and show medians, ranges and ratios.
 
     Each contender is a process of its own that waits while another works. Their times count only if they compute the
-    same losses from the same batches. All parts but prepare and quality take about ten minutes on two cores.
+    same losses from the same batches. All parts but busy, prepare and quality take about ten minutes on two cores.
     """
     chosen = choose(parts or [], PARTS, "part") or [part for part in PARTS if part not in ONLY_BY_NAME]
     workload_names = choose(work.split(",") if work else [], WORKLOADS, "--work")
@@ -164,6 +165,7 @@ def measure(
     """Measure the parts, one after another, and add their series to the report."""
     import torch
 
+    from benchmarks.parts.busy import measure_busy
     from benchmarks.parts.generation import measure_generation
     from benchmarks.parts.hardware import describe_machine, measure_hardware
     from benchmarks.parts.operations import measure_data, measure_loss
@@ -180,6 +182,7 @@ def measure(
     for name, measure_part in {
         "data": measure_data,
         "loss": measure_loss,
+        "busy": measure_busy,
         "prepare": measure_preparation,
         "generation": measure_generation,
         "startup": measure_startup,

@@ -37,7 +37,7 @@ class Worker:
             stdout=terminal,
             stderr=self._errors,
             pass_fds=(worker_replies,),
-            env=_environment(spec.threads),
+            env=_environment(spec.threads) | spec.environment,
             text=True,
             start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the worker
         )

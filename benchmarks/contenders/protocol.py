@@ -6,7 +6,7 @@ of their own, because a contender prints and draws on standard output.
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -29,6 +29,8 @@ class WorkerSpec:
     threads: int | None = None
     tokens: str | None = None
     """A token file to train on, instead of the corpus that the config names."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Variables that the process gets in addition."""
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)), encoding="utf-8")

@@ -20,6 +20,7 @@ TITLES = {
     "loss": "loss: forward and backward",
     "generation": "generation: GPT-2 small, greedy, fp32",
     "startup": "startup: from the command to its first output",
+    "busy": "busy: a training step beside other processes",
     "quality": "quality: training time to a validation loss",
     "scaling": "scaling: one size at a time",
 }

@@ -1,4 +1,4 @@
-"""How many processors a process may use, how its threads wait, and when it says that the machine is busy."""
+"""How many processors a process may use, how long they have worked, and when a run says that the machine is busy."""
 
 import os
 from pathlib import Path
@@ -21,14 +21,19 @@ def test_a_container_limits_the_processors(
     assert cpus.available_cpus(tmp_path / "absent") == 8
 
 
-def test_idle_threads_sleep_soon_unless_the_user_has_chosen() -> None:
-    environment: dict[str, str] = {}
-    cpus.bound_spinning(environment)
-    assert environment == {"GOMP_SPINCOUNT": cpus.SPIN_COUNT}
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
-        chosen = {name: "active"}
-        cpus.bound_spinning(chosen)
-        assert chosen == {name: "active"}
+def test_the_time_worked_is_that_of_our_processors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """cpu1 is not ours. Waiting for a disk is no work; what a virtual machine wanted and did not get is."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2}, raising=False)
+    monkeypatch.setattr(os, "sysconf", lambda name: 100)
+    stat = tmp_path / "stat"
+    stat.write_text(
+        "cpu 9 9 9 9\ncpu0 100 0 50 900 70 0 0 0 0 0\ncpu1 5000 0 0 0\ncpu2 0 10 0 0 0 20 30 40 0 0\nintr 1\n"
+    )
+    assert cpus.worked_seconds(stat) == 2.5
+    for text in ("", "cpu0 nonsense"):
+        stat.write_text(text)
+        assert cpus.worked_seconds(stat) is None
+    assert cpus.worked_seconds(tmp_path / "absent") is None
 
 
 def test_a_busy_machine_is_described_and_a_quiet_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from folio.config.section import ConfigError
 from folio.config.trainer import NO_FLOAT16, TrainerConfig
+from folio.distributed.waiting import watch_for_crowds
 from folio.runtime.cpus import available_cpus
 from folio.runtime.errors import is_memory_error
 from folio.runtime.memory import peak_bytes, reset_peak
@@ -128,6 +129,7 @@ def _use_threads(n_threads: int | None) -> int:
             n_threads = min(n_threads, available_cpus())  # torch does not know the limit of a container
     if n_threads != torch.get_num_threads():
         torch.set_num_threads(n_threads)
+    watch_for_crowds(n_threads)
     return n_threads
 
 

@@ -2,7 +2,6 @@
 
 import math
 import os
-from collections.abc import MutableMapping
 from pathlib import Path
 
 from folio.runtime.untrusted import read_text
@@ -10,12 +9,8 @@ from folio.runtime.untrusted import read_text
 CGROUPS = Path("/sys/fs/cgroup")
 """Where Linux shows the limits of a container or a service."""
 
-SPIN_COUNT = "30000"
-"""How often a thread of libgomp, torch's pool of threads, looks for its next work before it sleeps.
-
-By default it looks ten times as often. That gains nothing on a quiet machine, and on a busy one it keeps a processor
-from the thread that all others wait for.
-"""
+PROC_STAT = Path("/proc/stat")
+"""Where Linux counts how long each processor has worked since the start of the machine."""
 
 
 def available_cpus(cgroups: Path = CGROUPS) -> int:
@@ -38,10 +33,22 @@ def _cpu_quota(cgroups: Path) -> float | None:
         return None
 
 
-def bound_spinning(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Choose how torch's idle threads wait, unless the user has. Call it before torch is imported."""
-    if not environment.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
-        environment["GOMP_SPINCOUNT"] = SPIN_COUNT
+def worked_seconds(proc_stat: Path = PROC_STAT) -> float | None:
+    """Return for how long the processors of this process have worked for any process, in total. None if unknown.
+
+    Time that a virtual machine wanted and did not get counts too: someone else had the processor.
+    Source: Linux, Documentation/filesystems/proc.rst, section 1.7.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    try:
+        rows = [line.split() for line in read_text(proc_stat).splitlines()]
+        # user, nice, system, idle, iowait, irq, softirq, steal
+        busy = [sum(map(int, row[1:4])) + sum(map(int, row[6:9])) for row in rows if row and row[0] in ours]
+    except (OSError, ValueError):  # no Linux
+        return None
+    return sum(busy) / os.sysconf("SC_CLK_TCK") if busy else None
 
 
 def other_load() -> float:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
-from folio.runtime.cpus import bound_spinning
 from folio.runtime.environment import check_environment, correct_environment
 from folio.runtime.errors import FolioError, explain_machine_error
 from folio.runtime.signals import exit_on_signals
@@ -23,7 +22,6 @@ def prepare_process() -> None:
     exit_on_signals()
     sys.excepthook = _report_uncaught
     correct_environment()
-    bound_spinning()
     try:
         check_environment()
     except FolioError as error:
