@@ -1,6 +1,6 @@
 """Draw the figures of a run: python scripts/figures.py latest --prompt "To be, or not to be"
 
-Without a run: python scripts/figures.py --scaling --d-head 512
+Without a run: python scripts/figures.py --scaling --d-head 512, or --coordinate-check --optimizer muon
 """
 
 from folio.runtime.startup import prepare_process
@@ -11,15 +11,17 @@ if __name__ == "__main__":  # before the imports, which take a second
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from matplotlib.figure import Figure
 
 from folio.cli.compose import validate_stored
-from folio.cli.config_files import option_names
+from folio.cli.config_files import option_names, read_keys
 from folio.cli.scripts import run_script
+from folio.config.optimizer import Optimizers
 from folio.config.run import RunConfig
+from folio.config.section import sections_by_name
 from folio.config.tokenizer import read_tokenizer_file
 from folio.data.tokenizers.char import CharTokenizer
 from folio.figures.attention import MAX_MAPS, attention_figure, batch_attention_figure
@@ -27,6 +29,7 @@ from folio.figures.attention_scaling import MAX_D_HEAD, N_KEYS, measure_scaling
 from folio.figures.curves import read_curves
 from folio.figures.labeled_prompt import MAX_TOKENS, LabeledPrompt, label_prompt
 from folio.figures.plots import (
+    coordinate_figure,
     format_variance,
     loss_figure,
     positional_figure,
@@ -35,6 +38,7 @@ from folio.figures.plots import (
     spread,
 )
 from folio.models import TransformerConfig
+from folio.models.transformer_config import Parametrization
 from folio.optim.schedules import learning_rates
 from folio.report.writing import to_png
 from folio.runs.folders import find_checkpoint, find_started_run, list_checkpoints, read_config
@@ -47,6 +51,7 @@ DEMONSTRATIONS = {
     "positional_encoding": {"d_model", "context_length", "n_heads", "dimensions", "positions", "output"},
     "attention": {"prompt", "d_model", "n_heads", "heads", "output"},
     "scaling": {"d_head", "output"},
+    "coordinate_check": {"d_model", "optimizer", "output"},
 }
 """Figures that need no run, with the options that act on each."""
 
@@ -55,6 +60,9 @@ OF_A_RUN = {"prompt", "prefix", "layers", "heads", "output"}
 
 MAX_TABLE = 2**22
 """Largest number of values of a positional encoding that is drawn."""
+
+MAX_CHECKED_WIDTH = 2048
+"""Widest model of a coordinate check: one step then takes seconds."""
 
 
 def main(
@@ -81,7 +89,23 @@ def main(
     scaling: Annotated[
         bool, typer.Option("--scaling", help="Without a RUN: measure why attention divides by the root of d_head.")
     ] = False,
-    d_model: Annotated[int | None, typer.Option(help="Width of the encoding or of the untrained GPT; 64.")] = None,
+    coordinate_check: Annotated[
+        bool,
+        typer.Option(
+            "--coordinate-check",
+            help="Without a RUN: train models of four widths for a few steps, with model.parametrization=standard and "
+            "mup, and draw how much their activations change.",
+        ),
+    ] = False,
+    optimizer: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Optimizer of the coordinate check, adamw or muon; adamw.")
+    ] = None,
+    d_model: Annotated[
+        int | None,
+        typer.Option(
+            help="Width of the encoding or of the untrained GPT; 64. Widest model of the coordinate check; 512."
+        ),
+    ] = None,
     n_heads: Annotated[int | None, typer.Option(help="Heads of the untrained GPT, of rotary and alibi; 4.")] = None,
     context_length: Annotated[int | None, typer.Option(help="Number of positions of the encoding; 128.")] = None,
     dimensions: Annotated[
@@ -100,7 +124,8 @@ def main(
     """Draw the learning-rate schedule, loss curves, positional encoding and attention of a run as PNG files.
 
     A run without steps has only a schedule (dry_run=true makes such a run). Without a run, draw a positional encoding,
-    the attention of an untrained model, or the scaling of attention scores.
+    the attention of an untrained model, the scaling of attention scores, or the coordinate check of
+    model.parametrization.
     """
     given = {
         "prompt": prompt,
@@ -108,13 +133,14 @@ def main(
         "layers": layers,
         "heads": heads,
         "d_model": d_model,
+        "optimizer": optimizer,
         "n_heads": n_heads,
         "context_length": context_length,
         "dimensions": dimensions,
         "positions": positions,
         "d_head": d_head,
     }
-    subject = choose_subject(run, positional_encoding, attention, scaling)
+    subject = choose_subject(run, positional_encoding, attention, scaling, coordinate_check)
     check_options(subject, {name for name, value in given.items() if value is not None})
     if run is not None:
         draw_run(run, prompt or [], prefix, layers, heads, checkpoint, output, output_dir)
@@ -126,17 +152,22 @@ def main(
         draw_encoding(figures, config, dimensions, positions)
     elif attention:
         draw_untrained_attention(figures, prompt or ["To be, or", "not to"], d_model, n_heads, heads)
-    else:
+    elif scaling:
         draw_scaling(figures, 512 if d_head is None else d_head)
+    else:
+        draw_coordinate_check(figures, optimizer or "adamw", 512 if d_model is None else d_model)
 
 
-def choose_subject(run: str | None, positional_encoding: str | None, attention: bool, scaling: bool) -> str:
+def choose_subject(
+    run: str | None, positional_encoding: str | None, attention: bool, scaling: bool, coordinate_check: bool
+) -> str:
     """Return what is to be drawn: "RUN", or a key of DEMONSTRATIONS. Raises: FolioError unless it is one."""
     wanted = {
         "RUN": run is not None,
         "positional_encoding": positional_encoding is not None,
         "attention": attention,
         "scaling": scaling,
+        "coordinate_check": coordinate_check,
     }
     chosen = [name for name, is_wanted in wanted.items() if is_wanted]
     if len(chosen) == 1:
@@ -144,7 +175,7 @@ def choose_subject(run: str | None, positional_encoding: str | None, attention: 
     names = " and ".join(as_option(name) for name in chosen)
     raise FolioError(
         (f"{names} are separate figures; " if chosen else "there is nothing to draw; ")
-        + "give one of RUN, --positional-encoding, --attention and --scaling"
+        + "give one of RUN, --positional-encoding, --attention, --scaling and --coordinate-check"
     )
 
 
@@ -309,6 +340,31 @@ def draw_untrained_attention(
     (weights,) = batch_attention_weights(GPT(config).eval(), [text.tokens for text in texts])
     title = f"attention of an untrained GPT, d_model {config.d_model}"
     figures.save("attention_untrained", batch_attention_figure(weights, padded_labels(texts), title, heads=chosen))
+
+
+def draw_coordinate_check(figures: "FigureWriter", optimizer: str, d_model: int) -> None:
+    """Print and draw how the changes of a few steps grow with the width. Raises: FolioError."""
+    widths = [d_model // divisor for divisor in (8, 4, 2, 1)]
+    if d_model % 32 or not 64 <= d_model <= MAX_CHECKED_WIDTH:
+        raise FolioError(
+            f"--d-model={d_model} must be a multiple of 32 from 64 to {MAX_CHECKED_WIDTH:,}: it is the widest of four "
+            "models, each twice as wide as the one before, with 4 heads; 512 is usual"
+        )
+    known = {name: section for name, section in sections_by_name(Optimizers).items() if section.fits_mup}
+    if optimizer not in known:
+        raise FolioError(
+            f"--optimizer={optimizer} is not one of {', '.join(known)}, which follow model.parametrization=mup"
+            f"{did_you_mean(optimizer, list(known))}"
+        )
+    config = known[optimizer](**read_keys(CHECKOUT / "conf" / "optimizer" / f"{optimizer}.yaml"))
+
+    from folio.figures.coordinate_check import PARTS, check_coordinates
+
+    checks = [check_coordinates(name, config, widths) for name in get_args(Parametrization)]
+    headings = ("change grows as", *(f"parametrization={check.parametrization}" for check in checks))
+    print_columns(headings, [(part, *(f"d_model^{check.growth(part):+.2f}" for check in checks)) for part in PARTS])
+    title = f"coordinate check: steps 1 to {len(checks[0].changes[PARTS[0]][0])} of {optimizer}"
+    figures.save(f"coordinate_check_{optimizer}", coordinate_figure(checks, title))
 
 
 def draw_scaling(figures: "FigureWriter", d_head: int) -> None:

@@ -87,6 +87,20 @@ def test_scaling_prints_a_table_and_writes_a_picture(
     assert imread(file).std() > 0
 
 
+def test_the_coordinate_check_prints_and_draws_how_changes_grow_with_the_width(
+    draw: Script, drawn: dict[str, Figure], capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(coordinate_check=True, optimizer="muon", d_model=64)
+    headings, *rows = capsys.readouterr().out.splitlines()
+    assert "parametrization=standard  parametrization=mup" in headings
+    assert [row.split()[0] for row in rows] == ["embeddings", "attention", "feed-forward", "logits"]
+    panels = drawn["coordinate_check_muon"].axes
+    assert [panel.get_title() for panel in panels] == ["parametrization=standard", "parametrization=mup"]
+    for panel in panels:
+        assert len(panel.lines) == 4 * 4  # parts, steps
+        assert list(panel.lines[-1].get_xdata()) == [8, 16, 32, 64]
+
+
 def test_the_attention_of_an_untrained_model_is_a_grid_of_texts_and_heads(
     draw: Script, drawn: dict[str, Figure]
 ) -> None:
@@ -112,7 +126,10 @@ def test_the_weights_of_a_text_in_a_batch_are_those_of_the_text_alone() -> None:
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({}, "there is nothing to draw; give one of RUN, --positional-encoding, --attention and --scaling"),
+    (
+        {},
+        "there is nothing to draw; give one of RUN, --positional-encoding, --attention, --scaling and --coordinate-c",
+    ),
     ({"scaling": True, "attention": True}, "--attention and --scaling are separate figures"),
     ({"run": "latest", "scaling": True}, "RUN and --scaling are separate figures"),
     ({"run": "latest", "d_model": 3}, "--d-model has no effect with RUN, which has --heads, "),
@@ -136,6 +153,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"positional_encoding": "none"}, "give the RUN of a model that has it"),
     ({"attention": True, "prompt": ["a", ""]}, "--prompt= gives no tokens"),
     ({"attention": True, "heads": "9"}, "the model has heads 0 to 3"),
+    ({"coordinate_check": True, "d_model": 100}, "--d-model=100 must be a multiple of 32 from 64 to 2,048"),
+    ({"coordinate_check": True, "optimizer": "moun"}, "--optimizer=moun is not one of adam, adamw, muon, which follow"),
+    ({"scaling": True, "optimizer": "muon"}, "--optimizer has no effect with --scaling"),
 ]
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from folio.config.optimizer import MuonConfig
 from folio.models import GPT, GPTConfig
-from folio.optim.muon import MuonWithAdamW, block_matrices
-from folio.optim.optimizers import build_optimizer, set_learning_rate
+from folio.optim.muon import MuonWithAdamW
+from folio.optim.optimizers import build_optimizer, hidden_matrices, set_learning_rate
 
 LEARNING_RATE, DECAY, BETAS, EPS, MOMENTUM = 0.05, 0.3, (0.8, 0.95), 1e-3, 0.9
 TINY = GPTConfig(vocab_size=13, context_length=8, n_layers=2, n_heads=2, d_model=6)
@@ -56,7 +56,7 @@ def test_muon_updates_the_matrices_of_the_blocks_and_nothing_else(tie_weights: b
     layers = ("attention.qkv_projection", "attention.out_projection")
     layers += ("feed_forward.in_projection", "feed_forward.out_projection")
     expected = {f"blocks.{block}.{layer}.weight" for block in range(2) for layer in layers}
-    assert {names[id(matrix)] for matrix in block_matrices(model)} == expected
+    assert {names[id(matrix)] for matrix in hidden_matrices(model)} == expected
 
 
 def test_each_parameter_is_in_one_group_and_only_matrices_decay() -> None:
@@ -105,10 +105,10 @@ def test_a_step_moves_a_matrix_by_the_root_mean_square_of_an_adamw_step() -> Non
     Five Newton-Schulz steps leave singular values between about 0.7 and 1.2.
     """
     model = model_of(0)
-    before = [matrix.detach().clone() for matrix in block_matrices(model)]
+    before = [matrix.detach().clone() for matrix in hidden_matrices(model)]
     optimizer = build_optimizer(model, CONFIG.model_copy(update={"weight_decay": 0.0}), fused=False)
     train(model, optimizer, range(1))
-    for old, new in zip(before, block_matrices(model), strict=True):
+    for old, new in zip(before, hidden_matrices(model), strict=True):
         assert (new - old).square().mean().sqrt().item() == pytest.approx(0.2 * LEARNING_RATE, rel=0.35)
 
 
@@ -137,7 +137,7 @@ def test_a_checkpoint_holds_the_state_of_every_parameter_once() -> None:
     optimizer = build_optimizer(model, CONFIG, fused=False)
     train(model, optimizer, range(1))
     state = optimizer.state_dict()
-    n_matrices, n_parameters = len(block_matrices(model)), len(list(model.parameters()))
+    n_matrices, n_parameters = len(hidden_matrices(model)), len(list(model.parameters()))
     held = [set(state["state"][index]) for index in range(n_parameters)]
     assert held[:n_matrices] == [{"momentum_buffer"}] * n_matrices
     assert held[n_matrices:] == [{"step", "exp_avg", "exp_avg_sq"}] * (n_parameters - n_matrices)
@@ -204,7 +204,11 @@ def test_zero_grad_removes_all_gradients() -> None:
 
 
 @pytest.mark.parametrize(
-    "empty", [lambda model: ([], [{"params": list(model.parameters())}]), lambda model: (block_matrices(model), [])]
+    "empty",
+    [
+        lambda model: ([], [{"params": list(model.parameters())}]),
+        lambda model: ([{"params": hidden_matrices(model)}], []),
+    ],
 )
 def test_muon_or_adamw_without_parameters_is_refused(empty: Callable[[GPT], tuple[list, list]]) -> None:
     with pytest.raises(ValueError, match="empty parameter list"):

@@ -129,6 +129,13 @@ KEYS = {
     "sliding_window_size": "model.attention_window",
     "window_pattern": "model.attention_window",
     "work_dir": "paths.output_dir",
+    # mup, MiniCPM, nanoGPT-mup
+    "base_width": "model.mup_base_d_model",
+    "dim_model_base": "model.mup_base_d_model",
+    "mup": "model.parametrization",
+    "mup_base_width": "model.mup_base_d_model",
+    "mup_enabled": "model.parametrization",
+    "use_mup": "model.parametrization",
     # any
     "act": "model.activation",
     "activation_dropout": "model.dropout",

@@ -86,7 +86,7 @@ def check_destination(page: Path, force: bool) -> None:
 def load_page_model(path: Path, request: PageRequest) -> "PageModel":
     """Load a checkpoint, and round its weights if that was asked for. Raises: FolioError."""
     from folio.export.page.page import PageModel
-    from folio.export.page.weights import pack_weights
+    from folio.export.page.weights import in_page_form, pack_weights
     from folio.runs.checkpoints import load_checkpoint
 
     trained = load_checkpoint(path, "cpu")
@@ -94,6 +94,7 @@ def load_page_model(path: Path, request: PageRequest) -> "PageModel":
         trained = replace(trained, config=with_data_path(trained.config, expand_home(request.data_path)))
     check_page(trained.model.config, trained.tokenizer.name)
     check_page_size(trained.model.n_parameters, request.weights)
+    trained = replace(trained, model=in_page_form(trained.model))
     measure = None if request.weights == "fp32" else loss_measure(trained, path, request)
     before = measure() if measure else None
     weights = pack_weights(trained.model, request.weights)

@@ -4,6 +4,7 @@ The types of the sections hold the rules of single keys, their `check` methods t
 """
 
 from folio.config.objective import Objectives
+from folio.config.optimizer import Optimizers
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError, sections_by_name
 from folio.config.trainer import NO_FLOAT16
@@ -18,6 +19,7 @@ def check_config(config: RunConfig) -> None:
     config.data.check()
     config.tokenizer.check()
     config.transformer_config(vocab_size=1 if config.model.vocab_size is None else config.model.vocab_size)
+    _check_parametrization(config)
     _check_family(config)
     config.objective.check(config.model.context_length)
     _check_objective_of_documents(config)
@@ -116,6 +118,27 @@ def _check_strategy(config: RunConfig) -> None:
                 "optimizer=muon needs whole matrices, but trainer.strategy=fsdp leaves a share of each on a device; "
                 "use trainer=ddp, or optimizer=adamw"
             )
+
+
+def _check_parametrization(config: RunConfig) -> None:
+    """Raises: ConfigError if the optimizer or the schedule would scale the updates with the width in its own way."""
+    if config.model.parametrization == "standard":
+        return
+    mup, optimizer, schedule = "model.parametrization=mup", config.optimizer, config.schedule
+    if not optimizer.fits_mup:
+        options = sections_by_name(Optimizers).items()
+        fitting = " or ".join(f"optimizer={name}" for name, section in options if section.fits_mup)
+        raise ConfigError(f"optimizer={optimizer.name} has no rule for {mup}; use {fitting}")
+    if optimizer.name == "adam" and optimizer.weight_decay:
+        raise ConfigError(
+            f"optimizer.weight_decay={optimizer.weight_decay:g} of optimizer=adam passes through the moments, and "
+            f"{mup} has no rule for that; use optimizer=adamw, or optimizer.weight_decay=0"
+        )
+    if schedule.name == "noam":
+        raise ConfigError(
+            f"schedule=noam lowers the learning rate with the width by itself, which {mup} already does; use another "
+            "schedule, such as schedule=cosine"
+        )
 
 
 def _check_family(config: RunConfig) -> None:

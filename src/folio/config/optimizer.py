@@ -8,6 +8,8 @@ from folio.config.section import Betas, Fraction, NonNegative, Option, Positive
 class OptimizerConfig(Option):
     """`code` is a function: model, config, fused -> torch.optim.Optimizer; see `folio.optim.optimizers`."""
 
+    fits_mup: ClassVar[bool] = False
+    """Whether the code follows model.parametrization=mup."""
     name: str
     learning_rate: Positive
     """Peak of the schedule."""
@@ -19,6 +21,7 @@ class AdamConfig(OptimizerConfig):
     """Adam, or AdamW, whose weight decay does not pass through the moments (Loshchilov and Hutter 2019)."""
 
     code: ClassVar[str] = "folio.optim.optimizers:build_adam"
+    fits_mup: ClassVar[bool] = True
     name: Literal["adam", "adamw"]
     betas: Betas
     """Decay rates of the means of the gradient and of its square."""
@@ -44,6 +47,7 @@ class MuonConfig(OptimizerConfig):
     """
 
     code: ClassVar[str] = "folio.optim.muon:build_muon"
+    fits_mup: ClassVar[bool] = True
     name: Literal["muon"]
     adamw_learning_rate: Positive | None
     """Peak of AdamW's learning rate, which follows the same schedule; `learning_rate` when null."""

@@ -1,10 +1,11 @@
-"""Draw loss curves, the learning-rate schedule, positional encodings and the scaling of scores. Imports no torch.
+"""Draw loss curves, the learning-rate schedule, positional encodings, the scaling of scores. Imports no torch.
 
 Figures are made without pyplot, which would keep them all in memory. `folio.figures.attention` draws attention.
 """
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,6 +16,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from folio.figures.attention_scaling import N_KEYS, ScalingMeasurement
 from folio.figures.curves import Curve
 from folio.runtime.errors import FolioError
+
+if TYPE_CHECKING:  # its import takes torch along
+    from folio.figures.coordinate_check import CoordinateCheck
 
 DPI = 150
 WIDTH_INCHES = 8.0
@@ -144,6 +148,35 @@ def scaling_figure(measurements: Sequence[ScalingMeasurement], title: str) -> Fi
         panel.set(ylim=(0, 1), title=f"softmax of {name}", ylabel="weight")
         panel.set(xlabel=f"key, at d_head {widest.d_head}" if row else "")
         _style_axes(panel)
+    figure.suptitle(title_lines(title))
+    return figure
+
+
+def coordinate_figure(checks: Sequence["CoordinateCheck"], title: str) -> Figure:
+    """Draw a panel for each parametrization: changes against the width, fainter for the earlier steps."""
+    figure = _figure(height_inches=4.4)
+    panels = figure.subplots(1, len(checks), sharey=True, squeeze=False)[0]
+    for axes, check in zip(panels, checks, strict=True):
+        for index, (part, rows) in enumerate(check.changes.items()):
+            for step, values in enumerate(zip(*rows, strict=True), start=1):
+                is_last = step == len(rows[0])
+                axes.plot(
+                    check.widths,
+                    values,
+                    color=f"C{index}",
+                    alpha=1.0 if is_last else 0.25,
+                    marker="o" if is_last else None,
+                    label=f"{part}: width^{check.growth(part):+.2f}" if is_last else None,
+                )
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(check.widths, [str(width) for width in check.widths])
+        axes.set(xlabel="d_model", title=f"parametrization={check.parametrization}")
+        axes.legend(frameon=False, fontsize="small", loc="upper left")
+        _style_axes(axes)
+    panels[0].set(ylabel="change since the start (root mean square)")
+    low, high = panels[0].get_ylim()
+    panels[0].set_ylim(low, high * (high / low) ** 0.35)  # room for the legends
     figure.suptitle(title_lines(title))
     return figure
 

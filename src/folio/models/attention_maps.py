@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from folio.models.blocks import CrossAttention, SelfAttention, repeat_heads
+from folio.models.blocks import CrossAttention, DotProductAttention, SelfAttention, repeat_heads
 from folio.models.masks import AttentionMask
 
 
@@ -34,14 +34,14 @@ class AttentionMap(NamedTuple):
     """(B, 1, T, S) bool: the causal and the padding mask combined, True where a position may attend."""
 
 
-def attention_map(q: Tensor, k: Tensor, mask: AttentionMask) -> AttentionMap:
+def attention_map(q: Tensor, k: Tensor, mask: AttentionMask, scale: float | None = None) -> AttentionMap:
     """Compute the weights of `DotProductAttention` step by step, from q (B, H, T, K) and k (B, G, S, K).
 
     Products of K terms of unit variance have variance K. Their softmax would nearly choose the largest and leave no
-    gradient for the rest, hence the division by sqrt(K) (Vaswani et al. 2017, section 3.2.1).
+    gradient for the rest, hence the division by sqrt(K) (Vaswani et al. 2017, section 3.2.1), unless there is a scale.
     """
     scores = q @ repeat_heads(k, q.size(1)).transpose(-2, -1)  # (B, H, T, S)
-    scaled = scores / q.size(-1) ** 0.5
+    scaled = scores / q.size(-1) ** 0.5 if scale is None else scores * scale
     allowed = mask.allowed(q.size(2), k.size(2), q.device)
     if mask.tensor is not None and mask.tensor.is_floating_point():
         scaled = scaled + mask.tensor
@@ -61,7 +61,8 @@ def record_attention(
 
     def record(attend: nn.Module, inputs: tuple[Any, ...]) -> None:
         q, k, _, mask = inputs
-        maps.append(attention_map(q, k, mask))
+        assert isinstance(attend, DotProductAttention)
+        maps.append(attention_map(q, k, mask, attend.scale))
 
     layers = [module for module in model.modules() if isinstance(module, layer_type)]
     hooks = [layer.attend.register_forward_pre_hook(record) for layer in layers]

@@ -31,7 +31,9 @@ class EncoderOutput(NamedTuple):
 
 
 class DotProductAttention(nn.Module):
-    """softmax(q k^T / sqrt(K) + mask) v, without ever holding the weights; `attention_maps` computes those.
+    """softmax(q k^T scale + mask) v, without ever holding the weights; `attention_maps` computes those.
+
+    The scale is 1 / sqrt(K) if it is None.
 
     Source: Vaswani et al. 2017, section 3.2.1. If there are fewer heads of keys than of queries, each serves as many
     neighboring ones (Ainslie et al. 2023, GQA, section 2.2).
@@ -43,9 +45,10 @@ class DotProductAttention(nn.Module):
         torch.Size([1, 2, 5, 4])
     """
 
-    def __init__(self, dropout: float) -> None:
+    def __init__(self, dropout: float, scale: float | None = None) -> None:
         super().__init__()
         self.dropout = dropout
+        self.scale = scale
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: AttentionMask) -> Tensor:
         attn_mask = mask.tensor
@@ -56,7 +59,14 @@ class DotProductAttention(nn.Module):
             # torch's only kernel on a GPU that knows groups takes neither; without it, all scores would be in memory.
             k, v = repeat_heads(k, q.size(1)), repeat_heads(v, q.size(1))
         return F.scaled_dot_product_attention(
-            q, k, v, attn_mask, dropout_p=dropout, is_causal=mask.is_causal, enable_gqa=k.size(1) != q.size(1)
+            q,
+            k,
+            v,
+            attn_mask,
+            dropout_p=dropout,
+            is_causal=mask.is_causal,
+            scale=self.scale,
+            enable_gqa=k.size(1) != q.size(1),
         )
 
 
@@ -94,7 +104,7 @@ class SelfAttention(nn.Module):
         self.widths = (q_width, kv_width, kv_width)
         self.qkv_projection = FusedLinear(config.d_model, self.widths, bias=config.attention_has_bias)
         self.q_norm, self.k_norm = build_head_norm(config), build_head_norm(config)
-        self.attend = DotProductAttention(config.attention_dropout_rate)
+        self.attend = DotProductAttention(config.attention_dropout_rate, config.attention_scale)
         self.out_projection = Linear(q_width, config.d_model, bias=config.attention_has_bias)
 
     def forward(
@@ -137,7 +147,7 @@ class CrossAttention(nn.Module):
         self.q_projection = Linear(config.d_model, q_width, bias=config.attention_has_bias)
         self.kv_projection = FusedLinear(config.d_model, (kv_width, kv_width), bias=config.attention_has_bias)
         self.q_norm, self.k_norm = build_head_norm(config), build_head_norm(config)
-        self.attend = DotProductAttention(config.attention_dropout_rate)
+        self.attend = DotProductAttention(config.attention_dropout_rate, config.attention_scale)
         self.out_projection = Linear(q_width, config.d_model, bias=config.attention_has_bias)
 
     def forward(self, hidden: Tensor, encoder_output: EncoderOutput, cache: LayerCache | None = None) -> Tensor:

@@ -40,7 +40,7 @@ class EncoderDecoder(CountsParameters):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Transformer(config)
+        self.encoder = Transformer(config, feeds_output=False)
         self.decoder = Transformer(config, cross_attention=config.conditioning == "cross_attention")
         self.encoder.token_embedding = self.decoder.token_embedding
         self.output = build_output(config, self.decoder.token_embedding)

@@ -21,6 +21,8 @@ from folio.models.value_embeddings import ValueEmbeddings
 class Transformer(CountsParameters):
     """Embeddings and a stack of blocks. `GPT` and `Encoder` add the attention mask and the output layer.
 
+    An output layer reads the stack unless `feeds_output` is False, as in the encoder of an encoder-decoder.
+
     Source: Vaswani et al. 2017.
 
         >>> config = TransformerConfig(vocab_size=65, context_length=8, n_layers=1, n_heads=2, d_model=4)
@@ -30,9 +32,10 @@ class Transformer(CountsParameters):
         torch.Size([1, 3, 4])
     """
 
-    def __init__(self, config: TransformerConfig, *, cross_attention: bool = False) -> None:
+    def __init__(self, config: TransformerConfig, *, cross_attention: bool = False, feeds_output: bool = True) -> None:
         super().__init__()
         self.config = config
+        self.output_scale = config.output_scale if feeds_output else None
         self.token_embedding = nn.Embedding(config.vocab_size, config.token_width)
         self.positional_encoding = build_positional_encoding(config)
         self.dropout = nn.Dropout(config.dropout)
@@ -70,7 +73,12 @@ class Transformer(CountsParameters):
                 encoder_output=encoder_output,
                 value_embedding=values[index],
             )
-        return self.final_norm(hidden)
+        return self.finish(hidden)
+
+    def finish(self, hidden: Tensor) -> Tensor:
+        """Return what the output layer reads of the residual stream: (..., D) -> (..., D)."""
+        hidden = self.final_norm(hidden)
+        return hidden if self.output_scale is None else hidden * self.output_scale
 
     def check_length(self, n_positions: int) -> None:
         """Raises: ValueError if learned positions end earlier."""

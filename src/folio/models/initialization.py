@@ -19,6 +19,9 @@ def initialize(model: nn.Module, config: TransformerConfig) -> None:
     residual stream, whose variance would otherwise grow with their number (Radford et al. 2019, section 2.3).
     xavier: linear layers are uniform with variance 2 / (inputs + outputs) (Glorot and Bengio 2010, equation 16), each
     part of a fused projection by itself; embeddings are as in gpt2.
+
+    With config.parametrization=mup, the variance of the blocks' matrices falls with 1 / width (Yang et al. 2022, table
+    8): gpt2's by a factor, xavier's already does.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
@@ -32,10 +35,17 @@ def initialize(model: nn.Module, config: TransformerConfig) -> None:
         _draw_xavier(model)
     else:
         _shrink_residual_projections(model, config.n_layers)
+        if config.width_multiplier != 1.0:
+            _scale_hidden_matrices(model, config.width_multiplier**-0.5)
     if config.zero_init_residual:
         for name, parameter in model.named_parameters():
             if name.endswith("out_projection.weight"):
                 nn.init.zeros_(parameter)
+
+
+def parameters_of_blocks(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of all blocks. Of their matrices, both the inputs and the outputs grow with the width."""
+    return [parameter for name, parameter in model.named_parameters() if "blocks." in name]
 
 
 def _draw_xavier(model: nn.Module) -> None:
@@ -44,6 +54,12 @@ def _draw_xavier(model: nn.Module) -> None:
             sizes = module.sizes if isinstance(module, FusedLinear) else (module.out_features,)
             for part in module.weight.split(sizes):
                 nn.init.xavier_uniform_(part)
+
+
+def _scale_hidden_matrices(model: nn.Module, factor: float) -> None:
+    for parameter in parameters_of_blocks(model):
+        if parameter.ndim == 2:
+            parameter.data *= factor
 
 
 def _shrink_residual_projections(model: nn.Module, n_layers: int) -> None:

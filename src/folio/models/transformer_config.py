@@ -14,11 +14,15 @@ NormPosition = Literal["pre", "post"]
 Norm = Literal["layer_norm", "rms_norm"]
 Activation = Literal["gelu", "gelu_tanh", "relu", "relu_squared", "swiglu"]
 Init = Literal["gpt2", "xavier"]
+Parametrization = Literal["standard", "mup"]
 PostNormDropout = Literal["input", "output"]
 PositionInit = Literal["normal", "zeros"]
 
 BOUNDED_POSITIONS = ("learned", "concatenated")
 """The positional encodings with one trained vector per position: they end at context_length."""
+
+MUP_BASE_D_MODEL = 128
+"""The width of model=nano, at which the recipes were tuned."""
 
 MAX_SIZE = 2**24
 """Far above any real model. A larger number is a mistake, or a file made to exhaust the memory."""
@@ -101,6 +105,11 @@ class ModelOptions:
     zero_init_residual: bool = False
     """Start the layers that write into the residual stream at 0, so that each block at first passes on what it reads
     (Goyal et al. 2017, section 5.1; Zhang et al. 2019, Fixup)."""
+    parametrization: Parametrization = "standard"
+    """The way in which initial weights, learning rates and two factors in the model depend on the width. mup: maximal
+    update parametrization (Yang et al. 2022), in which one learning rate serves all widths; see docs/models.md."""
+    mup_base_d_model: int = MUP_BASE_D_MODEL
+    """The d_model at which mup is the standard parametrization: where the learning rate was tuned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +150,7 @@ class TransformerConfig(ModelOptions):
     def __post_init__(self) -> None:
         self._check_sizes()
         self._check_choices()
+        self._check_parametrization()
         self._check_attention()
         self._check_positions()
         self._check_rotary()
@@ -192,6 +202,15 @@ class TransformerConfig(ModelOptions):
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name}={getattr(self, name)} is not one of {', '.join(get_args(choices))}")
+
+    def _check_parametrization(self) -> None:
+        if not 1 <= self.mup_base_d_model <= MAX_SIZE:
+            raise ValueError(f"mup_base_d_model={self.mup_base_d_model} must be at least 1 and at most {MAX_SIZE}")
+        if self.parametrization == "standard" and self.mup_base_d_model != MUP_BASE_D_MODEL:
+            raise ValueError(
+                f"mup_base_d_model={self.mup_base_d_model} has no effect with parametrization=standard; leave it out, "
+                "or add parametrization=mup"
+            )
 
     def _check_attention(self) -> None:
         if self.n_heads % self.key_value_heads:
@@ -283,6 +302,27 @@ class TransformerConfig(ModelOptions):
             )
 
     @property
+    def width_multiplier(self) -> float:
+        """How many times as wide as the base width the model is, as far as its parametrization asks: 1 for standard."""
+        return self.d_model / self.mup_base_d_model if self.parametrization == "mup" else 1.0
+
+    @property
+    def output_scale(self) -> float | None:
+        """Factor on what the output layer reads; None for 1 (Yang et al. 2022, table 8)."""
+        return None if self.width_multiplier == 1.0 else 1.0 / self.width_multiplier
+
+    @property
+    def attention_scale(self) -> float | None:
+        """Factor on the scores of attention; None for 1 / sqrt(K).
+
+        With mup it falls with 1 / K from the base width on (Yang et al. 2022, definition 4.1), where heads are wider
+        in a wider model. With d_head, a wider model has more heads instead, and the factor stays.
+        """
+        if self.width_multiplier == 1.0 or self.d_head is not None:
+            return None
+        return (self.width_multiplier * self.head_width) ** -0.5  # sqrt(base K) / K, with base K = K / multiplier
+
+    @property
     def head_width(self) -> int:
         """Width of one attention head (K)."""
         return self.d_model // self.n_heads if self.d_head is None else self.d_head
@@ -341,11 +381,11 @@ class TransformerConfig(ModelOptions):
 
     @property
     def embedding_scale(self) -> float | None:
-        """Factor on the token embedding; None if there is none."""
+        """Factor on the token embedding; None if there is none. With mup that of the base width, whatever the width."""
         scales = self.positional_encoding == "sinusoidal" if self.scale_embedding is None else self.scale_embedding
         if not isinstance(scales, bool):
             return float(scales)
-        return self.d_model**0.5 if scales else None
+        return (self.d_model / self.width_multiplier) ** 0.5 if scales else None
 
     @property
     def max_positions(self) -> int | None:
@@ -361,4 +401,5 @@ _CHOICES: dict[str, Any] = {
     "norm": Norm,
     "activation": Activation,
     "init": Init,
+    "parametrization": Parametrization,
 }

@@ -7,21 +7,11 @@ import torch
 from torch import nn
 
 from folio.config.optimizer import MuonConfig
-from folio.optim.optimizers import LR_SCALE, param_groups
+from folio.optim.optimizers import LR_SCALE, hidden_matrices, param_groups, scaled_group, width_multiplier
 
 
 def build_muon(model: nn.Module, config: MuonConfig, fused: bool) -> torch.optim.Optimizer:
-    """Return Muon and AdamW over all parameters of a model."""
-    matrices = block_matrices(model)
-    adamw_groups = param_groups(model, config.weight_decay, exclude=set(matrices))
-    if config.adamw_learning_rate is not None:
-        for group in adamw_groups:
-            group[LR_SCALE] = config.adamw_learning_rate / config.learning_rate
-    return MuonWithAdamW(matrices, adamw_groups, config, fused)
-
-
-def block_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters that Muon updates: the trainable matrices of the blocks.
+    """Return Muon and AdamW over all parameters of a model.
 
     Muon is for matrices that map one hidden vector to another. Embeddings, position tables and the output layer are
     matrices too, but each of their rows belongs to one symbol or position, and AdamW suits them better
@@ -29,12 +19,18 @@ def block_matrices(model: nn.Module) -> list[nn.Parameter]:
 
     A fused projection, such as that of q, k and v, is orthogonalized as one matrix. Jordan et al. advise splitting it;
     that would take an optimizer that knows the layout of each layer.
+
+    With model.parametrization=mup, Muon's learning rate falls with 1 / sqrt(width). The singular values of its updates
+    are all equal and, scaled to AdamW's root mean square, grow with sqrt(width); those of a matrix's update must not
+    depend on the width (Yang et al. 2023, "A spectral condition for feature learning", condition 1).
     """
-    return [
-        parameter
-        for name, parameter in model.named_parameters()
-        if "blocks." in name and parameter.ndim == 2 and parameter.requires_grad
-    ]
+    matrices = hidden_matrices(model)
+    muon_groups = [scaled_group(matrices, config.weight_decay, width_multiplier(model) ** -0.5)] if matrices else []
+    adamw_groups = param_groups(model, config.weight_decay, exclude=set(matrices))
+    if config.adamw_learning_rate is not None:
+        for group in adamw_groups:
+            group[LR_SCALE] = config.adamw_learning_rate / config.learning_rate
+    return MuonWithAdamW(muon_groups, adamw_groups, config, fused)
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -48,12 +44,11 @@ class MuonWithAdamW(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, matrices: list[nn.Parameter], adamw_groups: list[dict[str, Any]], config: MuonConfig, fused: bool
+        self, muon_groups: list[dict[str, Any]], adamw_groups: list[dict[str, Any]], config: MuonConfig, fused: bool
     ) -> None:
         self._muon = torch.optim.Muon(
-            matrices,
+            muon_groups,
             lr=config.learning_rate,
-            weight_decay=config.weight_decay,
             momentum=config.momentum,
             nesterov=config.nesterov,
             adjust_lr_fn="match_rms_adamw",

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from folio.config.optimizer import AdamConfig, OptimizerConfig, SGDConfig
+from folio.models import Model
+from folio.models.initialization import parameters_of_blocks
 
 LR_SCALE = "lr_scale"
 """Key of a parameter group: factor on the schedule's learning rate; 1 if missing."""
@@ -40,16 +42,47 @@ def build_sgd(model: nn.Module, config: SGDConfig, fused: bool) -> torch.optim.O
 
 
 def param_groups(model: nn.Module, weight_decay: float, exclude: Collection[nn.Parameter] = ()) -> list[dict[str, Any]]:
-    """Return the trainable parameters of a model in up to two groups: with weight decay and without.
+    """Return the trainable parameters of a model in up to three groups: with weight decay and without.
 
     Matrices and embeddings decay. Biases and norms do not: they set scales, not directions. A tied weight comes once.
     Source: GPT-2's reproductions since Radford et al. 2018, section 4.1.
+
+    With model.parametrization=mup, the matrices of the blocks are a group of their own, whose learning rate falls with
+    1 / width (Yang et al. 2022, table 8, Adam). All updates of Adam have one size, and those of a matrix point the same
+    way, so what they add up to grows with the number of inputs.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in exclude]
-    decay = [parameter for parameter in parameters if is_matrix(parameter)]
+    multiplier = width_multiplier(model)
+    hidden = set(hidden_matrices(model)) if multiplier != 1.0 else set()
+    decay = [parameter for parameter in parameters if is_matrix(parameter) and parameter not in hidden]
     no_decay = [parameter for parameter in parameters if not is_matrix(parameter)]
-    groups = [{"params": decay, "weight_decay": weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
+    groups = [
+        scaled_group([parameter for parameter in parameters if parameter in hidden], weight_decay, 1.0 / multiplier),
+        {"params": decay, "weight_decay": weight_decay},
+        {"params": no_decay, "weight_decay": 0.0},
+    ]
     return [group for group in groups if group["params"]]
+
+
+def scaled_group(parameters: list[nn.Parameter], weight_decay: float, lr_scale: float) -> dict[str, Any]:
+    """Return a parameter group with its own factor on the learning rate.
+
+    Both decide the decay of a step, and only the factor depends on the width: dividing by it makes a step's decay the
+    same for all widths, as in the authors' package `mup`.
+    """
+    if lr_scale == 1.0:
+        return {"params": parameters, "weight_decay": weight_decay}
+    return {"params": parameters, "weight_decay": weight_decay / lr_scale, LR_SCALE: lr_scale}
+
+
+def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """Return the trainable matrices of the blocks, which map one hidden vector to another."""
+    return [weight for weight in parameters_of_blocks(model) if is_matrix(weight) and weight.requires_grad]
+
+
+def width_multiplier(model: nn.Module) -> float:
+    """Return `TransformerConfig.width_multiplier` of a model; 1 for any other module."""
+    return model.config.width_multiplier if isinstance(model, Model) else 1.0
 
 
 def mark_matrices(model: nn.Module) -> None:

@@ -175,7 +175,7 @@ def inspect(served: ServedModel, body: InspectCall) -> Steps:
     }
     lens = []
     for residual in seen.residuals:
-        scores = model.output(model.final_norm(residual)).float().log_softmax(dim=-1)  # (T, V)
+        scores = model.output(model.finish(residual)).float().log_softmax(dim=-1)  # (T, V)
         best = scores[:, : served.tokenizer.vocab_size].topk(min(N_TOP, served.tokenizer.vocab_size))
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         lens.append([[likely(*pair) for pair in zip(*row, strict=True)] for row in rows])

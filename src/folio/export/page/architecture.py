@@ -5,6 +5,7 @@ from typing import Any, Literal, NoReturn, get_args
 
 from folio.data.tokenizers.rank_files import ENCODINGS
 from folio.models import TransformerConfig
+from folio.models.formats.equivalents import FOLDED
 from folio.models.transformer_config import Activation, Norm, NormPosition
 from folio.runtime.errors import FolioError
 
@@ -36,6 +37,7 @@ SUPPORTED: dict[str, Any] = {
             *("positional_base", "bias", "attention_bias", "output_bias", "tie_weights", "scale_embedding"),
             *("final_norm", "qk_norm", "conditioning", "d_head", "n_kv_heads", "norm_eps", "attention_window"),
             *("logit_softcap", "rotary_fraction", "rotary_scaling", "value_embeddings"),
+            *("parametrization", "mup_base_d_model"),
             *ONLY_TRAINING,
         ),
         ANY,
@@ -59,6 +61,8 @@ def check_page(config: TransformerConfig, tokenizer: str) -> None:
                 refuse(f"model.{field.name}={value}", f"shows only {', '.join(choices)}")
         elif field.default is MISSING or value != field.default:
             refuse(f"model.{field.name}={value}", "cannot show that")
+    if config.parametrization == "mup" and not FOLDED.applies(config):
+        refuse("model.parametrization=mup", "shows that only with model.final_norm=true")
     if tokenizer not in TOKENIZERS:
         refuse(f"tokenizer={tokenizer}", f"knows only {', '.join(TOKENIZERS)}")
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from folio.export.page.architecture import Precision
-from folio.models import Model
+from folio.models import Model, build_model
+from folio.models.formats.equivalents import FOLDED
 from folio.models.quantization import quantize_rows
 from folio.runtime.errors import FolioError
 
@@ -30,6 +31,15 @@ class PackedWeights:
     tensors: list[dict[str, Any]]
     """Name, shape, dtype, and where the numbers start; for int8 also where the scale of each row does, in fp32."""
     data: bytes
+
+
+def in_page_form(model: Model) -> Model:
+    """Return the model without the factors of model.parametrization=mup, which a page does not know."""
+    if not FOLDED.applies(model.config):
+        return model
+    folded = build_model(FOLDED.config(model.config))
+    folded.load_state_dict(FOLDED.weights(model.config, dict(model.state_dict())))
+    return folded.eval()
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from folio.models.transformer_config import TransformerConfig
+from folio.models.transformer_config import MUP_BASE_D_MODEL, TransformerConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +36,51 @@ class Equivalent:
     """The config of the other form."""
     weights: Callable[[TransformerConfig, State], State]
     """The weights of the other form, from the config and the weights of the first, which may be changed in place."""
+
+
+# Maximal update parametrization as the standard one
+
+
+def _standard(config: TransformerConfig) -> TransformerConfig:
+    scale = False if config.embedding_scale is None else config.embedding_scale
+    standard = {"parametrization": "standard", "mup_base_d_model": MUP_BASE_D_MODEL}
+    return replace(config, scale_embedding=scale, **standard)  # type: ignore[arg-type]
+
+
+def _fold(config: TransformerConfig, state: State) -> State:
+    """Multiply the last norm by config.output_scale, and the queries by what their scale is more than 1 / sqrt(K)."""
+    changed: State = {}
+    if config.output_scale is not None:
+        for name in ("final_norm.weight", "final_norm.bias"):
+            if name in state:
+                changed[name] = state[name] * config.output_scale
+    if config.attention_scale is not None:
+        factor = config.attention_scale * config.head_width**0.5
+        for name, rows in _queries(config, state):
+            changed[name] = state[name].clone()
+            changed[name][:rows] *= factor
+    return state | changed
+
+
+def _queries(config: TransformerConfig, state: State) -> Iterator[tuple[str, int]]:
+    """Yield the parameters that decide how large queries are, and how many of their rows do."""
+    for layer in range(config.n_layers):
+        if config.qk_norm:
+            yield f"blocks.{layer}.attention.q_norm.weight", config.head_width
+            continue
+        for kind in ("weight", "bias"):
+            name = f"blocks.{layer}.attention.qkv_projection.{kind}"
+            if name in state:
+                yield name, config.n_heads * config.head_width
+
+
+FOLDED = Equivalent(
+    "the factors of parametrization=mup as part of the last norm and of the queries",
+    lambda config: config.parametrization == "mup" and config.has_final_norm,
+    _standard,
+    _fold,
+)
+"""Both factors multiply a linear function of a weight, so the weight can have them. For decoders and encoders."""
 
 
 # A LayerNorm without a bias as an RMSNorm

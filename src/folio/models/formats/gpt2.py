@@ -6,7 +6,7 @@ Source: `transformers`, models/gpt2/configuration_gpt2.py and modeling_gpt2.py.
 import re
 from collections.abc import Iterator
 
-from folio.models.formats.equivalents import SCALED, TABULATED, WIDENED
+from folio.models.formats.equivalents import FOLDED, SCALED, TABULATED, WIDENED
 from folio.models.formats.fields import Fixed, Flag, Number, OneOf, Size, UsualHeads
 from folio.models.formats.format import LM_HEAD, Format, Weight
 from folio.models.transformer_config import TransformerConfig
@@ -74,6 +74,6 @@ GPT2 = Format(
     prefix="transformer.",
     ignored=re.compile(r"h\.\d+\.attn\.(bias|masked_bias)"),  # causal masks
     embedding="wte.weight",
-    equivalents=(SCALED, TABULATED, WIDENED),
+    equivalents=(FOLDED, SCALED, TABULATED, WIDENED),
     dropout_keys={"embd_pdrop": "dropout", "resid_pdrop": "dropout", "attn_pdrop": "attention_dropout"},
 )

@@ -6,7 +6,7 @@ Source: `transformers`, models/gpt_neox/configuration_gpt_neox.py and modeling_g
 import re
 from collections.abc import Iterator
 
-from folio.models.formats.equivalents import SCALED
+from folio.models.formats.equivalents import FOLDED, SCALED
 from folio.models.formats.fields import Fixed, Flag, Number, OneOf, Size, UsualHeads
 from folio.models.formats.format import Format, Weight
 from folio.models.formats.gpt2 import ACTIVATIONS as GPT2_ACTIVATIONS
@@ -87,7 +87,7 @@ GPT_NEOX = Format(
     prefix="gpt_neox.",
     ignored=re.compile(r"layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.inv_freq)"),  # masks, angles
     embedding="embed_in.weight",
-    equivalents=(SCALED,),
+    equivalents=(FOLDED, SCALED),
     output=OUTPUT,
     dropout_keys={"hidden_dropout": "dropout", "attention_dropout": "attention_dropout"},
 )

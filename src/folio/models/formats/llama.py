@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from folio.models.formats.equivalents import CENTERED, SCALED
+from folio.models.formats.equivalents import CENTERED, FOLDED, SCALED
 from folio.models.formats.fields import Field, Flag, Number, OneOf, Problem, Size
 from folio.models.formats.format import LM_HEAD, Format, Weight
 from folio.models.formats.rope import Rope
@@ -101,7 +101,7 @@ def _format(
         prefix="model.",
         ignored=re.compile(r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq"),
         embedding="embed_tokens.weight",
-        equivalents=(SCALED, CENTERED),
+        equivalents=(FOLDED, SCALED, CENTERED),
         dropout_keys={"attention_dropout": "attention_dropout"},
     )
 
