@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from workspace import FAMILIES, ROOT, TINY, Run, Workspace
+from workspace import FAMILIES, ROOT, TINY, Run, Workspace, choose
 
 DATA = TINY[:-1]
 RECIPE = (
@@ -35,10 +35,11 @@ LONG = (
 CURVES = ("train/loss_nats", "train/gradient_norm", "train/accuracy", "val/loss_nats", "val/accuracy")
 
 
-def on(n_processes: int, micro_batch_size: int | None = None) -> tuple[str, ...]:
+def on(n_processes: int, micro_batch_size: int | None = None, strategy: str = "ddp") -> tuple[str, ...]:
     """Return the overrides for so many processes."""
     micro_batch = () if micro_batch_size is None else (f"training.micro_batch_size={micro_batch_size}",)
-    return ("trainer=cpu" if n_processes == 1 else "trainer=ddp_cpu", f"trainer.devices={n_processes}", *micro_batch)
+    trainer = "cpu" if n_processes == 1 and strategy == "ddp" else f"{strategy}_cpu"
+    return (f"trainer={trainer}", f"trainer.devices={n_processes}", *micro_batch)
 
 
 def assert_same_experiment(run: Run, alone: Run, without_step: int | None = None) -> None:
@@ -76,6 +77,28 @@ def test_two_processes_with_accumulation_equal_one_and_only_one_writes(alone: Ru
     assert (folder / "train.log").read_text().count("step 24: val loss") == 1
     assert run.samples.count("## Step") == 2
     assert "the same" in workspace.must("scripts/evaluate.py", "latest")
+
+
+def test_two_sharded_processes_equal_one(alone: Run, workspace: Workspace) -> None:
+    output = workspace.must("train.py", *RECIPE, *on(2, 2, "fsdp"))
+    (folder,) = workspace.runs()
+    run = Run(folder)
+    assert_same_experiment(run, alone)
+    assert "2 processes by fsdp" in output
+    assert run.samples == alone.samples
+    assert len(list(folder.glob("checkpoints/shards/*/*.distcp"))) == 2, "best and last share the shards of one step"
+    assert run.checkpoint().keys() == alone.checkpoint().keys()
+    assert "the same" in workspace.must("scripts/evaluate.py", "latest")
+
+
+@pytest.mark.slow
+def test_a_sharded_run_with_muon_and_an_average_equals_one_process(make_workspace: Callable[[], Workspace]) -> None:
+    extras = ("optimizer=muon", "callbacks=[default,ema]", "callbacks.ema.decay=0.9", "logger=[csv,tensorboard]")
+    recipe = choose(RECIPE, *extras)
+    one, four = (make_workspace().train(*recipe, *where) for where in (on(1), on(4, strategy="fsdp")))
+    assert_same_experiment(four, one)
+    assert four.samples == one.samples
+    assert four.events().Tags()["images"] == one.events().Tags()["images"]
 
 
 def children(process: subprocess.Popen[str]) -> list[int]:

@@ -19,6 +19,8 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from folio.runs.checkpoints import read_checkpoint
+
 ROOT = Path(__file__).parents[2]
 
 TINY = ("model=debug", "tokenizer=char", "data=text_file", "data.path=tiny.txt", "trainer=cpu")
@@ -115,9 +117,7 @@ class Run:
         return (self.folder / "samples.md").read_text()
 
     def checkpoint(self, name: str = "last") -> dict[str, Any]:
-        state = torch.load(self.folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
-        assert isinstance(state, dict)
-        return state
+        return read_checkpoint(self.folder / "checkpoints" / f"{name}.ckpt")
 
     def weights(self, name: str = "last") -> dict[str, torch.Tensor]:
         weights = self.checkpoint(name)["state_dict"]

@@ -579,7 +579,14 @@ def test_a_run_name_cannot_be_a_path(name: str) -> None:
             ("training.batch_size=12 over 2 processes, 6 sequences each", "training.micro_batch_size=4", "size=3"),
         ),
         ({"trainer.devices": 2, "trainer.accelerator": "mps"}, ("trainer.devices=2", "trainer.devices=1")),
-        ({"trainer.strategy": "fsdp"}, ("trainer.strategy=fsdp", "GPUs", "trainer.accelerator=cpu")),
+        (
+            {"trainer.strategy": "fsdp", "trainer.accelerator": "mps"},
+            ("trainer.strategy=fsdp", "Apple", "trainer=fsdp_cpu"),
+        ),
+        (
+            {"trainer.strategy": "fsdp", "trainer.accelerator": "gpu", "trainer.precision": "16-mixed"},
+            ("trainer.precision=16-mixed", "trainer.strategy=fsdp", "bf16-mixed"),
+        ),
         ({"data.name": "text_file"}, ("data.path=null", "data=text_file")),
         ({"data.path": "my.txt"}, ("data.path=my.txt", "data=tiny_shakespeare")),
         ({"data": mixture_of({})}, ("data.parts={}", "data=mixture needs corpora")),

@@ -117,9 +117,11 @@ def test_too_many_devices_is_one_line(machine: Machine, monkeypatch: pytest.Monk
         check_devices(four, "mps")
 
 
-def test_sharding_without_a_gpu_is_one_line() -> None:
-    with pytest.raises(ConfigError, match=r"^trainer.strategy=fsdp: it needs GPUs.* use trainer=ddp_cpu"):
-        check_devices(trainer("auto").model_copy(update={"strategy": "fsdp"}), "cpu")
+def test_sharding_on_a_mac_is_one_line() -> None:
+    sharded = trainer("auto").model_copy(update={"strategy": "fsdp"})
+    check_devices(sharded, "cpu")
+    with pytest.raises(ConfigError, match=r"^trainer.strategy=fsdp: .*Apple.* use trainer=mps"):
+        check_devices(sharded, "mps")
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def plan() -> ModuleType:
         ("schedule.warmup_steps=99999",),
         ("training.micro_batch_size=3",),
         ("trainer=ddp", "trainer.devices=3"),
-        ("trainer=ddp_cpu", "trainer.strategy=fsdp"),
+        ("trainer=fsdp", "trainer.precision=16-mixed"),
         ("data.path=x",),
         ("data=text_file",),
         ("init_from=nowhere",),

@@ -146,7 +146,7 @@ def test_the_strategy_is_auto_for_one_device_then_ddp_or_fsdp() -> None:
     alone, two = DistributedContext(), DistributedContext(RankInfo(0, 2, 0, 2, "torchrun"))
     assert build_strategy(trainer(), alone) == "auto"
     assert type(build_strategy(trainer(devices=2), two)).__name__ == "DDPStrategy"
-    assert type(build_strategy(trainer(strategy="fsdp", accelerator="gpu"), two)).__name__ == "FSDPStrategy"
+    assert type(build_strategy(trainer(strategy="fsdp", accelerator="gpu"), two)).__name__ == "ShardedStrategy"
 
 
 @pytest.mark.parametrize("where", ["slurm", "local"])

@@ -109,14 +109,14 @@ def _check_strategy(config: RunConfig) -> None:
     if trainer.accelerator == "mps" and trainer.n_processes > 1:
         raise ConfigError(f"trainer.devices={trainer.devices}: a Mac has one GPU; use trainer.devices=1")
     if trainer.strategy == "fsdp":
-        if trainer.accelerator in ("cpu", "mps"):
+        if trainer.accelerator == "mps":
             raise ConfigError(
-                f"trainer.strategy=fsdp needs GPUs, but trainer.accelerator={trainer.accelerator}; use trainer=ddp_cpu"
+                "trainer.strategy=fsdp: PyTorch shards no models on Apple's GPUs; use trainer=mps, or trainer=fsdp_cpu"
             )
-        if config.optimizer.name == "muon":
+        if trainer.precision == "16-mixed":
             raise ConfigError(
-                "optimizer=muon needs whole matrices, but trainer.strategy=fsdp leaves a share of each on a device; "
-                "use trainer=ddp, or optimizer=adamw"
+                "trainer.precision=16-mixed: trainer.strategy=fsdp has no loss scaling for float16; use bf16-mixed or "
+                "32-true"
             )
 
 

@@ -86,8 +86,8 @@ def check_devices(config: TrainerConfig, accelerator: str) -> None:
         )
     if accelerator == "mps" and config.n_processes > 1:
         raise ConfigError(f"trainer.devices={config.devices}: a Mac has one GPU; use trainer.devices=1")
-    if accelerator != "gpu" and config.strategy == "fsdp":
-        raise ConfigError("trainer.strategy=fsdp: it needs GPUs, and this machine has none; use trainer=ddp_cpu")
+    if accelerator == "mps" and config.strategy == "fsdp":
+        raise ConfigError("trainer.strategy=fsdp: PyTorch shards no models on Apple's GPUs; use trainer=mps")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -5,9 +5,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from folio.config.optimizer import MuonConfig
 from folio.optim.optimizers import LR_SCALE, hidden_matrices, param_groups, scaled_group, width_multiplier
+from folio.optim.sharded_muon import ShardedMuon
 
 
 def build_muon(model: nn.Module, config: MuonConfig, fused: bool) -> torch.optim.Optimizer:
@@ -46,7 +48,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
     def __init__(
         self, muon_groups: list[dict[str, Any]], adamw_groups: list[dict[str, Any]], config: MuonConfig, fused: bool
     ) -> None:
-        self._muon = torch.optim.Muon(
+        is_sharded = any(isinstance(matrix, DTensor) for group in muon_groups for matrix in group["params"])
+        self._muon = (ShardedMuon if is_sharded else torch.optim.Muon)(
             muon_groups,
             lr=config.learning_rate,
             momentum=config.momentum,

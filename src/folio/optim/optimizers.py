@@ -13,9 +13,6 @@ from folio.models.initialization import parameters_of_blocks
 LR_SCALE = "lr_scale"
 """Key of a parameter group: factor on the schedule's learning rate; 1 if missing."""
 
-IS_MATRIX = "is_matrix"
-"""Attribute that `mark_matrices` gives a parameter."""
-
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig, fused: bool) -> torch.optim.Optimizer:
     """Return the optimizer that the config names.
@@ -54,8 +51,8 @@ def param_groups(model: nn.Module, weight_decay: float, exclude: Collection[nn.P
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in exclude]
     multiplier = width_multiplier(model)
     hidden = set(hidden_matrices(model)) if multiplier != 1.0 else set()
-    decay = [parameter for parameter in parameters if is_matrix(parameter) and parameter not in hidden]
-    no_decay = [parameter for parameter in parameters if not is_matrix(parameter)]
+    decay = [parameter for parameter in parameters if parameter.ndim >= 2 and parameter not in hidden]
+    no_decay = [parameter for parameter in parameters if parameter.ndim < 2]
     groups = [
         scaled_group([parameter for parameter in parameters if parameter in hidden], weight_decay, 1.0 / multiplier),
         {"params": decay, "weight_decay": weight_decay},
@@ -77,23 +74,12 @@ def scaled_group(parameters: list[nn.Parameter], weight_decay: float, lr_scale: 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     """Return the trainable matrices of the blocks, which map one hidden vector to another."""
-    return [weight for weight in parameters_of_blocks(model) if is_matrix(weight) and weight.requires_grad]
+    return [weight for weight in parameters_of_blocks(model) if weight.ndim >= 2 and weight.requires_grad]
 
 
 def width_multiplier(model: nn.Module) -> float:
     """Return `TransformerConfig.width_multiplier` of a model; 1 for any other module."""
     return model.config.width_multiplier if isinstance(model, Model) else 1.0
-
-
-def mark_matrices(model: nn.Module) -> None:
-    """Mark the matrices of a model for `is_matrix`, before FSDP flattens parameters."""
-    for parameter in model.parameters():
-        setattr(parameter, IS_MATRIX, parameter.ndim >= 2)
-
-
-def is_matrix(parameter: nn.Parameter) -> bool:
-    """Return whether a parameter is, or was before FSDP flattened it, a matrix."""
-    return bool(getattr(parameter, IS_MATRIX, parameter.ndim >= 2))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

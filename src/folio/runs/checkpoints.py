@@ -1,6 +1,7 @@
 """Checkpoint files: plain data, written completely or not at all, and read without executing anything in them."""
 
 import sys
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,6 +14,7 @@ from folio.config.run import RunConfig
 from folio.config.tokenizer import load_tokenizer
 from folio.data.tokenizers.base import Tokenizer
 from folio.models import Model, TransformerConfig, build_model
+from folio.runs.shards import SHARDS_KEY, ShardedCheckpoint, ShardedTensor, place_tensors
 from folio.runtime.errors import FolioError
 from folio.runtime.files import atomic_writer
 from folio.runtime.torch_files import check_tensor_sizes, load_torch_file
@@ -36,6 +38,9 @@ FOLIO_KEY = "folio"
 """Key of everything that Folio adds to Lightning's checkpoint."""
 MODEL_PREFIX = "model."
 """Prefix of the model's weights in the state dict of the LightningModule."""
+
+ReadShards = Callable[[ShardedCheckpoint, ShardedTensor], torch.Tensor]
+"""Reads a tensor of a sharded checkpoint, or the share of it that belongs to a process."""
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
@@ -61,8 +66,23 @@ def _torch_save(state: dict[str, Any], file: BinaryIO) -> None:
         raise (error.__context__ or error) from None
 
 
-def read_checkpoint(path: Path, device: str | torch.device = "cpu", mmap: bool = False) -> dict[str, Any]:
-    """Return the content of a checkpoint: tensors and plain values only. Raises: FolioError."""
+def read_checkpoint(
+    path: Path,
+    device: str | torch.device = "cpu",
+    mmap: bool = False,
+    *,
+    parts: Collection[str] | None = None,
+    read: ReadShards | None = None,
+) -> dict[str, Any]:
+    """Return the content of a checkpoint: tensors and plain values only. Raises: FolioError.
+
+    Args:
+        path: the checkpoint.
+        device: where its tensors are placed.
+        mmap: whether tensors in a whole file are read when they are used.
+        parts: of a sharded checkpoint, the parts whose tensors are read, such as state_dict; all if None.
+        read: returns a tensor of a sharded checkpoint; all of it unless something else is given.
+    """
     try:
         state = load_torch_file(path, device, mmap=mmap)
     except (OSError, ValueError) as error:
@@ -81,7 +101,27 @@ def read_checkpoint(path: Path, device: str | torch.device = "cpu", mmap: bool =
     if problem := structural_problem(state):
         raise FolioError(f"{path} is damaged ({problem}); choose another checkpoint")
     assert isinstance(state, dict)
+    if SHARDS_KEY in state:
+        _place_shards(state, path, device, parts, read)
     return _upgrade(state)
+
+
+def _place_shards(
+    state: dict[str, Any],
+    path: Path,
+    device: str | torch.device,
+    parts: Collection[str] | None,
+    read: ReadShards | None,
+) -> None:
+    """Put the tensors of a sharded checkpoint into what its index holds. Raises: FolioError."""
+    try:
+        shards = ShardedCheckpoint(path, state.pop(SHARDS_KEY))
+        place_tensors(
+            state, shards, lambda tensor: read(shards, tensor) if read else shards.whole(tensor).to(device), parts
+        )
+    except (OSError, ValueError) as error:
+        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else shown(error)
+        raise FolioError(f"{path} cannot be used ({reason}); choose another checkpoint") from None
 
 
 def _upgrade(state: dict[str, Any]) -> dict[str, Any]:
@@ -110,7 +150,8 @@ def structural_problem(state: dict[Any, Any]) -> str | None:
     if type(step) is not int or not 0 <= step < MAX_STEP:
         return f"its global_step is {shown(step)}"
     for name, tensor in state["state_dict"].items():
-        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+        is_tensor = isinstance(tensor, torch.Tensor) or (tensor is None and SHARDS_KEY in state)
+        if not isinstance(name, str) or not is_tensor:
             return f"its state_dict holds {shown(name)}"
     for name, number in saved["val"].items():
         if not isinstance(name, str) or isinstance(number, bool) or not isinstance(number, int | float):
@@ -146,12 +187,12 @@ def _plainness_problem(state: Any) -> str | None:
 
 def stored_config(path: Path) -> Any:
     """Return the plain config in a checkpoint, unchecked. Raises: FolioError."""
-    return read_checkpoint(path, mmap=True)[FOLIO_KEY].get("config")
+    return read_checkpoint(path, mmap=True, parts=())[FOLIO_KEY].get("config")
 
 
 def checkpoint_step(path: Path) -> int:
     """Return the optimizer step of a checkpoint. Raises: FolioError."""
-    return int(read_checkpoint(path, mmap=True)["global_step"])
+    return int(read_checkpoint(path, mmap=True, parts=())["global_step"])
 
 
 @dataclass(frozen=True)
@@ -187,7 +228,7 @@ class LoadedCheckpoint:
 
 def load_checkpoint(path: Path, device: str | torch.device) -> LoadedCheckpoint:
     """Rebuild model and tokenizer from a checkpoint alone; nothing in the file is trusted. Raises: FolioError."""
-    state = read_checkpoint(path, device, mmap=True)
+    state = read_checkpoint(path, device, mmap=True, parts=("state_dict",))
     saved = state[FOLIO_KEY]
     try:
         config, unknown = read_stored_config(saved.get("config"))

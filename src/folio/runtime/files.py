@@ -51,7 +51,7 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror, str(path)) from error  # not the name of the temporary file
         raise
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
@@ -115,7 +115,7 @@ def draft_folder(folder: Path, last: str, *, overwrite: bool) -> Iterator[Path]:
         yield draft
         names = sorted((path.name for path in draft.iterdir()), key=lambda name: name == last)
         for name in names:
-            _sync(draft / name)
+            sync(draft / name)
         if overwrite and folder.exists():
             (folder / last).unlink(missing_ok=True)
             for name in names:
@@ -127,7 +127,7 @@ def draft_folder(folder: Path, last: str, *, overwrite: bool) -> Iterator[Path]:
             for path in draft.iterdir():
                 path.unlink()
             draft.rmdir()
-    _sync(folder.parent)
+    sync(folder.parent)
 
 
 def check_output_folder(folder: Path, option: str, remedy: str = "use another folder") -> None:
@@ -151,7 +151,7 @@ def check_output_folder(folder: Path, option: str, remedy: str = "use another fo
         raise FolioError(f"{option}={folder}: cannot write in {existing} ({reason}); {remedy}") from None
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Make a file, or the renames in a folder, survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

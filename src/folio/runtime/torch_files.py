@@ -3,6 +3,7 @@
 Imports torch only to read a file that has passed the checks.
 """
 
+import io
 import os
 import pickle
 import tarfile
@@ -35,6 +36,19 @@ def load_torch_file(path: Path, device: Any = "cpu", *, mmap: bool = False, lega
     try:
         return torch.load(path, map_location=device, weights_only=True, mmap=mmap and is_zip)
     except Exception as error:  # torch raises half a dozen types, and advises to run the code of the file
+        raise ValueError(_reason(error)) from None
+
+
+def load_torch_bytes(data: bytes) -> Any:
+    """Return what torch.save wrote into a part of a larger file, as `load_torch_file` does. Raises: ValueError."""
+    file = io.BytesIO(data)
+    _check_archive(file, len(data))
+    import torch
+
+    try:
+        file.seek(0)
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
         raise ValueError(_reason(error)) from None
 
 

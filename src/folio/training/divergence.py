@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from folio.config.training import TrainingConfig
+from folio.distributed.sharding import own_part
 from folio.runtime.errors import FolioError
 
 
@@ -73,8 +74,8 @@ class GradientMonitor:
 
 @torch.no_grad()
 def all_finite(model: nn.Module) -> bool:
-    """Return whether no weight is NaN or infinite. Waits for the device once."""
-    return bool(torch.stack([parameter.isfinite().all() for parameter in model.parameters()]).all())
+    """Return whether no weight of this process is NaN or infinite. Waits for the device once."""
+    return bool(torch.stack([own_part(parameter).isfinite().all() for parameter in model.parameters()]).all())
 
 
 class SpikeDetector:

@@ -12,12 +12,13 @@ from folio.config.run import RunConfig
 from folio.data.batches.batch import Batch
 from folio.distributed.context import SINGLE_PROCESS, DistributedContext
 from folio.distributed.devices import Device
+from folio.distributed.sharding import Shards, free_gathered, is_sharded, shard_model, whole
 from folio.models import Model
 from folio.models.blocks import Block
 from folio.objectives.evaluation import Validation
 from folio.objectives.losses import batch_loss
 from folio.objectives.metrics import Metrics, token_sums
-from folio.optim.optimizers import build_optimizer, mark_matrices
+from folio.optim.optimizers import build_optimizer
 from folio.optim.schedules import learning_rate
 from folio.runs.checkpoints import FOLIO_KEY, CheckpointMetadata
 from folio.training.divergence import Diverged, GradientMonitor, all_finite
@@ -48,14 +49,12 @@ class LanguageModel(L.LightningModule):
         super().__init__()
         self.model = model
         self._weights = tuple(model.parameters())  # collecting them takes longer than computing a norm
-        mark_matrices(model)
         self.config = config
         self.metadata = metadata
         self.validation = validation
         self.loss = loss
         self.distributed = distributed
-        self._fused_optimizer = device.supports_fused_optimizer
-        self._scales_loss = device.precision == "16-mixed"
+        self.run_device = device
         self.train_means = RunningMeans(distributed)
         self.rank_state = RankState(config, distributed, self.train_means)
         self.gradient_monitor = GradientMonitor(config.training)
@@ -67,8 +66,9 @@ class LanguageModel(L.LightningModule):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "LanguageModel":
         """Copy the model and share all else: Lightning's weight averaging copies the module for its weights alone."""
+        model = Shards(self.model) if is_sharded(self.model) else copy.deepcopy(self.model, memo)
         other = self.__class__.__new__(self.__class__)
-        other.__dict__ = self.__dict__ | {"_modules": {**self._modules, "model": copy.deepcopy(self.model, memo)}}
+        other.__dict__ = self.__dict__ | {"_modules": {**self._modules, "model": model}}
         return other
 
     @property
@@ -76,8 +76,16 @@ class LanguageModel(L.LightningModule):
         """The learning rate of the next optimizer step."""
         return learning_rate(self.config, self.global_step)
 
+    def configure_model(self) -> None:
+        """Shard the model, if the strategy does, before the optimizer is made. Weight averaging calls it earlier."""
+        if self.config.trainer.strategy == "fsdp" and not is_sharded(self.model):
+            assert self.device_mesh is not None
+            shard_model(self.model, self.device_mesh["data_parallel"], self.run_device.precision)
+            self.to(self.trainer.strategy.root_device)
+            self._weights = tuple(self.model.parameters())
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return build_optimizer(self.model, self.config.optimizer, self._fused_optimizer)
+        return build_optimizer(self.model, self.config.optimizer, self.run_device.supports_fused_optimizer)
 
     def on_fit_start(self) -> None:
         trainer = self.config.trainer
@@ -106,7 +114,8 @@ class LanguageModel(L.LightningModule):
         """Clip the gradients here instead of with Lightning's option, to keep the norm and allow fused optimizers."""
         norm = self._clip_gradients(self.config.training.gradient_clip_norm or float("inf"))
         # With float16, infinite gradients are normal: the scaler finds its scale by them, and skips those steps itself.
-        if self._scales_loss or self.gradient_monitor.should_step(self.global_step + 1, self.learning_rate, norm):
+        scales_loss = self.run_device.precision == "16-mixed"
+        if scales_loss or self.gradient_monitor.should_step(self.global_step + 1, self.learning_rate, norm):
             self.gradient_norm = norm
             self.train_means.commit()
         else:
@@ -115,15 +124,17 @@ class LanguageModel(L.LightningModule):
 
     def _clip_gradients(self, max_norm: float) -> Tensor:
         """Scale the gradients down to `max_norm`. Returns: their norm before, the same in each process."""
-        if self.config.trainer.strategy == "fsdp":  # each process holds a shard of the gradients
-            return self.trainer.strategy.model.clip_grad_norm_(max_norm)  # type: ignore[union-attr, operator]
-        return torch.nn.utils.clip_grad_norm_(self._weights, max_norm)
+        gradients = [weight.grad for weight in self._weights if weight.grad is not None]
+        norm = whole(torch.nn.utils.get_total_norm(gradients))
+        torch.nn.utils.clip_grads_with_norm_(self._weights, max_norm, norm)
+        return norm
 
     def on_validation_epoch_start(self) -> None:
         self._val_sums = {}
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         sums = token_sums(self.model, batch)
+        free_gathered(self.model)
         self._val_sums[dataloader_idx] = self._val_sums.get(dataloader_idx, 0.0) + sums
 
     def on_validation_epoch_end(self) -> None:

@@ -6,9 +6,11 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, WeightAveraging
-from lightning.pytorch.strategies import FSDPStrategy
 
+from folio.distributed.sharding import gather_model, is_sharded
+from folio.models import Model
 from folio.runtime.untrusted import shown
+from folio.training.module import LanguageModel
 
 
 class StepCallback(Callback):
@@ -59,6 +61,8 @@ def validated_weights(trainer: L.Trainer, pl_module: L.LightningModule) -> Itera
             callback._swap_models(pl_module)
 
 
-def is_sharded(trainer: L.Trainer) -> bool:
-    """Return whether the model is sharded over the processes, so that none can use it alone."""
-    return isinstance(trainer.strategy, FSDPStrategy)
+def whole_model(trainer: L.Trainer, pl_module: LanguageModel) -> Model | None:
+    """Return the whole model in the first process, and None in the others. All processes must call it."""
+    if is_sharded(pl_module.model):
+        return gather_model(pl_module.model, is_wanted=trainer.is_global_zero)
+    return pl_module.model if trainer.is_global_zero else None

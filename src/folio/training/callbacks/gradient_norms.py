@@ -6,6 +6,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from folio.distributed.sharding import whole
 from folio.training.callbacks.base import StepCallback
 from folio.training.module import LanguageModel
 
@@ -47,4 +48,4 @@ def part_norms(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         for part_name, inner in parts:
             gradients = [weight.grad for weight in inner.parameters() if weight.grad is not None]
             if gradients:
-                yield part_name, torch.nn.utils.get_total_norm(gradients)
+                yield part_name, whole(torch.nn.utils.get_total_norm(gradients))

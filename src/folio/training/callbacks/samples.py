@@ -10,10 +10,11 @@ from lightning.pytorch.callbacks import Callback
 from folio.config.callbacks import SamplesConfig
 from folio.data.tokenizers.base import Tokenizer
 from folio.generation.generate import generate_text
+from folio.models import Model
 from folio.models.sampling import SamplingParams
 from folio.runtime.console import log
 from folio.runtime.errors import FolioError
-from folio.training.callbacks.base import is_sharded, validated_weights
+from folio.training.callbacks.base import validated_weights, whole_model
 from folio.training.loggers.base import run_loggers
 from folio.training.module import LanguageModel
 
@@ -32,29 +33,28 @@ class SampleWriter(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check the prompt before the first step. Raises: FolioError if the model cannot continue it."""
-        if self._is_enabled(trainer):
+        assert isinstance(pl_module, LanguageModel)
+        if self.config.max_new_tokens > 0 and trainer.is_global_zero:
             try:
-                self._generate(pl_module)
+                self._generate(pl_module.model)
             except FolioError as error:
                 raise FolioError(f"callbacks.samples.prompt: {error}") from None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self._is_enabled(trainer):
-            return
+        assert isinstance(pl_module, LanguageModel)
         assert not pl_module.training, "Lightning ends the validation after this hook"
+        if self.config.max_new_tokens == 0:
+            return
         # Compiled blocks would be compiled again for the lengths of generation.
         with torch.compiler.set_stance("force_eager"), validated_weights(trainer, pl_module):
-            self.latest = "".join(self._generate(pl_module))
+            model = whole_model(trainer, pl_module)
+            if model is None:
+                return
+            self.latest = "".join(self._generate(model))
         self._write(trainer)
 
-    def _is_enabled(self, trainer: L.Trainer) -> bool:
-        """Return whether this process writes samples. Generation needs the whole model in one process."""
-        return self.config.max_new_tokens > 0 and trainer.is_global_zero and not is_sharded(trainer)
-
-    def _generate(self, pl_module: L.LightningModule) -> Iterator[str]:
+    def _generate(self, model: Model) -> Iterator[str]:
         """Check the prompt, and return the pieces of the text, generated one by one as they are consumed."""
-        assert isinstance(pl_module, LanguageModel)
-        model = pl_module.model
         has_prefix = model.config.family == "encoder_decoder"
         return generate_text(
             model,
