@@ -12,6 +12,7 @@ from folio.runtime.errors import FolioError
 TITLES = {
     "folio": "Folio",
     "bare": "bare loop",
+    "lightning": "Lightning alone",
     "hf": "Hugging Face",
     "nanogpt": "nanoGPT",
     "folio_int8": "Folio, int8",

@@ -101,10 +101,14 @@ class BareLoop(TrainingLoop):
                     module.compile()
         self.optimizer = build_optimizer(self.folio_model, config.optimizer, self.device.supports_fused_optimizer)
 
-    def step(self, number: int) -> Tensor:
+    def batch(self, number: int) -> Batch:
+        """Return the batch of a step."""
         windows = gather_windows(self.data.train.tokens, self.starts(number), self.model_config.context_length)
         window = torch.from_numpy(windows).to(self.torch_device)  # (B, T + 1)
-        batch = Batch(window[:, :-1].contiguous(), window[:, 1:].contiguous(), n_tokens=0)
+        return Batch(window[:, :-1].contiguous(), window[:, 1:].contiguous(), n_tokens=0)
+
+    def step(self, number: int) -> Tensor:
+        batch = self.batch(number)
         self.set_learning_rate(number)
         with self.device.autocast():
             loss, _ = batch_loss(self.folio_model, batch)

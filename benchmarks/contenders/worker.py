@@ -35,6 +35,11 @@ def serve(spec: WorkerSpec, channel: Channel) -> None:
             from benchmarks.contenders.folio_trainer import serve_folio
         prepare_process(spec)
         serve_folio(spec, channel, resident_bytes())
+    elif spec.contender == "lightning":
+        with fast_imports():
+            from benchmarks.contenders.lightning_loop import serve_lightning
+        prepare_process(spec)
+        serve_lightning(spec, channel, resident_bytes())
     else:
         from benchmarks.contenders.peers import HuggingFaceLoop, NanoGPTLoop
         from benchmarks.contenders.training_loops import BareLoop, TrainingLoop, serve_loop

@@ -26,6 +26,9 @@ TOLERANCE = 1e-4
 TOLERANCE_BF16 = 2e-2
 """bf16 has three digits, and a compiled graph rounds in other places than an eager one."""
 
+OVERHEAD_PEERS = ("bare", "lightning")
+"""What train.py is compared with in the part `overhead`: no framework, and Lightning with nothing around it."""
+
 TRAINING_PARTS = ("step", "overhead", "memory")
 
 
@@ -47,8 +50,8 @@ def measure_workloads(
         peers, reasons = options.peers.supporting(config.transformer_config(config.model.vocab_size))
         report.skip(reasons)
         peers = peers if with_peers else []
-        if with_overhead and "bare" not in peers:
-            peers = ["bare", *peers]
+        if with_overhead:
+            peers = [*OVERHEAD_PEERS, *(peer for peer in peers if peer not in OVERHEAD_PEERS)]
         with scratch_folder() as folder:
             measure_workload(workload, config, peers, parts, options, report, folder)
 
@@ -72,17 +75,19 @@ def measure_workload(
     with start_workers([options.spec(config, folder, name) for name in names]) as workers:
         comparison = TrainingComparison(workload, config, workers, options)
         if "step" in parts or "memory" in parts:
-            comparison.run_rounds(workers, options.rounds)
+            compared = [worker for worker in workers if worker.contender != "lightning"]
+            comparison.run_rounds(compared, options.rounds)
         if "step" in parts:
-            report.series += comparison.step_series("step", workers, checkpoint_period)
+            report.series += comparison.step_series("step", compared, checkpoint_period)
         if "memory" in parts:
-            report.series += comparison.memory_series()
+            report.series += comparison.memory_series(compared)
         if "overhead" in parts and workload.overhead_blocks:
-            pair = [next(worker for worker in workers if worker.contender == name) for name in ("folio", "bare")]
+            by_name = {worker.contender: worker for worker in workers}
+            turns = [by_name[name] for name in ("folio", *OVERHEAD_PEERS)]
             comparison.discard_times()
-            comparison.run_rounds(pair, options.rounds * workload.overhead_blocks)
-            folio, bare = comparison.step_series("overhead", pair, checkpoint_period)
-            report.series += [add_overhead(folio, bare), bare]
+            comparison.run_rounds(turns, options.rounds * workload.overhead_blocks)
+            folio, bare, lightning = comparison.step_series("overhead", turns, checkpoint_period)
+            report.series += [add_overhead(folio, bare), bare, add_overhead(lightning, bare)]
         report.checks += comparison.loss_checks()
 
 
@@ -177,10 +182,10 @@ class TrainingComparison:
             series.append(Series(part, self.workload.name, title, "ms/step", times, facts=facts))
         return series
 
-    def memory_series(self) -> list[Series]:
+    def memory_series(self, workers: Sequence[Worker]) -> list[Series]:
         """Return the peak memory of each process, including the interpreter and its imports."""
         series = []
-        for worker in self.workers:
+        for worker in workers:
             reply = worker.ask(Command("memory"))
             before, gpu = worker.facts["rss_before_bytes"], reply["gpu_peak_bytes"]
             facts = {"rss_before_bytes": before, "gpu_peak_bytes": gpu}
@@ -200,8 +205,10 @@ def step_times_ms(blocks: Sequence[dict[str, Any]], checkpoint_s: Sequence[float
     return [1e3 * ((block["elapsed_s"] - sum(block["checkpoint_s"])) / block["n_steps"] + share_s) for block in blocks]
 
 
-def add_overhead(folio: Series, bare: Series) -> Series:
-    """Return Folio's series with the overhead over the bare loop in its note and facts."""
-    per_cent = 100 * (1 / folio.advantage_over(bare) - 1)
-    note = f"overhead {per_cent:+.2f} %, checkpoints included"
-    return replace(folio, note=note, facts=folio.facts | {"overhead_per_cent": per_cent})
+def add_overhead(series: Series, bare: Series) -> Series:
+    """Return a series with its overhead over the bare loop in its note and facts."""
+    per_cent = 100 * (1 / series.advantage_over(bare) - 1)
+    included = ", checkpoints included" if series.facts["checkpoint_s"] else ""
+    return replace(
+        series, note=f"overhead {per_cent:+.2f} %{included}", facts=series.facts | {"overhead_per_cent": per_cent}
+    )

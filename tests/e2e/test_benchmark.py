@@ -123,9 +123,10 @@ def test_a_measurement_adds_series_and_checks(options: Options) -> None:
         ("memory", "bare loop", 1),
         ("overhead", "Folio", 4),
         ("overhead", "bare loop", 4),
+        ("overhead", "Lightning alone", 4),
     ]
-    assert "overhead_per_cent" in report.series[-2].facts
-    assert [check["contender"] for check in report.checks] == ["folio", "bare"]
+    assert ["overhead_per_cent" in series.facts for series in report.series[-3:]] == [True, False, True]
+    assert [check["contender"] for check in report.checks] == ["folio", "bare", "lightning"]
 
 
 def test_the_command_prints_tables_and_writes_json_and_plots(
