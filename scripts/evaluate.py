@@ -8,9 +8,10 @@ if __name__ == "__main__":  # before the imports, which take a second
 import json
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,9 +19,13 @@ from folio.cli.corpus import check_data, reopen_data, with_data_path
 from folio.cli.options import Quantization
 from folio.cli.resume import check_same_text
 from folio.cli.scripts import run_script
+from folio.config.checks import check_split_length
+from folio.config.run import RunConfig
 from folio.config.updates import with_context_length
+from folio.data.prepared import PreparedData, TokenSplit
 from folio.runs.description import config_beside
 from folio.runs.folders import find_checkpoint
+from folio.runs.test_looks import RECORD, check_recordable, record_look
 from folio.runtime.errors import FolioError
 from folio.runtime.files import expand_home
 
@@ -30,6 +35,7 @@ class Split(StrEnum):
 
     TRAIN = "train"
     VAL = "val"
+    TEST = "test"
 
 
 def main(
@@ -55,6 +61,7 @@ def main(
     """Print loss, perplexity, bits per byte and accuracy over a whole split, with every target counted once.
 
     On the device and in the precision of training, the validation loss is exactly the one that training logged.
+    Each look at the test split is recorded in the run folder, in test.jsonl, and report.py says how many there were.
     """
     if context_length is not None and context_length < 1:
         raise FolioError(f"--context-length={context_length} must be 1 or more")
@@ -62,6 +69,12 @@ def main(
     beside = config_beside(path)
     if context_length is not None and beside is not None:
         with_context_length(beside, context_length)
+    run_folder = path.parent.parent if (path.parent.parent / "config.yaml").is_file() else None
+    if split is Split.TEST:
+        if beside is not None and beside.data.has_test is False:
+            raise no_test_split(beside)
+        if run_folder is not None:
+            check_recordable(run_folder)
 
     # Imported only now, because torch takes seconds.
     import torch
@@ -86,7 +99,7 @@ def main(
     if data_path is not None:
         check_same_text(path.parent.parent, data.train.info.source_sha256, f"--data-path={data_path}")
     check_data(config, data)
-    tokens = data.train if split is Split.TRAIN else data.val
+    tokens = choose_split(config, data, split)
     objective = build_objective(config, data)
     started = time.perf_counter()
     with device.autocast():
@@ -95,6 +108,15 @@ def main(
     rounded = {}
     if quantize is not None:
         rounded = evaluate(quantize_int8(model.cpu()), objective.validation(tokens), torch.device("cpu"))
+    look = None
+    if split is Split.TEST:
+        look = f"not recorded: {path} is in no run folder"
+        if run_folder is not None:
+            options = {"context_length": context_length} if context_length is not None else {}
+            n_looks = record_look(
+                run_folder, describe_look(path, trained.step, tokens) | options | {"metrics": metrics}
+            )
+            look = f"look {n_looks} at the test split of this run, recorded in {run_folder / RECORD}"
     if as_json:
         values = {"checkpoint": str(path), "step": trained.step, "split": split.value, **metrics}
         print(json.dumps(values | ({quantize.value: rounded} if quantize else {})))
@@ -105,10 +127,45 @@ def main(
     n_tokens = f"{tokens.info.n_tokens:,} tokens{of_them}"
     print(f"split            {split.value}, {n_tokens}, {time.perf_counter() - started:.1f} s")
     print_metrics(metrics, rounded, quantize)
+    if look is not None:
+        print(f"test             {look}")
     if split is Split.VAL and trained.val and context_length is None:
         logged = trained.val["loss_nats"]
         difference = abs(metrics["loss_nats"] - logged)
         print(f"training logged  {logged:.6f} nats: {'the same' if difference == 0 else f'{difference:.2e} apart'}")
+
+
+def choose_split(config: RunConfig, data: PreparedData, split: Split) -> TokenSplit:
+    """Return the split to measure. Raises: FolioError if there is none of that name, or it is too short."""
+    if split is not Split.TEST:
+        return data.train if split is Split.TRAIN else data.val
+    if data.open_test is None:
+        raise no_test_split(config)
+    test = data.open_test()
+    check_split_length(config, "test", test.info.n_tokens)
+    return test
+
+
+def no_test_split(config: RunConfig) -> FolioError:
+    """Return the error of a corpus that has only two splits."""
+    name = config.data.name
+    remedies = {
+        "tiny_shakespeare": "train with data=tiny_shakespeare_dev, whose test split is this text's validation split",
+        "prepared": "prepare the corpus with one, by data.test_fraction=0.1",
+        "mixture": "give each of data.parts one, by its key test_fraction",
+    }
+    remedy = remedies.get(name, "train with one, by data.test_fraction=0.1")
+    return FolioError(f"--split=test: data={name} of this run has no test split; {remedy}")
+
+
+def describe_look(checkpoint: Path, step: int, test: TokenSplit) -> dict[str, Any]:
+    """Return what is recorded of a look besides its figures."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "checkpoint": checkpoint.name,
+        "step": step,
+        "tokens_sha256": test.info.tokens_sha256,
+    }
 
 
 def print_metrics(metrics: dict[str, float], rounded: dict[str, float], quantize: Quantization | None) -> None:

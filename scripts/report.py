@@ -28,6 +28,9 @@ def main(
     tag: Annotated[
         list[str] | None, typer.Option(metavar="TAG", help="Only runs with this tag; give it again for others too.")
     ] = None,
+    test: Annotated[
+        bool, typer.Option("--test", help="Also show figures of the test split, from scripts/evaluate.py --split test.")
+    ] = False,
     output: Annotated[
         Path | None, typer.Option(help="Folder for the report; by default FOLDER, if there is only one.")
     ] = None,
@@ -43,7 +46,7 @@ def main(
         raise FolioError("FOLDER= is empty; give a run folder, a sweep, or a folder that contains some")
     paths = [Path(expand_home(folder)) for folder in folders]
     output = output_folder(output, paths)
-    report = make_report(paths, group_by, tag or [], command=["python", "scripts/report.py", *sys.argv[1:]])
+    report = make_report(paths, group_by, tag or [], ["python", "scripts/report.py", *sys.argv[1:]], test)
     written = write_report(report, output)
     for warning in report.warnings:
         print(f"warning: {warning}", file=sys.stderr)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from workspace import TINY, Run, Workspace
 
+import folio
+
 GENERATE, EVALUATE = "scripts/generate.py", "scripts/evaluate.py"
 
 
@@ -53,6 +55,25 @@ def test_evaluation_says_that_it_is_the_same_and_leaves_the_run_as_it_is(home: W
     assert f"loss             {finished_run.metrics['val/loss_nats']:.6f} nats" in said
     assert said.endswith("nats: the same\n")
     assert {path: path.stat().st_mtime_ns for path in finished_run.folder.rglob("*")} == before
+
+
+def test_a_test_split_is_measured_on_request_and_each_look_recorded(
+    workspace: Workspace, home: Workspace, finished_run: Run
+) -> None:
+    run = workspace.train(*TINY, "data.test_fraction=0.2")
+    assert not any(key.startswith("test") for key in run.metrics)
+    said = workspace.must(EVALUATE, "latest", "--split", "test")
+    loss = float(re.search(r"^loss +(\S+) nats", said, re.MULTILINE)[1])  # type: ignore[index]
+    text = (workspace.folder / "tiny.txt").read_text()
+    assert loss == pytest.approx(folio.load(run.folder).loss(text[int(0.8 * len(text)) :]).nats, abs=1e-5)
+    assert "look 1 at the test split of this run, recorded in outputs/" in said
+    measured = json.loads(workspace.must(EVALUATE, "latest", "--split", "test", "--json"))
+    assert (measured["split"], measured["loss_nats"]) == ("test", pytest.approx(loss, abs=1e-6))
+    reported = workspace.must("scripts/report.py", str(run.folder), "--test")
+    assert "The test split was looked at twice, in 1 of 1 runs." in reported
+    assert str(measured["loss_nats"]) in (run.folder / "report.csv").read_text()
+    refusal = home.run(EVALUATE, str(finished_run.folder), "--split", "test").error_line()
+    assert "data=text_file of this run has no test split; train with one, by data.test_fraction=0.1" in refusal
 
 
 def test_evaluation_refuses_a_text_that_has_changed_since(

@@ -110,4 +110,4 @@ def test_bash_completes_train_and_the_scripts() -> None:
     """
     program = f'{ask} ask {sys.executable} train.py optimizer=a; ask {sys.executable} scripts/evaluate.py --split ""'
     said = subprocess.run(["bash", "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert said.stdout.splitlines() == ["optimizer=adam optimizer=adamw", "train val"]
+    assert said.stdout.splitlines() == ["optimizer=adam optimizer=adamw", "train val test"]

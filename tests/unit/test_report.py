@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import math
+import os
 import re
 import tomllib
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from folio.report.reading import read_folders, shorten_run_names
 from folio.report.report import report_commands
 from folio.report.tables import compared_text, groups_csv, runs_csv, to_markdown
 from folio.report.text import natural_sort_key
+from folio.runs.test_looks import record_look
 from folio.runtime.errors import FolioError
 
 WriteRun = Callable[..., Path]
@@ -64,6 +67,47 @@ def test_runs_are_chosen_and_described_by_their_tags(write_run: WriteRun, tmp_pa
         make_report([folder], tags=["basline"])
     with pytest.raises(FolioError, match=r"no run has these tags; the runs have a \| b, baseline and char"):
         make_report([folder], tags=["char", "a | b"])
+
+
+def test_figures_of_a_test_split_are_shown_only_on_request_and_the_looks_always(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
+    for number, losses in enumerate(([3.25, 3.125], [3.375], [])):
+        folder = write_run(f"runs/{number}", {"seed": number})
+        for loss in losses:
+            record_look(folder, {"tokens_sha256": "a", "metrics": {"loss_nats": loss, "accuracy": math.nan}})
+    folder = tmp_path / "runs"
+    with pytest.raises(FolioError, match="--test: none of these runs has a figure of its test split"):
+        make_report([folder / "2"], with_test=True)
+    record_look(folder / "1", {"context_length": 8, "metrics": {"loss_nats": 9.0}})
+    console = Console(file=io.StringIO(), width=200)
+    for with_test in (False, True):
+        report = make_report([folder], with_test=with_test)
+        rows = rows_of(runs_csv(report))
+        losses = [row["test/loss_nats"] for row in rows] if with_test else ["test/loss_nats" in row for row in rows]
+        assert losses == (["3.125", "3.375", ""] if with_test else [False] * 3)
+        markdown = to_markdown(report, [])
+        assert ("3.2500 ± 0.1768" in markdown) == with_test, "the mean over two seeds"
+        assert ("3.2500" in to_html(report, {})) == with_test
+        assert report.primary.metric == "val/bits_per_byte", "a test split decides nothing"
+        print_report(report, console)
+        assert console.file.getvalue().count("The test split was looked at 4 times, in 2 of 3 runs.") == 1 + with_test
+    record_look(folder / "2", {"tokens_sha256": "b", "metrics": {"loss_nats": 1.0}})
+    assert "test losses do not compare" in to_markdown(make_report([folder]), [])
+    (folder / "0" / "test.jsonl").unlink()
+    os.mkfifo(folder / "0" / "test.jsonl")
+    assert "test.jsonl is damaged" in make_report([folder]).warnings[0]
+
+
+def test_losses_on_different_validation_splits_of_one_text_are_not_compared(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
+    for number in range(2):
+        folder = write_run(f"runs/{number}", {"seed": number})
+        summary = json.loads((folder / "preflight.json").read_text()) if (folder / "preflight.json").exists() else {}
+        (folder / "preflight.json").write_text(json.dumps(summary | {"val_bytes": 100 + number}))
+    report = make_report([tmp_path / "runs"])
+    assert (report.primary.metric, "different validation splits" in report.primary.reason) == (None, True)
 
 
 def rows_of(text: str) -> list[dict[str, str]]:

@@ -182,7 +182,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: (write_megatron(path, IDS), damage(path, lambda data: data[:-4])),
         "says 5000 ids of type i4; they differ",
     ),
-    "one id": (lambda path: write_nanogpt(path, IDS[:1]), "has too few ids for two splits"),
+    "one id": (lambda path: write_nanogpt(path, IDS[:1]), "has too few ids for the splits"),
 }
 
 

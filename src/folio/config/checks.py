@@ -33,19 +33,24 @@ def check_split_lengths(
 
     `corpus_name` is for the corpora of a mixture.
     """
+    for split, n_tokens in (("train", n_train_tokens), ("val", n_val_tokens)):
+        check_split_length(config, split, n_tokens, corpus_name)
+
+
+def check_split_length(config: RunConfig, split: str, n_tokens: int, corpus_name: str | None = None) -> None:
+    """Check that a window fits into a split. Raises: ConfigError."""
     objective, context_length = config.objective, config.model.context_length
     if objective.reads_lines or config.training.loss_on == "completion":
         return
     of_corpus = "" if corpus_name is None else f" of {corpus_name}"
-    for split, n_tokens in (("train", n_train_tokens), ("val", n_val_tokens)):
-        if n_tokens < objective.window_length(context_length):
-            shorter = (length for length in range(context_length, 0, -1) if objective.window_length(length) <= n_tokens)
-            longest = next(shorter, None)
-            raise ConfigError(
-                f"model.context_length={context_length} is too long for the {split} split of {n_tokens} tokens"
-                f"{of_corpus}; a window takes {objective.window_length(context_length)} tokens: "
-                f"{'' if longest is None else f'use at most {longest}, or '}use more text"
-            )
+    if n_tokens < objective.window_length(context_length):
+        shorter = (length for length in range(context_length, 0, -1) if objective.window_length(length) <= n_tokens)
+        longest = next(shorter, None)
+        raise ConfigError(
+            f"model.context_length={context_length} is too long for the {split} split of {n_tokens} tokens"
+            f"{of_corpus}; a window takes {objective.window_length(context_length)} tokens: "
+            f"{'' if longest is None else f'use at most {longest}, or '}use more text"
+        )
 
 
 def check_documents(config: RunConfig, where: str, has_documents: bool | None, has_prompts: bool | None) -> None:

@@ -18,6 +18,8 @@ WindowOrder = Literal["random", "shuffled"]
 """random: independent uniform starts; shuffled: each start once an epoch."""
 
 ValFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+TestFraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+"""Share of a corpus that is for test; 0 for no test split."""
 
 Suffix = Annotated[str, Field(pattern=r"^\.?[^./\s]+$")]
 """The last part of a file's name, with or without its dot."""
@@ -46,6 +48,11 @@ class DataConfig(Option):
         """Whether each document is a prompt and a completion; None if that is only known when it is opened."""
         return False
 
+    @property
+    def has_test(self) -> bool | None:
+        """Whether there is a test split; None if that is only known when the corpus is opened."""
+        return bool(getattr(self, "test_fraction", 0.0))
+
     def check(self) -> None:
         """Raises: ConfigError if data.path is missing, or has no effect."""
         if self.path is None and self.path_meaning is not None:
@@ -66,13 +73,19 @@ class NamedTextConfig(DataConfig):
     name: TextName
     """A key of `folio.data.corpora.named_texts.NAMED_TEXTS`."""
 
+    @property
+    def has_test(self) -> bool:
+        return NAMED_TEXTS[self.name].has_test
+
 
 class TextFileConfig(DataConfig):
-    """A UTF-8 text, split by position: the last tenth is for validation."""
+    """A UTF-8 text, split by position: the last tenth of what is not for test is for validation."""
 
     code: ClassVar[str] = "folio.data.corpora.single_text:TextFile"
     path_meaning: ClassVar[tuple[str, str]] = ("a file", "my.txt")
     name: Literal["text_file"]
+    test_fraction: TestFraction = 0.0
+    """Share of the characters, the last ones, that is for test; 0 for no test split."""
 
 
 class TextFilesConfig(DataConfig):
@@ -96,6 +109,8 @@ class TextFilesConfig(DataConfig):
     """Field of a JSON line that holds what follows the prompt."""
     val_fraction: ValFraction
     """Share of the documents that is for validation; at least one is."""
+    test_fraction: TestFraction = 0.0
+    """Share of the documents that is for test, at least one; 0 for no test split."""
     shard_tokens: Count
     """Number of tokens in each file of the prepared corpus except the last."""
 
@@ -103,6 +118,7 @@ class TextFilesConfig(DataConfig):
         """Raises: ConfigError, also if only one field of the two is given."""
         super().check()
         _check_pair("data.", self.prompt_field, self.completion_field)
+        _check_fractions("data.", self.val_fraction, self.test_fraction)
 
     @property
     def has_prompts(self) -> bool:
@@ -128,8 +144,15 @@ class HuggingFaceConfig(DataConfig):
     """Column that holds the text."""
     val_fraction: ValFraction
     """Share of the documents that is for validation; at least one is."""
+    test_fraction: TestFraction = 0.0
+    """Share of the documents that is for test, at least one; 0 for no test split."""
     shard_tokens: Count
     """Number of tokens in each file of the prepared corpus except the last."""
+
+    def check(self) -> None:
+        """Raises: ConfigError."""
+        super().check()
+        _check_fractions("data.", self.val_fraction, self.test_fraction)
 
 
 class PreparedConfig(DataConfig):
@@ -138,6 +161,7 @@ class PreparedConfig(DataConfig):
     code: ClassVar[str] = "folio.data.corpora.prepared_folder:PreparedFolder"
     path_meaning: ClassVar[tuple[str, str]] = ("a folder that scripts/prepare_data.py made", "data/text_files/...")
     has_documents: ClassVar[None] = None
+    has_test: ClassVar[None] = None
     name: Literal["prepared"]
 
     @property
@@ -154,6 +178,12 @@ class TokenFilesConfig(DataConfig):
     name: Literal["token_files"]
     val_fraction: ValFraction
     """Share of the ids, the last ones, that is for validation if no file has `val` in its name."""
+    test_fraction: TestFraction = 0.0
+    """Share of the ids, the last ones, that is for test if no file has `test` in its name; 0 for no test split."""
+
+    @property
+    def has_test(self) -> bool | None:
+        return True if self.test_fraction else None
 
 
 SingleCorpora = (
@@ -186,6 +216,8 @@ class PartConfig(Section):
     """Field of a JSON line that holds what follows the prompt."""
     val_fraction: ValFraction = 0.01
     """Share of the documents that is for validation."""
+    test_fraction: TestFraction = 0.0
+    """Share of the corpus that is for test; 0 for no test split."""
     shard_tokens: Count = 100_000_000
     """Number of tokens in each file of the prepared corpus except the last."""
     subset: Text | None = None
@@ -228,6 +260,7 @@ class MixtureConfig(Section):
     """Let tokens attend only to their own document, in which positions start again from 0."""
     has_documents: ClassVar[None] = None
     has_prompts: ClassVar[None] = None
+    has_test: ClassVar[None] = None
 
     @property
     def path(self) -> None:
@@ -249,6 +282,7 @@ class MixtureConfig(Section):
                 rule = f"must be {meaning[0]}" if meaning is not None else "has no effect"
                 raise ConfigError(f"data.parts.{name}.path={part.path or 'null'} {rule} with name: {part.name}")
             _check_pair(f"data.parts.{name}.", part.prompt_field, part.completion_field)
+            _check_fractions(f"data.parts.{name}.", part.val_fraction, part.test_fraction)
 
 
 def _check_pair(prefix: str, prompt_field: str | None, completion_field: str | None) -> None:
@@ -261,6 +295,15 @@ def _check_pair(prefix: str, prompt_field: str | None, completion_field: str | N
         )
     if prompt_field is not None and prompt_field == completion_field:
         raise ConfigError(f"{prefix}completion_field={completion_field} must differ from {prefix}prompt_field")
+
+
+def _check_fractions(prefix: str, val_fraction: float, test_fraction: float) -> None:
+    """Raises: ConfigError if the two bands of hashes would meet."""
+    if test_fraction and val_fraction + test_fraction >= 1.0:
+        raise ConfigError(
+            f"{prefix}test_fraction={test_fraction} and {prefix}val_fraction={val_fraction} leave nothing to train on; "
+            "lower them to less than 1 together"
+        )
 
 
 DataSources = SingleCorpora | MixtureConfig

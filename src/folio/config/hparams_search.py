@@ -1,6 +1,8 @@
 """The `hparams_search` section of the config, which belongs to a sweep and not to a run."""
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import field_validator
 
 from folio.config.section import Count, CountOrZero, Section, Text
 
@@ -27,6 +29,15 @@ class SearchConfig(Section):
     """Number of trials with random values, before TPE learns from them. No trial is pruned until as many have ended."""
     prune: bool
     """Stop a trial if its best validation so far is worse than the median of the other trials at the same step."""
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _refuse_test(cls, objective: Any) -> Any:
+        if str(objective).startswith("test/"):
+            raise ValueError(
+                "is a figure of the test split, by which nothing may be chosen; use val/loss_nats or val/bits_per_byte"
+            )
+        return objective
 
     @property
     def maximizes(self) -> bool:

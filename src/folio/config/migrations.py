@@ -43,6 +43,7 @@ NEW_KEYS: dict[str, Any] = {
     "data.mask_documents": False,
     "data.prompt_field": None,
     "data.completion_field": None,
+    "data.test_fraction": 0.0,
     "training.loss_on": "all",
     "tags": [],
     "notes": None,
@@ -50,12 +51,13 @@ NEW_KEYS: dict[str, Any] = {
 """Keys added since checkpoint format 2, with the values that reproduce what Folio did before it had them."""
 
 KEYS_OF_OPTIONS = {
-    "optimizer.adamw_learning_rate": "muon",
-    "data.text_suffixes": "text_files",
-    "data.prompt_field": "text_files",
-    "data.completion_field": "text_files",
+    "optimizer.adamw_learning_rate": ("muon",),
+    "data.text_suffixes": ("text_files",),
+    "data.prompt_field": ("text_files",),
+    "data.completion_field": ("text_files",),
+    "data.test_fraction": ("text_file", "text_files", "huggingface", "token_files"),
 }
-"""New keys that only one option of their group has."""
+"""New keys that only these options of their group have."""
 
 
 def migrate_config(values: Any) -> Any:
@@ -115,5 +117,5 @@ def _missing(values: Any) -> Iterator[tuple[dict[str, Any], str, str]]:
             section = section.get(group) if isinstance(section, dict) else None
         if not isinstance(section, dict) or name in section:
             continue
-        if key not in KEYS_OF_OPTIONS or section.get("name") == KEYS_OF_OPTIONS[key]:
+        if key not in KEYS_OF_OPTIONS or section.get("name") in KEYS_OF_OPTIONS[key]:
             yield section, name, key

@@ -12,7 +12,8 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_origin
+from types import UnionType
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 import numpy as np
 
@@ -302,9 +303,16 @@ def dataclass_from_json(kind: type[T], fields: Any) -> T:
     Raises: TypeError if one is missing, unknown, of another type, or a whole number below 0 or beyond 64 bits.
     """
     annotations: dict[str, Any] = kind.__annotations__
-    types: dict[str, Any] = {name: get_origin(expected) or expected for name, expected in annotations.items()}
-    if not isinstance(fields, dict) or {name: type(value) for name, value in fields.items()} != types:
+    if not isinstance(fields, dict) or fields.keys() != annotations.keys():
+        raise TypeError
+    if not all(type(fields[name]) in _types_of(expected) for name, expected in annotations.items()):
         raise TypeError
     if any(isinstance(value, int) and not 0 <= value < 2**63 for value in fields.values()):
         raise TypeError
     return kind(**fields)
+
+
+def _types_of(annotation: Any) -> list[Any]:
+    """Return the classes that an annotation such as `str`, `list[str]` or `str | None` allows."""
+    members = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    return [get_origin(member) or member for member in members]

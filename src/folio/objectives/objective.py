@@ -13,6 +13,7 @@ from folio.data.batches.batch import Batch, BatchDataset
 from folio.data.batches.loaders import token_loader, validation_loader
 from folio.data.batches.mixture import Mixture
 from folio.data.batches.order import MicroBatch, TrainingBatches
+from folio.data.corpora.mixture import JoinedSplit
 from folio.data.prepared import PreparedData, TokenSplit
 from folio.data.token_file import TokenFileInfo
 from folio.distributed.context import SINGLE_PROCESS, DistributedContext
@@ -120,7 +121,7 @@ class Objective(ABC):
         return self.validation(self.data.val, None if debug is None else debug.val_batches)
 
     def validation(self, split: TokenSplit, n_batches: int | None = None) -> Validation:
-        """Return how one of the two splits is evaluated. Each process gets its share of the batches.
+        """Return how a split is evaluated. Each process gets its share of the batches.
 
         `n_batches` limits those of each corpus.
         """
@@ -146,5 +147,6 @@ class Objective(ABC):
 
     def _corpora(self, split: TokenSplit) -> list[tuple[str, TokenSplit]]:
         """Return the name and the same split of each corpus of a mixture; an only corpus has no name."""
-        is_train = split.info.split == "train"
-        return [(part.name, part.train if is_train else part.val) for part in self.data.parts] or [("", split)]
+        if not isinstance(split, JoinedSplit):
+            return [("", split)]
+        return [(part.name, corpus) for part, corpus in zip(self.data.parts, split.splits, strict=True)]

@@ -46,6 +46,8 @@ LOSS = Column(
 COLUMNS = (
     LOSS,
     Column("val/bits_per_byte", "bits per byte", "", fixed_point(4)),
+    Column("test/loss_nats", "test loss", "nats per token", fixed_point(4), drop_rank=1, short_title="test (nats)"),
+    Column("test/bits_per_byte", "test bits per byte", "", fixed_point(4)),
     Column("train/tokens_per_s", "throughput", "tokens/s", three_digits, drop_rank=2, short_title="tokens/s"),
     Column("peak_memory_bytes", "peak memory", "MiB", fixed_point(0), scale=2.0**-20, drop_rank=4, short_title="MiB"),
     Column("n_parameters", "parameters", "", fixed_point(0), drop_rank=3),
@@ -72,13 +74,18 @@ class PrimaryMetric:
 def choose_primary_metric(runs: Sequence[ReportedRun]) -> PrimaryMetric:
     """Return bits per byte if all finished runs have it, because it compares across tokenizers; else the loss.
 
-    Losses cannot be compared across texts, objectives or tokenizers.
+    Losses cannot be compared across texts, validation splits, objectives or tokenizers. A figure of a test split is
+    never compared: whoever chose by it would need another test split.
     """
     finished = [run for run in runs if run.is_finished]
     if not finished:
         return PrimaryMetric(None, reason="No run has finished, so there is nothing to compare.")
     if len({run.text_sha256 for run in finished}) > 1:
         return PrimaryMetric(None, reason="These runs read different texts, so their losses are not compared.")
+    if len({run.val_bytes for run in finished} - {None}) > 1:
+        return PrimaryMetric(
+            None, reason="These runs have different validation splits, so their losses are not compared."
+        )
     objectives = {run.config_text("objective.name") for run in finished}
     if len(objectives) > 1:
         names = ", ".join(sorted(objectives))

@@ -108,8 +108,8 @@ def _group_table(report: Report) -> dict[str, Any]:
 
 
 def _split_columns(report: Report) -> tuple[list[Column], list[Column]]:
-    """Return the columns of validation, the primary one first because a narrow screen shows one, and the others."""
-    first = [column for column in report.columns if column.metric.startswith("val/")]
+    """Return the columns of losses, the primary one first because a narrow screen shows one, and the others."""
+    first = [column for column in report.columns if column.metric.startswith(("val/", "test/"))]
     first.sort(key=lambda column: column.metric != report.primary.metric)
     return first, [column for column in report.columns if column not in first]
 

@@ -17,6 +17,7 @@ from folio.report.curves import RunCurve, read_run_curves
 from folio.report.text import ABSENT, Scalar, clean_text, format_value, natural_sort_key
 from folio.runs.folders import COMPLETED, read_config
 from folio.runs.listing import is_run, walk_runs
+from folio.runs.test_looks import RECORD, read_looks
 from folio.runtime.errors import FolioError
 from folio.runtime.terminal import printable
 from folio.runtime.untrusted import MIB, open_regular, read_json, read_json_object
@@ -48,6 +49,14 @@ class ReportedRun:
     facts: dict[str, str] = field(default_factory=dict)
     """Device, git_commit and versions."""
     text_sha256: str = ""
+    val_bytes: float | None = None
+    """Size of the validation split; None if the run was started before that was recorded."""
+    n_test_looks: int = 0
+    """How often its test split was looked at."""
+    test_metrics: dict[str, float] = field(default_factory=dict)
+    """The figures of the last look with the context of training, as test/loss_nats and so on."""
+    test_sha256: str = ""
+    """SHA-256 of the tokens that were looked at."""
     tags: list[str] = field(default_factory=list)
     overrides: list[str] | None = None
     sample: str = ""
@@ -201,6 +210,8 @@ def _read_run(folder: Path, name: str, job: SweepJob | None, warn: Warn) -> Repo
         metrics=_finite_numbers({count: summary.get(count) for count in PARAMETER_COUNTS} | metrics),
         facts=_facts(metrics),
         text_sha256=clean_text(summary.get("text_sha256", "")),
+        val_bytes=_finite_number(summary.get("val_bytes")),
+        **_test_looks(folder, warn),
         tags=tags,
         overrides=_read_overrides(folder) if job is None else job.overrides,
         sample=sample,
@@ -240,6 +251,22 @@ def _texts(values: Any) -> list[str]:
     if not isinstance(values, list):
         raise TypeError("not a list")
     return [clean_text(value) for value in values]
+
+
+def _test_looks(folder: Path, warn: Warn) -> dict[str, Any]:
+    """Return the fields of a run that say what was seen of its test split, and how often."""
+    try:
+        looks = read_looks(folder)
+    except (FolioError, OSError):
+        warn(f"{folder / RECORD} is damaged, so it is not known how often the test split was looked at")
+        return {}
+    as_trained = [look for look in looks if isinstance(look.get("metrics"), dict) and "context_length" not in look]
+    if not as_trained:
+        return {"n_test_looks": len(looks)}
+    last = as_trained[-1]
+    metrics = _finite_numbers({f"test/{key}": value for key, value in last["metrics"].items()})
+    sha256 = clean_text(last.get("tokens_sha256", ""))
+    return {"n_test_looks": len(looks), "test_metrics": metrics, "test_sha256": sha256}
 
 
 def _finite_numbers(values: dict[str, Any]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from folio.config.stored_words import check_words
@@ -79,15 +79,23 @@ class Report:
 
 
 def make_report(
-    folders: Sequence[Path], group_by: str | None = None, tags: Sequence[str] = (), command: Sequence[str] = ()
+    folders: Sequence[Path],
+    group_by: str | None = None,
+    tags: Sequence[str] = (),
+    command: Sequence[str] = (),
+    with_test: bool = False,
 ) -> Report:
     """Read the folders and compare their runs, or those that have all the tags.
 
-    Raises: FolioError for a folder without runs, an unknown key, or tags that no run has.
+    `with_test` shows figures of the test split too, which is better done once, at the end.
+
+    Raises: FolioError for a folder without runs, an unknown key, tags that no run has, or no figures of a test split.
     """
     warnings: list[str] = []
     runs, sweeps = read_folders(folders, warnings.append)
     runs = _with_tags(runs, tags)
+    if with_test:
+        runs = _with_test_metrics(runs)
     color_key = None if group_by is None else find_key(group_by, runs)
     grouping, primary = group_runs(runs), choose_primary_metric(runs)
     return Report(
@@ -118,6 +126,15 @@ def _with_tags(runs: list[ReportedRun], tags: Sequence[str]) -> list[ReportedRun
     return chosen
 
 
+def _with_test_metrics(runs: list[ReportedRun]) -> list[ReportedRun]:
+    if not any(run.test_metrics for run in runs):
+        raise FolioError(
+            "--test: none of these runs has a figure of its test split; measure one by python scripts/evaluate.py RUN "
+            "--split test"
+        )
+    return [replace(run, metrics=run.metrics | run.test_metrics) for run in runs]
+
+
 def _title(folders: Sequence[Path], runs: Sequence[ReportedRun], sweeps: Sequence[Sweep], grouping: Grouping) -> str:
     """Return the names of the folders; for a sweep, which is named by its time, after the keys that it varied."""
     names = ", ".join(folder.resolve().name or str(folder) for folder in folders)
@@ -145,9 +162,23 @@ def _notes(runs: Sequence[ReportedRun], grouping: Grouping) -> list[str]:
         if len(values) > 1:
             values = [re.sub(r"^([0-9a-f]{10})[0-9a-f]{30}", r"\1", value) for value in values]
             notes.append(f"More than one {FACT_NAMES.get(fact, fact)}: {join_names(values)}; {consequence}.")
+    if looks := describe_test_looks(runs):
+        notes.append(looks)
     if grouping.keys_without_effect:
         notes.append(f"These keys differ too, but change no result: {join_names(grouping.keys_without_effect, 12)}.")
     return notes
+
+
+def describe_test_looks(runs: Sequence[ReportedRun]) -> str:
+    """Return how often the test split of the runs was looked at, as a sentence; empty if it never was."""
+    looked = [run for run in runs if run.n_test_looks]
+    if not looked:
+        return ""
+    n_looks = sum(run.n_test_looks for run in looked)
+    times = {1: "once", 2: "twice"}.get(n_looks, f"{n_looks} times")
+    differ = len({run.test_sha256 for run in looked if run.test_sha256}) > 1
+    not_compared = "; it is not the same split and tokenizer in all of them, so test losses do not compare" * differ
+    return f"The test split was looked at {times}, in {len(looked)} of {len(runs)} runs{not_compared}."
 
 
 # Commands

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from folio.report.grouping import NO_CONFIG, short_key_names
-from folio.report.report import METHOD, Report, report_commands, run_command
+from folio.report.report import METHOD, Report, describe_test_looks, report_commands, run_command
 from folio.report.statistics import SIGNIFICANCE_LEVEL
 from folio.report.text import ABSENT, format_value
 from folio.runtime.console import PIPE_WIDTH
@@ -137,8 +137,10 @@ def output_console() -> Console:
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Print the configurations, the conclusion, and the runs that did not finish."""
+    """Print the configurations, the conclusion, the looks at a test split, and the runs that did not finish."""
     console.print(_group_table(report, console), Text(report.comparison.conclusion), sep="\n")
+    if looks := describe_test_looks(report.runs):
+        console.print(Text(looks))
     if report.unfinished:
         console.print(to_rich_table("not finished, and in no mean", UNFINISHED_HEADINGS, unfinished_rows(report)))
 

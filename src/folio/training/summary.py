@@ -39,6 +39,8 @@ class RunSummary:
     """SHA-256 of the whole corpus. A run resumes only with the text that it started with."""
     train_tokens: int
     val_tokens: int
+    val_bytes: int
+    """Size of the validation split, which tells two splits of one text apart, whatever the tokenizer."""
     tokenizer: str
     tokenizer_sha256: str | None
     """SHA-256 of the file that the tokenizer was read from; None if it needs no file."""
@@ -138,6 +140,7 @@ def summarize_run(
         text_sha256=data.train.info.source_sha256,
         train_tokens=n_train,
         val_tokens=data.val.info.n_tokens,
+        val_bytes=data.val.info.n_bytes,
         tokenizer=config.tokenizer.name,
         tokenizer_sha256=data.tokenizer.source_sha256,
         n_symbols=data.tokenizer.vocab_size,

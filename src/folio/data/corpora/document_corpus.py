@@ -14,12 +14,12 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from folio.data.corpora.documents import MAX_DOCUMENT_BYTES, DocumentFormat
-from folio.data.corpora.manifest import FORMAT, MANIFEST, SPLITS, Manifest, read_manifest
+from folio.data.corpora.manifest import FORMAT, MANIFEST, TRAINING_SPLITS, Manifest, read_manifest
 from folio.data.corpora.preparation import (
     TOKENIZER,
     NotReusableError,
@@ -32,7 +32,7 @@ from folio.data.corpora.preparation import (
 )
 from folio.data.corpora.progress import Log, progress
 from folio.data.corpora.shards import open_shards, verify_shards, write_shards
-from folio.data.corpora.split_documents import assign_splits, validation_bound
+from folio.data.corpora.split_documents import Bands, assign_splits
 from folio.data.corpora.staging import Staging
 from folio.data.corpora.tasks import (
     DOCUMENT,
@@ -68,6 +68,8 @@ class DocumentCorpus(ABC):
     text_field: str = "text"
     val_fraction: float
     """Share of the documents that is for validation; at least one is."""
+    test_fraction: float = 0.0
+    """Share of the documents that is for test, at least one; 0 for no test split."""
     shard_tokens: int
     """Number of tokens in each shard except the last."""
 
@@ -121,7 +123,9 @@ class DocumentCorpus(ABC):
             "text_field": document_format.text_field,
             "document_separator": document_format.document_separator,
         }
-        return {"reading": reading, "val_fraction": self.val_fraction, "shard_tokens": self.shard_tokens}
+        options = {"reading": reading, "val_fraction": self.val_fraction, "shard_tokens": self.shard_tokens}
+        # Only if it is given, so that folders of earlier versions stay valid.
+        return options | ({"test_fraction": self.test_fraction} if self.test_fraction else {})
 
     def plan(self, tokenizer: str) -> str:
         """Return a digest of everything that the shards depend on. `tokenizer` is its fingerprint."""
@@ -162,27 +166,28 @@ class DocumentCorpus(ABC):
 
     def count_units_with(self, workers: Workers, kind: type[LearnedTokenizer], log: Log) -> Counter[str]:
         """`count_units` with workers that are already there."""
-        bound = validation_bound(self.val_fraction, lowest=-1)
-        counts = self._count(workers, kind, bound, log)
-        if not kind.learns_from_validation and counts.lowest_hash >= bound:
-            # No document is below the bound, so the one with the lowest hash becomes the validation split.
-            counts = self._count(workers, kind, counts.lowest_hash + 1, log)
+        bands = Bands.of_fractions(self.val_fraction, self.test_fraction)
+        counts = self._count(workers, kind, bands, log)
+        widened = bands.widened(counts.lowest_hash, counts.highest_hash)
+        if not kind.learns_from_validation and widened != bands:  # a band was empty, and takes a document from train
+            counts = self._count(workers, kind, widened, log)
         return counts.units
 
-    def _count(self, workers: Workers, kind: type[LearnedTokenizer], val_bound: int, log: Log) -> VocabularyCounts:
+    def _count(self, workers: Workers, kind: type[LearnedTokenizer], bands: Bands, log: Log) -> VocabularyCounts:
         units: Counter[str] = Counter()
-        lowest_hash = 2**64
+        lowest_hash, highest_hash = 2**64, -1
         with progress("Learning", self.n_bytes, log) as advance:
             tasks = group_blocks(self.blocks(ReadPosition()))
-            arguments = ((blocks, blocks, self.document_format, kind, val_bound) for _, blocks in tasks)
+            arguments = ((blocks, blocks, self.document_format, kind, bands.is_train) for _, blocks in tasks)
             part: VocabularyCounts
             for blocks, part in workers.map(count_units, arguments):
                 units.update(part.units)
                 if len(units) > MAX_UNITS:
                     units = _most_frequent(units, MAX_UNITS // 2)
                 lowest_hash = min(lowest_hash, part.lowest_hash)
+                highest_hash = max(highest_hash, part.highest_hash)
                 advance(sum(block.n_read for block in blocks))
-        return VocabularyCounts(units, lowest_hash)
+        return VocabularyCounts(units, lowest_hash, highest_hash)
 
 
 def _most_frequent(units: Counter[str], n: int) -> Counter[str]:
@@ -199,11 +204,12 @@ def open_document_folder(folder: Path, choice: TokenizerChoice) -> tuple[Manifes
     tokenizer, fingerprint = read_tokenizer(folder, choice)
     with opening(folder):
         manifest = read_manifest(folder)
-        train, val = (open_shards(folder, manifest, split) for split in SPLITS)
+        train, val = (open_shards(folder, manifest, split) for split in TRAINING_SPLITS)
     made_with = (manifest.tokenizer, manifest.tokenizer_fingerprint, manifest.vocab_size)
     if made_with != (tokenizer.name, fingerprint, tokenizer.vocab_size):
         raise NotReusableError(f"{folder} was made with another tokenizer")
-    return manifest, PreparedData(train, val, tokenizer, folder)
+    open_test = None if manifest.test is None else partial(open_shards, folder, manifest, "test")
+    return manifest, PreparedData(train, val, tokenizer, folder, open_test=open_test)
 
 
 @dataclass(frozen=True)
@@ -242,10 +248,11 @@ class _Preparation:
                 "complete"
             )
         _, prepared = open_document_folder(self.folder, self.choice)
-        n_documents = manifest.train.n_documents + manifest.val.n_documents
+        n_documents = sum(split.n_documents for split in manifest.splits.values())
+        n_test = "" if manifest.test is None else f"{manifest.test.n_documents:,} for test, "
         documents = (
-            f" of {n_documents:,} documents ({manifest.val.n_documents:,} for validation, {manifest.n_duplicates:,} "
-            "duplicates left out)"
+            f" of {n_documents:,} documents ({manifest.val.n_documents:,} for validation, {n_test}"
+            f"{manifest.n_duplicates:,} duplicates left out)"
         )
         log_summary(prepared, n_bytes, started_s, self.log, documents)
         return prepared
@@ -277,7 +284,9 @@ class _Preparation:
             advance(n_done)
             n_bytes = staging.append(corpus.blocks, encode, advance)
         self._check_separator(staging)
-        assignment = assign_splits(staging.documents, self.unfinished / "roles", corpus.val_fraction)
+        assignment = assign_splits(
+            staging.documents, self.unfinished / "roles", corpus.val_fraction, corpus.test_fraction
+        )
         with progress("Writing", staging.tokens.stat().st_size, self.log) as advance:
             manifest = write_shards(
                 staging,
@@ -324,7 +333,7 @@ def _verify(folder: Path, log: Log) -> None:
     manifest = read_manifest(folder)
     paths = manifest.shard_paths(folder)
     with progress("Verifying", sum(path.stat().st_size for path in paths), log) as advance:
-        for split in SPLITS:
+        for split in manifest.splits:
             verify_shards(folder, manifest, split, advance)
     log(f"{folder}: {len(paths)} shards have the checksums that they were written with")
 
@@ -340,6 +349,6 @@ def _clean_up(folder: Path, manifest: Manifest) -> None:
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     wanted = set(manifest.shard_paths(folder))
     for path in folder.iterdir():
-        is_shard = path.name.startswith(tuple(f"{split}-" for split in SPLITS)) and path.suffix == ".bin"
+        is_shard = path.name.startswith(("train-", "val-", "test-")) and path.suffix == ".bin"
         if (is_shard and path not in wanted) or path.name.startswith("lines-"):
             path.unlink()

@@ -15,7 +15,8 @@ MANIFEST = "corpus.json"
 MAX_MANIFEST_BYTES = 32 * MIB
 """Limit for corpus.json: room for the checksums of 400,000 shards."""
 
-SPLITS = ("train", "val")
+TRAINING_SPLITS = ("train", "val")
+"""The splits of every corpus, which training opens. A corpus may also have `test`, which only an evaluation opens."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,16 @@ class Manifest:
     """Whether each document is a prompt and a completion."""
     train: SplitInfo
     val: SplitInfo
+    test: SplitInfo | None
+
+    @property
+    def splits(self) -> dict[str, SplitInfo]:
+        """All splits by name."""
+        splits = {"train": self.train, "val": self.val}
+        return splits if self.test is None else splits | {"test": self.test}
 
     def split(self, name: str) -> SplitInfo:
-        return {"train": self.train, "val": self.val}[name]
+        return self.splits[name]
 
     def shard_sizes(self, split: str) -> list[int]:
         """Return the number of tokens in each shard."""
@@ -75,8 +83,10 @@ class Manifest:
         return [self.shard_tokens] * n_full + [rest] * (rest > 0)
 
     def shard_paths(self, folder: Path) -> list[Path]:
-        """Return the files of both splits."""
-        return [shard_path(folder, split, number) for split in SPLITS for number in range(len(self.shard_sizes(split)))]
+        """Return the files of all splits."""
+        return [
+            shard_path(folder, split, number) for split in self.splits for number in range(len(self.shard_sizes(split)))
+        ]
 
     def token_file_info(self, split: str) -> TokenFileInfo:
         """Describe the split as the sidecar of a single token file would."""
@@ -114,7 +124,10 @@ def shard_path(folder: Path, split: str, number: int) -> Path:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write corpus.json, which makes the folder valid."""
-    write_atomically(folder / MANIFEST, (json.dumps(asdict(manifest), indent=1) + "\n").encode())
+    fields = asdict(manifest)
+    if manifest.test is None:  # the file stays what it was before there were test splits
+        del fields["test"]
+    write_atomically(folder / MANIFEST, (json.dumps(fields, indent=1) + "\n").encode())
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -122,8 +135,9 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         fields = read_json_object(path, MAX_MANIFEST_BYTES)
-        splits = {split: dataclass_from_json(SplitInfo, OLD_SPLIT | fields[split]) for split in SPLITS}
-        manifest = dataclass_from_json(Manifest, {"has_prompts": False} | fields | splits)
+        names = [*TRAINING_SPLITS, *(["test"] if fields.get("test") is not None else [])]
+        splits = {split: dataclass_from_json(SplitInfo, OLD_SPLIT | fields[split]) for split in names}
+        manifest = dataclass_from_json(Manifest, {"has_prompts": False, "test": None} | fields | splits)
     except FileNotFoundError:
         raise TokenFileError(path, "is missing") from None
     except UntrustedFileError as error:
@@ -152,6 +166,6 @@ def _is_consistent(manifest: Manifest) -> bool:
             and all(isinstance(sha256, str) for sha256 in split.shard_sha256 + split.index_sha256)
             and len(split.index_sha256) in (0, 1 + manifest.has_prompts)
             and len(split.shard_sha256) == -(-split.n_tokens // manifest.shard_tokens)
-            for split in (manifest.train, manifest.val)
+            for split in manifest.splits.values()
         )
     )

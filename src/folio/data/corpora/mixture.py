@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from folio.data.corpora.document_corpus import with_separator
@@ -128,7 +129,19 @@ def join_corpora(corpora: list[tuple[str, float, PreparedData]]) -> PreparedData
                 "join files of one type"
             )
     train, val = (_join([getattr(part, split) for part in parts]) for split in ("train", "val"))
-    return PreparedData(train, val, first.tokenizer, first.folder, tuple(parts))
+    has_test = any(data.open_test is not None for _, _, data in corpora)
+    open_test = partial(_join_tests, [(name, data) for name, _, data in corpora]) if has_test else None
+    return PreparedData(train, val, first.tokenizer, first.folder, tuple(parts), open_test)
+
+
+def _join_tests(corpora: list[tuple[str, PreparedData]]) -> JoinedSplit:
+    """Raises: FolioError if a corpus has no test split."""
+    tests = []
+    for name, data in corpora:
+        if data.open_test is None:
+            raise FolioError(f"data.parts: {name} has no test split, and the others have one; give all of them one")
+        tests.append(data.open_test())
+    return _join(tests)
 
 
 def _join(splits: list[TokenSplit]) -> JoinedSplit:

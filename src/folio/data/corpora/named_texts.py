@@ -14,6 +14,10 @@ class PublishedText:
     asset: Asset
     places: Places = train_and_val
 
+    @property
+    def has_test(self) -> bool:
+        return "test" in self.places(1000)
+
 
 NAMED_TEXTS: dict[str, PublishedText] = {
     "tiny_shakespeare": PublishedText(tiny_shakespeare.ASSET),

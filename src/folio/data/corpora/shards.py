@@ -13,14 +13,13 @@ from folio.data.corpora.manifest import (
     FORMAT,
     MANIFEST,
     MAX_MANIFEST_BYTES,
-    SPLITS,
     Manifest,
     SplitInfo,
     shard_path,
     write_manifest,
 )
 from folio.data.corpora.progress import Advance
-from folio.data.corpora.split_documents import TRAIN, VAL, SplitAssignment, chunks_of
+from folio.data.corpora.split_documents import ROLE_OF_SPLIT, SplitAssignment, chunks_of
 from folio.data.corpora.staging import Staging
 from folio.data.corpora.tasks import DOCUMENT
 from folio.data.corpora.workers import Workers
@@ -31,8 +30,6 @@ from folio.runtime.files import atomic_writer, sha256_of, write_atomically
 from folio.runtime.untrusted import read_text
 
 COPY_BYTES = 1 << 22
-
-ROLE_OF_SPLIT = {"train": TRAIN, "val": VAL}
 
 
 @dataclass(frozen=True)
@@ -150,12 +147,12 @@ class ShardJob:
 
 
 def shard_jobs(documents: Path, roles: np.ndarray, shard_tokens: int) -> Iterator[ShardJob]:
-    """Yield the shards of both splits. Each is full except the last of its split."""
+    """Yield the shards of all splits. Each is full except the last of its split."""
     table = np.memmap(documents, DOCUMENT, mode="r")
-    for split in SPLITS:
+    for split, role in ROLE_OF_SPLIT.items():
         spans: list[tuple[int, int]] = []
         number = n_in_shard = 0
-        for first, length in _spans_of_role(table, roles, ROLE_OF_SPLIT[split]):
+        for first, length in _spans_of_role(table, roles, role):
             while length:
                 n_here = min(length, shard_tokens - n_in_shard)
                 spans.append((first, n_here))
@@ -226,6 +223,10 @@ def write_shards(
     for (name, n_bytes), sha256 in workers.map(write_shard, missing()):
         written.add(name, sha256)
         advance(n_bytes)
+    splits = {
+        split: _split_info(folder, split, staging.documents, assignment.roles, written, has_prompts)
+        for split in assignment.splits
+    }
     manifest = Manifest(
         format=FORMAT,
         dtype=dtype,
@@ -237,10 +238,9 @@ def write_shards(
         n_duplicates=assignment.n_duplicates,
         shard_tokens=shard_tokens,
         has_prompts=has_prompts,
-        **{
-            split: _split_info(folder, split, staging.documents, assignment.roles, written, has_prompts)
-            for split in SPLITS
-        },
+        train=splits["train"],
+        val=splits["val"],
+        test=splits.get("test"),
     )
     write_manifest(folder, manifest)
     return manifest

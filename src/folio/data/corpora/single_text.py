@@ -29,7 +29,15 @@ from folio.data.corpora.preparation import (
     write_tokenizer,
 )
 from folio.data.corpora.progress import Log, progress
-from folio.data.corpora.text import Places, TextSplit, check_text_file, cut_into_pieces, split_text, train_and_val
+from folio.data.corpora.text import (
+    Places,
+    TextSplit,
+    check_text_file,
+    cut_into_pieces,
+    split_text,
+    train_and_val,
+    train_val_and_test,
+)
 from folio.data.corpora.workers import encode_pieces
 from folio.data.prepared import PreparedData
 from folio.data.token_file import LARGEST_HASHED_BYTES, TokenFile, TokenFileError, write_token_file
@@ -144,10 +152,13 @@ class TextFile(SingleText):
     """
 
     path: str | Path
+    test_fraction: float = 0.0
+    """Share of the characters, the last ones, that is for test; 0 for no test split."""
 
     def folder(self, data_dir: Path) -> Path:
         # The digest keeps two files of one name apart; the stem is for people, cut because names have a limit.
-        digest = hashlib.sha256(os.path.abspath(self.path).encode("utf-8", "surrogateescape")).hexdigest()
+        identity = os.path.abspath(self.path) + (f"\0test_fraction={self.test_fraction}" if self.test_fraction else "")
+        digest = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()
         return data_dir / "text_file" / f"{Path(self.path).stem[:40]}-{digest[:8]}"
 
     def file(self, data_dir: Path) -> Path:
@@ -155,7 +166,7 @@ class TextFile(SingleText):
 
     @property
     def places(self) -> Places:
-        return train_and_val
+        return partial(train_val_and_test, test_fraction=self.test_fraction) if self.test_fraction else train_and_val
 
     def identity(self, data_dir: Path) -> str:
         path = Path(self.path)

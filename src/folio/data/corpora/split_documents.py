@@ -1,7 +1,8 @@
-"""Which staged documents are for training, which for validation, and which are duplicates.
+"""Which staged documents are for training, validation and test, and which are duplicates.
 
-A document's split is a function of its bytes: it is for validation if its hash is below a bound. So no document is in
-both splits, and of equal documents the first is kept. Memory does not grow with the number of documents.
+A document's split is a function of its bytes: the lowest hashes are for validation, the highest for test. So no
+document is in two splits, a test split changes no validation split, and of equal documents the first is kept. Memory
+does not grow with the number of documents.
 """
 
 import hashlib
@@ -14,8 +15,10 @@ import numpy as np
 from folio.data.corpora.tasks import DOCUMENT
 from folio.runtime.errors import FolioError
 
-DUPLICATE, TRAIN, VAL = range(3)
+DUPLICATE, TRAIN, VAL, TEST = range(4)
 """Roles of a document."""
+
+ROLE_OF_SPLIT = {"train": TRAIN, "val": VAL, "test": TEST}
 
 DOCUMENTS_PER_CHUNK = 1 << 20
 
@@ -28,22 +31,49 @@ class SplitAssignment:
     """The role of each staged document, (n_documents,) uint8 in a mapped file, and a digest of all documents."""
 
     roles: np.ndarray
+    splits: list[str]
+    """The splits that have documents: train, val and perhaps test."""
     content_sha256: str
     n_duplicates: int
 
 
-def validation_bound(val_fraction: float, lowest: int) -> int:
-    """Return the hash below which a document is for validation: a fraction of all hashes, and at least one document.
+@dataclass(frozen=True)
+class Bands:
+    """The hashes of each split: those below `val_end` are for validation, and those from `test_begin` on for test."""
 
-    `lowest` is the lowest hash of all documents.
-    """
-    return max(min(int(val_fraction * 2**64), 2**64 - 1), lowest + 1)
+    val_end: int
+    test_begin: int = 2**64
+
+    @classmethod
+    def of_fractions(cls, val_fraction: float, test_fraction: float) -> "Bands":
+        """Return the bands that are these fractions of all hashes."""
+        n_test = max(int(test_fraction * 2**64), 1) if test_fraction else 0
+        return cls(int(val_fraction * 2**64), 2**64 - n_test)
+
+    def widened(self, lowest: int, highest: int) -> "Bands":
+        """Return bands that hold at least one document each, given the lowest and the highest hash of all documents."""
+        has_test = self.test_begin < 2**64
+        return Bands(max(self.val_end, lowest + 1), min(self.test_begin, highest) if has_test else 2**64)
+
+    def roles(self, hashes: np.ndarray) -> np.ndarray:
+        """Return the role of each document: (N,) uint64 -> (N,) uint8."""
+        roles = np.full(len(hashes), TRAIN, np.uint8)
+        roles[hashes < np.uint64(self.val_end)] = VAL
+        if self.test_begin < 2**64:
+            roles[hashes >= np.uint64(self.test_begin)] = TEST
+        return roles
+
+    def is_train(self, hash_: int) -> bool:
+        """Return whether a document with this hash is for training."""
+        return self.val_end <= hash_ < self.test_begin
 
 
-def assign_splits(documents: Path, roles_file: Path, val_fraction: float) -> SplitAssignment:
+def assign_splits(
+    documents: Path, roles_file: Path, val_fraction: float, test_fraction: float = 0.0
+) -> SplitAssignment:
     """Give each row of a file of DOCUMENT its role.
 
-    Raises: FolioError if there are not two different documents, one for each split.
+    Raises: FolioError if there are not so many different documents that each split has one.
     """
     n_documents = documents.stat().st_size // DOCUMENT.itemsize
     if n_documents == 0:
@@ -59,13 +89,19 @@ def assign_splits(documents: Path, roles_file: Path, val_fraction: float) -> Spl
             "needs two; for a single text use data=text_file, or say what separates its documents: "
             "data.document_separator=..."
         )
-    bound = validation_bound(val_fraction, lowest)
-    if bound > highest:
-        raise FolioError(f"data.val_fraction={val_fraction} leaves no document to train on; lower it")
+    bands = Bands.of_fractions(val_fraction, test_fraction).widened(lowest, highest)
     roles = np.memmap(roles_file, np.uint8, mode="w+", shape=(n_documents,))
+    found: set[int] = set()
     for first, chunk in chunks_of(table):
-        roles[first : first + len(chunk)] = np.where(chunk["high"] < bound, VAL, TRAIN)
-    return SplitAssignment(roles, digest.hexdigest(), _mark_duplicates(table, roles))
+        roles[first : first + len(chunk)] = of_chunk = bands.roles(chunk["high"])
+        found.update(np.unique(of_chunk).tolist())
+    if TRAIN not in found:
+        fractions = f"data.val_fraction={val_fraction}"
+        if test_fraction:
+            fractions += f" with data.test_fraction={test_fraction}"
+        raise FolioError(f"{fractions} leaves no document to train on; lower it, or give more documents")
+    splits = [split for split, role in ROLE_OF_SPLIT.items() if role in found]
+    return SplitAssignment(roles, splits, digest.hexdigest(), _mark_duplicates(table, roles))
 
 
 def chunks_of(table: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

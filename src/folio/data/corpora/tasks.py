@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,24 +129,28 @@ def encode_in_worker(
 
 @dataclass(frozen=True)
 class VocabularyCounts:
-    """The units of some documents, and the lowest upper half of their hashes."""
+    """The units of some documents, and the lowest and the highest upper half of their hashes."""
 
     units: Counter[str]
     lowest_hash: int
+    highest_hash: int
 
 
 def count_units(
-    blocks: list[DocumentBlock], document_format: DocumentFormat, kind: type[LearnedTokenizer], val_bound: int
+    blocks: list[DocumentBlock],
+    document_format: DocumentFormat,
+    kind: type[LearnedTokenizer],
+    is_train: Callable[[int], bool],
 ) -> VocabularyCounts:
-    """Count the units of the blocks' documents. Those with a hash below `val_bound` are for validation."""
+    """Count the units of the blocks' documents. `is_train` says by its hash whether a document is for training."""
     units: Counter[str] = Counter()
-    lowest_hash = 2**64
+    lowest_hash, highest_hash = 2**64, -1
     separator = "" if kind.has_end_of_text else SEPARATOR
     for block in blocks:
         for document in parse_documents(block, document_format):
             high, _ = hash_document(document.identity)
-            lowest_hash = min(lowest_hash, high)
-            if high >= val_bound or kind.learns_from_validation:
+            lowest_hash, highest_hash = min(lowest_hash, high), max(highest_hash, high)
+            if is_train(high) or kind.learns_from_validation:
                 for part in (document.prompt or "", document.text + separator):
                     units.update(kind.find_units(part))
-    return VocabularyCounts(units, lowest_hash)
+    return VocabularyCounts(units, lowest_hash, highest_hash)

@@ -131,6 +131,12 @@ def train_and_val(n_characters: int) -> dict[str, tuple[int, int]]:
     return {"train": (0, end), "val": (end, n_characters)}
 
 
+def train_val_and_test(n_characters: int, test_fraction: float) -> dict[str, tuple[int, int]]:
+    """Return three splits: the last `test_fraction` for test, and the rest as `train_and_val` divides it."""
+    end = int((1 - test_fraction) * n_characters)
+    return {**train_and_val(end), "test": (end, n_characters)}
+
+
 def split_text(path: Path, places: Places = train_and_val) -> tuple[dict[str, TextSplit], str]:
     """Return the splits of a UTF-8 file, and the sha256 of the file.
 

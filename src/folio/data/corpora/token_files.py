@@ -5,7 +5,9 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ from folio.data.tokenizers.state import fingerprint_of
 from folio.runtime.errors import FolioError, explain_os_error
 from folio.runtime.untrusted import UntrustedFileError
 
-TRAIN_WORDS, VAL_WORDS = ("train", "training"), ("val", "valid", "validation")
+WORDS_OF_SPLIT = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
 BLOCK_TOKENS = 1 << 16
 N_SAMPLED_BLOCKS = 256
 """Blocks of a split above LARGEST_HASHED_BYTES that are read when it is opened: 32 MiB of uint16, evenly spread."""
@@ -34,8 +36,8 @@ N_SAMPLED_BLOCKS = 256
 class TokenFiles:
     """Token files of nanoGPT, llm.c, modded-nanogpt or Megatron-LM, which are read where they are.
 
-    Files with `train` and `val` in their names are the two splits. Without a validation file, the last `val_fraction`
-    of all ids is for validation.
+    Files with `train`, `val` and `test` in their names are the splits. Without a test file, the last `test_fraction` of
+    all ids is for test; without a validation file, the last `val_fraction` before them for validation.
 
     Example:
 
@@ -49,6 +51,7 @@ class TokenFiles:
 
     path: str | Path
     val_fraction: float
+    test_fraction: float = 0.0
 
     def prepare(self, tokenizer: TokenizerChoice, data_dir: Path, log: Log, verify_all: bool = False) -> PreparedData:
         """Open the files, and check their headers, their sizes and a sample of their ids. `verify_all` checks all ids.
@@ -61,28 +64,45 @@ class TokenFiles:
                 "name the tokenizer that made them, such as tokenizer=gpt2"
             )
         built = tokenizer.build(data_dir / "assets")
+        with self._explain_errors():
+            splits = self._splits(built.vocab_size)
+            train, val = (_open(splits[name], name, built, verify_all) for name in ("train", "val"))
+        open_test = partial(self._open_test, splits["test"], built) if "test" in splits else None
+        if verify_all and open_test is not None:
+            open_test(verify_all=True)
+        return PreparedData(train, val, built, splits["train"][0].shard.path.parent, open_test=open_test)
+
+    def _open_test(self, files: list[ForeignTokens], tokenizer: Tokenizer, verify_all: bool = False) -> TokenShards:
+        with self._explain_errors():
+            return _open(files, "test", tokenizer, verify_all)
+
+    @contextmanager
+    def _explain_errors(self) -> Iterator[None]:
         try:
-            train, val = self._splits(built.vocab_size)
-            opened_train, opened_val = (
-                _open(split, name, built, verify_all) for split, name in ((train, "train"), (val, "val"))
-            )
+            yield
         except OSError as error:
             raise FolioError(f"data.path={self.path} cannot be read ({explain_os_error(error) or error})") from error
         except (UntrustedFileError, TokenFileError) as error:
             raise FolioError(f"data.path={self.path}: {error}") from error
-        return PreparedData(opened_train, opened_val, built, train[0].shard.path.parent)
 
-    def _splits(self, vocab_size: int) -> tuple[list[ForeignTokens], list[ForeignTokens]]:
-        paths = self._find_files()
-        split_of = {path: _split_named(path) for path in paths}
-        train_paths = [path for path in paths if split_of[path] == "train"]
-        val_paths = [path for path in paths if split_of[path] == "val"]
-        if val_paths and not train_paths:
-            raise FolioError(f"data.path={self.path}: {val_paths[0]} is for validation, and no name contains `train`")
-        train = _read_headers(train_paths or paths, vocab_size)
-        if val_paths:
-            return train, _read_headers(val_paths, vocab_size)
-        return _split_by_position(train, self.val_fraction)
+    def _splits(self, vocab_size: int) -> dict[str, list[ForeignTokens]]:
+        """Return the files of train, val and perhaps test."""
+        named: dict[str | None, list[Path]] = {}
+        for path in self._find_files():
+            named.setdefault(_split_named(path), []).append(path)
+        if "val" in named and "train" not in named:
+            raise FolioError(
+                f"data.path={self.path}: {named['val'][0]} is for validation, and no name contains `train`"
+            )
+        if named.keys() == {"test"}:  # an only file may have any name
+            named = {None: named["test"]}
+        splits = {"train": _read_headers(named.get("train") or named[None], vocab_size)}
+        for split, fraction in (("test", self.test_fraction), ("val", self.val_fraction)):
+            if split in named:
+                splits[split] = _read_headers(named[split], vocab_size)
+            elif fraction:
+                splits["train"], splits[split] = _split_by_position(splits["train"], fraction)
+        return splits
 
     def _find_files(self) -> list[Path]:
         folder = os.fspath(self.path)
@@ -111,10 +131,7 @@ class TokenFiles:
 def _split_named(path: Path) -> str | None:
     """Return the split that the words in the name of a file mean."""
     words = re.split(r"[^a-z]+", path.stem.lower())
-    for split, meaning in (("train", TRAIN_WORDS), ("val", VAL_WORDS)):
-        if any(word in meaning for word in words):
-            return split
-    return None
+    return next((split for split, meaning in WORDS_OF_SPLIT.items() if any(word in meaning for word in words)), None)
 
 
 def _read_headers(paths: list[Path], vocab_size: int) -> list[ForeignTokens]:
@@ -130,23 +147,21 @@ def _read_headers(paths: list[Path], vocab_size: int) -> list[ForeignTokens]:
     return files
 
 
-def _split_by_position(
-    files: list[ForeignTokens], val_fraction: float
-) -> tuple[list[ForeignTokens], list[ForeignTokens]]:
+def _split_by_position(files: list[ForeignTokens], fraction: float) -> tuple[list[ForeignTokens], list[ForeignTokens]]:
     """Return the first and the last ids of all files together."""
     n_train = sum(len(file.shard) for file in files)
-    n_train -= round(val_fraction * n_train)
+    n_train -= round(fraction * n_train)
     train: list[ForeignTokens] = []
-    val: list[ForeignTokens] = []
+    rest: list[ForeignTokens] = []
     for file in files:
         n_here = min(len(file.shard), max(n_train, 0))
         n_train -= len(file.shard)
-        for part, first, n_tokens in ((train, 0, n_here), (val, n_here, len(file.shard) - n_here)):
+        for part, first, n_tokens in ((train, 0, n_here), (rest, n_here, len(file.shard) - n_here)):
             if n_tokens:
                 part.append(replace(file, shard=file.shard.part(first, n_tokens)))
-    if not train or not val:
-        raise TokenFormatError(files[0].shard.path, "has too few ids for two splits; give a longer file")
-    return train, val
+    if not train or not rest:
+        raise TokenFormatError(files[0].shard.path, "has too few ids for the splits; give a longer file")
+    return train, rest
 
 
 def _open(files: list[ForeignTokens], split: str, tokenizer: Tokenizer, verify_all: bool) -> TokenShards:
