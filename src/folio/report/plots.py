@@ -14,6 +14,7 @@ from folio.report.curves import RunCurve, mean_curve
 from folio.report.extrapolation import Measurement, groups_of, lengths_of, summarize_length
 from folio.report.grouping import Group
 from folio.report.metrics import CURVE_TAGS, Column
+from folio.report.rate_transfer import RateTransfer
 from folio.report.report import Report
 from folio.report.scaling import ScalingFit
 from folio.report.text import natural_sort_key
@@ -168,6 +169,43 @@ def plot_scaling(scaling: ScalingFit) -> Figure:
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_minor_formatter(NullFormatter())
     style_axes(axes)
+    return figure
+
+
+def plot_rates(transfer: RateTransfer) -> Figure:
+    """Plot the loss over the learning rate in a panel for each parametrization: a line per width, its best rate marked.
+
+    Bars are standard deviations over seeds.
+    """
+    figure = new_figure(7.6, 4.2)
+    panels = figure.subplots(1, len(transfer.sweeps), sharey=True, squeeze=False)[0]
+    widths = sorted({each.d_model for sweeps in transfer.sweeps.values() for each in sweeps})
+    styles = assign_styles([str(width) for width in widths])
+    for axes, (parametrization, sweeps) in zip(panels, transfer.sweeps.items(), strict=True):
+        for each in sweeps:
+            rates, losses, color = list(each.losses), list(each.losses.values()), styles[str(each.d_model)].light
+            means, stds = [loss.mean for loss in losses], [loss.std or 0.0 for loss in losses]
+            axes.errorbar(
+                rates,
+                means,
+                yerr=stds,
+                color=color,
+                marker="o",
+                markersize=4,
+                capsize=3,
+                label=f"d_model {each.d_model}",
+            )
+            best = each.best_rate
+            axes.plot(best, each.losses[best].mean, "*", color=color, markersize=13)
+        axes.axvline(transfer.transferred_rate(parametrization), color="#888888", linewidth=0.8, linestyle=":")
+        axes.set_xscale("log", base=2)
+        rates_of_all = sorted({rate for each in sweeps for rate in each.losses})
+        axes.set_xticks(rates_of_all, [f"{rate:g}" for rate in rates_of_all], rotation=45)
+        axes.set(xlabel="optimizer.learning_rate", title=f"parametrization={parametrization}")
+        style_axes(axes)
+    panels[0].set(ylabel=f"validation {transfer.primary.title}")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
     return figure
 
 

@@ -1,0 +1,111 @@
+"""Suggest a size and a number of steps for a time, from a law of size and tokens and from measured steps."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+import torch
+
+from folio.distributed.cost_model import step_flops
+from folio.models import TransformerConfig, build_model
+from folio.report.joint_law import JointFit, JointLaw
+
+WIDTHS = (*range(32, 257, 32), 320, 384, 448, 512, 640, 768, 1024)
+MIN_LAYERS = 4
+MAX_WIDTH_PER_LAYER = 64
+"""Ratio of d_model and n_layers beyond which a candidate gets more layers. The runs of the law had 4 layers and ratios
+of 8 to 64. From 10 to 100 it hardly matters (Kaplan et al. 2020, figure 5)."""
+
+MEASURED_WIDTHS = (32, 256)
+MIN_STEPS = 100
+"""Fewest steps of a candidate: a warm-up takes as many."""
+N_SHOWN = 7
+SHARE = 0.9
+"""Probability of an interval."""
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A size, and what it reaches in the given time."""
+
+    model: TransformerConfig
+    parameters: int
+    """Number of parameters without embeddings."""
+    step_s: float
+    n_steps: int
+    n_tokens: int
+    loss: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Suggestions:
+    """The best size, its neighbors, and the range of widths that might be the best one instead."""
+
+    best: Suggestion
+    shown: list[Suggestion]
+    measured: dict[int, float]
+    """d_model -> seconds of a step."""
+    widths: tuple[int, int]
+    """The widths that the resampled laws choose, without the rarest tenth."""
+
+
+def suggest(
+    model: TransformerConfig,
+    batch_size: int,
+    seconds: float,
+    fit: JointFit,
+    measure: Callable[[TransformerConfig], float],
+) -> Suggestions | None:
+    """Return what to train in so many seconds; None if they are too few for MIN_STEPS steps of any size.
+
+    `measure` returns the seconds of an optimizer step. Those of a narrow and a wide model give the time of a step that
+    does not depend on its size, and the speed of the rest; the step of the best size is measured itself.
+    """
+    candidates = list(candidates_of(model))
+    small, large = ((each, measure(each)) for each in candidates if each.d_model in MEASURED_WIDTHS)
+    flops = [step_flops(each, batch_size) for each, _ in (small, large)]
+    per_flop = max((large[1] - small[1]) / (flops[1] - flops[0]), 0.1 * large[1] / flops[1])
+    fixed = max(small[1] - per_flop * flops[0], 0.0)
+    measured = {each.d_model: step_s for each, step_s in (small, large)}
+
+    def reached(candidate: TransformerConfig, step_s: float) -> Suggestion:
+        n_steps, parameters = max(1, int(seconds / step_s)), parameters_of(candidate)
+        n_tokens = n_steps * batch_size * candidate.context_length
+        loss, interval = fit.law(parameters, n_tokens), fit.interval(parameters, n_tokens, SHARE)
+        return Suggestion(candidate, parameters, step_s, n_steps, n_tokens, loss, interval)
+
+    estimated = [reached(each, fixed + per_flop * step_flops(each, batch_size)) for each in candidates]
+    possible = [each for each in estimated if each.n_steps >= MIN_STEPS]
+    if not possible:
+        return None
+
+    def choose(law: JointLaw) -> int:
+        """Return the index of the size with the lowest loss by a law."""
+        return int(np.argmin([law(each.parameters, each.n_tokens) for each in possible]))
+
+    index = choose(fit.law)
+    chosen = possible[index].model
+    if chosen.d_model not in measured:
+        measured[chosen.d_model] = measure(chosen)
+    possible[index] = reached(chosen, measured[chosen.d_model])
+    widths = sorted(possible[choose(law)].model.d_model for law in fit.resampled)
+    low, high = (widths[round(share * (len(widths) - 1))] for share in ((1 - SHARE) / 2, (1 + SHARE) / 2))
+    first = max(0, min(index - N_SHOWN // 2, len(possible) - N_SHOWN))
+    return Suggestions(possible[index], possible[first : first + N_SHOWN], measured, (low, high))
+
+
+def candidates_of(model: TransformerConfig) -> Iterator[TransformerConfig]:
+    """Yield the model in each width that its heads divide, with more layers the wider it is."""
+    for width in WIDTHS:
+        n_layers = max(MIN_LAYERS, -(-width // MAX_WIDTH_PER_LAYER))
+        if model.d_head is not None or width % (2 * model.n_heads) == 0:
+            yield replace(model, d_model=width, n_layers=n_layers, d_ff=None)
+
+
+@cache
+def parameters_of(model: TransformerConfig) -> int:
+    """Return the number of parameters without embeddings, without allocating them."""
+    with torch.device("meta"):
+        return build_model(model).n_parameters_without_embeddings
