@@ -85,7 +85,7 @@ VALID: dict[str, Any] = {
     },
     "conditioning": None,
     "positional_encoding": {"name": "learned"},
-    "objective": {"name": "causal_lm"},
+    "objective": {"name": "causal_lm", "token_noise": 0.0},
     "optimizer": {"name": "adamw", "learning_rate": 0.01, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1},
     "schedule": {"name": "cosine", "warmup_steps": 5, "min_learning_rate": 0.001},
     "training": {

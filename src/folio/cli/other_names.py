@@ -61,6 +61,8 @@ KEYS = {
     "value_embeds": "model.value_embeddings",
     "zero_init": "model.zero_init_residual",
     # litgpt, llama-factory, Axolotl, TRL and others, for documents
+    "word_dropout": "objective.token_noise",
+    "input_noise": "objective.token_noise",
     "assistant_only_loss": "training.loss_on",
     "completion_only_loss": "training.loss_on",
     "cross_doc_attention": "data.mask_documents",

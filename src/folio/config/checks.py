@@ -3,7 +3,7 @@
 The types of the sections hold the rules of single keys, their `check` methods those between keys of one section.
 """
 
-from folio.config.objective import Objectives
+from folio.config.objective import CausalLMConfig, Objectives
 from folio.config.optimizer import Optimizers
 from folio.config.run import RunConfig
 from folio.config.section import ConfigError, sections_by_name
@@ -73,7 +73,12 @@ def check_documents(config: RunConfig, where: str, has_documents: bool | None, h
 
 def _check_objective_of_documents(config: RunConfig) -> None:
     """Raises: ConfigError if the objective is not the one that has masks of documents, and losses on completions."""
-    if config.objective.name == "causal_lm":
+    if isinstance(config.objective, CausalLMConfig):
+        if config.objective.token_noise and config.training.loss_on == "completion":
+            raise ConfigError(
+                f"objective.token_noise={config.objective.token_noise} has no effect with training.loss_on=completion; "
+                "leave it out"
+            )
         return
     for key, is_given, reason in (
         ("data.mask_documents=true", config.data.mask_documents, "in which each text is read by itself"),

@@ -45,12 +45,14 @@ NEW_KEYS: dict[str, Any] = {
     "data.completion_field": None,
     "data.test_fraction": 0.0,
     "training.loss_on": "all",
+    "objective.token_noise": 0.0,
     "tags": [],
     "notes": None,
 }
 """Keys added since checkpoint format 2, with the values that reproduce what Folio did before it had them."""
 
 KEYS_OF_OPTIONS = {
+    "objective.token_noise": ("causal_lm",),
     "optimizer.adamw_learning_rate": ("muon",),
     "data.text_suffixes": ("text_files",),
     "data.prompt_field": ("text_files",),

@@ -31,6 +31,8 @@ class CausalLMConfig(ObjectiveConfig):
     code: ClassVar[str] = "folio.objectives.causal_lm:CausalLM"
     family: ClassVar[Family] = "decoder"
     name: Literal["causal_lm"]
+    token_noise: Annotated[float, Field(ge=0.0, lt=1.0)]
+    """Share of the tokens read in training that random ones replace; the targets stay as they are."""
 
 
 class MaskedLMConfig(ObjectiveConfig):

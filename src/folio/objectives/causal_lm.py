@@ -1,5 +1,7 @@
 """Predict every token from those before it."""
 
+from folio.config.objective import CausalLMConfig
+from folio.data.batches.noise import TokenNoise
 from folio.data.batches.windows import TrainingWindows, ValidationWindows
 from folio.data.document_index import DocumentIndex
 from folio.data.prepared import TokenSplit
@@ -10,8 +12,12 @@ class CausalLM(Objective):
     """Windows of context_length tokens, in which every token but the first is a target."""
 
     def training_dataset(self) -> TrainingWindows:
-        split = self.data.train
-        return TrainingWindows(split.tokens, self.config.model.context_length, self._documents(split))
+        split, objective = self.data.train, self.config.objective
+        assert isinstance(objective, CausalLMConfig)
+        noise = None
+        if objective.token_noise:
+            noise = TokenNoise(objective.token_noise, self.data.tokenizer.vocab_size, self.config.seed)
+        return TrainingWindows(split.tokens, self.config.model.context_length, self._documents(split), noise)
 
     def validation_dataset(self, split: TokenSplit) -> ValidationWindows:
         return ValidationWindows(split.tokens, self.config.model.context_length, self._documents(split))

@@ -21,6 +21,7 @@ class RandomStream(IntEnum):
     PREFIX_LENGTHS = 3
     VALIDATION_PREFIX_LENGTHS = 4
     MIXTURE = 5
+    TOKEN_NOISE = 6
 
 
 def random_uint64(seed: int, index: int, n: int, stream: RandomStream) -> np.ndarray:

@@ -15,6 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from folio.data.batches.batch import IGNORE_INDEX, Batch, BatchDataset
+from folio.data.batches.noise import TokenNoise
 from folio.data.batches.order import MicroBatch
 from folio.data.document_index import DocumentIndex
 from folio.data.sharded_tokens import ShardedTokens, Tokens
@@ -136,7 +137,7 @@ class TrainingWindows(WindowDataset):
     """The windows at all starts. `TrainingBatches` chooses among them, and the loader asks for a batch at a time.
 
     tokens (N,) are ids in an array, a mapped file, a tensor or a list. With the index of their documents, a batch also
-    says to which document each token belongs.
+    says to which document each token belongs. Noise changes what a batch lets the model read, never its targets.
 
     Raises: FolioError if the split is shorter than one window.
 
@@ -148,17 +149,27 @@ class TrainingWindows(WindowDataset):
         (torch.Size([2, 8]), True)
     """
 
-    def __init__(self, tokens: Any, context_length: int, documents: DocumentIndex | None = None) -> None:
+    def __init__(
+        self,
+        tokens: Any,
+        context_length: int,
+        documents: DocumentIndex | None = None,
+        noise: TokenNoise | None = None,
+    ) -> None:
         self._tokens = as_tokens(tokens)
         self._context_length = context_length
         self._documents = documents
+        self._noise = noise
         self._n_starts = n_window_starts(len(self._tokens), context_length)
 
     def __len__(self) -> int:
         return self._n_starts
 
     def batch(self, micro_batch: MicroBatch) -> Batch:
-        return self._batch_of(micro_batch.indices)
+        batch = self._batch_of(micro_batch.indices)
+        if self._noise is None:
+            return batch
+        return batch._replace(tokens=as_tensor(self._noise.replace(batch.tokens.numpy(), micro_batch)))
 
     def _batch_of(self, rows: np.ndarray) -> Batch:
         windows = gather_windows(self._tokens, rows, self._context_length)
