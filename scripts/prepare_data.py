@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from folio.cli.arguments import order_arguments
 from folio.cli.compose import load_config
-from folio.cli.corpus import prepare_data
+from folio.cli.corpus import prepare_data, prepare_part
 from folio.cli.errors import one_line_errors
 from folio.cli.repeat import repeat_run
 
@@ -29,8 +29,14 @@ def start() -> None:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 @one_line_errors  # inside as well, or Hydra prints a line of its own first
 def main(cfg: DictConfig) -> None:
-    """Prepare the data of the same overrides as train.py, or verify all shards that are already prepared."""
-    data = prepare_data(load_config(cfg), verify_all=True)
+    """Prepare the data of the same overrides as train.py, or verify all shards that are already prepared.
+
+    With part=3/16, prepare a part of it; with part=join/16, join all parts.
+    """
+    config = load_config(cfg, only_prepares=True)
+    data = prepare_data(config, verify_all=True) if config.part is None else prepare_part(config)
+    if data is None:
+        return
     for file in [*data.files, *([data.open_test()] if data.open_test is not None else [])]:
         info = file.info
         unknown = f", {100 * info.share_unknown:.1f} % of them unknown" if info.n_unknown else ""

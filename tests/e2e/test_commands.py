@@ -52,6 +52,11 @@ NOT_RUN: dict[str, str] = {
     "python scripts/export.py latest my_model.gguf": "refuses a GPT-2: tests/unit/test_export.py writes a Llama",
     "python -m benchmarks": BENCHMARK,
     "python train.py -m hydra/launcher=submitit_slurm": "no SLURM here: test_many_processes.py has submitit_local",
+    "python scripts/evaluate.py latest --split test": "needs a test split: tests/e2e/test_generate_evaluate.py has one",
+    "python scripts/evaluate.py RUN --split test": "the same",
+    "python scripts/report.py outputs --test": "the same",
+    "python scripts/report.py FOLDER --test": "the same",
+    "python scripts/prepare_data.py data=text_files data.path='/shared": "a cluster's: tests/unit/test_parts.py",
     **{command: "tests/e2e/test_extend.py" for extension in EXTENSIONS.values() for command in extension.commands},
 }
 

@@ -73,7 +73,7 @@ def test_a_test_split_is_measured_on_request_and_each_look_recorded(
     assert "The test split was looked at twice, in 1 of 1 runs." in reported
     assert str(measured["loss_nats"]) in (run.folder / "report.csv").read_text()
     refusal = home.run(EVALUATE, str(finished_run.folder), "--split", "test").error_line()
-    assert "data=text_file of this run has no test split; train with one, by data.test_fraction=0.1" in refusal
+    assert "data=tiny_shakespeare of this run has no test split; train with data=tiny_shakespeare_dev" in refusal
 
 
 def test_evaluation_refuses_a_text_that_has_changed_since(

@@ -61,7 +61,7 @@ def composed(overrides: Sequence[str], conf: Path) -> Iterator[DictConfig]:
         hydra.hydra, HydraConfig.instance().cfg, version.version_base = before
 
 
-def load_config(cfg: DictConfig, log: Callable[[str], None] = print) -> RunConfig:
+def load_config(cfg: DictConfig, log: Callable[[str], None] = print, *, only_prepares: bool = False) -> RunConfig:
     """Return the typed config of a composed one, checked as far as possible without the data. Raises: ConfigError."""
     complete_options(cfg, conf_dir())
     try:
@@ -78,6 +78,8 @@ def load_config(cfg: DictConfig, log: Callable[[str], None] = print) -> RunConfi
         for key, value in (("sweep", config.sweep), ("hparams_search", config.hparams_search)):
             if value is not None:
                 raise ConfigError(f"{key} is for a sweep of many runs; add -m, as in python train.py -m {key}=...")
+    if config.part is not None and not only_prepares:
+        raise ConfigError(f"part={config.part} prepares a part of a corpus; write python scripts/prepare_data.py ...")
     if config.repeat is not None and REPEATED not in ConfigStore.instance().repo:
         raise ConfigError(f"repeat={config.repeat} is for the command line; remove it from the file that has it")
     if config.resume is None:  # otherwise load_resumed_config takes the run's own config

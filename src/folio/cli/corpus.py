@@ -8,10 +8,13 @@ from typing import Any
 from folio.cli.paths import note_other_data_dir, own_data_dir
 from folio.config.checks import check_documents, check_split_lengths
 from folio.config.data import DataSources, MixtureConfig, PartConfig
+from folio.config.part import parse_part
 from folio.config.run import RunConfig
+from folio.data.corpora.document_corpus import DocumentCorpus
 from folio.data.corpora.manifest import MANIFEST
 from folio.data.corpora.mixture import CorpusMixture, WeightedSource
 from folio.data.corpora.named_texts import NAMED_TEXTS
+from folio.data.corpora.parts import CorpusInParts
 from folio.data.corpora.preparation import DataSource
 from folio.data.prepared import PreparedData, has_token_outside
 from folio.data.tokenizers.base import Tokenizer
@@ -41,6 +44,22 @@ def prepare_data(
             keys = _with_keys(name, part)
             check_documents(config, f"{name} in data.parts", keys.has_documents, keys.has_prompts)
     return build_source(config.data).prepare(config.tokenizer.choice(trained), folder, print, verify_all)
+
+
+def prepare_part(config: RunConfig) -> PreparedData | None:
+    """Prepare the part of the corpus that `part` names, and return None; or join all parts. Raises: FolioError."""
+    source = None if isinstance(config.data, MixtureConfig) else build_source(config.data)
+    if not isinstance(source, DocumentCorpus):
+        raise FolioError(
+            f"part={config.part} divides data=text_files and data=huggingface alone, and data={config.data.name} is "
+            "something else; leave it out"
+        )
+    number, n_parts = parse_part(config.part)
+    corpus = CorpusInParts(source, config.tokenizer.choice(None), Path(config.paths.data_dir), n_parts, print)
+    if number is None:
+        return corpus.join()
+    corpus.prepare(number)
+    return None
 
 
 def build_source(data: DataSources | PartConfig) -> DataSource:

@@ -18,6 +18,7 @@ from folio.config.logger import Loggers
 from folio.config.model import OPTION_KEYS, ModelConfig, PositionalEncodingConfig
 from folio.config.objective import Objectives
 from folio.config.optimizer import Optimizers
+from folio.config.part import Part
 from folio.config.schedule import Schedules
 from folio.config.section import ConfigError, Count, Name, Section, Text
 from folio.config.tags import Tags
@@ -69,6 +70,8 @@ class RunConfig(SweepConfig):
     """Whether to stop after the summary, before the first step."""
     resume: Text | None
     """`latest` or a run folder: resume that run with its own config."""
+    part: Part | None = Field(default=None, exclude=True)
+    """For scripts/prepare_data.py: the part of the corpus to prepare, as in 3/16, or join/16 to join all of them."""
     init_from: str | None
     """Folder of a GPT-2, Llama or Qwen3 for transformers, whose architecture and weights the run starts with."""
     paths: PathsConfig

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from folio.data.corpora.documents import MAX_DOCUMENT_BYTES, DocumentFormat
 from folio.data.corpora.manifest import FORMAT, MANIFEST, TRAINING_SPLITS, Manifest, read_manifest
@@ -50,7 +50,7 @@ from folio.data.prepared import PreparedData
 from folio.data.token_file import TokenFileError, token_dtype
 from folio.data.tokenizers.base import LearnedTokenizer, Tokenizer
 from folio.data.tokenizers.choice import TokenizerChoice
-from folio.data.tokenizers.state import read_state_file
+from folio.data.tokenizers.state import fingerprint_of, read_state_file
 from folio.runtime.errors import FolioError
 from folio.runtime.files import exclusive_lock, remove_unfinished
 
@@ -58,6 +58,14 @@ UNFINISHED = "unfinished"
 
 MAX_UNITS = 1 << 21
 """Number of different units that are counted at a time, about 300 MB. Beyond it the rarer half is dropped."""
+
+
+class CorpusPart(NamedTuple):
+    """A part of a corpus: where it begins, where it ends, and how many bytes there are to read."""
+
+    begin: ReadPosition
+    end: ReadPosition
+    n_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +100,12 @@ class DocumentCorpus(ABC):
         """Return a digest that changes when the documents may have changed. It must not read the documents."""
 
     @abstractmethod
-    def blocks(self, after: ReadPosition) -> Iterator[PositionedBlock]:
-        """Yield the blocks after a position."""
+    def blocks(self, after: ReadPosition, end: ReadPosition | None = None) -> Iterator[PositionedBlock]:
+        """Yield the blocks after a position, up to the beginning of a later part if that is given."""
+
+    @abstractmethod
+    def divide(self, n_parts: int) -> list[CorpusPart]:
+        """Return parts of about equal size, in order. Raises: FolioError if it cannot be divided into so many."""
 
     @cached_property
     def _identity(self) -> str:
@@ -103,9 +115,13 @@ class DocumentCorpus(ABC):
         """See `DataSource`."""
         return self._identity
 
-    def is_unchanged(self) -> bool:
-        """Return whether the identity is still what it was at first."""
-        return self.look_up_identity() == self._identity
+    def check_unchanged(self) -> None:
+        """Raises: FolioError unless the identity is still what it was at first."""
+        if self.look_up_identity() != self._identity:
+            raise FolioError(
+                "data.path: files were changed while they were being prepared; run the command again when they are "
+                "complete"
+            )
 
     def folder(self, data_dir: Path) -> Path:
         """Return the folder of this corpus with these options, which has a subfolder for each tokenizer."""
@@ -137,7 +153,7 @@ class DocumentCorpus(ABC):
         folder = self.folder(data_dir) / tokenizer.folder_name
 
         def open_prepared() -> PreparedData:
-            return self._open(folder, tokenizer)
+            return self.open(folder, tokenizer)
 
         with explain_disk_errors(data_dir):
             # Without the lock at first, so that a read-only data folder works as well.
@@ -149,11 +165,14 @@ class DocumentCorpus(ABC):
                     _verify(folder, log)
                 return prepared
             # Looking up the size refuses documents that cannot be found, before a folder is created for them.
-            preparation = _Preparation(self, tokenizer, folder, data_dir / "assets", log, self.n_bytes)
+            preparation = Preparation(self, tokenizer, folder, data_dir / "assets", log, self.n_bytes)
             return prepare_locked(folder, open_prepared, preparation.run, log, resumes=(folder / UNFINISHED).exists())
 
-    def _open(self, folder: Path, choice: TokenizerChoice) -> PreparedData:
-        """Raises: NotReusableError unless the folder was made from these documents, options and tokenizer."""
+    def open(self, folder: Path, choice: TokenizerChoice) -> PreparedData:
+        """Open a prepared folder.
+
+        Raises: NotReusableError unless it was made from these documents and options with this tokenizer.
+        """
         manifest, prepared = open_document_folder(folder, choice)
         if manifest.plan != self.plan(manifest.tokenizer_fingerprint):
             raise NotReusableError("the files have changed since")
@@ -201,19 +220,74 @@ def with_separator(units: Counter[str], kind: type[LearnedTokenizer]) -> Counter
 
 def open_document_folder(folder: Path, choice: TokenizerChoice) -> tuple[Manifest, PreparedData]:
     """Open a prepared folder, whatever became of its documents. Raises: NotReusableError unless it is whole."""
-    tokenizer, fingerprint = read_tokenizer(folder, choice)
+    tokenizer, tokenizer_fingerprint = read_tokenizer(folder, choice)
     with opening(folder):
         manifest = read_manifest(folder)
         train, val = (open_shards(folder, manifest, split) for split in TRAINING_SPLITS)
     made_with = (manifest.tokenizer, manifest.tokenizer_fingerprint, manifest.vocab_size)
-    if made_with != (tokenizer.name, fingerprint, tokenizer.vocab_size):
+    if made_with != (tokenizer.name, tokenizer_fingerprint, tokenizer.vocab_size):
         raise NotReusableError(f"{folder} was made with another tokenizer")
     open_test = None if manifest.test is None else partial(open_shards, folder, manifest, "test")
     return manifest, PreparedData(train, val, tokenizer, folder, open_test=open_test)
 
 
+def learned_file(corpus: DocumentCorpus, choice: TokenizerChoice, folder: Path) -> Path:
+    """Return the file that keeps what a tokenizer learned from a corpus."""
+    return folder / f"tokenizer-{corpus.plan(choice.folder_name)[:16]}.json"
+
+
+def learn_or_build(
+    corpus: DocumentCorpus, choice: TokenizerChoice, folder: Path, assets_dir: Path, workers: Workers, log: Log
+) -> Tokenizer:
+    """Return the chosen tokenizer. What was learned is kept in the folder, for whoever comes next."""
+    kind = choice.learned_kind
+    if kind is None:
+        return choice.build(assets_dir)
+    learned = learned_file(corpus, choice, folder)
+    if learned.is_file():
+        return choice.load(read_state_file(learned))
+    tokenizer = choice.build(assets_dir, with_separator(corpus.count_units_with(workers, kind, log), kind))
+    write_tokenizer(learned, tokenizer)
+    return tokenizer
+
+
+def encode_documents(
+    corpus: DocumentCorpus,
+    part: CorpusPart | None,
+    choice: TokenizerChoice,
+    tokenizer: Tokenizer,
+    tokenizer_file: Path,
+    staging: Staging,
+    workers: Workers,
+    log: Log,
+) -> int:
+    """Stage the documents of a corpus, or of a part, from where an earlier process stopped.
+
+    Returns the bytes of text that this process encoded.
+    """
+    choice = replace(choice, shared=None)  # each process reads the tokenizer from the file, once
+    dtype = token_dtype(tokenizer.vocab_size)
+    shared = (corpus.document_format, choice, tokenizer_file, fingerprint_of(tokenizer), dtype)
+
+    def encode(tasks: Iterator[Task]) -> Iterator[tuple[Task, EncodedDocuments]]:
+        return workers.map(encode_in_worker, ((task, task[1], *shared) for task in tasks))
+
+    def read(after: ReadPosition) -> Iterator[PositionedBlock]:
+        if part is None:
+            return corpus.blocks(after)
+        return corpus.blocks(max(after, part.begin, key=lambda position: (position.file, position.end)), part.end)
+
+    n_bytes = corpus.n_bytes if part is None else part.n_bytes
+    n_done = staging.read_journal().n_read
+    if 0 < n_done < n_bytes:
+        log(f"Resuming after {n_done / 1e6:,.1f} of {n_bytes / 1e6:,.1f} MB")
+    with progress("Encoding", n_bytes, log) as advance:
+        advance(n_done)
+        return staging.append(read, encode, advance)
+
+
 @dataclass(frozen=True)
-class _Preparation:
+class Preparation:
     """The making of one prepared folder, while no other process works on it."""
 
     corpus: DocumentCorpus
@@ -241,12 +315,11 @@ class _Preparation:
             (self.folder / TOKENIZER).unlink(missing_ok=True)
             raise
         _clean_up(self.folder, manifest)
-        if not self.corpus.is_unchanged():
+        try:
+            self.corpus.check_unchanged()
+        except FolioError:
             (self.folder / MANIFEST).unlink()
-            raise FolioError(
-                "data.path: files were changed while they were being prepared; run the command again when they are "
-                "complete"
-            )
+            raise
         _, prepared = open_document_folder(self.folder, self.choice)
         n_documents = sum(split.n_documents for split in manifest.splits.values())
         n_test = "" if manifest.test is None else f"{manifest.test.n_documents:,} for test, "
@@ -267,22 +340,12 @@ class _Preparation:
         Returns the manifest, and the bytes of text that this process encoded.
         """
         corpus = self.corpus
-        tokenizer = self._tokenizer(workers)
-        fingerprint = write_tokenizer(self.folder / TOKENIZER, tokenizer)
-        staging = Staging(self.unfinished, corpus.plan(fingerprint))
-        dtype = token_dtype(tokenizer.vocab_size)
-
-        def encode(tasks: Iterator[Task]) -> Iterator[tuple[Task, EncodedDocuments]]:
-            choice = replace(self.choice, shared=None)  # each process reads the tokenizer from the file, once
-            shared = (corpus.document_format, choice, self.folder / TOKENIZER, fingerprint, dtype)
-            return workers.map(encode_in_worker, ((task, task[1], *shared) for task in tasks))
-
-        n_done = staging.read_journal().n_read
-        if n_done:
-            self.log(f"Resuming after {n_done / 1e6:,.1f} of {corpus.n_bytes / 1e6:,.1f} MB")
-        with progress("Encoding", corpus.n_bytes, self.log) as advance:
-            advance(n_done)
-            n_bytes = staging.append(corpus.blocks, encode, advance)
+        tokenizer = learn_or_build(corpus, self.choice, self.unfinished, self.assets_dir, workers, self.log)
+        tokenizer_fingerprint = write_tokenizer(self.folder / TOKENIZER, tokenizer)
+        staging = Staging(self.unfinished, corpus.plan(tokenizer_fingerprint))
+        n_bytes = encode_documents(
+            corpus, None, self.choice, tokenizer, self.folder / TOKENIZER, staging, workers, self.log
+        )
         self._check_separator(staging)
         assignment = assign_splits(
             staging.documents, self.unfinished / "roles", corpus.val_fraction, corpus.test_fraction
@@ -296,7 +359,7 @@ class _Preparation:
                 shard_tokens=corpus.shard_tokens,
                 vocab_size=tokenizer.vocab_size,
                 tokenizer=tokenizer.name,
-                tokenizer_fingerprint=fingerprint,
+                tokenizer_fingerprint=tokenizer_fingerprint,
                 has_prompts=corpus.document_format.has_prompts,
                 advance=advance,
             )
@@ -313,19 +376,6 @@ class _Preparation:
             f"warning: data.document_separator={separator!r} occurs nowhere in data.path={self.corpus.path}{newline}; "
             f"the corpus has {n_documents:,} documents"
         )
-
-    def _tokenizer(self, workers: Workers) -> Tokenizer:
-        """Return the chosen tokenizer. What an earlier process has learned is kept."""
-        kind = self.choice.learned_kind
-        if kind is None:
-            return self.choice.build(self.assets_dir)
-        learned = self.unfinished / f"tokenizer-{self.corpus.plan(self.choice.folder_name)[:16]}.json"
-        if learned.is_file():
-            return self.choice.load(read_state_file(learned))
-        counts = self.corpus.count_units_with(workers, kind, self.log)
-        tokenizer = self.choice.build(self.assets_dir, with_separator(counts, kind))
-        write_tokenizer(learned, tokenizer)
-        return tokenizer
 
 
 def _verify(folder: Path, log: Log) -> None:

@@ -4,10 +4,11 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from folio.data.corpora.document_corpus import DocumentCorpus
+from folio.data.corpora.document_corpus import CorpusPart, DocumentCorpus
 from folio.data.corpora.documents import ROWS_PER_BATCH, row_blocks
 from folio.data.corpora.files import PARQUET, CorpusFile, folder_sha256
 from folio.data.corpora.tasks import PositionedBlock, ReadPosition
@@ -62,11 +63,22 @@ class HuggingFaceDataset(DocumentCorpus):
         check_text_field(list(found.column_names), self.text_field, f"data.path={self.path}")
         return found.select_columns([self.text_field]).with_format("arrow")
 
-    def blocks(self, after: ReadPosition) -> Iterator[PositionedBlock]:
+    def blocks(self, after: ReadPosition, end: ReadPosition | None = None) -> Iterator[PositionedBlock]:
         rows = self._rows
-        n_rows = len(rows)
+        n_rows = len(rows) if end is None else end.end
         file = CorpusFile(Path(self.path), PARQUET, "", self.n_bytes, 0)
         firsts = range(after.end, n_rows, ROWS_PER_BATCH)
         columns = (rows[first : min(first + ROWS_PER_BATCH, n_rows)].column(0) for first in firsts)
-        for block in row_blocks(file, columns, 0, after.end, self.n_bytes / max(n_rows, 1)):
+        for block in row_blocks(file, columns, 0, after.end, self.n_bytes / max(len(rows), 1)):
             yield ReadPosition(0, block.end, block.next), block
+
+    def divide(self, n_parts: int) -> list[CorpusPart]:
+        """Return ranges of rows. Raises: FolioError if there are fewer rows than parts."""
+        n_rows = len(self._rows)
+        if n_parts > n_rows:
+            raise FolioError(f"data.path={self.path} has {n_rows:,} rows; use at most that many parts")
+        cuts = [n_rows * number // n_parts for number in range(n_parts + 1)]
+        return [
+            CorpusPart(ReadPosition(0, first, first + 1), ReadPosition(0, end), self.n_bytes * (end - first) // n_rows)
+            for first, end in pairwise(cuts)
+        ]

@@ -1,12 +1,14 @@
 """data=text_files: the documents of all files that a pattern matches."""
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
-from folio.data.corpora.document_corpus import DocumentCorpus
+from folio.data.corpora.document_corpus import CorpusPart, DocumentCorpus
 from folio.data.corpora.documents import DocumentFormat, read_blocks
 from folio.data.corpora.files import JSON_LINES, CorpusFile, find_files, listing_sha256
 from folio.data.corpora.tasks import PositionedBlock, ReadPosition
@@ -64,8 +66,26 @@ class TextFiles(DocumentCorpus):
     def look_up_identity(self) -> str:
         return listing_sha256(self._find())
 
-    def blocks(self, after: ReadPosition) -> Iterator[PositionedBlock]:
-        for number in range(after.file, len(self._files)):
+    def blocks(self, after: ReadPosition, end: ReadPosition | None = None) -> Iterator[PositionedBlock]:
+        for number in range(after.file, len(self._files) if end is None else end.file):
             begin = after if number == after.file else ReadPosition(number)
             for block in read_blocks(self._files[number], self.document_format, begin.end, begin.next):
                 yield ReadPosition(number, block.end, block.next), block
+
+    def divide(self, n_parts: int) -> list[CorpusPart]:
+        """Return ranges of whole files. Raises: FolioError if there are fewer files than parts."""
+        files = self._files
+        if n_parts > len(files):
+            raise FolioError(
+                f"data.path={self.path} matches {len(files):,} files, too few for {n_parts:,} parts; use at most "
+                f"{len(files):,} parts, or divide the files"
+            )
+        ends = list(accumulate((file.n_bytes for file in files), initial=0))
+        cuts = [0]
+        for number in range(1, n_parts):
+            nearest = bisect_left(ends, ends[-1] * number / n_parts)
+            cuts.append(min(max(nearest, cuts[-1] + 1), len(files) - (n_parts - number)))
+        return [
+            CorpusPart(ReadPosition(first), ReadPosition(end), ends[end] - ends[first])
+            for first, end in pairwise([*cuts, len(files)])
+        ]
