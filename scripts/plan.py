@@ -168,6 +168,7 @@ def suggest_size(minutes: float, law_file: str | None, overrides: list[str]) -> 
         "model.d_model": best.model.d_model,
         "model.n_layers": best.model.n_layers,
         "training.max_steps": best.n_steps,
+        **({} if config.model.d_ff is None else {"model.d_ff": "null"}),
     }
     kept = [quote_for_shell(word) for word in overrides if word.partition("=")[0] not in sizes]
     print(f"train it     {command('train.py', *kept, *(f'{key}={value}' for key, value in sizes.items()))}")

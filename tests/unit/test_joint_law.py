@@ -1,6 +1,7 @@
 """A law of size and tokens is recovered, says how sure it is, and suggests what to train in a given time."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,7 +133,9 @@ def test_the_suggested_size_has_the_lowest_loss_of_all_that_the_time_allows(nois
     found = suggest(MODEL, 6, 300.0, noisy, measure)
     assert found is not None
     best = found.best
-    assert asked == [32, 256, best.model.d_model][: len(set(asked))]
+    assert asked[:2] == [32, 256]
+    assert best.model.d_model in asked
+    assert len(asked) == len(set(asked))
     assert best.n_steps == int(300.0 / step_of(best.model))
     assert best.n_tokens == best.n_steps * 6 * 128
     assert best in found.shown
@@ -149,6 +152,14 @@ def test_more_time_gives_a_larger_model_and_more_layers_once_it_is_wide(noisy: J
     assert best[0].model.n_layers == 4 < best[-1].model.n_layers
     for each in best:
         assert each.model.d_model / each.model.n_layers <= 64
+
+
+def test_widths_are_those_that_the_heads_divide(noisy: JointFit) -> None:
+    found = suggest(replace(MODEL, n_heads=12, d_model=96), 6, 300.0, noisy, step_of)
+    assert found is not None
+    assert all(each.model.d_model % 24 == 0 for each in found.shown)
+    with pytest.raises(FolioError, match=r"model\.n_heads=11: .* use model\.n_heads=4"):
+        suggest(replace(MODEL, n_heads=11, d_model=88), 6, 300.0, noisy, step_of)
 
 
 def test_too_little_time_for_any_size_gives_no_suggestion(noisy: JointFit) -> None:

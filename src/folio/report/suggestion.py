@@ -10,6 +10,7 @@ import torch
 from folio.distributed.cost_model import step_flops
 from folio.models import TransformerConfig, build_model
 from folio.report.joint_law import JointFit, JointLaw
+from folio.runtime.errors import FolioError
 
 WIDTHS = (*range(32, 257, 32), 320, 384, 448, 512, 640, 768, 1024)
 MIN_LAYERS = 4
@@ -17,9 +18,11 @@ MAX_WIDTH_PER_LAYER = 64
 """Ratio of d_model and n_layers beyond which a candidate gets more layers. The runs of the law had 4 layers and ratios
 of 8 to 64. From 10 to 100 it hardly matters (Kaplan et al. 2020, figure 5)."""
 
-MEASURED_WIDTHS = (32, 256)
-MIN_STEPS = 100
-"""Fewest steps of a candidate: a warm-up takes as many."""
+MAX_MEASURED_WIDTH = 256
+"""Width of the wide model of which a step is measured first, if the heads divide it: wide enough for its products to
+take most of the time, and narrow enough for a moment."""
+MIN_STEPS = 200
+"""Fewest steps of a candidate: the usual warm-up takes half of them."""
 N_SHOWN = 7
 SHARE = 0.9
 """Probability of an interval."""
@@ -62,13 +65,22 @@ def suggest(
 
     `measure` returns the seconds of an optimizer step. Those of a narrow and a wide model give the time of a step that
     does not depend on its size, and the speed of the rest; the step of the best size is measured itself.
+
+    Raises: FolioError if the heads divide fewer than two of the widths.
     """
     candidates = list(candidates_of(model))
-    small, large = ((each, measure(each)) for each in candidates if each.d_model in MEASURED_WIDTHS)
-    flops = [step_flops(each, batch_size) for each, _ in (small, large)]
-    per_flop = max((large[1] - small[1]) / (flops[1] - flops[0]), 0.1 * large[1] / flops[1])
-    fixed = max(small[1] - per_flop * flops[0], 0.0)
-    measured = {each.d_model: step_s for each, step_s in (small, large)}
+    if len(candidates) < 2:
+        raise FolioError(
+            f"model.n_heads={model.n_heads}: sizes are suggested for widths that are multiples of 32, which so many "
+            "heads do not divide; use model.n_heads=4, or give model.d_head"
+        )
+    small, *others = candidates
+    large = max((each for each in others if each.d_model <= MAX_MEASURED_WIDTH), key=_width, default=others[0])
+    measured = {each.d_model: measure(each) for each in (small, large)}
+    flops = [step_flops(each, batch_size) for each in (small, large)]
+    narrow_s, wide_s = measured.values()
+    per_flop = max((wide_s - narrow_s) / (flops[1] - flops[0]), 0.1 * wide_s / flops[1])
+    fixed = max(narrow_s - per_flop * flops[0], 0.0)
 
     def reached(candidate: TransformerConfig, step_s: float) -> Suggestion:
         n_steps, parameters = max(1, int(seconds / step_s)), parameters_of(candidate)
@@ -76,7 +88,8 @@ def suggest(
         loss, interval = fit.law(parameters, n_tokens), fit.interval(parameters, n_tokens, SHARE)
         return Suggestion(candidate, parameters, step_s, n_steps, n_tokens, loss, interval)
 
-    estimated = [reached(each, fixed + per_flop * step_flops(each, batch_size)) for each in candidates]
+    steps = {each: measured.get(each.d_model, fixed + per_flop * step_flops(each, batch_size)) for each in candidates}
+    estimated = [reached(each, step_s) for each, step_s in steps.items()]
     possible = [each for each in estimated if each.n_steps >= MIN_STEPS]
     if not possible:
         return None
@@ -85,15 +98,17 @@ def suggest(
         """Return the index of the size with the lowest loss by a law."""
         return int(np.argmin([law(each.parameters, each.n_tokens) for each in possible]))
 
-    index = choose(fit.law)
-    chosen = possible[index].model
-    if chosen.d_model not in measured:
+    while (chosen := possible[index := choose(fit.law)].model).d_model not in measured:
         measured[chosen.d_model] = measure(chosen)
-    possible[index] = reached(chosen, measured[chosen.d_model])
+        possible[index] = reached(chosen, measured[chosen.d_model])
     widths = sorted(possible[choose(law)].model.d_model for law in fit.resampled)
     low, high = (widths[round(share * (len(widths) - 1))] for share in ((1 - SHARE) / 2, (1 + SHARE) / 2))
     first = max(0, min(index - N_SHOWN // 2, len(possible) - N_SHOWN))
     return Suggestions(possible[index], possible[first : first + N_SHOWN], measured, (low, high))
+
+
+def _width(model: TransformerConfig) -> int:
+    return model.d_model
 
 
 def candidates_of(model: TransformerConfig) -> Iterator[TransformerConfig]:
