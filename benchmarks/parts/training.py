@@ -11,9 +11,10 @@ from benchmarks.contenders.protocol import Command
 from benchmarks.contenders.selection import TITLES
 from benchmarks.options import Options
 from benchmarks.report.results import BenchmarkReport, Series
-from benchmarks.report.statistics import largest_difference, model_flops_per_token
+from benchmarks.report.statistics import largest_difference
 from benchmarks.workloads import Workload
 from folio.config.run import RunConfig
+from folio.models.flops import model_flops_per_token
 from folio.runtime.errors import FolioError
 
 WARM_UP_STEPS = 2
@@ -162,9 +163,8 @@ class TrainingComparison:
             times = step_times_ms(blocks, checkpoint_s, checkpoint_period)
             flops = model_flops_per_token(
                 n_parameters=worker.facts["n_parameters_without_positions"],
-                n_layers=model.n_layers,
-                d_model=model.d_model,
-                context_length=model.context_length,
+                width=model.d_model,
+                n_keys=model.n_layers * model.context_length,
             )
             facts = {
                 "tokens_per_s": [1e3 * n_tokens / time for time in times],

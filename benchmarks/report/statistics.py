@@ -17,16 +17,6 @@ def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
     return statistics.median(ratios(numerators, denominators))
 
 
-def model_flops_per_token(*, n_parameters: int, n_layers: int, d_model: int, context_length: int) -> int:
-    """Return the model FLOPs of a training step: 6 N + 12 L D T, where N excludes the table of positions.
-
-    Each weight costs 6: a product and a sum in the forward pass and for each of the two gradients. Attention adds
-    two products of T x d_head per head and token, so 12 D T per layer; what a causal mask saves is not subtracted.
-    Source: Chowdhery et al. 2022 (PaLM), appendix B.
-    """
-    return 6 * n_parameters + 12 * n_layers * d_model * context_length
-
-
 def fit_exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
     """Return the p of values ~ sizes ** p, by least squares on the logarithms of both."""
     assert len(sizes) == len(values) >= 2

@@ -16,7 +16,7 @@ def events(finished_run: Run) -> EventAccumulator:
 
 
 def test_every_metric_of_training_and_validation_has_a_curve(events: EventAccumulator) -> None:
-    training = {"learning_rate", "gradient_norm", "tokens_per_s", *METRICS}
+    training = {"learning_rate", "gradient_norm", "tokens_per_s", "mfu", *METRICS}
     assert set(events.Tags()["scalars"]) >= {f"train/{name}" for name in training} | {f"val/{name}" for name in METRICS}
     assert "hp_metric" not in events.Tags()["scalars"]
 

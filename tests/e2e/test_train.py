@@ -32,6 +32,7 @@ METRICS = {
     "step",
     "elapsed_s",
     "train/tokens_per_s",
+    "mfu",
     "best_checkpoint",
     "seed",
     "device",
@@ -105,6 +106,7 @@ def test_metrics_are_complete_finite_and_consistent(finished_run: Run) -> None:
     assert metrics["val/bits_per_byte"] == pytest.approx(metrics["val/loss_nats"] / math.log(2), rel=1e-12)
     assert 0 < metrics["val/accuracy"] < 1
     assert metrics["train/tokens_per_s"] > 0
+    assert 0 < metrics["mfu"] < 1
     assert metrics["versions"]["torch"] == torch.__version__
     assert (finished_run.folder / metrics["best_checkpoint"]).is_file()
 
@@ -227,7 +229,9 @@ def test_runs_started_at_once_share_no_folder_and_dry_ones_stop_after_the_prefli
 
 def test_a_pipe_gets_lines_without_control_characters(finished_output: str) -> None:
     assert not re.findall(r"[^\n\x20-\U0010ffff]", finished_output)
-    assert re.search(r"^step 20/20: loss \d\.\d{3}, [\d,]+ tokens/s, 0 s left$", finished_output, re.MULTILINE)
+    assert re.search(
+        r"^step 20/20: loss \d\.\d{3}, [\d,]+ tokens/s, MFU [\d.e-]+, 0 s left$", finished_output, re.MULTILINE
+    )
 
 
 def test_a_terminal_gets_one_bar_with_loss_and_speed_also_after_ctrl_c(workspace: Workspace) -> None:

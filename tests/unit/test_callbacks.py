@@ -149,7 +149,7 @@ def test_metrics_are_logged_every_few_steps_and_at_the_last(
     logger = ListLogger()
     trainer = fake_trainer(loggers=[logger], accumulate_grad_batches=2)
     module.trainer, module.gradient_norm = trainer, torch.tensor(0.5)
-    measured = Throughput()
+    measured = Throughput(flops_per_token=600.0, peak_flop_per_s=12_000.0)
     training = training_config(max_steps=7, log_every_steps=3)
     metrics = MetricLogger(measured, training, info_of(n_tokens=10, n_bytes=20))
     for micro_batch in range(14):
@@ -169,6 +169,7 @@ def test_metrics_are_logged_every_few_steps_and_at_the_last(
             "train/learning_rate": logger.metrics[6]["train/learning_rate"],
             "train/gradient_norm": 0.5,
             "train/tokens_per_s": 4.0,  # 8 tokens in 2 s
+            "train/mfu": 0.2,
         },
         rel=1e-5,
     )
@@ -214,7 +215,7 @@ def test_without_a_terminal_progress_is_a_line_now_and_then_and_at_the_end(
         trainer.global_step = step
         bar.on_train_batch_end(trainer, module, None, None, step - 1)
     bar.on_train_end(trainer, module)
-    assert lines == ["step 3/6: 25 tokens/s, 12 s left", "step 6/6: 25 tokens/s, 0 s left"]
+    assert lines == ["step 3/6: 25 tokens/s, MFU 0, 12 s left", "step 6/6: 25 tokens/s, MFU 0, 0 s left"]
 
 
 def test_a_notebook_shows_a_bar_in_place(
@@ -248,8 +249,8 @@ def test_a_notebook_shows_a_bar_in_place(
     bar.on_train_end(trainer, module)
     assert shown == [
         f"{'╌' * 40} 0/2 ",
-        f"{'━' * 20}{'╌' * 20} 1/2 25 tokens/s, 4 s left",
-        f"{'━' * 40} 2/2 25 tokens/s, 0 s left",
+        f"{'━' * 20}{'╌' * 20} 1/2 25 tokens/s, MFU 0, 4 s left",
+        f"{'━' * 40} 2/2 25 tokens/s, MFU 0, 0 s left",
     ]
     assert lines == []
 

@@ -49,9 +49,11 @@ COLUMNS = (
     Column("test/loss_nats", "test loss", "nats per token", fixed_point(4), drop_rank=1, short_title="test (nats)"),
     Column("test/bits_per_byte", "test bits per byte", "", fixed_point(4)),
     Column("train/tokens_per_s", "throughput", "tokens/s", three_digits, drop_rank=2, short_title="tokens/s"),
+    Column("mfu", "utilization", "MFU", fixed_point(3), drop_rank=6, short_title="MFU"),
     Column("peak_memory_bytes", "peak memory", "MiB", fixed_point(0), scale=2.0**-20, drop_rank=4, short_title="MiB"),
     Column("n_parameters", "parameters", "", fixed_point(0), drop_rank=3),
     Column("elapsed_s", "time", "s", three_digits, drop_rank=5, short_title="seconds"),
+    Column("energy_j", "energy", "kJ", three_digits, scale=1e-3, drop_rank=7, short_title="kJ"),
 )
 
 CURVE_TAGS = {

@@ -47,7 +47,7 @@ class ReportedRun:
     metrics: dict[str, float] = field(default_factory=dict)
     """The finite numbers in metrics.json; the parameter counts even without it."""
     facts: dict[str, str] = field(default_factory=dict)
-    """Device, git_commit and versions."""
+    """Device, processor, git_commit and versions."""
     text_sha256: str = ""
     val_bytes: float | None = None
     """Size of the validation split; None if the run was started before that was recorded."""
@@ -286,8 +286,8 @@ def _finite_number(value: Any) -> float | None:
 
 
 def _facts(metrics: dict[str, Any]) -> dict[str, str]:
-    """Return the device, the commit and the versions that a run used."""
-    facts = {key: metrics[key] for key in ("device", "git_commit") if metrics.get(key)}
+    """Return the device, the processor, the commit and the versions that a run used."""
+    facts = {key: metrics[key] for key in ("device", "processor", "git_commit") if metrics.get(key)}
     versions = metrics.get("versions")
     if isinstance(versions, dict):
         facts |= {str(key): value for key, value in versions.items()}

@@ -101,7 +101,12 @@ def fit_scaling(report: Report, along: str) -> ScalingFit:
             f"--along={along}: a power law needs at least three different numbers of {quantity.title} for each seed, "
             f"and one seed has {fewest}; sweep what changes them, such as model.d_model or training.max_steps"
         )
+    return fit_points(quantity, report.primary, points)
+
+
+def fit_points(quantity: Quantity, primary: PrimaryMetric, points: dict[str, list[tuple[float, float]]]) -> ScalingFit:
+    """Fit the power law to (x, loss) by seed, of which each needs at least two different x."""
     law = fit_power_law([point for found in points.values() for point in found])
     exponents = summarize([fit_power_law(found).exponent for found in points.values()])
     assert exponents is not None
-    return ScalingFit(quantity, report.primary, points, law, exponents)
+    return ScalingFit(quantity, primary, points, law, exponents)

@@ -1,4 +1,4 @@
-"""Statistics of a few numbers: mean, standard deviation, confidence interval, Welch's t-test and Holm's correction.
+"""Statistics of a few numbers: mean, standard deviation, intervals, Welch's t-test and Holm's correction.
 
 Student's t distribution is computed from its definition: scipy would be a large dependency for one function.
 """
@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 SIGNIFICANCE_LEVEL = 0.05
 """Chance of finding a significant difference where there is none, over all comparisons together."""
@@ -25,6 +26,16 @@ class Summary:
     def margin(self) -> float | None:
         """Half the width of the 95 % confidence interval of the mean; None for a single value."""
         return None if self.std is None else critical_t(self.n - 1) * self.std / math.sqrt(self.n)
+
+    def prediction_margin(self, n_new: int) -> float | None:
+        """Half the width of the 95 % prediction interval for the mean of n more values; None without a spread.
+
+        If all values come from one normal distribution, 95 % of such means lie within: t(n - 1) s sqrt(1/n + 1/n_new).
+        Source: Hahn 1969, "Factors for calculating two-sided prediction intervals".
+        """
+        if not self.std:
+            return None
+        return critical_t(self.n - 1) * self.std * math.sqrt(1 / self.n + 1 / n_new)
 
 
 def summarize(values: Sequence[float]) -> Summary | None:
@@ -79,6 +90,7 @@ def two_sided_p_value(t: float, df: float) -> float:
     return _regularized_incomplete_beta(df / (df + t * t), df / 2, 0.5)
 
 
+@cache
 def critical_t(df: float, level: float = SIGNIFICANCE_LEVEL) -> float:
     """Return the t whose two-sided p-value is `level`: 1.96 for many degrees of freedom."""
     low, high = 0.0, 1.0

@@ -52,7 +52,8 @@ def write_files(folder: Path, files: dict[str, bytes]) -> list[Path]:
     return [folder / name for name in files]
 
 
-def to_png(figure: "Figure") -> bytes:
+def to_png(figure: "Figure", texts: dict[str, str] | None = None) -> bytes:
+    """Return a figure as PNG, which holds texts by their names."""
     content = io.BytesIO()
-    figure.savefig(content, format="png")
+    figure.savefig(content, format="png", metadata=texts)
     return content.getvalue()

@@ -12,6 +12,7 @@ from folio.data.prepared import PreparedData
 from folio.distributed.context import DistributedContext
 from folio.distributed.devices import reset_peak_memory
 from folio.distributed.launcher import StopRequested
+from folio.distributed.peak_flops import peak_flop_per_s
 from folio.models import Model, build_model
 from folio.models.formats.fields import FormatError
 from folio.models.formats.folder import read_config, read_weights
@@ -61,9 +62,10 @@ class TrainingParts:
         config, folder, device = context.config, context.folder, context.device
         training = config.training
         self.context, self.data, self.distributed = context, data, distributed
-        reset_peak_memory(device)
         if device.accelerator == "cpu":
             return_freed_blocks()
+        peak = distributed.broadcast(lambda: peak_flop_per_s(device))
+        reset_peak_memory(device)
         self.last_checkpoint = folder / "checkpoints" / "last.ckpt" if context.resumed else None
         self.resumed_at = None if self.last_checkpoint is None else checkpoint_step(self.last_checkpoint)
         self.loggers: list[RunLogger] = []
@@ -86,7 +88,11 @@ class TrainingParts:
         )
         self.data_integrity = DataIntegrity(data)
         self.optional = build_callbacks(config, context.plugin_targets, folder)
-        self.throughput = Throughput(distributed)
+        self.throughput = Throughput(
+            distributed,
+            flops_per_token=context.summary.flops_per_token,
+            peak_flop_per_s=distributed.world_size * peak,
+        )
         self.metrics = MetricLogger(self.throughput, training, objective.bits_per_byte_info(data.train))
         self.samples = SampleWriter(config.callbacks.samples, data.tokenizer, config.seed, folder / "samples.md")
         tokens_per_step, n_train = objective.tokens_per_step(), data.train.info.n_tokens

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch.callbacks import Timer
 
 from folio.distributed.devices import peak_memory_bytes
+from folio.distributed.peak_flops import cpu_name
 from folio.models.formats.choice import NoFormatError, choose_format
 from folio.objectives.metrics import format_rows
 from folio.runs.description import read_overrides
@@ -16,7 +17,7 @@ from folio.runtime.commands import command, quote_for_shell, tensorboard_command
 from folio.runtime.console import log
 from folio.runtime.untrusted import shown
 from folio.training.assembly import TrainingParts
-from folio.training.callbacks.throughput import format_duration
+from folio.training.callbacks.throughput import Throughput, format_duration
 from folio.training.context import RunContext
 from folio.training.profiling import PROFILE_FOLDER
 
@@ -39,14 +40,27 @@ def final_metrics(status: str, step: int, parts: TrainingParts) -> dict[str, Any
         "skipped_steps": parts.module.gradient_monitor.n_skipped,
         "elapsed_s": throughput.elapsed_s,
         "train/tokens_per_s": throughput.mean_tokens_per_s(),
+        "mfu": throughput.mfu(throughput.mean_tokens_per_s()),
+        **_energy(throughput),
         "peak_memory_bytes": peak_memory_bytes(context.device),
         "best_checkpoint": "checkpoints/best.ckpt" if best is not None else None,
         "seed": context.config.seed,
         "device": context.device.name,
+        "processor": cpu_name(),
         "n_processes": parts.distributed.world_size,
         "versions": versions(),
         "git_commit": git_commit(),
     }
+
+
+def _energy(throughput: Throughput) -> dict[str, Any]:
+    """Return the energy of a run and what was measured; nothing where no meter tells."""
+    energy_j = throughput.energy_j()
+    return {} if energy_j is None else {"energy_j": energy_j, "energy_sources": throughput.energy_sources()}
+
+
+def format_energy(metrics: dict[str, Any]) -> str:
+    return f"{metrics['energy_j'] / 1e3:,.3g} kJ ({', '.join(metrics['energy_sources'])})"
 
 
 def print_results(metrics: dict[str, Any], parts: TrainingParts) -> None:
@@ -59,8 +73,9 @@ def print_results(metrics: dict[str, Any], parts: TrainingParts) -> None:
     best = f"{metrics['best/val/loss_nats']:.4f} nats at step {metrics['best/step']}"
     rows = [
         *format_rows(metrics, "val/"),
-        ("tokens/s", f"{metrics['train/tokens_per_s']:,.0f}"),
+        ("tokens/s", f"{metrics['train/tokens_per_s']:,.0f}, MFU {metrics['mfu']:.2g}"),
         ("time", format_duration(metrics["elapsed_s"])),
+        *([("energy", format_energy(metrics))] if "energy_j" in metrics else []),
         ("best", best),
     ]
     log.info("\n" + "\n".join(f"{name:<16} {value}" for name, value in rows))

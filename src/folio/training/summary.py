@@ -12,6 +12,7 @@ from folio.config.section import ConfigError
 from folio.data.prepared import PreparedData
 from folio.distributed.devices import Device
 from folio.models import TransformerConfig, build_model
+from folio.models.flops import training_flops_per_token
 from folio.objectives.objective import build_objective
 from folio.optim.schedules import learning_rate
 from folio.runtime.terminal import printable
@@ -54,6 +55,8 @@ class RunSummary:
     n_parameters_without_embeddings: int
     tokens_per_step: int
     """Number of tokens read per optimizer step; the mean if sequences differ in length."""
+    flops_per_token: float
+    """Model FLOPs of training for each token, by which utilization is measured."""
     steps: int
     epochs: float
     """Number of tokens read in all, divided by those of the training split."""
@@ -150,6 +153,7 @@ def summarize_run(
         n_trainable_parameters=model.n_trainable_parameters,
         n_parameters_without_embeddings=model.n_parameters_without_embeddings,
         tokens_per_step=round(tokens_per_step),
+        flops_per_token=training_flops_per_token(model, tokens_per_step / training.batch_size),
         steps=training.max_steps,
         epochs=training.max_steps * tokens_per_step / n_train,
         objective=objective.description(),

@@ -78,12 +78,13 @@ class MetricLogger(StepCallback):
                 f"{SpikeDetector.WINDOW} values before is {median:.3f}"
             )
         assert module.gradient_norm is not None
-        metrics = compute_metrics(loss_nats, accuracy, self.train_info)
+        metrics, tokens_per_s = compute_metrics(loss_nats, accuracy, self.train_info), self.throughput.tokens_per_s()
         return {
             **{f"train/{name}": value for name, value in metrics.items()},
             "train/learning_rate": self._learning_rate,
             "train/gradient_norm": module.gradient_norm.item(),
-            "train/tokens_per_s": self.throughput.tokens_per_s(),
+            "train/tokens_per_s": tokens_per_s,
+            "train/mfu": self.throughput.mfu(tokens_per_s),
         }
 
     def _check_finite(self, split: str, loss_nats: float, step: int, module: LanguageModel) -> None:

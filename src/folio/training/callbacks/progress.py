@@ -104,7 +104,8 @@ class ProgressBar(StepCallback):
         loss_nats = self.metrics.train_loss_nats
         loss = "" if loss_nats is None else f"loss {loss_nats:.3f}, "
         remaining = format_duration(self.throughput.remaining_s(step, self.max_steps))
-        line = f"{loss}{self.throughput.mean_tokens_per_s():,.0f} tokens/s, {remaining} left"
+        speed = self.throughput.mean_tokens_per_s()
+        line = f"{loss}{speed:,.0f} tokens/s, MFU {self.throughput.mfu(speed):.2g}, {remaining} left"
         if self._bar is None:
             log.info(f"step {step}/{self.max_steps}: {line}")
         else:

@@ -1,4 +1,4 @@
-"""Count tokens and measure time."""
+"""Count tokens, and measure time, utilization and energy."""
 
 import time
 from typing import Any
@@ -8,19 +8,31 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from folio.distributed.context import SINGLE_PROCESS, DistributedContext
+from folio.runtime.energy import EnergyMeter, find_meter
 from folio.training.callbacks.base import check_state
 
 
 class Throughput(Callback):
-    """Counts tokens and seconds over all parts of a run; other callbacks read it. Validation is timed separately.
+    """Counts tokens, seconds and joules over all parts of a run; other callbacks read it.
 
-    Each process counts its own tokens, and assumes that the others have read equally many until `sync_counts`.
+    Validation is timed separately. Each process counts its own tokens, and assumes that the others have read equally
+    many until `sync_counts`.
     """
 
     state_key = "throughput"
 
-    def __init__(self, distributed: DistributedContext = SINGLE_PROCESS) -> None:
+    def __init__(
+        self,
+        distributed: DistributedContext = SINGLE_PROCESS,
+        *,
+        flops_per_token: float = 0.0,
+        peak_flop_per_s: float = 1.0,
+    ) -> None:
         self.distributed = distributed
+        self.flops_per_token = flops_per_token
+        """Model FLOPs of training for each token."""
+        self.peak_flop_per_s = peak_flop_per_s
+        """Of matrix products, on all devices together."""
         self._synced_tokens = 0  # of all processes
         self._own_tokens = 0  # of this process, since then
         self.elapsed_before_s = 0.0
@@ -30,6 +42,8 @@ class Throughput(Callback):
         self._first_step = 0
         self._started = time.perf_counter()
         self._last_call = (0, 0.0)  # tokens and seconds at the last call of tokens_per_s
+        self._meter: EnergyMeter | None = None  # of what this process answers for
+        self._energy_before_j: float | None = 0.0
 
     @property
     def n_tokens(self) -> int:
@@ -59,12 +73,32 @@ class Throughput(Callback):
 
     def tokens_per_s(self) -> float:
         """Return the training speed since the last call, without validation."""
+        if self._meter is not None:
+            self._meter.joules()  # a counter of a CPU starts again from 0 every few minutes
         (last_tokens, last_s), self._last_call = self._last_call, (self.n_tokens, self.training_s)
         return (self.n_tokens - last_tokens) / max(self.training_s - last_s, 1e-9)
 
     def mean_tokens_per_s(self) -> float:
         """Return the training speed over the whole run, without validation."""
         return self.n_tokens / max(self.training_s, 1e-9)
+
+    def mfu(self, tokens_per_s: float) -> float:
+        """Return the model FLOPs utilization: the share of the peak that training at this speed uses."""
+        return tokens_per_s * self.flops_per_token / self.peak_flop_per_s
+
+    def energy_j(self) -> float | None:
+        """Return the energy of all parts of the run, validation included; None if some meter did not tell.
+
+        All processes must call it at the same point.
+        """
+        own = 0.0 if self._meter is None else self._meter.joules()
+        parts = [self._energy_before_j, *self.distributed.all_gather(own)]
+        known = [part for part in parts if part is not None]
+        return sum(known) if len(known) == len(parts) else None
+
+    def energy_sources(self) -> list[str]:
+        """Return what the energy of this process is measured on."""
+        return [] if self._meter is None else self._meter.sources
 
     def remaining_s(self, step: int, max_steps: int) -> float:
         """Return the time to the end, validation included, at the speed of this part of the run."""
@@ -75,6 +109,10 @@ class Throughput(Callback):
         self._started = time.perf_counter()
         self._first_step = trainer.global_step
         self._last_call = (self.n_tokens, self.training_s)
+        device, is_first = pl_module.device, self.distributed.rank_info.local_rank == 0
+        if is_first or device.type == "cuda":  # one process answers for the CPUs of a machine, each for its own GPU
+            uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else None
+            self._meter = find_meter(cpus=is_first, gpu_uuid=uuid)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -91,13 +129,19 @@ class Throughput(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         self.sync_counts()
-        return {"elapsed_s": self.elapsed_s, "validation_s": self.validation_s, "n_tokens": self.n_tokens}
+        state = {"elapsed_s": self.elapsed_s, "validation_s": self.validation_s, "n_tokens": self.n_tokens}
+        energy_j = self.energy_j()
+        return state if energy_j is None else state | {"energy_j": energy_j}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        check_state(state_dict, elapsed_s=int | float, validation_s=int | float, n_tokens=int)
+        state_dict = {"energy_j": None} | state_dict  # not known for the time before this checkpoint
+        check_state(
+            state_dict, elapsed_s=int | float, validation_s=int | float, n_tokens=int, energy_j=int | float | None
+        )
         self.elapsed_before_s = state_dict["elapsed_s"]
         self._validated_s = state_dict["validation_s"]
         self._synced_tokens, self._own_tokens = state_dict["n_tokens"], 0
+        self._energy_before_j = state_dict["energy_j"]
 
 
 def format_duration(seconds: float) -> str:
