@@ -133,6 +133,46 @@ def test_a_killed_process_ends_the_run_in_one_line_and_another_number_can_resume
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("extras", [(), ("optimizer=muon", "callbacks=[default,ema]")], ids=" ".join)
+@pytest.mark.parametrize("n_processes", [2, 4])
+def test_a_sharded_run_with_a_killed_process_ends_within_a_minute_and_resumes_to_the_same_bits(
+    n_processes: int, extras: tuple[str, ...], make_workspace: Callable[[], Workspace]
+) -> None:
+    workspace, elsewhere = make_workspace(), make_workspace()
+    recipe = choose(LONG, *on(n_processes, strategy="fsdp"), *extras)
+    process = workspace.start_until("step 20: val loss", "train.py", *recipe)
+    killed_at = time.monotonic()
+    os.kill(children(process)[-1], signal.SIGKILL)
+    output, _ = process.communicate()
+    assert time.monotonic() - killed_at < 60
+    assert process.returncode == 2
+    (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    match = re.search(rf"process {n_processes - 1} of {n_processes} was killed by SIGKILL.*has step (\d+)", line)
+    assert match, output
+    (folder,) = workspace.runs()
+    run, step = Run(folder), int(match[1])
+    assert run.checkpoint()["global_step"] == step
+    assert len(run.checkpoint()["folio"]["ranks"]) == n_processes
+    to_end = f"training.max_steps={step + 20 - step % 20}"
+    workspace.must("train.py", "resume=latest", to_end)
+    undisturbed = elsewhere.train(*recipe, to_end)
+    assert run.equals(undisturbed)
+    assert run.samples == undisturbed.samples
+    for name in ("train/loss_nats", "val/loss_nats"):
+        assert run.curve(name, "csv") == undisturbed.curve(name, "csv")
+    assert sorted(path.suffix for path in (folder / "checkpoints" / "shards").iterdir()) == [""]
+
+
+@pytest.mark.slow
+def test_sharding_in_mixed_precision_with_recomputed_blocks_equals_ddp(make_workspace: Callable[[], Workspace]) -> None:
+    mixed = ("trainer.precision=bf16-mixed", "trainer.activation_checkpointing=true")
+    whole, sharded = (make_workspace().train(*RECIPE, *on(2, strategy=name), *mixed) for name in ("ddp", "fsdp"))
+    for name in ("train/loss_nats", "val/loss_nats", "train/gradient_norm"):
+        expected = [value for _, value in whole.curve(name, "csv")]
+        assert [value for _, value in sharded.curve(name, "csv")] == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.slow
 def test_processes_stop_training_when_their_parent_is_killed(workspace: Workspace) -> None:
     process = workspace.start_until("step 20: val loss", "train.py", *LONG, *on(2))
     trained = children(process)
@@ -143,20 +183,25 @@ def test_processes_stop_training_when_their_parent_is_killed(workspace: Workspac
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("n_processes", "micro_batch_size"), [(1, 2), (4, None), (4, 1)])
+@pytest.mark.parametrize(
+    ("n_processes", "micro_batch_size", "strategy"),
+    [(1, 2, "ddp"), (4, None, "ddp"), (4, 1, "ddp"), (1, None, "fsdp"), (4, 1, "fsdp")],
+)
 def test_the_number_of_processes_and_accumulation_do_not_change_the_results(
-    n_processes: int, micro_batch_size: int | None, alone: Run, workspace: Workspace
+    n_processes: int, micro_batch_size: int | None, strategy: str, alone: Run, workspace: Workspace
 ) -> None:
-    assert_same_experiment(workspace.train(*RECIPE, *on(n_processes, micro_batch_size)), alone)
+    assert_same_experiment(workspace.train(*RECIPE, *on(n_processes, micro_batch_size, strategy)), alone)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_each_objective_gives_the_same_results_in_two_processes(
-    family: str, make_workspace: Callable[[], Workspace]
+    family: str, strategy: str, make_workspace: Callable[[], Workspace]
 ) -> None:
     """Masked and prefix models have different numbers of targets in each process."""
-    one, two = (make_workspace().train(*RECIPE, *FAMILIES[family], *on(n)) for n in (1, 2))
+    places = (on(1), on(2, strategy=strategy))
+    one, two = (make_workspace().train(*RECIPE, *FAMILIES[family], *place) for place in places)
     assert_same_experiment(two, one)
     names = {name for name in one.metrics if name.startswith("val/")}
     assert {name: two.metrics[name] for name in names} == pytest.approx(
@@ -165,12 +210,23 @@ def test_each_objective_gives_the_same_results_in_two_processes(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n_processes", [1, 4])
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (on(2), on(1, 2)),
+        (on(2), on(4, 2)),
+        (on(2, strategy="fsdp"), on(1, 2)),
+        (on(2, strategy="fsdp"), on(4, 2, "fsdp")),
+        (on(4, strategy="fsdp"), on(2, strategy="fsdp")),
+        (on(2), on(2, strategy="fsdp")),
+    ],
+    ids=" ".join,
+)
 def test_a_run_of_two_processes_can_be_resumed_with_fewer_or_more(
-    n_processes: int, alone: Run, workspace: Workspace
+    first: tuple[str, ...], then: tuple[str, ...], alone: Run, workspace: Workspace
 ) -> None:
-    run = workspace.train(*RECIPE, *on(2), "training.max_steps=14")  # in the middle of a logging interval
-    workspace.must("train.py", "resume=latest", "training.max_steps=24", *on(n_processes, 2))
+    run = workspace.train(*RECIPE, *first, "training.max_steps=14")  # in the middle of a logging interval
+    workspace.must("train.py", "resume=latest", "training.max_steps=24", *then)
     curves = run.folder / "csv" / "metrics.csv"
     # The last step of the first part is logged and validated whatever the intervals.
     kept = [line for line in curves.read_text().splitlines(keepends=True) if not line.startswith("14,")]
@@ -179,12 +235,16 @@ def test_a_run_of_two_processes_can_be_resumed_with_fewer_or_more(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "where"),
+    [(signal.SIGINT, on(2)), (signal.SIGTERM, on(2)), (signal.SIGINT, on(2, strategy="fsdp"))],
+    ids=str,
+)
 def test_a_signal_saves_in_all_processes_and_the_resumed_run_ends_with_the_same_bits(
-    number: signal.Signals, make_workspace: Callable[[], Workspace]
+    number: signal.Signals, where: tuple[str, ...], make_workspace: Callable[[], Workspace]
 ) -> None:
     workspace, elsewhere = make_workspace(), make_workspace()
-    process = workspace.start_until("step 20: val loss", "train.py", *LONG, *on(2))
+    process = workspace.start_until("step 20: val loss", "train.py", *LONG, *where)
     process.send_signal(number)
     output, _ = process.communicate()
     assert process.returncode == 128 + number
@@ -197,7 +257,7 @@ def test_a_signal_saves_in_all_processes_and_the_resumed_run_ends_with_the_same_
     assert len(run.checkpoint()["folio"]["ranks"]) == 2
     to_end = f"training.max_steps={stopped_at + 30}"
     workspace.must("train.py", "resume=latest", to_end)
-    undisturbed = elsewhere.train(*LONG, *on(2), to_end)
+    undisturbed = elsewhere.train(*LONG, *where, to_end)
     assert run.equals(undisturbed)
     assert run.curve("train/loss_nats", "csv") == undisturbed.curve("train/loss_nats", "csv")
     assert run.curve("val/loss_nats", "csv") == undisturbed.curve("val/loss_nats", "csv")

@@ -63,7 +63,7 @@ class Memory:
     overhead: float = 0.0
     """Heap and kernels of a CPU."""
     unsharded: float = 0.0
-    """FSDP: gathered weights of two blocks, and of everything outside the blocks."""
+    """FSDP: gathered weights of two blocks, and, in float32, of everything outside the blocks."""
 
     @property
     def total(self) -> float:
@@ -129,14 +129,14 @@ def step_flops(model: TransformerConfig, n_sequences: int, activation_checkpoint
 def communication_bytes(parameters: int, n_devices: int, strategy: str, half: bool, accumulation: int = 1) -> float:
     """Return the bytes that a device sends in an optimizer step.
 
-    DDP all-reduces the gradients. FSDP all-gathers the weights twice per micro-batch and reduce-scatters the gradients.
-    In a ring of n devices, an all-gather and a reduce-scatter each send (n - 1) / n of a tensor, and an all-reduce is
-    both.
+    DDP all-reduces the gradients once. For each micro-batch FSDP all-gathers the weights twice, in mixed precision
+    (`half`) in two bytes, and reduce-scatters the gradients in float32. In a ring of n devices, an all-gather and a
+    reduce-scatter each send (n - 1) / n of a tensor, and an all-reduce is both.
     """
     ring = (n_devices - 1) / n_devices
     if strategy == "ddp":
         return 2 * ring * 4.0 * parameters
-    return (2 * accumulation + 1) * ring * (2.0 if half else 4.0) * parameters
+    return accumulation * ring * (2 * (2.0 if half else 4.0) + 4.0) * parameters
 
 
 def block_activations(model: TransformerConfig, n_sequences: int, half: bool, is_cpu: bool) -> float:
@@ -208,6 +208,7 @@ def estimate_memory(
         output_layer = 4.0 * model.vocab_size * model.d_model
         gradients = max(at_the_end, min(output_layer, own))
     outside_blocks = parameters - model.n_layers * block_parameters(model)
+    gathered = (2.0 if half else 4.0) * 2 * block_parameters(model) + 4.0 * outside_blocks
     return Memory(
         weights=own + (2.0 * parameters if half and not is_sharded else 0.0),
         gradients=gradients,
@@ -216,7 +217,7 @@ def estimate_memory(
         logits=logits,
         workspace=3.0 * (2 if half else 4) * tokens * _activation_width(model),
         overhead=CPU_OVERHEAD if is_cpu else 0.0,
-        unsharded=(2.0 if half else 4.0) * (2 * block_parameters(model) + outside_blocks) if is_sharded else 0.0,
+        unsharded=gathered if is_sharded else 0.0,
     )
 
 
@@ -275,7 +276,7 @@ def make_plan(
 
 def make_plans(config: RunConfig, model: TransformerConfig, hardware: Hardware, n_devices: int) -> list[Plan]:
     """Return a plan for each strategy that the hardware can use, the simplest first."""
-    strategies = ["ddp"] if n_devices == 1 or hardware.is_cpu else ["ddp", "fsdp"]
+    strategies = ["ddp"] if n_devices == 1 else ["ddp", "fsdp"]
     return [
         make_plan(config, model, hardware, n_devices, strategy, activation_checkpointing)
         for strategy in strategies

@@ -23,17 +23,16 @@ def shard_model(model: Model, mesh: DeviceMesh, precision: str) -> None:
     """Shard each block of a model, and what is outside the blocks together.
 
     With bf16-mixed, the weights of blocks are gathered in bfloat16, which halves what is sent, and gradients are summed
-    in float32, as DDP does. Embeddings, the output layer and the residual stream stay in float32, as under autocast.
+    in float32, as DDP does. Norms, embeddings, output layer and residual stream stay in float32, as under autocast.
     """
-    is_mixed = precision == "bf16-mixed"
-    policy = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16 if is_mixed else None,
-        reduce_dtype=torch.float32 if is_mixed else None,
-        cast_forward_inputs=False,
-    )
-    for module in model.modules():
-        if isinstance(module, Block):
-            fully_shard(module, mesh=mesh, mp_policy=policy)
+    policy = MixedPrecisionPolicy()
+    if precision == "bf16-mixed":
+        policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for block in [module for module in model.modules() if isinstance(module, Block)]:
+        for norm in block.modules() if policy.param_dtype else ():
+            if isinstance(norm, nn.LayerNorm | nn.RMSNorm):  # with weights of their own type, which no policy knows
+                fully_shard(norm, mesh=mesh, reshard_after_forward=False)
+        fully_shard(block, mesh=mesh, mp_policy=policy)
     # The loss reads the weights of the output layer after `hidden` has returned, so they are not freed there.
     fully_shard(model, mesh=mesh, reshard_after_forward=False)
     register_fsdp_forward_method(model, "hidden")
@@ -45,9 +44,10 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def free_gathered(model: nn.Module) -> None:
-    """Free the weights outside the blocks, which a forward pass without a backward pass leaves gathered."""
-    if isinstance(model, FSDPModule):
-        model.reshard()
+    """Free the weights that a forward pass without a backward pass leaves gathered: norms, and those outside blocks."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def own_rows(n_rows: int, mesh: DeviceMesh) -> slice:

@@ -118,8 +118,12 @@ def _train_rank(
 
 
 def _resume_hint(context: RunContext) -> str:
+    """Return the end of a sentence about a run that ended: from which step it can be resumed, and how."""
     last = context.folder / "checkpoints" / "last.ckpt"
-    return hint_to_resume(context, checkpoint_step(last)) if last.is_file() else ""
+    try:
+        return hint_to_resume(context, checkpoint_step(last)) if last.is_file() else ""
+    except FolioError:  # damaged
+        return ""
 
 
 def hint_to_resume(context: RunContext, step: int) -> str:
@@ -253,5 +257,4 @@ def _write_metrics(trainer: L.Trainer, parts: TrainingParts, status: str) -> dic
 
 def _with_resume_hint(problem: object, parts: TrainingParts) -> FolioError:
     """Return what ended the run, with the command that resumes it if there is a checkpoint."""
-    step = parts.resumed_at if parts.checkpoints.saved_step is None else parts.checkpoints.saved_step
-    return FolioError(str(problem) if step is None else f"{problem}{hint_to_resume(parts.context, step)}")
+    return FolioError(f"{problem}{_resume_hint(parts.context)}")
