@@ -5,6 +5,7 @@
     contenders/   the programs that are compared, each in a process of its own
     parts/        what is measured; each part adds its series to the report
     report/       the numbers as JSON, tables and plots
+    gpu_day/      one check on a GPU, of which the benchmark is a part: scripts/gpu_check.py
 
-Nothing in `src/`, `scripts/` or `train.py` imports it.
+Nothing in `src/` or `train.py` imports it, and of `scripts/` only gpu_check.py.
 """

@@ -66,7 +66,9 @@ def main(
     ] = None,
     work: Annotated[
         str | None,
-        typer.Option(help=f"Workloads, separated by commas: {', '.join(WORKLOADS)}. Default: all (e needs a GPU)."),
+        typer.Option(
+            help=f"Workloads, separated by commas: {', '.join(WORKLOADS)}. Default: all (e and f need a GPU)."
+        ),
     ] = None,
     recipe: Annotated[
         str | None,
@@ -99,7 +101,7 @@ def main(
 
     report = BenchmarkReport({})
     try:
-        measure(chosen, available_workloads(workload_names), recipes, options, report)
+        measure(chosen, available_workloads(workload_names, options.overrides), recipes, options, report)
     finally:  # after an error or Ctrl-C, too: what has been measured took long enough
         progress.clear()
         if report.series:
@@ -123,14 +125,18 @@ def check_output_paths(output: Path | None, plots: Path | None) -> None:
         raise FolioError(f"--plots={plots} is a file; name a folder")
 
 
-def available_workloads(names: list[str]) -> list[Workload]:
+def available_workloads(names: list[str], overrides: Sequence[str]) -> list[Workload]:
     """Return the named workloads, or without names all that this machine can run. Raises: FolioError."""
     import torch
 
     has_gpu = torch.cuda.is_available()
+    moved = any(override.startswith(("trainer=", "trainer.accelerator=")) for override in overrides)
     for name in names:
-        if WORKLOADS[name].on_gpu and not has_gpu:
-            raise FolioError(f"--work={name} needs a CUDA GPU, and PyTorch finds none on this machine; leave it out")
+        if WORKLOADS[name].on_gpu and not (has_gpu or moved):
+            raise FolioError(
+                f"--work={name} needs a CUDA GPU, and PyTorch finds none on this machine; leave it out, or move it to "
+                "the CPU with --set trainer.accelerator=cpu"
+            )
     if names:
         return [WORKLOADS[name] for name in names]
     return [workload for workload in WORKLOADS.values() if has_gpu or not workload.on_gpu]

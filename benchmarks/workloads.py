@@ -78,7 +78,8 @@ def size_overrides(
     )
 
 
-ON_GPU = ("trainer=gpu", "trainer.precision=bf16-mixed", "trainer.compile=true")
+GPT2_SMALL = size_overrides(layers=12, heads=12, d_model=768, context=1024, batch=16, tokenizer="gpt2")
+ON_GPU = ("trainer=gpu", "trainer.precision=bf16-mixed")
 
 WORKLOADS = {
     workload.name: workload
@@ -111,7 +112,15 @@ WORKLOADS = {
         ),
         Workload(
             "e",  # GPT-2 small, in bf16 and compiled
-            (*size_overrides(layers=12, heads=12, d_model=768, context=1024, batch=16, tokenizer="gpt2"), *ON_GPU),
+            (*GPT2_SMALL, *ON_GPU, "trainer.compile=true"),
+            block_steps=20,
+            checkpoint_each_block=False,
+            overhead_blocks=3,
+            on_gpu=True,
+        ),
+        Workload(
+            "f",  # the same, not compiled
+            (*GPT2_SMALL, *ON_GPU),
             block_steps=20,
             checkpoint_each_block=False,
             on_gpu=True,

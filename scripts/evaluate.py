@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from folio.cli.corpus import check_data, reopen_data, with_data_path
-from folio.cli.options import Quantization
+from folio.cli.options import Accelerator, Quantization
 from folio.cli.resume import check_same_text
 from folio.cli.scripts import run_script
 from folio.config.checks import check_split_length
@@ -50,6 +50,9 @@ def main(
     ] = None,
     quantize: Annotated[
         Quantization | None, typer.Option(help="Also measure the model with rounded weights, on the CPU.")
+    ] = None,
+    device: Annotated[
+        Accelerator | None, typer.Option(help="The device, if not that of training; in its usual precision.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
     output_dir: Annotated[Path, typer.Option(help="Folder in which 'latest' is searched.")] = Path("outputs"),
@@ -89,7 +92,10 @@ def main(
     if data_path is not None:
         trained = replace(trained, config=with_data_path(trained.config, expand_home(data_path)))
     config = trained.config if context_length is None else with_context_length(trained.config, context_length)
-    device = resolve_device(config.trainer)
+    trainer = config.trainer
+    if device not in (None, trainer.accelerator):
+        trainer = trainer.model_copy(update={"accelerator": device.value, "precision": "auto"})
+    used = resolve_device(trainer, option="--device")
     if quantize is not None:
         try:
             check_int8(trained.model)
@@ -102,9 +108,9 @@ def main(
     tokens = choose_split(config, data, split)
     objective = build_objective(config, data)
     started = time.perf_counter()
-    with device.autocast():
-        model = trained.model.to(device.torch_device)
-        metrics = evaluate(model, objective.validation(tokens), device.torch_device)
+    with used.autocast():
+        model = trained.model.to(used.torch_device)
+        metrics = evaluate(model, objective.validation(tokens), used.torch_device)
     rounded = {}
     if quantize is not None:
         rounded = evaluate(quantize_int8(model.cpu()), objective.validation(tokens), torch.device("cpu"))

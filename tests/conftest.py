@@ -39,6 +39,25 @@ settings.load_profile("folio")
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rehearse", action="store_true", help="run the tests marked gpu on the CPU")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip the tests marked gpu on a machine without an NVIDIA GPU, unless they are rehearsed."""
+    if torch.cuda.is_available() or config.getoption("--rehearse"):
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+@pytest.fixture(scope="session")
+def rehearse(request: pytest.FixtureRequest) -> bool:
+    """Whether the tests marked gpu run on the CPU."""
+    return bool(request.config.getoption("--rehearse"))
+
+
 @pytest.fixture(scope="session")
 def assets_dir() -> Path:
     """Return the folder that keeps pinned files between runs, so that a fresh clone downloads each wheel once."""

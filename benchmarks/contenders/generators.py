@@ -1,4 +1,4 @@
-"""GPT-2 generating greedily, in Folio and in the peers, each by its own means."""
+"""GPT-2 generating greedily, in Folio and in the peers, each by its own means, on the device of the config."""
 
 import time
 from abc import ABC, abstractmethod
@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from benchmarks.contenders.peers import build_hugging_face, build_nanogpt, import_nanogpt, import_transformers
 from benchmarks.contenders.protocol import Channel, WorkerSpec
+from benchmarks.contenders.step_timer import gpu_peak_bytes, synchronize
 from benchmarks.contenders.training_loops import model_config_of
 from folio.config.run import RunConfig
+from folio.distributed.devices import resolve_device
 from folio.generation.generate import generate_tokens
 from folio.models import GPT
 from folio.models.cpu_linear import store_column_major
@@ -32,6 +34,10 @@ class TextGenerator(ABC):
 
     model: nn.Module
 
+    def prepare(self, device: torch.device) -> None:
+        """Move the model to the device, for generating."""
+        self.model.to(device).eval()
+
     @abstractmethod
     def generate(self, prompts: Tensor, n_new: int) -> Tensor:
         """Prompts (B, P) -> the new tokens, (B, n_new)."""
@@ -49,8 +55,10 @@ class FolioGenerator(TextGenerator):
         else:
             self.gpt.load_state_dict(torch.load(spec.weights, weights_only=True, mmap=True))
         self.model = self.gpt
-        if spec.contender != "folio_int8":
-            store_column_major(self.gpt)  # as scripts/generate.py does
+
+    def prepare(self, device: torch.device) -> None:
+        super().prepare(device)
+        store_column_major(self.gpt)  # as scripts/generate.py does
 
     def generate(self, prompts: Tensor, n_new: int) -> Tensor:
         steps = generate_tokens(
@@ -67,10 +75,10 @@ class FolioGenerator(TextGenerator):
 class Int8Generator(FolioGenerator):
     """Folio with int8 weights."""
 
-    def __init__(self, model_config: TransformerConfig, spec: WorkerSpec) -> None:
-        super().__init__(model_config, spec)
+    def prepare(self, device: torch.device) -> None:
         from folio.models.quantization import quantize_int8
 
+        self.gpt.to(device)
         quantized = quantize_int8(self.gpt.eval())
         assert isinstance(quantized, GPT)
         self.model = self.gpt = quantized
@@ -118,17 +126,19 @@ GENERATORS: dict[str, Callable[[TransformerConfig, WorkerSpec], TextGenerator]] 
 
 def serve_generator(spec: WorkerSpec, channel: Channel, rss_before: int) -> None:
     """Build the model and generate as asked, always from the same prompts."""
-    model_config = model_config_of(RunConfig.model_validate(spec.config))
+    config = RunConfig.model_validate(spec.config)
+    model_config, device = model_config_of(config), resolve_device(config.trainer).torch_device
     generator = GENERATORS[spec.contender](model_config, spec)
-    generator.model.eval()
+    generator.prepare(device)
     channel.reply(rss_before_bytes=rss_before, rss_ready_bytes=resident_bytes())
     while (command := channel.receive()) is not None:
         if command.do == "memory":
-            channel.reply(peak_bytes=peak_bytes())
+            channel.reply(peak_bytes=peak_bytes(), gpu_peak_bytes=gpu_peak_bytes(device))
             continue
-        prompts = draw_prompts(model_config.vocab_size, command.batch)
+        prompts = draw_prompts(model_config.vocab_size, command.batch).to(device)
         started = time.perf_counter()
         tokens = generator.generate(prompts, command.n)
+        synchronize(device)
         elapsed_s = time.perf_counter() - started
         assert tokens.shape == (command.batch, command.n)
         channel.reply(elapsed_s=elapsed_s, tokens=tokens[0, :N_COMPARED_TOKENS].tolist())

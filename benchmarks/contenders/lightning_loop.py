@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import lightning as L
 import torch
@@ -42,6 +43,10 @@ class PlainModule(L.LightningModule):
         self.loop.set_learning_rate(batch_idx)
         return batch_loss(self.model, batch)[0]
 
+    def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
+        """Clip here: Lightning's option refuses a fused optimizer in mixed precision."""
+        self.loop.clip_gradients()
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.loop.optimizer
 
@@ -56,7 +61,6 @@ def serve_lightning(spec: WorkerSpec, channel: Channel, rss_before: int) -> None
         devices=1,
         precision=loop.device.precision,  # type: ignore[arg-type]
         max_steps=config.training.max_steps,
-        gradient_clip_val=config.training.gradient_clip_norm,
         callbacks=[StepTimerCallback(timer)],
         logger=False,
         enable_checkpointing=False,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from benchmarks.contenders.protocol import Command, WorkerSpec
 from folio.runtime.errors import FolioError
 
 EXIT_TIMEOUT_S = 5.0
-"""Time that a worker has to exit before it is killed."""
+"""Time that workers have to exit before they are killed."""
 
 
 class Worker:
@@ -82,10 +83,10 @@ class Worker:
         with suppress(BrokenPipeError):
             self._process.stdin.close()
 
-    def close(self) -> None:
+    def close(self, timeout_s: float) -> None:
         """Wait for the process to exit; kill it if it does not."""
         try:
-            self._process.wait(EXIT_TIMEOUT_S)
+            self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -111,8 +112,9 @@ def start_workers(specs: list[WorkerSpec]) -> Iterator[list[Worker]]:
     finally:
         for worker in started:
             worker.close_commands()
+        deadline = time.monotonic() + EXIT_TIMEOUT_S
         for worker in started:
-            worker.close()
+            worker.close(max(0.0, deadline - time.monotonic()))
 
 
 @contextmanager

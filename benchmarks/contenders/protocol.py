@@ -44,8 +44,8 @@ class WorkerSpec:
 class Command:
     """A request to a worker.
 
-    steps: train n steps. memory: report the peak. validate: measure the loss on the whole validation split.
-    generate: n new tokens for each of `batch` prompts.
+    steps: train n steps. memory: report the peak, and how many graphs torch.compile made. validate: measure the loss
+    on the whole validation split. generate: n new tokens for each of `batch` prompts.
     """
 
     do: Literal["steps", "memory", "validate", "generate"]

@@ -1,5 +1,6 @@
 """Times blocks of training steps inside a worker, and answers the commands between them."""
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -41,11 +42,13 @@ class StepTimer:
         while (command := self._channel.receive()) is not None:
             if command.do == "steps":
                 self._n_steps = command.n
-                self._synchronize()
+                synchronize(self._device)
                 self._started = time.perf_counter()
                 return command.n
             if command.do == "memory":
-                self._channel.reply(peak_bytes=peak_bytes(), gpu_peak_bytes=self._gpu_peak_bytes())
+                self._channel.reply(
+                    peak_bytes=peak_bytes(), gpu_peak_bytes=gpu_peak_bytes(self._device), n_graphs=compiled_graphs()
+                )
             else:
                 assert command.do == "validate"
                 self._channel.reply(loss_nats=self._validate())
@@ -53,7 +56,7 @@ class StepTimer:
 
     def finish(self, losses: Sequence[Tensor], checkpoint_s: Sequence[float] = ()) -> None:
         """Stop the clock and reply with the losses, and the times of the checkpoints among the steps."""
-        self._synchronize()
+        synchronize(self._device)
         elapsed_s = time.perf_counter() - self._started
         assert len(losses) == self._n_steps
         self._channel.reply(
@@ -63,12 +66,22 @@ class StepTimer:
             losses=[loss.item() for loss in losses],
         )
 
-    def _synchronize(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize()
 
-    def _gpu_peak_bytes(self) -> int | None:
-        return torch.cuda.max_memory_allocated() if self._device.type == "cuda" else None
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def gpu_peak_bytes(device: torch.device) -> int | None:
+    """Return the peak of the tensors on a GPU; None for another device."""
+    return torch.cuda.max_memory_allocated() if device.type == "cuda" else None
+
+
+def compiled_graphs() -> int:
+    """Return how many graphs torch.compile has made in this process: one for each recompilation, too."""
+    compiler = sys.modules.get("torch._dynamo.utils")  # which takes seconds to import
+    return int(compiler.counters["stats"]["unique_graphs"]) if compiler else 0
 
 
 def open_data(spec: WorkerSpec, config: RunConfig) -> PreparedData:

@@ -60,11 +60,14 @@ class TrainingLoop(ABC):
     def update(self, loss: Tensor) -> None:
         """Backpropagate the loss, clip the gradients, update the weights, and clear the gradients."""
         loss.backward()
+        self.clip_gradients()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def clip_gradients(self) -> None:
         max_norm = self.config.training.gradient_clip_norm
         if max_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
 
     @torch.no_grad()
     def validate(self) -> float:

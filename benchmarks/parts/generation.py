@@ -41,7 +41,7 @@ def measure_generation(options: Options, report: BenchmarkReport) -> None:
         workers = stack.enter_context(start_workers(specs[:-1]))
         try:
             workers += stack.enter_context(start_workers(specs[-1:]))
-        except FolioError as error:  # not every CPU has int8 matrix products
+        except FolioError as error:  # not every CPU has int8 matrix products, and no GPU
             report.skip([f"generation in int8 is left out: {error}"])
         report.checks += check_same_tokens(workers)
         report.series += measure_rates(workers, options)
@@ -64,15 +64,16 @@ def measure_rates(workers: Sequence[Worker], options: Options) -> list[Series]:
     for (name, n_new, batch), values in rates.items():
         # A batch is compared with a single text of the same contender, in the same group.
         title = TITLES[name] if batch == 1 else f"{TITLES[name]}, {batch} texts at once"
-        note = f"peak {memory[name]['peak_bytes'] / 2**20:,.0f} MiB"
+        peak_mib = (memory[name]["gpu_peak_bytes"] or memory[name]["peak_bytes"]) / 2**20
+        note = f"peak {peak_mib:,.0f} MiB"
         series.append(Series("generation", f"{n_new} tokens", title, "tokens/s", values, note, memory[name]))
     return series
 
 
 def memory_facts(worker: Worker) -> dict[str, Any]:
-    return {
-        "peak_bytes": worker.ask(Command("memory"))["peak_bytes"],
-        "rss_before_bytes": worker.facts["rss_before_bytes"],
+    reply = worker.ask(Command("memory"))
+    return {name: reply[name] for name in ("peak_bytes", "gpu_peak_bytes")} | {
+        "rss_before_bytes": worker.facts["rss_before_bytes"]
     }
 
 

@@ -158,6 +158,7 @@ class TrainingComparison:
         model, n_tokens = self.config.model, self.config.training.batch_size * self.config.model.context_length
         series = []
         for worker in workers:
+            n_graphs = worker.ask(Command("memory"))["n_graphs"]
             blocks = self.blocks[worker.contender]
             checkpoint_s = [seconds for block in blocks for seconds in block["checkpoint_s"]]
             times = step_times_ms(blocks, checkpoint_s, checkpoint_period)
@@ -177,9 +178,12 @@ class TrainingComparison:
                 "checkpoint_s": checkpoint_s,
                 "checkpoint_every_steps": checkpoint_period,
                 "precision": self.config.trainer.precision,
+                "device": "cuda" if self.config.trainer.accelerator == "gpu" else "cpu",
+                "n_graphs": n_graphs,
             }
             title = TITLES[worker.contender]
-            series.append(Series(part, self.workload.name, title, "ms/step", times, facts=facts))
+            note = f"graphs compiled: {n_graphs}" if n_graphs else ""
+            series.append(Series(part, self.workload.name, title, "ms/step", times, note, facts))
         return series
 
     def memory_series(self, workers: Sequence[Worker]) -> list[Series]:

@@ -108,7 +108,11 @@ class BenchmarkReport:
 
 def read_report(path: Path) -> BenchmarkReport:
     """Read what `to_json` wrote, in this version or an earlier one."""
-    values = json.loads(path.read_text(encoding="utf-8"))
+    return parse_report(json.loads(path.read_text(encoding="utf-8")))
+
+
+def parse_report(values: dict[str, Any]) -> BenchmarkReport:
+    """Return the report of which `to_json` made these values; they are changed."""
     assert values["format"] <= FORMAT
     for fields in (*values["series"], *values["checks"]):
         fields.pop("median", None)

@@ -91,8 +91,8 @@ def throughput(series: Series, report: BenchmarkReport) -> str:
 
 def mfu(series: Series, report: BenchmarkReport) -> float | None:
     """Return the model FLOPs utilization, against the best measured matrix product; None if none was measured."""
-    on_gpu = series.facts["precision"] != "32-true"
-    peak = peak_gflop_per_s(report, "cuda" if on_gpu else "cpu", "bf16" if on_gpu else "fp32")
+    precision = "fp32" if series.facts["precision"] == "32-true" else "bf16"
+    peak = peak_gflop_per_s(report, series.facts.get("device", "cpu"), precision)
     return None if peak is None else statistics.median(series.facts["model_gflop_per_s"]) / peak
 
 

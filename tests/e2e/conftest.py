@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from browser import chromium
-from playwright.sync_api import Browser
 from workspace import TINY_TEXT, Run, Workspace, clean_environment
 
 from folio.data.assets import fetch
 from folio.data.corpora import tiny_shakespeare
 from folio.data.tokenizers.rank_files import ENCODINGS
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # Not an ImportError, which the program could catch.
 SITECUSTOMIZE = """
@@ -90,7 +92,9 @@ def forbid_imports(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., di
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser() -> Iterator["Browser"]:
     """A headless Chromium for the tests of a file, which are skipped if the machine has none."""
+    from browser import chromium  # which needs Playwright: a GPU machine may lack it
+
     with chromium() as started:
         yield started

@@ -54,6 +54,7 @@ NOT_RUN: dict[str, str] = {
     "python scripts/report.py outputs/multirun/<date>/<time> --against": "tests/unit/test_records.py",
     "python scripts/export.py latest my_model.gguf": "refuses a GPT-2: tests/unit/test_export.py writes a Llama",
     "python -m benchmarks": BENCHMARK,
+    "python scripts/gpu_check.py": "takes minutes: tests/e2e/test_gpu_check.py rehearses it",
     "python train.py -m hydra/launcher=submitit_slurm": "no SLURM here: test_many_processes.py has submitit_local",
     "python scripts/evaluate.py latest --split test": "needs a test split: tests/e2e/test_generate_evaluate.py has one",
     "python scripts/evaluate.py RUN --split test": "the same",

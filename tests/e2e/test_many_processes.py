@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from workspace import FAMILIES, ROOT, TINY, Run, Workspace, choose
 
 DATA = TINY[:-1]
@@ -361,30 +360,6 @@ def tasks_of_submitit(workspace: Workspace) -> list[int]:
         if b"submitit.core._submit" in line and here == workspace.folder.resolve():
             found.append(int(entry.name))
     return found
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two NVIDIA GPUs")
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_gpus_give_the_same_results_as_one(strategy: str, make_workspace: Callable[[], Workspace]) -> None:
-    exact = "trainer.precision=32-true"
-    one = make_workspace().train(*RECIPE, "trainer=gpu", exact)
-    workspace = make_workspace()
-    two = workspace.train(*RECIPE, f"trainer={strategy}", "trainer.devices=2", exact)
-    assert_same_experiment(two, one)
-    workspace.must("scripts/generate.py", "latest", "--prompt", "ROMEO:")
-    workspace.must("train.py", "resume=latest", "trainer=gpu", exact, "training.max_steps=30")
-    assert two.metrics["step"] == 30
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_sharding_on_one_gpu_gives_the_same_results(make_workspace: Callable[[], Workspace]) -> None:
-    exact = "trainer.precision=32-true"
-    plain, sharded = (
-        make_workspace().train(*RECIPE, f"trainer={name}", "trainer.devices=1", exact) for name in ("gpu", "fsdp")
-    )
-    assert_same_experiment(sharded, plain)
 
 
 @pytest.mark.slow

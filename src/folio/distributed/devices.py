@@ -46,12 +46,12 @@ class Device:
         return torch.autocast(self.torch_device.type, dtype=dtype)
 
 
-def resolve_device(config: TrainerConfig) -> Device:
+def resolve_device(config: TrainerConfig, option: str = "trainer") -> Device:
     """Return the device that the config asks for, and use as many CPU threads as it says, or as there are processors.
 
-    Raises: ConfigError if this machine does not have the device.
+    Raises: ConfigError if this machine does not have the device; its message names the option that chooses another.
     """
-    accelerator = _find_accelerator(config.accelerator, option="trainer")
+    accelerator = _find_accelerator(config.accelerator, option)
     n_threads = _use_threads(config.threads) if accelerator == "cpu" else 0
     precision = _resolve_precision(config.precision, accelerator)
     return Device(accelerator, precision, _device_name(accelerator, n_threads), n_threads)
