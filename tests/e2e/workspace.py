@@ -174,7 +174,7 @@ class Run:
 
 def clean_environment() -> dict[str, str]:
     """Return this process's environment variables without those that affect Folio, and with one thread."""
-    removed = ("FOLIO_", "HYDRA_", "SLURM_", "PYTHONPATH", "COLUMNS", "FORCE_COLOR")
+    removed = ("FOLIO_", "HYDRA_", "SLURM_", "COLUMNS", "FORCE_COLOR")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(removed)}
     return environment | {"OMP_NUM_THREADS": "1"}
 
