@@ -16,14 +16,25 @@ from folio.cli.compose import load_config
 from folio.cli.corpus import prepare_data, prepare_part
 from folio.cli.errors import one_line_errors
 from folio.cli.repeat import repeat_run
+from folio.runtime.errors import FolioError
 
 
 @one_line_errors
 def start() -> None:
     """Run Hydra, which reads sys.argv and calls `main`."""
     conf = Path(__file__).resolve().parents[1] / "conf"
-    sys.argv[1:] = repeat_run(order_arguments(sys.argv[1:], conf, script="scripts/prepare_data.py"), conf)
-    main()
+    words = repeat_run(order_arguments(sys.argv[1:], conf, script="scripts/prepare_data.py"), conf)
+    if "-m" in words or "--multirun" in words:  # parts are no runs, and Hydra's own sweeper starts them
+        words.append("hydra/sweeper=basic")
+    sys.argv[1:] = words
+    try:
+        main()
+    except Exception as error:
+        if not type(error).__module__.startswith("submitit."):
+            raise
+        said = [line.removeprefix("error: ") for line in str(error).splitlines() if line.startswith("error: ")]
+        reason = said[-1] if said else str(error).partition("\n")[0]
+        raise FolioError(f"a part is not prepared: {reason}") from None
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")

@@ -61,6 +61,7 @@ NOT_RUN: dict[str, str] = {
     "python scripts/report.py outputs --test": "the same",
     "python scripts/report.py FOLDER --test": "the same",
     "python scripts/prepare_data.py data=text_files data.path='/shared": "a cluster's: tests/unit/test_parts.py",
+    "python scripts/prepare_data.py -m data=text_files data.path='/shared": "the same: tests/e2e/test_corpora_e2e.py",
     **{command: "tests/e2e/test_extend.py" for extension in EXTENSIONS.values() for command in extension.commands},
 }
 

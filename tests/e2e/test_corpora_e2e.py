@@ -57,6 +57,26 @@ def test_files_of_each_kind_are_prepared_once_and_trained_on(kind: str, workspac
     assert len(list(workspace.folder.rglob("corpus.json"))) == 1
 
 
+@pytest.mark.slow
+def test_parts_that_a_launcher_starts_at_once_join_to_what_one_machine_prepares(workspace: Workspace) -> None:
+    """A vocabulary is learned by whichever part is first; then a faulty document is named in one line."""
+    script, folder = "scripts/prepare_data.py", workspace.folder
+    write_files(folder / "corpus", "txt")
+    words = ("data=text_files", "data.path=corpus/*.txt", "tokenizer=word", "tokenizer.max_vocab_size=50")
+    launched = ("part=1/3,2/3,3/3", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=20")
+    workspace.must(script, *words, "paths.data_dir=one")
+    workspace.must(script, "-m", *words, "paths.data_dir=many", *launched)
+    workspace.must(script, *words, "paths.data_dir=many", "part=join/3")
+    contents = [
+        {str(path.relative_to(folder / name)): path.read_bytes() for path in (folder / name).rglob("*.*")}
+        for name in ("one", "many")
+    ]
+    assert contents[0] == contents[1]
+    (folder / "corpus" / "0.txt").write_bytes(b"\xff")
+    line = workspace.run(script, "-m", *words, "paths.data_dir=other", *launched).error_line()
+    assert "a part is not prepared: corpus/0.txt, document 1 is not valid UTF-8" in line
+
+
 @pytest.mark.parametrize("family", ["causal_lm", *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES)])
 def test_a_mixture_is_trained_on_by_every_objective_and_resumed_exactly(family: str, workspace: Workspace) -> None:
     write_files(workspace.folder / "corpus", "txt")

@@ -134,6 +134,13 @@ def test_a_script_that_runs_no_sweep_says_so(script: str) -> None:
         order_arguments(["-m", "seed=1,2"], CONF, script)
 
 
+def test_only_parts_of_a_corpus_are_prepared_by_several_jobs() -> None:
+    words = ["-m", "data=text_files", "part=1/2,2/2"]
+    assert order_arguments(words, CONF, "scripts/prepare_data.py") == words
+    with pytest.raises(ConfigError, match=r"^-m: scripts/plan.py takes"):
+        order_arguments(words, CONF, "scripts/plan.py")
+
+
 def test_a_group_that_is_empty_by_default_may_be_given_as_null() -> None:
     assert order_arguments(["experiment=null", "seed=1"], CONF) == ["seed=1"]
 

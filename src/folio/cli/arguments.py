@@ -36,6 +36,9 @@ MODES = (("--run", "-r"), MULTIRUN, ("--cfg", "-c"), ("--info", "-i"), COMPLETIO
 PLAN = "scripts/plan.py"
 """The script that composes a config by itself, and takes none of these options."""
 
+PREPARE = "scripts/prepare_data.py"
+"""The script whose jobs, with -m, are parts of one corpus."""
+
 FOREIGN = "Folio composes the files of its own conf/ alone: copy or link your options there"
 REFUSED = {
     **dict.fromkeys(("--config-dir", "-cd"), f"{FOREIGN}; repeat=RUN takes the config of a run"),
@@ -118,7 +121,8 @@ def _check_options(names: set[str], words: Sequence[str], script: str) -> None:
     """Raises: ConfigError for combinations that Hydra would answer with a traceback, or silently ignore."""
     if script == PLAN and names:
         raise ConfigError(f"{min(names)}: {PLAN} takes key=value and group=option alone; leave it out")
-    if script != "train.py" and names & set(MULTIRUN):
+    in_parts = script == PREPARE and any(word.startswith("part=") for word in words)
+    if script != "train.py" and names & set(MULTIRUN) and not in_parts:
         raise ConfigError(f"-m is for train.py, whose jobs prepare their own data; run {script} once for each value")
     modes = [mode for mode in MODES if names & set(mode)]
     if len(modes) > 1:
