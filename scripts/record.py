@@ -16,7 +16,7 @@ from folio.report import make_report, output_console
 from folio.report.metrics import format_mean_std
 from folio.report.records import RECORDS, Study, merge_rows, read_study, record_group, study_path, write_study
 from folio.report.tables import to_rich_table
-from folio.report.text import ABSENT, fixed_point
+from folio.report.text import ABSENT, fixed_point, join_names
 from folio.runtime.errors import FolioError
 
 
@@ -42,11 +42,14 @@ def main(
         groups = [group for group in report.groups if group.averaged]
         if not groups:
             raise FolioError(f"{folders[0]}: no run has finished, and only finished ones are recorded")
-        for run in report.unfinished:
-            print(f"warning: {run.name} is left out: {run.status}", file=sys.stderr)
-        for run in (run for group in groups for run in group.averaged):
-            if run.facts.get("git_commit", "-dirty").endswith("-dirty"):
-                print(f"warning: {run.name}: its code is in no commit, so no one can repeat it", file=sys.stderr)
+        if report.unfinished:
+            print(
+                f"warning: unfinished, and left out: {join_names([r.name for r in report.unfinished])}", file=sys.stderr
+            )
+        recorded = [run for group in groups for run in group.averaged]
+        dirty = [run.name for run in recorded if run.facts.get("git_commit", "-dirty").endswith("-dirty")]
+        if dirty:
+            print(f"warning: no commit has the code of {join_names(dirty)}: no one can repeat it", file=sys.stderr)
         write_study(path, Study(rows=merge_rows(rows, [record_group(group, labels) for group in groups])))
         print(f"record           {path}")
     _show(read_study(study_path(study)))

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -62,6 +63,28 @@ def test_the_report_of_one_folder_is_written_into_it_and_can_be_repeated(compare
     assert (folder / "report.html").is_file()
 
 
+def test_a_run_is_recorded_and_others_are_judged_by_the_record(compared: Workspace, tmp_path: Path) -> None:
+    learned, rotary = (str(folder) for folder in compared.runs())
+    record = tmp_path / "mine.json"
+    recorded = compared.run("scripts/record.py", learned, "--study", str(record), "--label", "variant=first")
+    assert recorded.code == 0, recorded.stderr
+    assert "python train.py model=debug tokenizer=char data=text_file" in recorded.stdout
+    judged = compared.must(REPORT, rotary, "--against", str(record), "--output", str(tmp_path))
+    assert "the nearest has positional_encoding.name learned there, rotary here" in judged
+    study = json.loads(record.read_text())
+    command = [*study["rows"][0]["command"][:-2], "positional_encoding=rotary", "training.validate_every_steps=10"]
+    stated = {"val/loss_nats": {"n": 3, "mean": 1.0, "std": 0.01}}
+    study["rows"].append({"transcribed": True, "command": command, "stated": stated})
+    record.write_text(json.dumps(study))
+    judged_outside = compared.run(REPORT, rotary, learned, "--against", str(record), "--output", str(tmp_path))
+    assert judged_outside.code == 1, judged_outside.stderr
+    assert judged_outside.stderr == ""
+    assert re.search(
+        r"^rotary: outside the spread: \d\.\d{4} is not in 0\.9503 to 1\.0497$", judged_outside.stdout, re.M
+    )
+    assert "learned: no verdict: the record has one seed" in judged_outside.stdout
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -70,6 +93,7 @@ def test_the_report_of_one_folder_is_written_into_it_and_can_be_repeated(compare
         (["outputs", "data"], "--output is missing"),
         (["outputs", "--group-by", "sead"], "--group-by=sead is not a key of these runs' configs; did you mean seed?"),
         (["outputs", "--output", "tiny.txt"], "--output=tiny.txt: cannot write in tiny.txt"),
+        (["outputs", "--against", "laddr"], "laddr: there is no such record; did you mean ladder?"),
     ],
 )
 def test_bad_input_is_one_line_of_error_and_writes_nothing(args: list[str], message: str, compared: Workspace) -> None:

@@ -85,7 +85,7 @@ def proxy_that_nobody_may_ask() -> Iterator[dict[str, str]]:
             server.accept()
 
 
-VARYING_METRICS = {"elapsed_s", "train/tokens_per_s", "mfu", "peak_memory_bytes", "git_commit"}
+VARYING_METRICS = {"elapsed_s", "train/tokens_per_s", "mfu", "energy_j", "peak_memory_bytes", "git_commit"}
 """Metrics that differ even between equal runs."""
 
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import runpy
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from folio.report.records import (
 from folio.report.records_page import PLOT_KINDS, digest_in, render_page, table
 from folio.report.records_plots import PLOTS
 from folio.report.statistics import Summary, summarize
+from folio.runtime.commands import CHECKOUT
 from folio.runtime.errors import FolioError
 from folio.runtime.untrusted import UntrustedFileError
 
@@ -54,6 +57,26 @@ def test_every_table_of_the_page_has_a_record_and_every_record_a_table() -> None
     marked = re.findall(r"<!-- records: (\w+) .*?<!-- end -->", text, re.DOTALL)
     assert sorted(marked) == [path.stem for path in STUDIES]
     assert "\n|" not in re.sub(r"<!-- records: .*?<!-- end -->", "", text, flags=re.DOTALL)
+
+
+def test_the_script_writes_the_page_and_its_plots_and_then_finds_them_up_to_date(tmp_path: Path) -> None:
+    main = runpy.run_path(str(CHECKOUT / "scripts" / "results_page.py"))["main"]
+    page, records = tmp_path / "page.md", tmp_path / "results" / "records"
+    records.mkdir(parents=True)
+    shutil.copy(RECORDS / "ladder.json", records)
+    page.write_text(
+        "<!-- records: ladder | d_model | bits per byte -->\n<!-- end -->\n"
+        "<!-- plot: ladder | scaling | Law -->\n<!-- end -->\n"
+    )
+    with pytest.raises(FolioError, match=r"^page\.md, results/ladder\.png: not what the records say"):
+        main(page=page, records=records, check=True)
+    main(page=page, records=records, check=False)
+    main(page=page, records=records, check=True)
+    assert "| d_model | bits per byte |\n|---|---|\n| 32" in page.read_text()
+    record = records / "ladder.json"
+    write_study(record, Study(rows=read_study(record).rows[1:]))
+    with pytest.raises(FolioError, match=r"page\.md, results/ladder\.png"):
+        main(page=page, records=records, check=True)
 
 
 @each_study
