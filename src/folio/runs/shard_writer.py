@@ -12,6 +12,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 from torch.distributed.checkpoint.state_dict_saver import async_save
+from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
 
 from folio.runs.checkpoints import save_checkpoint
@@ -98,12 +99,12 @@ class _Shards:
             if self._description is not None:
                 self._write_indexes()
 
-    def commit(self, metadata: Metadata) -> None:
+    def commit(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Give the shards their name once all processes have written theirs, and write the indexes."""
         self.draft.rename(self.folder)
         sync(self.folder.parent)
         with self._lock:
-            self._description = _describe(self.folder.name, metadata, self._places)
+            self._description = _describe(self.folder.name, metadata, results, self._places)
             self._write_indexes()
 
     def _write_indexes(self) -> None:
@@ -126,9 +127,9 @@ class _Writer(FileSystemWriter):
         except RuntimeError as error:  # torch.save hides an OSError
             raise (error.__context__ or error) from None
 
-    def finish(self, metadata: Metadata, results: Any) -> None:
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         super().finish(metadata, results)
-        self._shards.commit(metadata)
+        self._shards.commit(metadata, results)
 
 
 def _take_tensors(
@@ -146,8 +147,8 @@ def _take_tensors(
         return {key: _take_tensors(value, [*place, key], tensors, places, known) for key, value in state.items()}
     if isinstance(state, list):
         return [_take_tensors(value, [*place, index], tensors, places, known) for index, value in enumerate(state)]
-    if not isinstance(state, DTensor):
-        return state
+    if not isinstance(state, DTensor):  # training changes it in place while the index waits
+        return state.detach().cpu().clone() if isinstance(state, torch.Tensor) else state
     key = "/".join(map(str, place))
     rows = state.to_local()
     memory = (rows.untyped_storage().data_ptr(), rows.storage_offset(), rows.shape)
@@ -157,9 +158,12 @@ def _take_tensors(
     return None
 
 
-def _describe(folder: str, metadata: Metadata, places: dict[str, list[Place]]) -> dict[str, Any]:
-    """Return the list of shards for an index; see `folio.runs.shards.ShardedTensor`."""
-    files = sorted({info.relative_path for info in metadata.storage_data.values()})
+def _describe(
+    folder: str, metadata: Metadata, results: list[list[WriteResult]], places: dict[str, list[Place]]
+) -> dict[str, Any]:
+    """Return the list of shards for an index, of what all processes wrote; see `folio.runs.shards.ShardedTensor`."""
+    stored_at = {result.index: result.storage_data for own_results in results for result in own_results}
+    files = sorted({info.relative_path for info in stored_at.values()})
     numbers = {name: number for number, name in enumerate(files)}
     tensors = []
     for key, own_places in places.items():
@@ -168,7 +172,7 @@ def _describe(folder: str, metadata: Metadata, places: dict[str, list[Place]]) -
         for chunk in stored.chunks:
             if chunk.sizes[0] == 0:  # a process for which there are no rows
                 continue
-            info = metadata.storage_data[MetadataIndex(key, chunk.offsets)]
+            info = stored_at[MetadataIndex(key, chunk.offsets)]
             chunks.append([numbers[info.relative_path], info.offset, info.length, chunk.offsets[0], chunk.sizes[0]])
         chunks.sort(key=lambda numbers: numbers[3])
         tensors.append(
