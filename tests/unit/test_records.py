@@ -220,6 +220,7 @@ def test_a_page_is_written_again_between_its_markers_alone(three_seeds: Path, tm
         ("records: absent | variant", "absent.json does not exist"),
         ("plot: mine | bars | Loss", "needs results, curves or scaling"),
         ("plot: mine | curves", "needs results, curves or scaling"),
+        ("records: mine | variant -->\n\nText.\n\n<!-- records: mine | variant", "a marker has no <!-- end -->"),
     ],
 )
 def test_a_wrong_marker_is_refused_in_one_line(marker: str, problem: str, three_seeds: Path, tmp_path: Path) -> None:

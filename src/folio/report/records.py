@@ -4,7 +4,6 @@ A record holds what a stranger needs to repeat a row and to compare: the words o
 and what each run measured. It holds no path and no name of a person or a machine.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,7 +48,6 @@ VALIDATION_TAGS = ("val/loss_nats", "val/bits_per_byte", "val/accuracy")
 
 MACHINE_FACTS = ("device", "processor", "git_commit")
 """The facts of a run that are not versions."""
-
 
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:])(?:~\w*|[A-Za-z]:)?[/\\](?:[^\s,=\]'\"]*[/\\])?")
 """The folders of an absolute path inside a text, such as a list."""
@@ -270,8 +268,3 @@ def find_row(rows: Sequence[Record], identity: dict[str, Scalar], command: Seque
         if row.identity == identity if row.config else words is not None and words == _compared_words(row.command):
             return index
     return None
-
-
-def json_text(value: Any) -> str:
-    """Return plain values as one line that is the same for the same values."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))

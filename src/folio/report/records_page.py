@@ -11,12 +11,13 @@ and where a plot goes: `results` (every seed, with mean and interval), `curves` 
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from folio.report.records import Record, RecordedRun, Study, json_text, read_study
+from folio.report.records import Record, RecordedRun, Study, read_study
 from folio.report.statistics import Summary, summarize
 from folio.report.text import fixed_point, format_value
 from folio.runtime.errors import FolioError
@@ -33,7 +34,6 @@ TRANSCRIBED = "†"
 
 PLOT_KINDS = {"results": "", "curves": "_curves", "scaling": ""}
 """What is added to the name of a study for the image of each kind."""
-
 
 LOSS_HEADING = "validation loss, nats"
 
@@ -87,7 +87,11 @@ def render_page(page: Path, records: Path) -> tuple[str, dict[str, "PlotData"]]:
             raise FolioError(f"{page}: {match[2]}: a plot needs results, curves or scaling, and a description")
         return f"<!-- {match[1]}: {match[2]} -->\n\n{content}\n\n<!-- end -->"
 
-    return MARKER.sub(replace, page.read_text(encoding="utf-8")), plots
+    text = page.read_text(encoding="utf-8")
+    made, n_followed = MARKER.subn(replace, text)
+    if n_followed < len(re.findall(r"<!-- (?:records|plot):", text)):
+        raise FolioError(f"{page}: a marker has no <!-- end --> before the next one; write it")
+    return made, plots
 
 
 # Tables
@@ -139,9 +143,9 @@ def _summary(row: Record, heading: str, run: RecordedRun | None) -> tuple[Summar
     for one in row.runs if run is None else [run]:
         if at_step:
             step = int(at_step[2].replace(",", ""))
-            values += [point[metric] for point in one.validations if point["step"] == step and metric in point]
+            values += [point[metric] for point in one.validations if point.get("step") == step and metric in point]
         elif name != heading:
-            values += [min(point[metric] for point in one.validations if metric in point)] if one.validations else []
+            values += sorted(point[metric] for point in one.validations if metric in point)[:1]
         elif metric in one.metrics:
             values.append(one.metrics[metric])
     return summarize(values), formatter, unit
@@ -160,7 +164,7 @@ class PlotData:
     def digest(self) -> str:
         """Checksum of everything that the plot shows."""
         rows = [row.model_dump(include={"labels", "command", "runs", "stated"}) for row in self.study.rows]
-        return hashlib.sha256(json_text([self.kind, rows]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.kind, rows], sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def draw(self) -> "Figure":
         from folio.report.records_plots import PLOTS

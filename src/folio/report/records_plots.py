@@ -41,7 +41,9 @@ def plot_curves(study: Study) -> Figure:
     """Plot the validation loss of every seed by step. Raises: FolioError if no run of the study was validated twice."""
     tag = "val/loss_nats"
     curves = {
-        (row_label(row), run.seed): [(point["step"], point[tag]) for point in run.validations if tag in point]
+        (row_label(row), run.seed): [
+            (point["step"], point[tag]) for point in run.validations if {"step", tag} <= point.keys()
+        ]
         for row in study.rows
         for run in row.runs
     }
