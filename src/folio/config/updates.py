@@ -33,9 +33,10 @@ def with_vocab_size(config: RunConfig, tokenizer_vocab_size: int) -> RunConfig:
     return config.model_copy(update={"model": model})
 
 
-def with_threads(config: RunConfig, n_threads: int) -> RunConfig:
-    """Return the config with the number of CPU threads that each process of the run uses."""
-    return config.model_copy(update={"trainer": config.trainer.model_copy(update={"threads": n_threads})})
+def with_machine(config: RunConfig, n_threads: int, precision: str) -> RunConfig:
+    """Return the config with what was chosen on this CPU: the number of threads of each process, and the precision."""
+    chosen = {"threads": n_threads, "precision": precision}
+    return config.model_copy(update={"trainer": config.trainer.model_copy(update=chosen)})
 
 
 def with_context_length(config: RunConfig, context_length: int) -> RunConfig:

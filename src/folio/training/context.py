@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from folio.config.run import RunConfig
-from folio.config.updates import with_threads
+from folio.config.updates import with_machine
 from folio.data.prepared import PreparedData
 from folio.distributed.devices import Device, split_threads
+from folio.distributed.precision_probe import with_probed_precision
 from folio.models import TransformerConfig
 from folio.objectives.metrics import Metrics
 from folio.training.summary import RunSummary, summarize_run
@@ -68,9 +69,11 @@ def build_context(
     """
     if config.trainer.n_processes > n_ranks:
         device = split_threads(device, config.trainer)
-    if device.n_threads:
-        config = with_threads(config, device.n_threads)
     assert config.model.vocab_size is not None
     model_config = config.transformer_config(config.model.vocab_size)
+    if not resumed:  # a resumed run keeps its precision, and one of an older Folio had no choice
+        device = with_probed_precision(device, config, model_config)
+    if device.n_threads:
+        config = with_machine(config, device.n_threads, device.precision)
     summary = summarize_run(config, model_config, data, device, folder)
     return RunContext(config, model_config, device, folder, resumed, origin, summary, plugin_targets)

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from folio.config.run import RunConfig
 from folio.distributed.context import SINGLE_PROCESS, DistributedContext
 from folio.distributed.devices import Device
+from folio.distributed.precision_probe import MIXED_RMS_NORM
 from folio.distributed.sharding import from_own_rows, own_rows
 from folio.distributed.strategies import ShardedStrategy, build_strategy, cluster_environment
 from folio.runs.checkpoints import read_checkpoint, save_checkpoint
@@ -130,5 +131,6 @@ def _silence_advice() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # The profiler writes the events of each cycle at its end.
     warnings.filterwarnings("ignore", message=".*Profiler clears events at the end of each cycle.*")
+    warnings.filterwarnings("ignore", message=MIXED_RMS_NORM)
     # Batches depend only on the step, so a resumed run continues exactly.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
