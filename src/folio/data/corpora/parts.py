@@ -8,7 +8,6 @@ killed process resumes. The join removes the parts at its end.
 """
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
@@ -42,6 +41,7 @@ from folio.data.token_file import dataclass_from_json
 from folio.data.tokenizers.choice import TokenizerChoice
 from folio.runtime.errors import FolioError
 from folio.runtime.files import (
+    atomic_writer,
     check_writable,
     exclusive_lock,
     remove_if_empty,
@@ -233,7 +233,7 @@ class CorpusInParts:
 
     def _concatenate(self, name: str, checksums: list[str], target: Path, advance: Advance) -> None:
         """Write a file of all parts one after another. Raises: FolioError if one is not what was written."""
-        with open(target, "wb") as joined:
+        with atomic_writer(target) as joined:
             for number, expected in zip(self._numbers, checksums, strict=True):
                 path, digest = self.part_folder(number) / name, hashlib.sha256()
                 for data in _chunks(path):
@@ -245,8 +245,6 @@ class CorpusInParts:
                         f"{path} was altered: its sha256 is not the one in {RECORD}; remove {path.parent} and run the "
                         f"same command with part={number}/{self.n_parts} again"
                     )
-            joined.flush()
-            os.fsync(joined.fileno())
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
