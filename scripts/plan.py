@@ -159,7 +159,7 @@ def suggest_size(minutes: float, law_file: str | None, overrides: list[str]) -> 
         raise ConfigError(f"minutes={minutes:g} are too few for {MIN_STEPS} steps of any size; give more")
     print(f"law          {metric} = {fit.law}, fitted to {len(fit.points)} runs")
     steps = ", ".join(f"d_model {width} {duration(step_s)}" for width, step_s in sorted(found.measured.items()))
-    print(f"step         measured on {device.name}: {steps}; other widths by their operations")
+    print(f"step         measured on {device.name}: {steps}; others by their operations")
     print_suggestions(found, metric, SHARE)
     for text in fit.extrapolated(found.best.parameters, found.best.n_tokens):
         print(f"beyond       {text}: the law is extrapolated, and the interval may be too narrow")

@@ -64,7 +64,7 @@ def suggest(
     """Return what to train in so many seconds; None if they are too few for MIN_STEPS steps of any size.
 
     `measure` returns the seconds of an optimizer step. Those of a narrow and a wide model give the time of a step that
-    does not depend on its size, and the speed of the rest; the step of the best size is measured itself.
+    does not depend on its size, and the speed of the rest. The steps of the best size and its neighbors are measured.
 
     Raises: FolioError if the heads divide fewer than two of the widths.
     """
@@ -98,9 +98,18 @@ def suggest(
         """Return the index of the size with the lowest loss by a law."""
         return int(np.argmin([law(each.parameters, each.n_tokens) for each in possible]))
 
-    while (chosen := possible[index := choose(fit.law)].model).d_model not in measured:
-        measured[chosen.d_model] = measure(chosen)
-        possible[index] = reached(chosen, measured[chosen.d_model])
+    def not_measured() -> Iterator[int]:
+        """Yield the index of the best size and those of its neighbors, if only an estimate of their step is known."""
+        best = choose(fit.law)
+        for index in (best, best - 1, best + 1):
+            if 0 <= index < len(possible) and possible[index].model.d_model not in measured:
+                yield index
+
+    while (index := next(not_measured(), None)) is not None:
+        size = possible[index].model
+        measured[size.d_model] = measure(size)
+        possible[index] = reached(size, measured[size.d_model])
+    index = choose(fit.law)
     widths = sorted(possible[choose(law)].model.d_model for law in fit.resampled)
     low, high = (widths[round(share * (len(widths) - 1))] for share in ((1 - SHARE) / 2, (1 + SHARE) / 2))
     first = max(0, min(index - N_SHOWN // 2, len(possible) - N_SHOWN))
