@@ -52,7 +52,7 @@ def test_a_law_without_noise_is_recovered() -> None:
 @settings(max_examples=3, deadline=None)
 def test_between_the_measured_points_it_predicts_any_such_law(first: float, second: float) -> None:
     law = JointLaw(1e5**first, first, 1e5**second, second)
-    assert fit_joint_law(points_of(law)).law(4e5, 3e5) == pytest.approx(law(4e5, 3e5), rel=0.01)
+    assert fit_joint_law(points_of(law)).law(4e5, 3e5) == pytest.approx(law(4e5, 3e5), rel=0.03)
 
 
 def test_the_interval_holds_new_runs_as_often_as_it_says_and_widens_away_from_the_points(noisy: JointFit) -> None:

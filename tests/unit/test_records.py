@@ -218,8 +218,8 @@ def test_a_page_is_written_again_between_its_markers_alone(three_seeds: Path, tm
     ("marker", "problem"),
     [
         ("records: absent | variant", "absent.json does not exist"),
-        ("plot: mine | bars | Loss", "needs results, curves or scaling"),
-        ("plot: mine | curves", "needs results, curves or scaling"),
+        ("plot: mine | bars | Loss", "needs results, curves, scaling, rates"),
+        ("plot: mine | curves", "needs results, curves, scaling, rates"),
         ("records: mine | variant -->\n\nText.\n\n<!-- records: mine | variant", "a marker has no <!-- end -->"),
     ],
 )
@@ -254,6 +254,8 @@ def test_every_kind_of_plot_shows_each_seed_and_what_is_only_stated(write_run: W
     assert len(axes.lines) == 2, "means and the law"
     with pytest.raises(FolioError, match="validated at least twice"):
         PLOTS["curves"](Study(rows=measured))
+    with pytest.raises(FolioError, match="two rates of the narrowest"):
+        PLOTS["rates"](Study(rows=measured))
 
 
 # The verdict

@@ -3,11 +3,11 @@
 Source: Yang et al. 2022, "Tensor Programs V", figure 1.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from folio.report.metrics import PrimaryMetric, format_mean_std
-from folio.report.reading import ReportedRun
 from folio.report.report import Report
 from folio.report.scaling import N_PARAMETERS, PowerLaw, fit_power_law
 from folio.report.statistics import Summary, summarize
@@ -79,18 +79,27 @@ class RateTransfer:
 
 
 def compare_rates(report: Report) -> RateTransfer:
-    """Sort the finished runs of a report. Raises: FolioError if there are not two widths with two rates each."""
-    metric = report.primary.metric
-    if metric is None:
+    """Compare the finished runs of a report. Raises: FolioError as `compare_runs`, or if losses cannot be compared."""
+    if report.primary.metric is None:
         raise FolioError(f"{report.primary.reason.removesuffix('.')}; give finished runs of one text and one objective")
+    runs = ((run.config, run.metrics) for group in report.groups for run in group.averaged)
+    return compare_runs(report.primary, runs)
+
+
+def compare_runs(primary: PrimaryMetric, runs: Iterable[tuple[Mapping[str, Any], Mapping[str, float]]]) -> RateTransfer:
+    """Sort runs by parametrization, width and rate; each is given by its config, with dotted keys, and its metrics.
+
+    Raises: FolioError if there are not two widths, and two rates of the narrowest.
+    """
+    assert primary.metric is not None
     losses: dict[str, dict[int, dict[float, list[float]]]] = {}
     sizes: dict[int, float] = {}
-    for run in (run for group in report.groups for run in group.averaged):
-        width, rate, loss = run.config.get(WIDTH), run.config.get(RATE), run.metrics.get(metric)
+    for config, metrics in runs:
+        width, rate, loss = config.get(WIDTH), config.get(RATE), metrics.get(primary.metric)
         if not isinstance(width, int) or not isinstance(rate, int | float) or loss is None:
             continue
-        sizes[width] = run.metrics.get(N_PARAMETERS, float("nan"))
-        for parametrization in _parametrizations_of(run):
+        sizes[width] = metrics.get(N_PARAMETERS, float("nan"))
+        for parametrization in _parametrizations_of(config):
             losses.setdefault(parametrization, {}).setdefault(width, {}).setdefault(float(rate), []).append(loss)
     sweeps = {
         parametrization: [
@@ -104,14 +113,14 @@ def compare_rates(report: Report) -> RateTransfer:
         raise FolioError(
             f"--along=learning_rate needs at least two widths, and two rates of the narrowest; sweep {WIDTH} and {RATE}"
         )
-    return RateTransfer(report.primary, sweeps)
+    return RateTransfer(primary, sweeps)
 
 
-def _parametrizations_of(run: ReportedRun) -> Iterator[str]:
+def _parametrizations_of(config: Mapping[str, Any]) -> Iterator[str]:
     """Yield the parametrization of a run; at the base width, where mup is standard, both."""
-    name = str(run.config.get("model.parametrization", "standard"))
+    name = str(config.get("model.parametrization", "standard"))
     yield name
-    if name == "mup" and run.config.get(WIDTH) == run.config.get("model.mup_base_d_model"):
+    if name == "mup" and config.get(WIDTH) == config.get("model.mup_base_d_model"):
         yield "standard"
 
 

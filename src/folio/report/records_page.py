@@ -32,7 +32,7 @@ DIGEST = "folio-records"
 
 TRANSCRIBED = "†"
 
-PLOT_KINDS = {"results": "", "curves": "_curves", "scaling": ""}
+PLOT_KINDS = {"results": "", "curves": "_curves", "scaling": "", "rates": ""}
 """What is added to the name of a study for the image of each kind."""
 
 LOSS_HEADING = "validation loss, nats"
@@ -84,7 +84,7 @@ def render_page(page: Path, records: Path) -> tuple[str, dict[str, "PlotData"]]:
             plots[image] = PlotData(words[0], study)
             content = f"![{words[1]}]({image})"
         else:
-            raise FolioError(f"{page}: {match[2]}: a plot needs results, curves or scaling, and a description")
+            raise FolioError(f"{page}: {match[2]}: a plot needs {', '.join(PLOT_KINDS)}, and a description")
         return f"<!-- {match[1]}: {match[2]} -->\n\n{content}\n\n<!-- end -->"
 
     text = page.read_text(encoding="utf-8")

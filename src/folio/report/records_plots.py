@@ -5,7 +5,9 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from folio.report.colors import assign_styles
 from folio.report.metrics import COLUMNS, CURVE_TAGS, PrimaryMetric
-from folio.report.plots import label_text, line_style, new_figure, plot_scaling, style_axes
+from folio.report.plots import label_text, line_style, new_figure, plot_rates, plot_scaling, style_axes
+from folio.report.rate_transfer import compare_runs
+from folio.report.reading import flatten
 from folio.report.records import Record, Study
 from folio.report.scaling import QUANTITIES, fit_points
 from folio.runtime.errors import FolioError
@@ -80,7 +82,13 @@ def plot_law(study: Study) -> Figure:
     return plot_scaling(fit_points(quantity, PrimaryMetric(METRIC.metric, METRIC.title), points))
 
 
-PLOTS = {"results": plot_results, "curves": plot_curves, "scaling": plot_law}
+def plot_rates_of_widths(study: Study) -> Figure:
+    """Plot bits per byte over the learning rate, a line for each width, a panel for each parametrization."""
+    runs = ((flatten(row.config), run.metrics) for row in study.rows for run in row.runs)
+    return plot_rates(compare_runs(PrimaryMetric(METRIC.metric, METRIC.title), runs))
+
+
+PLOTS = {"results": plot_results, "curves": plot_curves, "scaling": plot_law, "rates": plot_rates_of_widths}
 """The plots by the word that a page asks for them with; `records_page.PLOT_KINDS` has the words, without matplotlib."""
 
 
