@@ -111,7 +111,9 @@ class Throughput(Callback):
         self._last_call = (self.n_tokens, self.training_s)
         device, is_first = pl_module.device, self.distributed.rank_info.local_rank == 0
         if is_first or device.type == "cuda":  # one process answers for the CPUs of a machine, each for its own GPU
-            uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else None
+            # ROCm, and torch before 2.5, name no UUID; then NVML knows no such GPU.
+            properties = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+            uuid = None if properties is None else f"GPU-{getattr(properties, 'uuid', '')}"
             self._meter = find_meter(cpus=is_first, gpu_uuid=uuid)
 
     def on_train_batch_start(
