@@ -218,6 +218,7 @@ SUMMARY = "the summary of a run names its parameters; leave it out"
 BAR = "a terminal shows a progress bar, and a file lines; leave it out"
 NO_HUB = "write python scripts/export.py RUN FOLDER, and upload the folder"
 OPTION_OF_TRAINER = "write trainer=cpu, trainer=gpu or trainer=mps"
+MODEL_PARALLEL = "Folio shards models by trainer=fsdp, and has no tensor, context or pipeline parallelism; leave it out"
 STARTS = "train.py always trains; scripts/evaluate.py measures a run again; leave it out"
 
 ADVICE = {
@@ -239,6 +240,7 @@ ADVICE = {
     "checkpoint_callback": CHECKPOINTS,
     "compile_mode": "write trainer.compile=true",
     "config": "recipes are files of conf/experiment; write experiment=...",
+    "context_parallel_size": MODEL_PARALLEL,
     "cpu": "write trainer=cpu",
     "criterion": "the objective decides; write objective=...",
     "cu_seqlens": "write data.mask_documents=true",
@@ -333,6 +335,7 @@ ADVICE = {
     "patience": "write callbacks.early_stopping.patience=...",
     "persistent_workers": BATCHES,
     "pin_memory": BATCHES,
+    "pipeline_model_parallel_size": MODEL_PARALLEL,
     "plugins": "write trainer.precision=... or trainer.strategy=...",
     "predict": "write python scripts/generate.py RUN",
     "prefetch_factor": BATCHES,
@@ -359,6 +362,8 @@ ADVICE = {
     "stochastic_weight_averaging": "write callbacks=[default,ema] for an average of the weights",
     "swa": "write callbacks=[default,ema] for an average of the weights",
     "sync_batchnorm": "there is no batch norm; leave it out",
+    "tensor_model_parallel_size": MODEL_PARALLEL,
+    "tensor_parallel_size": MODEL_PARALLEL,
     "test": NO_TEST_SPLIT,
     "tf32": PRECISION,
     "torch_compile_backend": "write trainer.compile=true",

@@ -111,6 +111,7 @@ def _silence_advice() -> None:
     """Suppress advice that does not apply here. Other warnings are still shown."""
     os.environ.setdefault("LIGHTNING_DISABLE_TIPS", "1")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # that a single sharded process is connected
     # What a callback was asked to say, such as ModelSummary.
     logging.getLogger("lightning.pytorch.callbacks").setLevel(logging.INFO)
     # A ModelCheckpoint finds its folder filled when its run is resumed.
