@@ -16,6 +16,7 @@ from folio.report.records_page import DIGEST, digest_in, render_page
 from folio.report.writing import to_png
 from folio.runtime.errors import FolioError
 from folio.runtime.files import write_atomically
+from folio.runtime.untrusted import read_text
 
 PAGE = RECORDS.parents[1] / "results.md"
 
@@ -30,7 +31,7 @@ def main(
     """Write each table of a page that a marker comment names, and draw its plots, from docs/results/records/."""
     text, plots = render_page(page, records)
     stale = [image for image, plot in plots.items() if digest_in(page.parent / image) != plot.digest]
-    stale_page = text != page.read_text(encoding="utf-8")
+    stale_page = text != read_text(page)
     if check:
         if stale_page or stale:
             names = ", ".join([page.name] * stale_page + stale)

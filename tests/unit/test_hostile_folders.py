@@ -233,6 +233,7 @@ DIRECT_READERS = {
     "data.corpora.token_formats": "maps the lengths in an index that the reader has opened",
     "data.corpora.split_documents": "files of this preparation, in a folder that check_writable has passed",
     "data.corpora.staging": "files of this preparation, in a folder that check_writable has passed",
+    "report.joint_law": "parses CSV that the reader has read",
     "figures.curves": "parses CSV that the reader has opened",
     "models.formats.folder": "safetensors that the reader has found to be regular files",
     "cli.config_files": "parses texts that the reader has read",

@@ -20,7 +20,7 @@ from folio.models.cpu_linear import onednn_matmul
 from folio.runtime.cpus import other_load
 from folio.runtime.errors import FolioError
 from folio.runtime.files import write_json
-from folio.runtime.untrusted import read_json_object
+from folio.runtime.untrusted import read_json_object, read_text
 
 KNOWN_GPUS: dict[str, float] = {
     "B200": 2250e12,
@@ -209,7 +209,7 @@ def cpu_name() -> str:
     """Return the model name of the CPU."""
     file = Path("/proc/cpuinfo")
     if file.is_file():
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in read_text(file, errors="replace").splitlines():
             name, _, value = line.partition(":")
             if name.strip() == "model name":
                 return value.strip()

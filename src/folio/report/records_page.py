@@ -21,6 +21,7 @@ from folio.report.records import Record, RecordedRun, Study, read_study
 from folio.report.statistics import Summary, summarize
 from folio.report.text import fixed_point, format_value
 from folio.runtime.errors import FolioError
+from folio.runtime.untrusted import read_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -87,7 +88,7 @@ def render_page(page: Path, records: Path) -> tuple[str, dict[str, "PlotData"]]:
             raise FolioError(f"{page}: {match[2]}: a plot needs {', '.join(PLOT_KINDS)}, and a description")
         return f"<!-- {match[1]}: {match[2]} -->\n\n{content}\n\n<!-- end -->"
 
-    text = page.read_text(encoding="utf-8")
+    text = read_text(page)
     made, n_followed = MARKER.subn(replace, text)
     if n_followed < len(re.findall(r"<!-- (?:records|plot):", text)):
         raise FolioError(f"{page}: a marker has no <!-- end --> before the next one; write it")
