@@ -71,7 +71,8 @@ def build_context(
         device = split_threads(device, config.trainer)
     assert config.model.vocab_size is not None
     model_config = config.transformer_config(config.model.vocab_size)
-    if not resumed:  # a resumed run keeps its precision, and one of an older Folio had no choice
+    # A resumed run keeps its precision, and the runs of a sweep, which are compared, share theirs.
+    if not resumed and not origin.more_jobs_follow:
         device = with_probed_precision(device, config, model_config)
     if device.n_threads:
         config = with_machine(config, device.n_threads, device.precision)
