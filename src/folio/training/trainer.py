@@ -124,6 +124,8 @@ def _silence_advice() -> None:
     warnings.filterwarnings("ignore", message=".*to accumulate the metric across devices.*")
     # Which the average of Folio's sharded weights does support.
     warnings.filterwarnings("ignore", message=".*using the WeightAveraging callback with a model that overrides.*")
+    # Of an encoder-decoder the loss gets a part of the hidden states, and changes none of them in place.
+    warnings.filterwarnings("ignore", message=".*FSDP2-wrapped module .* returned a view tensor.*")
     # A resumed run may do without a callback that it had, if the user says so.
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided.*")
     # A run shorter than training.log_every_steps logs at its last step.
