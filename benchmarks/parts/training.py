@@ -28,7 +28,7 @@ TOLERANCE_BF16 = 2e-2
 """bf16 has three digits, and a compiled graph rounds in other places than an eager one."""
 
 OVERHEAD_PEERS = ("bare", "lightning")
-"""What train.py is compared with in the part `overhead`: no framework, and Lightning with nothing around it."""
+"""Contenders to compare with in the part `overhead`: no framework, and Lightning with nothing around it."""
 
 TRAINING_PARTS = ("step", "overhead", "memory")
 

@@ -17,7 +17,7 @@ RULE = (
 )
 
 METRICS = {"val/bits_per_byte": "bits per byte", "val/loss_nats": "validation loss, nats"}
-"""What is compared, the first one that both have."""
+"""Metrics to compare: the first one that both have."""
 
 write_loss = fixed_point(4)
 

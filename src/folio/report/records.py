@@ -113,7 +113,7 @@ class Record(Section):
 
     @property
     def identity(self) -> dict[str, Scalar]:
-        """What a repetition must have in common with this row; empty if it has no config."""
+        """Keys that a repetition must have in common with this row; empty if it has no config."""
         return identity_of(self.config, self.text_sha256) if self.config else {}
 
     def summary(self, metric: str) -> Summary | None:

@@ -34,7 +34,7 @@ DIGEST = "folio-records"
 TRANSCRIBED = "†"
 
 PLOT_KINDS = {"results": "", "curves": "_curves", "scaling": "", "rates": ""}
-"""What is added to the name of a study for the image of each kind."""
+"""Suffixes of the name of a study, for the image of each kind."""
 
 LOSS_HEADING = "validation loss, nats"
 

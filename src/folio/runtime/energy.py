@@ -58,7 +58,7 @@ class EnergyMeter:
     def __init__(self, meters: dict[str, RaplZone | NvmlGpu]) -> None:
         self._meters = meters
         self.sources = sorted(meters)
-        """What is counted, such as package-0."""
+        """Name of the part whose energy is counted, such as package-0."""
 
     def joules(self) -> float | None:
         """Return the energy since the meter was made; None if a counter is missing or has stopped answering."""

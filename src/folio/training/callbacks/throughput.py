@@ -32,7 +32,7 @@ class Throughput(Callback):
         self.flops_per_token = flops_per_token
         """Model FLOPs of training for each token."""
         self.peak_flop_per_s = peak_flop_per_s
-        """Of matrix products, on all devices together."""
+        """Rate of matrix products, on all devices together."""
         self._synced_tokens = 0  # of all processes
         self._own_tokens = 0  # of this process, since then
         self.elapsed_before_s = 0.0
