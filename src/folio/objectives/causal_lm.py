@@ -12,10 +12,8 @@ class CausalLM(Objective):
     """Windows of context_length tokens, in which every token but the first is a target."""
 
     def training_dataset(self) -> TrainingWindows:
-        split, objective = self.data.train, self.config.objective
-        assert isinstance(objective, CausalLMConfig)
-        noise = None
-        if objective.token_noise:
+        split, objective, noise = self.data.train, self.config.objective, None
+        if isinstance(objective, CausalLMConfig) and objective.token_noise:  # an objective built on this one has no key
             noise = TokenNoise(objective.token_noise, self.data.tokenizer.vocab_size, self.config.seed)
         return TrainingWindows(split.tokens, self.config.model.context_length, self._documents(split), noise)
 
