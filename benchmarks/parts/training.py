@@ -14,7 +14,6 @@ from benchmarks.report.results import BenchmarkReport, Series
 from benchmarks.report.statistics import largest_difference
 from benchmarks.workloads import Workload
 from folio.config.run import RunConfig
-from folio.models.flops import model_flops_per_token
 from folio.runtime.errors import FolioError
 
 WARM_UP_STEPS = 2
@@ -155,6 +154,8 @@ class TrainingComparison:
 
     def step_series(self, part: str, workers: Sequence[Worker], checkpoint_period: int) -> list[Series]:
         """Return the milliseconds per step, Folio's with its share of a checkpoint."""
+        from folio.models.flops import model_flops_per_token  # imports torch, which wrong arguments need not wait for
+
         model, n_tokens = self.config.model, self.config.training.batch_size * self.config.model.context_length
         series = []
         for worker in workers:
