@@ -19,7 +19,7 @@ from folio.data.tokenizers.tiktoken_bpe import TiktokenTokenizer
 from folio.data.tokenizers.word import WordTokenizer
 from folio.export.page.architecture import ONLY_TRAINING, SUPPORTED, Precision
 from folio.export.page.page import PageModel, write_page
-from folio.export.page.weights import pack_weights
+from folio.export.page.weights import in_page_form, pack_weights
 from folio.generation.filling import fill_masks
 from folio.models import TransformerConfig, build_model
 from folio.models.families import Model
@@ -78,6 +78,7 @@ TOGETHER: list[dict[str, Any]] = [
         "rotary_scaling": RotaryScaling(name="llama3", factor=8.0, original_context_length=40),
     },
     {"positional_encoding": "alibi", "attention_window": "SSL:2", "n_layers": 3, "n_heads": 4, "n_kv_heads": 2},
+    {"parametrization": "mup", "mup_base_d_model": 12},
 ]
 
 
@@ -101,10 +102,11 @@ def lively(model: Model) -> Model:
 def page_model(
     options: dict[str, Any], tokenizer: Tokenizer = LETTERS, precision: Precision = "fp32"
 ) -> tuple[Model, PageModel]:
-    """Return a model, and the same for a page. Rounding changes both."""
+    """Return a model, and the same for a page. Rounding changes both, unless the page has another form of the model."""
     model = lively(build_model(TransformerConfig(**SIZES | options)))
-    weights = pack_weights(model, precision)
-    described = PageModel("tiny", 0, model.config, tokenizer, precision, weights, model.n_parameters, "abc")
+    shown = in_page_form(model)
+    weights = pack_weights(shown, precision)
+    described = PageModel("tiny", 0, shown.config, tokenizer, precision, weights, model.n_parameters, "abc")
     return model, described
 
 
