@@ -105,11 +105,11 @@ class ProgressBar(StepCallback):
         loss = "" if loss_nats is None else f"loss {loss_nats:.3f}, "
         remaining = format_duration(self.throughput.remaining_s(step, self.max_steps))
         speed = self.throughput.mean_tokens_per_s()
-        line = f"{loss}{speed:,.0f} tokens/s, MFU {self.throughput.mfu(speed):.2g}, {remaining} left"
         if self._bar is None:
-            log.info(f"step {step}/{self.max_steps}: {line}")
-        else:
-            self._bar.update(step, line)
+            mfu = self.throughput.mfu(speed)
+            log.info(f"step {step}/{self.max_steps}: {loss}{speed:,.0f} tokens/s, MFU {mfu:.2g}, {remaining} left")
+        else:  # which has to fit into 80 columns
+            self._bar.update(step, f"{loss}{speed:,.0f} tokens/s, {remaining} left")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._close()
