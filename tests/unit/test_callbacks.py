@@ -249,8 +249,8 @@ def test_a_notebook_shows_a_bar_in_place(
     bar.on_train_end(trainer, module)
     assert shown == [
         f"{'╌' * 40} 0/2 ",
-        f"{'━' * 20}{'╌' * 20} 1/2 25 tokens/s, MFU 0, 4 s left",
-        f"{'━' * 40} 2/2 25 tokens/s, MFU 0, 0 s left",
+        f"{'━' * 20}{'╌' * 20} 1/2 25 tokens/s, 4 s left",
+        f"{'━' * 40} 2/2 25 tokens/s, 0 s left",
     ]
     assert lines == []
 
