@@ -45,6 +45,7 @@ def run_within(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_heed_interrupts,
         ) as process,
     ):
         timed_out = False
@@ -59,6 +60,11 @@ def run_within(
             _signal(process, signal.SIGKILL)
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return Outcome(process.returncode, timed_out, "\n".join(lines[-TAIL_LINES:]))
+
+
+def _heed_interrupts() -> None:
+    """Undo what a shell does to commands in its background, whose children ignore Ctrl-C as well."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -63,10 +63,10 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
 def test_a_command_over_its_budget_may_save_and_is_then_killed_with_its_children(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.gpu_day.budget.GRACE_S", 5.0)
+    monkeypatch.setattr("benchmarks.gpu_day.budget.GRACE_S", 2.0)
     (tmp_path / "run.py").write_text(INTERRUPTED)
     command = [sys.executable, "run.py"]
-    outcome = run_within(command, 5.0, folder=tmp_path, environment=os.environ, log=tmp_path / "log")
+    outcome = run_within(command, 3.0, folder=tmp_path, environment=os.environ, log=tmp_path / "log")
     assert outcome.timed_out
     assert outcome.code == -signal.SIGKILL
     assert (tmp_path / "half").read_text() == "what was measured"
