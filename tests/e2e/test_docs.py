@@ -79,7 +79,11 @@ def address(site: Path) -> Iterator[str]:
 
 def test_search_works_without_the_network(address: str, browser: Browser) -> None:
     with window(browser, f"{address}index.html") as opened:
-        opened.page.get_by_role("textbox", name="Search").fill("rotary")
+        search = opened.page.get_by_role("textbox", name="Search")
+        search.focus()
+        # What is typed before the index has been read is lost.
+        expect(opened.page.locator(".md-search-result__meta")).to_contain_text("Type to start", timeout=60_000)
+        search.press_sequentially("rotary")
         expect(opened.page.locator(".md-search-result__item").first).to_contain_text(
             "rotary", ignore_case=True, timeout=60_000
         )
