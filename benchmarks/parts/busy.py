@@ -16,6 +16,14 @@ BLOCK_STEPS = 12
 WARM_UP_STEPS = 3
 
 
+ENDLESS_QUICKSTART = (
+    "experiment=quickstart",
+    "training.max_steps=1000000",
+    "training.validate_every_steps=1000000",
+    "training.checkpoint_every_steps=1000000",
+)
+
+
 @dataclass(frozen=True)
 class Policy:
     """How many threads a run has, and how they wait for work."""
@@ -35,10 +43,7 @@ POLICIES = (
 
 def measure_busy(options: Options, report: BenchmarkReport) -> None:
     """Add the milliseconds of a step of `make train` for each policy, beside so many busy processes."""
-    config = options.compose(["experiment=quickstart", "training.checkpoint_every_steps=1000000", *options.overrides])
-    config = config.model_copy(
-        update={"training": config.training.model_copy(update={"max_steps": 10**6, "validate_every_steps": 10**6})}
-    )
+    config = options.compose([*ENDLESS_QUICKSTART, *options.overrides])
     with scratch_folder() as folder:
         specs = [
             options.spec(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_models import FAMILY_OF
+from tiny_models import FAMILIES, FAMILY_OF, each_family
 from torch import Tensor, nn
 
 from folio.models import GPT, Encoder, EncoderDecoder, TransformerConfig, build_model
@@ -16,14 +16,6 @@ from folio.models.positional import POSITIONAL_ENCODINGS
 WIDE = TransformerConfig(vocab_size=500, context_length=100, n_layers=3, n_heads=4, d_model=128)
 """Wide enough to measure deviations: each weight has at least 100 x 128 values, a standard error of 0.7 %."""
 
-FAMILIES: dict[str, dict[str, Any]] = {
-    "decoder": {},
-    "encoder": {"family": "encoder"},
-    "hidden_cache": {"family": "encoder_decoder", "conditioning": "hidden_cache"},
-    "cross_attention": {"family": "encoder_decoder", "conditioning": "cross_attention"},
-}
-
-each_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 each_init = pytest.mark.parametrize("init", ["gpt2", "xavier"])
 
 

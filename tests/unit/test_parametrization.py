@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import TINY, lively, random_tokens
+from tiny_models import FAMILIES, TINY, each_family, lively, random_tokens
 from torch import Tensor
 
 from folio.config.optimizer import AdamConfig, MuonConfig, OptimizerConfig
@@ -35,14 +35,6 @@ MUON = MuonConfig(
     weight_decay=DECAY,
 )
 each_optimizer = pytest.mark.parametrize("optimizer", [ADAMW, MUON], ids=["adamw", "muon"])
-
-FAMILIES: dict[str, dict[str, Any]] = {
-    "decoder": {},
-    "encoder": {"family": "encoder"},
-    "hidden_cache": {"family": "encoder_decoder", "conditioning": "hidden_cache"},
-    "cross_attention": {"family": "encoder_decoder", "conditioning": "cross_attention"},
-}
-each_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 
 
 def model_of(**changes: Any) -> Model:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -39,6 +40,16 @@ OTHER_CHOICES: dict[str, Any] = {
 """Another value than the default for every option that all families have."""
 
 CONDITIONINGS = ("hidden_cache", "cross_attention")
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "decoder": {},
+    "encoder": {"family": "encoder"},
+    "hidden_cache": {"family": "encoder_decoder", "conditioning": "hidden_cache"},
+    "cross_attention": {"family": "encoder_decoder", "conditioning": "cross_attention"},
+}
+"""The options of every kind of model."""
+
+each_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 
 FAMILY_OF = {GPT: "decoder", Encoder: "encoder", EncoderDecoder: "encoder_decoder"}
 
