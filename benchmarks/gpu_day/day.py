@@ -15,6 +15,7 @@ from benchmarks.gpu_day.budget import Outcome, run_within
 from benchmarks.gpu_day.steps import REHEARSAL_FACTOR, ROOT, Machine, Step
 from folio.runtime.errors import FolioError
 from folio.runtime.files import write_json
+from folio.runtime.version import git_commit
 
 FORMAT = 1
 """Version of the JSON file."""
@@ -53,7 +54,7 @@ def run_day(steps: Sequence[Step], machine: Machine, output: Path) -> bool:
         "format": FORMAT,
         "rehearsal": machine.rehearse,
         "machine": described,
-        "git_commit": git_commit(),
+        "git_commit": git_commit(digits=12),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": 0.0,
         "steps": [],
@@ -108,13 +109,3 @@ def run_step(step: Step, machine: Machine, budget_s: float, environment: dict[st
 def from_checkout(text: str) -> str:
     """Return a text with the paths of this checkout as seen from its folder: the file is meant to be published."""
     return text.replace(f"{ROOT}/", "").replace(str(ROOT), ".")
-
-
-def git_commit() -> str | None:
-    """Return the commit of this checkout; None if git does not tell, as in a copy without history."""
-    words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        result = subprocess.run(words, capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return result.stdout.strip() or None

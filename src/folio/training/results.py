@@ -12,10 +12,11 @@ from folio.models.formats.choice import NoFormatError, choose_format
 from folio.objectives.metrics import format_rows
 from folio.runs.description import read_overrides
 from folio.runs.folders import resume_command
-from folio.runs.provenance import git_commit, versions
+from folio.runs.provenance import versions
 from folio.runtime.commands import command, quote_for_shell, tensorboard_command, typed_path
 from folio.runtime.console import log
 from folio.runtime.untrusted import shown
+from folio.runtime.version import git_commit
 from folio.training.assembly import TrainingParts
 from folio.training.callbacks.throughput import Throughput, format_duration
 from folio.training.context import RunContext
