@@ -1,6 +1,6 @@
 """The GPU part of docs/performance.md, written from the JSON file of a check. Imports no torch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -10,6 +10,7 @@ from benchmarks.gpu_day.steps import ROOT
 from benchmarks.report.results import BenchmarkReport, parse_report
 from benchmarks.report.statistics import format_number
 from benchmarks.report.tables import mfu
+from folio.report.tables import join_table
 from folio.runtime.errors import FolioError
 from folio.runtime.files import write_atomically
 from folio.runtime.untrusted import read_json_object
@@ -63,7 +64,7 @@ def blocks(day: dict[str, Any], results: dict[str, dict[str, Any]]) -> Iterator[
         )
     else:
         yield f"{machine['gpu']}, {software}: {passed}."
-    yield table(
+    yield join_table(
         ("step", "", "status", "seconds", "at most"),
         [
             (step["name"], step["title"], step["status"], f"{step['seconds']:.0f}", f"{step['budget_s']:.0f}")
@@ -110,7 +111,7 @@ def describe_steps(results: dict[str, Any]) -> Iterator[str]:
     if rows:
         share_of_peak = f"share of peak (aim {AIM_OF_PEAK})"
         graphs = f"graphs (aim {AIM_OF_GRAPHS})"
-        yield table(
+        yield join_table(
             ("workload", "program", "ms/step", "tokens/s", share_of_peak, "peak MiB", graphs, "Folio is faster by"),
             rows,
         )
@@ -131,7 +132,7 @@ def describe_generation(results: dict[str, Any]) -> Iterator[str]:
         for series in group
     ]
     if rows:
-        yield table(("generation", "program", "tokens/s", ""), rows)
+        yield join_table(("generation", "program", "tokens/s", ""), rows)
 
 
 def describe_sharding(results: dict[str, Any]) -> Iterator[str]:
@@ -142,7 +143,7 @@ def describe_sharding(results: dict[str, Any]) -> Iterator[str]:
         if "val/loss_nats" in (run := runs.get(name, {}))
     ]
     if rows:
-        yield table(("60 steps on one device", "loss, nats", "tokens/s", "peak MiB"), rows)
+        yield join_table(("60 steps on one device", "loss, nats", "tokens/s", "peak MiB"), rows)
 
 
 def mebibytes(run: dict[str, Any]) -> str:
@@ -168,7 +169,3 @@ PARTS: dict[str, Callable[[dict[str, Any]], Iterator[str]]] = {
     "sharding": describe_sharding,
     "shakespeare": describe_shakespeare,
 }
-
-
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows))

@@ -203,9 +203,13 @@ def to_markdown(report: Report, images: Sequence[str]) -> str:
 
 def to_markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table whose cells are escaped."""
-    lines = [f"| {' | '.join(escape_markdown(cell) for cell in row)} |" for row in (headings, *rows)]
-    lines.insert(1, f"| {' | '.join(['---'] * len(headings))} |")
-    return "\n".join(lines)
+    escaped = ([escape_markdown(cell) for cell in row] for row in rows)
+    return join_table([escape_markdown(heading) for heading in headings], escaped)
+
+
+def join_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table whose cells are Markdown."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (headings, ["---"] * len(headings), *rows))
 
 
 def escape_markdown(text: str) -> str:
