@@ -448,6 +448,7 @@ MUON = {
     "adamw_learning_rate": None,
     "momentum": 0.95,
     "nesterov": True,
+    "split_fused": False,
     "weight_decay": 0.1,
     "betas": [0.9, 0.95],
     "eps": 1e-8,

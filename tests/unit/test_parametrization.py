@@ -30,6 +30,7 @@ MUON = MuonConfig(
     adamw_learning_rate=None,
     momentum=0.95,
     nesterov=True,
+    split_fused=False,
     betas=[0.9, 0.95],
     eps=1e-8,
     weight_decay=DECAY,

@@ -48,6 +48,7 @@ MUON = MuonConfig(
     adamw_learning_rate=None,
     momentum=0.9,
     nesterov=True,
+    split_fused=False,
     weight_decay=0.3,
     betas=[0.8, 0.95],
     eps=1e-3,
@@ -134,12 +135,14 @@ def test_mixed_precision_gathers_matrices_in_bfloat16_and_keeps_the_rest_in_floa
         assert (whole(weight.grad) - expected_gradient).norm() <= 0.03 * expected_gradient.norm() + 1e-6, name
 
 
-def test_muon_updates_sharded_matrices_as_torch_updates_whole_ones(mesh: DeviceMesh) -> None:
+@pytest.mark.parametrize("split_fused", [False, True])
+def test_muon_updates_sharded_matrices_as_it_updates_whole_ones(split_fused: bool, mesh: DeviceMesh) -> None:
+    config = MUON.model_copy(update={"split_fused": split_fused})
     plain = model_of()
     sharded = copy.deepcopy(plain)
     shard_model(sharded, mesh, "32-true")
     for model in (plain, sharded):
-        train(model, build_optimizer(model, MUON, fused=False), 4)
+        train(model, build_optimizer(model, config, fused=False), 4)
     expected = weights(plain)
     for name, weight in weights(sharded).items():
         assert torch.allclose(weight, expected[name], atol=1e-6), name

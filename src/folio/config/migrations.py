@@ -32,6 +32,7 @@ NEW_KEYS: dict[str, Any] = {
     "training.on_nan": "stop",
     "training.max_nan_steps": 10,
     "optimizer.adamw_learning_rate": None,
+    "optimizer.split_fused": False,
     **{f"model.{option.name}": option.default for option in fields(ModelOptions) if option.name not in FIRST_OPTIONS},
     "positional_encoding.init": "normal",
     "positional_encoding.width": None,
@@ -54,6 +55,7 @@ NEW_KEYS: dict[str, Any] = {
 KEYS_OF_OPTIONS = {
     "objective.token_noise": ("causal_lm",),
     "optimizer.adamw_learning_rate": ("muon",),
+    "optimizer.split_fused": ("muon",),
     "data.text_suffixes": ("text_files",),
     "data.prompt_field": ("text_files",),
     "data.completion_field": ("text_files",),

@@ -55,6 +55,8 @@ class MuonConfig(OptimizerConfig):
     """Share of the mean of the gradients that is kept from step to step."""
     nesterov: bool
     """Whether to look ahead by one update of the momentum."""
+    split_fused: bool
+    """Whether to orthogonalize the projections that share one matrix, such as q, k and v, separately."""
     betas: Betas
     """Betas of AdamW."""
     eps: Positive

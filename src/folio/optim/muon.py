@@ -1,13 +1,15 @@
 """Muon for the matrices of the blocks and AdamW for everything else, as one optimizer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from folio.config.optimizer import MuonConfig
+from folio.models.blocks import FusedLinear
+from folio.optim.batched_muon import BatchedMuon
 from folio.optim.optimizers import LR_SCALE, hidden_matrices, param_groups, scaled_group, width_multiplier
 from folio.optim.sharded_muon import ShardedMuon
 
@@ -19,8 +21,8 @@ def build_muon(model: nn.Module, config: MuonConfig, fused: bool) -> torch.optim
     matrices too, but each of their rows belongs to one symbol or position, and AdamW suits them better
     (Jordan et al. 2024).
 
-    A fused projection, such as that of q, k and v, is orthogonalized as one matrix. Jordan et al. advise splitting it;
-    that would take an optimizer that knows the layout of each layer.
+    A fused projection, such as that of q, k and v, is orthogonalized as one matrix, or with optimizer.split_fused as
+    the projections that it holds, as Jordan et al. advise.
 
     With model.parametrization=mup, Muon's learning rate falls with 1 / sqrt(width). The singular values of its updates
     are all equal and, scaled to AdamW's root mean square, grow with sqrt(width); those of a matrix's update must not
@@ -32,7 +34,12 @@ def build_muon(model: nn.Module, config: MuonConfig, fused: bool) -> torch.optim
     if config.adamw_learning_rate is not None:
         for group in adamw_groups:
             group[LR_SCALE] = config.adamw_learning_rate / config.learning_rate
-    return MuonWithAdamW(muon_groups, adamw_groups, config, fused)
+    return MuonWithAdamW(muon_groups, adamw_groups, config, fused, fused_sizes(model) if config.split_fused else {})
+
+
+def fused_sizes(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
+    """Return the matrices of a model that hold several projections, with the rows of each."""
+    return {layer.weight: layer.sizes for layer in model.modules() if isinstance(layer, FusedLinear)}
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -46,11 +53,17 @@ class MuonWithAdamW(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, muon_groups: list[dict[str, Any]], adamw_groups: list[dict[str, Any]], config: MuonConfig, fused: bool
+        self,
+        muon_groups: list[dict[str, Any]],
+        adamw_groups: list[dict[str, Any]],
+        config: MuonConfig,
+        fused: bool,
+        fused_sizes: Mapping[Tensor, Sequence[int]],
     ) -> None:
         is_sharded = any(isinstance(matrix, DTensor) for group in muon_groups for matrix in group["params"])
-        self._muon = (ShardedMuon if is_sharded else torch.optim.Muon)(
+        self._muon = (ShardedMuon if is_sharded else BatchedMuon)(
             muon_groups,
+            fused_sizes,
             lr=config.learning_rate,
             momentum=config.momentum,
             nesterov=config.nesterov,

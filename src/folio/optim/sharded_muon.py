@@ -4,12 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
+from folio.optim.batched_muon import BatchedMuon, orthogonalize, step_size
 
-class ShardedMuon(torch.optim.Muon):
-    """torch.optim.Muon over DTensors. Each process orthogonalizes other matrices, and all send each other the results.
+
+class ShardedMuon(BatchedMuon):
+    """Muon over DTensors. Each process orthogonalizes other matrices, and all send each other the results.
 
     Momentum and weights stay divided. For n matrices at a time, one for each of n processes, the directions of all are
     gathered; each process keeps one, orthogonalizes it and sends its rows to where they belong. So a process holds at
@@ -33,9 +35,9 @@ class ShardedMuon(torch.optim.Muon):
         mesh = matrices[0].device_mesh
         rank, own = mesh.get_local_rank(), None
         for owner, matrix in enumerate(matrices):
-            direction = self._direction(matrix, group).full_tensor()
+            direction = self.direction(matrix, group).full_tensor()
             if owner == rank:
-                own = orthogonal_update(direction, group)
+                own = self._orthogonal_update(matrix, direction, group)
         for owner, matrix in enumerate(matrices):
             sent = own if owner == rank else torch.empty(matrix.shape, dtype=matrix.dtype, device=mesh.device_type)
             assert sent is not None
@@ -43,24 +45,8 @@ class ShardedMuon(torch.optim.Muon):
             matrix.mul_(1 - group["lr"] * group["weight_decay"])
             matrix.add_(update)
 
-    def _direction(self, matrix: DTensor, group: dict[str, Any]) -> DTensor:
-        """Return the momentum of a matrix after this step's gradient."""
-        gradient: Any = matrix.grad
-        state = self.state[matrix]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(gradient)
-        buffer = state["momentum_buffer"]
-        buffer.lerp_(gradient, 1 - group["momentum"])
-        return gradient.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
-
-
-def orthogonal_update(direction: Tensor, group: dict[str, Any]) -> Tensor:
-    """Return what Muon adds to a matrix with this momentum, without weight decay. Shapes: (m, n) -> (m, n).
-
-    It is what torch's Muon does to a matrix of zeros that has no momentum yet.
-    """
-    matrix = nn.Parameter(torch.zeros_like(direction))
-    matrix.grad = direction
-    kept = {key: group[key] for key in ("lr", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn")}
-    torch.optim.Muon([matrix], weight_decay=0.0, momentum=0.0, nesterov=False, **kept).step()
-    return matrix.detach()
+    def _orthogonal_update(self, matrix: DTensor, direction: Tensor, group: dict[str, Any]) -> Tensor:
+        rows = self.fused_sizes.get(matrix, matrix.shape[:1])
+        parts = direction.split(rows)
+        updates = [orthogonalize(part[None], group)[0].to(matrix.dtype) for part in parts]
+        return torch.cat([step_size(part.shape, group) * update for part, update in zip(parts, updates, strict=True)])
