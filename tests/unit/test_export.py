@@ -101,6 +101,7 @@ def test_the_option_in_the_way_and_its_recipe_are_named(
         (QUICKSTART, "the nearest is Qwen3: train with model.activation=swiglu"),
         ((), "train with positional_encoding=rotary model.activation=swiglu"),
         ((*LLAMA, "model.attention_window=4"), "model.attention_window=4 stands in the way"),
+        ((*LLAMA, "model.qk_norm=true", "model.attention_window=4"), "train with model.attention_window=null"),
         ((*LLAMA, "model.qk_norm=true", "model.attention_bias=true"), "train with model.qk_norm=false"),
         ((*LLAMA, "model.qk_norm=true", STRETCHED), "train with model.qk_norm=false"),
         ((*LLAMA, "tokenizer=char"), "tokenizer=char stands in the way: llama.cpp knows byte-level byte pairs"),

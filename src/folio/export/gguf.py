@@ -44,12 +44,12 @@ class RopeOfQwen3(Rope):
 
 
 def formats() -> list[Format]:
-    """Return the formats as llama.cpp has them. Its Qwen3 has no biases."""
+    """Return the formats as llama.cpp has them. Its Qwen3 has neither biases nor windows."""
     llama = [SILU if part.options == SILU.options else part for part in LLAMA.fields]
     qwen3 = [
         SILU if part.options == SILU.options else RopeOfQwen3() if isinstance(part, Rope) else part
         for part in QWEN3.fields
-        if "attention_bias" not in part.options
+        if not {"attention_bias", "attention_window"} & set(part.options)
     ]
     return [replace(LLAMA, fields=llama), replace(QWEN3, fields=qwen3)]
 
