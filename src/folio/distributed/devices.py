@@ -52,7 +52,7 @@ def resolve_device(config: TrainerConfig, option: str = "trainer") -> Device:
     Raises: ConfigError if this machine does not have the device; its message names the option that chooses another.
     """
     accelerator = _find_accelerator(config.accelerator, option)
-    n_threads = _use_threads(config.threads) if accelerator == "cpu" else 0
+    n_threads = _use_threads(config.threads, config.n_processes) if accelerator == "cpu" else 0
     precision = _resolve_precision(config.precision, accelerator)
     return Device(accelerator, precision, _device_name(accelerator, n_threads), n_threads)
 
@@ -63,7 +63,7 @@ def device_from_name(name: str) -> torch.device:
         raise ConfigError(f"device={name} is not one of {', '.join(ACCELERATORS)}")
     accelerator = _find_accelerator(name, option="device")
     if accelerator == "cpu":
-        _use_threads(None)
+        _use_threads(None, n_processes=1)
     return _torch_device(accelerator)
 
 
@@ -121,7 +121,7 @@ def _find_accelerator(requested: str, option: str) -> str:
     return requested
 
 
-def _use_threads(n_threads: int | None) -> int:
+def _use_threads(n_threads: int | None, n_processes: int) -> int:
     """Make torch use so many threads, and return the number. None: one per processor, or as the environment says."""
     if n_threads is None:
         n_threads = torch.get_num_threads()
@@ -129,7 +129,7 @@ def _use_threads(n_threads: int | None) -> int:
             n_threads = min(n_threads, available_cpus())  # torch does not know the limit of a container
     if n_threads != torch.get_num_threads():
         torch.set_num_threads(n_threads)
-    watch_for_crowds(n_threads)
+    watch_for_crowds(n_threads, may_move=n_processes == 1)  # processes that are started would inherit the place
     return n_threads
 
 

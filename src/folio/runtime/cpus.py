@@ -2,6 +2,7 @@
 
 import math
 import os
+from functools import cache
 from pathlib import Path
 
 from folio.runtime.untrusted import read_text
@@ -15,10 +16,15 @@ PROC_STAT = Path("/proc/stat")
 
 def available_cpus(cgroups: Path = CGROUPS) -> int:
     """Return how many processors this process may use, which a cluster, a container or `taskset` can limit."""
-    # os.sched_getaffinity does not exist on macOS.
-    n_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cpu_quota(cgroups)
+    n_cpus, quota = len(allowed_cpus()), _cpu_quota(cgroups)
     return n_cpus if quota is None else max(1, min(n_cpus, math.ceil(quota)))
+
+
+@cache
+def allowed_cpus() -> frozenset[int]:
+    """Return the processors that this process may use, also while `CrowdWatcher` keeps to fewer of them."""
+    # os.sched_getaffinity does not exist on macOS.
+    return frozenset(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
 
 
 def _cpu_quota(cgroups: Path) -> float | None:
@@ -33,22 +39,23 @@ def _cpu_quota(cgroups: Path) -> float | None:
         return None
 
 
-def worked_seconds(proc_stat: Path = PROC_STAT) -> float | None:
-    """Return for how long the processors of this process have worked for any process, in total. None if unknown.
+def worked_seconds(proc_stat: Path = PROC_STAT) -> dict[int, float]:
+    """Return for how long each processor of the machine has worked for any process. Empty if unknown.
 
     Time that a virtual machine wanted and did not get counts too: someone else had the processor.
     Source: Linux, Documentation/filesystems/proc.rst, section 1.7.
     """
-    if not hasattr(os, "sched_getaffinity"):
-        return None
-    ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
     try:
         rows = [line.split() for line in read_text(proc_stat).splitlines()]
-        # user, nice, system, idle, iowait, irq, softirq, steal
-        busy = [sum(map(int, row[1:4])) + sum(map(int, row[6:9])) for row in rows if row and row[0] in ours]
+        ticks = os.sysconf("SC_CLK_TCK")
+        return {
+            # user, nice, system, idle, iowait, irq, softirq, steal
+            int(row[0].removeprefix("cpu")): (sum(map(int, row[1:4])) + sum(map(int, row[6:9]))) / ticks
+            for row in rows
+            if row and row[0].startswith("cpu") and row[0] != "cpu"
+        }
     except (OSError, ValueError):  # no Linux
-        return None
-    return sum(busy) / os.sysconf("SC_CLK_TCK") if busy else None
+        return {}
 
 
 def other_load() -> float:
