@@ -43,9 +43,9 @@ class CrowdWatcher:
         self.n_threads = n_threads
         self.cpus = frozenset(cpus)
         self.may_move = True
-        """Whether our threads may be kept to some of these."""
+        """Whether our threads may be kept to some of them."""
         self.cpus_in_use = self.cpus
-        """Those on which our threads may run now."""
+        """Processors on which our threads may run now."""
         self._end_teams: threading.Event | None = None
         self._teams: list[threading.Thread] = []
         self._dice = random.Random(os.getpid())  # its own, because random's state belongs to the training
