@@ -310,7 +310,7 @@ def test_a_successful_command_returns_its_value() -> None:
         (("experiment=nanogpt_shakespeare_char_cpu", "schedule=noam"), "schedule", "min_learning_rate"),
         (("experiment=nanogpt_shakespeare_char_cpu", "optimizer=sgd"), "optimizer", "betas"),
         (("experiment=speedrun_char_cpu", "schedule=cosine"), "schedule", "decay_share"),
-        (("optimizer=adamw", "experiment=speedrun_char_cpu"), "optimizer", "adamw_learning_rate"),
+        (("optimizer=adamw", "experiment=speedrun_char_cpu"), "optimizer", "adamw_learning_rate, split_fused"),
     ],
 )
 def test_a_recipes_keys_for_a_replaced_option_are_dropped_with_a_message(
@@ -319,7 +319,7 @@ def test_a_recipes_keys_for_a_replaced_option_are_dropped_with_a_message(
     config = load(*typed)
     chosen = next(word.partition("=")[2] for word in typed if word.startswith(group))
     assert getattr(config, group).name == chosen
-    assert not hasattr(getattr(config, group), dropped)
+    assert not any(hasattr(getattr(config, group), key) for key in dropped.split(", "))
     assert capsys.readouterr().out.startswith(f"{group}={chosen} has no {dropped}: ")
 
 
