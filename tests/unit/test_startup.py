@@ -14,6 +14,7 @@ PROGRAM = """
 import gc, sys
 from types import ModuleType
 from folio.runtime.startup import fast_imports
+n_before = gc.get_freeze_count()  # Python 3.12 freezes some itself
 """
 
 
@@ -33,7 +34,7 @@ try:
         {ending}
 except ValueError:
     print("raised")
-print(gc.isenabled(), gc.get_freeze_count() > 0)
+print(gc.isenabled(), gc.get_freeze_count() > n_before)
 """
     raised = ["raised"] if "raise" in ending else []
     assert output_of(code) == ["False", *raised, "True", "True"]
@@ -44,9 +45,9 @@ def test_a_later_job_of_a_sweep_freezes_nothing() -> None:
 sys.modules["torch"] = ModuleType("torch")
 with fast_imports():
     print(gc.isenabled())
-print(gc.isenabled(), gc.get_freeze_count())
+print(gc.isenabled(), gc.get_freeze_count() == n_before)
 """
-    assert output_of(code) == ["True", "True", "0"]
+    assert output_of(code) == ["True", "True", "True"]
 
 
 def test_a_collector_that_was_off_stays_off() -> None:
