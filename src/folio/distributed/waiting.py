@@ -37,13 +37,13 @@ class CrowdWatcher:
     Args:
         n_threads: threads of a step, at least 2.
         cpus: the processors that this process may use.
+        may_move: whether its threads may be kept to some of them.
     """
 
-    def __init__(self, n_threads: int, cpus: Collection[int]) -> None:
+    def __init__(self, n_threads: int, cpus: Collection[int], *, may_move: bool = True) -> None:
         self.n_threads = n_threads
         self.cpus = frozenset(cpus)
-        self.may_move = True
-        """Whether our threads may be kept to some of them."""
+        self.may_move = may_move
         self.cpus_in_use = self.cpus
         """Processors on which our threads may run now."""
         self._end_teams: threading.Event | None = None
@@ -153,11 +153,8 @@ def watch_for_crowds(n_threads: int, *, may_move: bool) -> None:
     global _watcher
     if n_threads < 2 or os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
         return
-    is_first = _watcher is None  # not so in a later job of a sweep
-    if _watcher is None:
-        if not worked_seconds():
-            return
-        _watcher = CrowdWatcher(n_threads, allowed_cpus())
-    _watcher.n_threads, _watcher.may_move = n_threads, may_move
-    if is_first:
+    if _watcher is not None:  # a later job of a sweep
+        _watcher.n_threads, _watcher.may_move = n_threads, may_move
+    elif worked_seconds():
+        _watcher = CrowdWatcher(n_threads, allowed_cpus(), may_move=may_move)
         _watcher.start()

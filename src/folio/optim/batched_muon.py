@@ -16,7 +16,7 @@ class BatchedMuon(torch.optim.Muon):
 
     Args:
         fused_sizes: for matrices that hold several projections, the rows of each, which are orthogonalized separately.
-        settings: those of torch.optim.Muon.
+        settings: those of torch.optim.Muon but adjust_lr_fn, which is match_rms_adamw.
 
     Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
     """
@@ -27,7 +27,7 @@ class BatchedMuon(torch.optim.Muon):
         fused_sizes: Mapping[Tensor, Sequence[int]],
         **settings: Any,
     ) -> None:
-        super().__init__(groups, **settings)
+        super().__init__(groups, adjust_lr_fn="match_rms_adamw", **settings)
         self.fused_sizes = fused_sizes
 
     @torch.no_grad()
@@ -39,9 +39,8 @@ class BatchedMuon(torch.optim.Muon):
                 if matrix.grad is None:
                     continue
                 matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                rows = self.fused_sizes.get(matrix, matrix.shape[:1])
-                direction = self.direction(matrix, group)
-                for part in zip(matrix.split(rows), direction.split(rows), strict=True):
+                directions = self.parts(matrix, self.direction(matrix, group))
+                for part in zip(self.parts(matrix, matrix), directions, strict=True):
                     by_shape[part[0].shape].append(part)
             for parts in by_shape.values():
                 for stack in _stacks(parts):
@@ -58,6 +57,10 @@ class BatchedMuon(torch.optim.Muon):
         momentum = state["momentum_buffer"]
         momentum.lerp_(matrix.grad, 1 - group["momentum"])
         return matrix.grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
+
+    def parts(self, matrix: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+        """Divide values of a matrix's shape into those of the projections that it holds."""
+        return values.split(self.fused_sizes.get(matrix, matrix.shape[:1]))
 
 
 def step_size(shape: torch.Size, group: dict[str, Any]) -> float:
@@ -76,6 +79,7 @@ def orthogonalize(matrices: Tensor, group: dict[str, Any]) -> Tensor:
     a, b, c = group["ns_coefficients"]
     is_tall = matrices.shape[1] > matrices.shape[2]
     x = (matrices.mT if is_tall else matrices).bfloat16()
+    # One norm after the other is rounded as torch's Muon rounds it.
     x = x / torch.stack([matrix.norm() for matrix in x]).clamp(min=group["eps"])[:, None, None]
     for _ in range(group["ns_steps"]):
         gram = x @ x.mT

@@ -67,7 +67,6 @@ class MuonWithAdamW(torch.optim.Optimizer):
             lr=config.learning_rate,
             momentum=config.momentum,
             nesterov=config.nesterov,
-            adjust_lr_fn="match_rms_adamw",
         )
         beta1, beta2 = config.betas
         self._adamw = torch.optim.AdamW(

@@ -46,7 +46,6 @@ class ShardedMuon(BatchedMuon):
             matrix.add_(update)
 
     def _orthogonal_update(self, matrix: DTensor, direction: Tensor, group: dict[str, Any]) -> Tensor:
-        rows = self.fused_sizes.get(matrix, matrix.shape[:1])
-        parts = direction.split(rows)
+        parts = self.parts(matrix, direction)
         updates = [orthogonalize(part[None], group)[0].to(matrix.dtype) for part in parts]
         return torch.cat([step_size(part.shape, group) * update for part, update in zip(parts, updates, strict=True)])
