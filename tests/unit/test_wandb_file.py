@@ -27,6 +27,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for step in STEPS:
         run.log({"loss": 1.0 / (step + 1), STEP: step, "text": "x" * (step % 97)}, commit=True)
     run.finish()
+    wandb.teardown()  # waits for W&B's own process, which may write the last block after `finish` has returned
     (file,) = folder.rglob("*.wandb")
     assert file.stat().st_size > 100_000
     return file
