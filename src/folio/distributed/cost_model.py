@@ -151,12 +151,11 @@ def block_activations(model: TransformerConfig, n_sequences: int, half: bool, is
     stream, rest = 2 * width, 2 * width + 2 * q_width + 2 * kv_width + _activation_width(model)
     if not is_cpu:
         rest += model.feed_forward_width
-    if is_cpu:  # some layers consist of several operations there, each of which keeps its inputs; counted, not derived
-        rest += round(2.5 * width * (model.norm == "rms_norm"))
-        if model.qk_norm or model.positional_encoding == "rotary":  # new queries and keys, and a copy of their output
-            rest += 2 * q_width + kv_width
-        if model.qk_norm:
-            rest += q_width + kv_width + model.n_heads + model.key_value_heads
+    if is_cpu:  # some layers consist of several operations there, each of which keeps its inputs
+        if model.qk_norm or model.positional_encoding == "rotary":  # new queries and keys
+            rest += q_width + kv_width
+        if model.positional_encoding == "rotary":  # a copy of the output of attention
+            rest += q_width
     statistics = 4 * 4 + 4 * model.n_heads
     kept = tokens * (4 * stream + (2 if half else 4) * rest + statistics)
     if model.dropout:

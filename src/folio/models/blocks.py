@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from folio.models.cache import LayerCache
+from folio.models.cpu_elementwise import Dropout, RMSNorm
 from folio.models.cpu_linear import Linear, activated_linear
 from folio.models.masks import AttentionMask
 from folio.models.positional import Rotation, rotate
 from folio.models.transformer_config import TransformerConfig
+from folio.models.window_attention import leaves_out_enough, window_attention
 
 
 class EncoderOutput(NamedTuple):
@@ -55,6 +57,9 @@ class DotProductAttention(nn.Module):
         if attn_mask is not None and attn_mask.is_floating_point():
             attn_mask = attn_mask.to(q.dtype)
         dropout = self.dropout if self.training else 0.0
+        if mask.window is not None and not dropout and leaves_out_enough(q, k, mask.window):
+            k, v = repeat_heads(k, q.size(1)), repeat_heads(v, q.size(1))
+            return window_attention(q, k, v, mask.window, self.scale)
         if q.device.type != "cpu" and (attn_mask is not None or q.dtype == torch.float32):
             # torch's only kernel on a GPU that knows groups takes neither; without it, all scores would be in memory.
             k, v = repeat_heads(k, q.size(1)), repeat_heads(v, q.size(1))
@@ -226,7 +231,7 @@ class FeedForward(nn.Module):
         self.activation = ACTIVATIONS[config.activation]
         n_inputs = 2 if config.activation == "swiglu" else 1
         self.in_projection = FusedLinear(config.d_model, n_inputs * (width,), bias=config.bias)
-        self.dropout = nn.Dropout(config.feed_forward_dropout)
+        self.dropout = Dropout(config.feed_forward_dropout)
         self.out_projection = Linear(width, config.d_model, bias=config.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -260,7 +265,7 @@ class Block(nn.Module):
         self.cross_attention = CrossAttention(config) if cross_attention else None
         self.feed_forward_norm = build_norm(config)
         self.feed_forward = FeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.activation_checkpointing = False
         """Keep only the block's input for the backward pass, and run the block again there."""
 
@@ -347,13 +352,13 @@ def build_block(config: TransformerConfig, *, cross_attention: bool = False) -> 
 def build_norm(config: TransformerConfig) -> nn.Module:
     """Build a layer norm (Ba et al. 2016), or an RMS norm, which keeps the mean (Zhang and Sennrich 2019)."""
     if config.norm == "rms_norm":
-        return nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        return RMSNorm(config.d_model, eps=config.norm_eps)
     return nn.LayerNorm(config.d_model, eps=config.norm_eps, bias=config.bias)
 
 
 def build_head_norm(config: TransformerConfig) -> nn.Module:
     """Build the norm of the queries or the keys, with a weight (K,) that all heads share; no norm without qk_norm."""
-    return nn.RMSNorm(config.head_width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+    return RMSNorm(config.head_width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
 
 
 class OutputLayer(Linear):

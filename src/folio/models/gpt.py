@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from folio.models.attention_maps import AttentionMap, record_attention
 from folio.models.blocks import EncoderOutput, OutputLayer, SelfAttention, build_block, build_norm
 from folio.models.cache import KeyValueCache
+from folio.models.cpu_elementwise import Dropout
 from folio.models.decoding import continue_tokens
 from folio.models.initialization import initialize
 from folio.models.masks import AttentionMask, near_mask, positions_after
@@ -38,7 +39,7 @@ class Transformer(CountsParameters):
         self.output_scale = config.output_scale if feeds_output else None
         self.token_embedding = nn.Embedding(config.vocab_size, config.token_width)
         self.positional_encoding = build_positional_encoding(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(
             build_block(config, cross_attention=cross_attention) for _ in range(config.n_layers)
         )
@@ -217,6 +218,7 @@ def decode(
             key_mask=seen.key_mask,
             documents=seen.documents,
             near=near_mask(seen.new, seen.all, window),
+            window=window,
             bias=encoding.bias(seen.new, seen.all),
         )
     hidden, rotation = stack.embed(tokens, positions.new), encoding.rotation(positions.new)

@@ -23,6 +23,8 @@ class AttentionMask:
     """True if each position attends to itself and those before it. Then `tensor` is None, which is fastest."""
     tensor: Tensor | None = None
     """Broadcastable to (B, H, T, S): bool, or float that is added to the scaled scores; None for all keys."""
+    window: int | None = None
+    """If each position attends to itself and the window - 1 positions before it, and `tensor` says nothing else."""
 
     @classmethod
     def causal(
@@ -34,23 +36,26 @@ class AttentionMask:
         n_prefix: int = 0,
         key_mask: Tensor | None = None,
         near: Tensor | None = None,
+        window: int | None = None,
         documents: Tensor | None = None,
         bias: Tensor | None = None,
     ) -> "AttentionMask":
         """Build the mask of a decoder whose T queries are the last of S keys.
 
         Each query attends to its own position, those before it, and the first n_prefix. key_mask (B, S) is False for
-        padding, near is the result of `near_mask`, a query attends only to keys with its own number in documents
-        (B, S), and bias is the positional encoding's.
+        padding, near is the result of `near_mask` for the window, a query attends only to keys with its own number in
+        documents (B, S), and bias is the positional encoding's.
         """
-        if key_mask is None and near is None and documents is None and bias is None:
-            if n_queries == 1:  # the newest position attends to everything
-                return cls()
-            if n_queries == n_keys and not n_prefix:
-                return cls(is_causal=True)
+        is_plain = key_mask is None and documents is None and bias is None
+        if is_plain and near is None and n_queries == 1:  # the newest position attends to everything
+            return cls()
+        is_plain = is_plain and n_queries == n_keys and not n_prefix
+        if is_plain and near is None:
+            return cls(is_causal=True)
         allowed = causal_mask(n_queries, n_keys, n_prefix, device)
         same = None if documents is None else same_document(documents, n_queries)
-        return cls(tensor=_add_bias(combine_masks(allowed, _for_all_heads(key_mask), near, same), bias))
+        tensor = _add_bias(combine_masks(allowed, _for_all_heads(key_mask), near, same), bias)
+        return cls(tensor=tensor, window=window if is_plain else None)
 
     def allowed(self, n_queries: int, n_keys: int, device: torch.device) -> Tensor:
         """Return which keys each query may attend to: (B or 1, H or 1, T, S) bool."""
