@@ -41,6 +41,7 @@ PARTS = {
     "memory": "peak memory of the same processes",
     "data": "a batch: one gather against a loop",
     "loss": "the loss over 50,257 symbols: in chunks against all logits at once",
+    "layers": "dropout, RMS norm and attention windows on a CPU: Folio's against torch's",
     "generation": "GPT-2 small generates 64 and 256 tokens",
     "startup": "time to the first error, token and step",
     "scaling": "a step against context, batch, vocabulary, depth and corpus",
@@ -174,7 +175,7 @@ def measure(
     from benchmarks.parts.busy import measure_busy
     from benchmarks.parts.generation import measure_generation
     from benchmarks.parts.hardware import describe_machine, measure_hardware
-    from benchmarks.parts.operations import measure_data, measure_loss
+    from benchmarks.parts.operations import measure_data, measure_layers, measure_loss
     from benchmarks.parts.preparation import measure_preparation
     from benchmarks.parts.scaling import measure_scaling
     from benchmarks.parts.startup import measure_startup
@@ -188,6 +189,7 @@ def measure(
     for name, measure_part in {
         "data": measure_data,
         "loss": measure_loss,
+        "layers": measure_layers,
         "busy": measure_busy,
         "prepare": measure_preparation,
         "generation": measure_generation,

@@ -1,4 +1,4 @@
-"""The parts `data` and `loss`: two implementations of one operation, in turn, in one process."""
+"""The parts `data`, `loss` and `layers`: two implementations of one operation, in turn, in one process."""
 
 import tempfile
 import time
@@ -8,16 +8,20 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.options import Options
 from benchmarks.report.results import BenchmarkReport, Series
 from folio.data.batches.order import random_indices
 from folio.data.batches.windows import gather_windows
+from folio.models.cpu_elementwise import Dropout, RMSNorm
+from folio.models.masks import causal_mask
+from folio.models.window_attention import window_attention
 from folio.objectives.losses import ChunkedCrossEntropy
 from folio.runtime.errors import FolioError
 
 N_BATCHES = 200
+N_CALLS = 50
 CONTEXT, BATCH = 64, 12
 ROWS, WIDTH, VOCABULARY = 768, 128, 50_257
 TOLERANCE = 1e-4
@@ -86,3 +90,52 @@ def measure_loss(options: Options, report: BenchmarkReport) -> None:
     subject = f"loss, {ROWS} x {WIDTH}, {VOCABULARY:,} symbols"
     contenders: dict[str, Callable[[], object]] = {"in chunks": in_chunks, "all logits at once": at_once}
     report.series += time_in_turn("loss", subject, options.rounds, contenders)
+
+
+def measure_layers(options: Options, report: BenchmarkReport) -> None:
+    """Add the times of dropout, the RMS norm and attention windows, with gradients: Folio's against torch's."""
+    options.say("layers")
+    torch.manual_seed(0)
+    hidden = torch.randn(ROWS, WIDTH, requires_grad=True)
+    norm, torch_norm = RMSNorm(WIDTH, eps=1e-6), nn.RMSNorm(WIDTH, eps=1e-6)
+    compare_layers("dropout", (hidden,), Dropout(0.1), nn.Dropout(0.1), options, report, is_random=True)
+    compare_layers("RMS norm", (hidden,), norm, torch_norm, options, report)
+    for batch, heads, context, width, window in ((3, 4, 256, 32, 64), (1, 12, 1024, 64, 128)):
+        q, k, v = (torch.randn(batch, context, heads, width).transpose(1, 2).requires_grad_() for _ in range(3))
+        mask = causal_mask(context, context).triu(1 - window)
+
+        def windows(q: Tensor, k: Tensor, v: Tensor, window: int = window) -> Tensor:
+            return window_attention(q, k, v, window)
+
+        def masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor = mask) -> Tensor:
+            return F.scaled_dot_product_attention(q, k, v, mask)
+
+        name = f"attention, {batch} x {heads} heads of {width}, windows of {window} in {context}"
+        compare_layers(name, (q, k, v), windows, masked, options, report)
+
+
+def compare_layers(
+    name: str,
+    inputs: tuple[Tensor, ...],
+    ours: Callable[..., Tensor],
+    torchs: Callable[..., Tensor],
+    options: Options,
+    report: BenchmarkReport,
+    *,
+    is_random: bool = False,
+) -> None:
+    """Add the times of two layers, with the gradients of their inputs, which must be the same if none is random."""
+
+    def run(layer: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+        output = layer(*inputs)
+        return torch.autograd.grad(output, inputs, output.detach())
+
+    if not is_random:
+        for gradient, other in zip(run(ours), run(torchs), strict=True):
+            if (difference := float((gradient - other).abs().max())) > TOLERANCE:
+                raise FolioError(f"{name}: gradients are {difference:.2g} apart, so the times are not comparable")
+    contenders: dict[str, Callable[[], object]] = {
+        "Folio": lambda: [run(ours) for _ in range(N_CALLS)],
+        "torch": lambda: [run(torchs) for _ in range(N_CALLS)],
+    }
+    report.series += time_in_turn("layers", name, options.rounds, contenders, N_CALLS)

@@ -18,6 +18,7 @@ TITLES = {
     "data": "data: one batch",
     "prepare": "prepare: text into shards of tokens",
     "loss": "loss: forward and backward",
+    "layers": "layers: forward and backward",
     "generation": "generation: GPT-2 small, greedy, fp32",
     "startup": "startup: from the command to its first output",
     "busy": "busy: a training step beside other processes",

@@ -152,7 +152,7 @@ def test_the_command_prints_tables_and_writes_json_and_plots(
     [
         (
             ["setp"],
-            "part=setp is not one of hardware, step, overhead, memory, data, loss, generation, startup, scaling",
+            "part=setp is not one of hardware, step, overhead, memory, data, loss, layers, generation, startup",
         ),
         (["step", "--rounds", "0"], "--rounds=0 must be 1 or more"),
         (["step", "--threads", "0"], "--threads=0 must be 1 or more"),
