@@ -51,7 +51,8 @@ def formats() -> list[Format]:
         for part in QWEN3.fields
         if not {"attention_bias", "attention_window"} & set(part.options)
     ]
-    return [replace(LLAMA, fields=llama), replace(QWEN3, fields=qwen3)]
+    # Qwen3 first: with windows and biases, which neither has, a model with QK norm is as near to a Llama.
+    return [replace(QWEN3, fields=qwen3), replace(LLAMA, fields=llama)]
 
 
 def check_destination(file: Path, force: bool) -> None:
