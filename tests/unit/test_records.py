@@ -334,7 +334,10 @@ def test_a_transcribed_row_is_found_by_its_command(write_run: WRITE) -> None:
         {
             "transcribed": True,
             "command": ["experiment=size_ladder", "model.d_model=32"],
-            "stated": {"val/loss_nats": {"n": 3, "mean": 1.869, "std": 0.001}},
+            "stated": {
+                "val/loss_nats": {"n": 3, "mean": 1.869, "std": 0.001},
+                "val/bits_per_byte": {"n": 3, "mean": 2.696},  # without a spread, so it decides nothing
+            },
         }
     )
     study = Study(rows=[Record(transcribed=True, labels={"what": "x"}), row])

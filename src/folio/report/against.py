@@ -68,9 +68,10 @@ def _compare(group: Group, study: Study) -> Verdict:
     if place is None:
         return Verdict(group.label, ABSENT, ABSENT, None, _nearest(study, identity), [], "")
     row = study.rows[place]
-    metric = next((name for name in METRICS if row.summary(name) and group.summary(name)), None)
-    if metric is None:
+    common = [name for name in METRICS if row.summary(name) and group.summary(name)]
+    if not common:
         return Verdict(group.label, ABSENT, ABSENT, None, "no figure in common", [], row.repeat_command())
+    metric = next((name for name in common if _has_spread(row.summary(name))), common[0])
     old, new = row.summary(metric), group.summary(metric)
     assert old is not None
     assert new is not None
@@ -96,6 +97,11 @@ def judge(old: Summary, new: Summary) -> tuple[bool | None, str]:
     is_within = low <= new.mean <= high
     verb = "lies in" if is_within else "is not in"
     return is_within, f"{write_loss(new.mean)} {verb} {write_loss(low)} to {write_loss(high)}"
+
+
+def _has_spread(summary: Summary | None) -> bool:
+    """A transcribed row may have the spread of one figure alone."""
+    return summary is not None and bool(summary.std)
 
 
 def _written(summary: Summary) -> str:
