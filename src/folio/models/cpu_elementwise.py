@@ -45,9 +45,13 @@ class RMSNorm(nn.RMSNorm):
 
     Shapes: (..., D) -> (..., D).
 
-        >>> RMSNorm(2)(torch.tensor([3.0, 3.0])).tolist()
-        [1.0, 1.0]
+        >>> normed = RMSNorm(2, eps=1e-6)(torch.tensor([3.0, -3.0]))
+        >>> [round(value, 3) for value in normed.tolist()]
+        [1.0, -1.0]
     """
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__(width, eps=eps)
 
     def forward(self, hidden: Tensor) -> Tensor:
         if hidden.dtype != torch.float32 or not torch.is_grad_enabled() or not _runs_on_cpu(hidden):
