@@ -26,8 +26,8 @@ def two_checkpoints(make_workspace: Callable[[], Workspace]) -> tuple[Workspace,
     """A run that got worse after its best validation."""
     workspace = make_workspace()
     recipe = ("schedule=constant", "training.validate_every_steps=10", "training.max_steps=20", "model.dropout=0.1")
-    # A rate that breaks everything, but not within the first validation interval's warm-up.
-    recipe += ("schedule.warmup_steps=0", "optimizer=sgd", "optimizer.learning_rate=50")
+    # A rate that grows until the second validation: by then the loss is ten times that of the first, whatever the seed.
+    recipe += ("schedule.warmup_steps=20", "optimizer=sgd", "optimizer.learning_rate=20")
     run = workspace.train(*TINY, *recipe, "callbacks.checkpoint.keep_every_steps=10")
     assert run.metrics["best/step"] == 10, "the test needs a run whose last step is not its best"
     return workspace, run

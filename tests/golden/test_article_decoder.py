@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from folio.config.run import RunConfig
 from folio.distributed.cost_model import n_parameters
 from folio.models import GPT, TransformerConfig
+from folio.models.cpu_elementwise import Dropout
 
 Compose = Callable[..., RunConfig]
 
@@ -145,7 +146,8 @@ def test_dropout_acts_at_the_articles_places(config: TransformerConfig, monkeypa
     """Instead of dropping, triple: the outputs agree only if both models do it at the same places."""
     assert (config.dropout, config.attention_dropout_rate, config.feed_forward_dropout) == (0.1, 0.1, 0.1)
     model, reference = models_of(replace(config, attention_dropout=0.0))
-    monkeypatch.setattr(F, "dropout", lambda hidden, p, training, inplace: 3 * hidden if training else hidden)
+    monkeypatch.setattr(nn.Dropout, "forward", lambda self, hidden: 3 * hidden if self.training else hidden)
+    monkeypatch.setattr(Dropout, "forward", nn.Dropout.forward)
     tokens = torch.randint(97, (2, config.context_length), generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(model(tokens), reference(tokens), rtol=0, atol=1e-6)
     with pytest.raises(AssertionError):

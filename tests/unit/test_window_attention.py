@@ -34,7 +34,8 @@ def test_outputs_and_gradients_are_those_of_masked_attention(
         mixed = window_attention.window_attention(q, k, v, window, scale)
         gradients = torch.autograd.grad(mixed, (q, k, v), gradient)
     torch.testing.assert_close(mixed, expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(gradients, torch.autograd.grad(expected, (q, k, v), gradient), rtol=1e-4, atol=1e-5)
+    # Sums of up to 300 products in float32, in another order.
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected, (q, k, v), gradient), rtol=1e-3, atol=1e-4)
 
 
 def test_a_model_with_windows_has_the_same_gradients_with_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
