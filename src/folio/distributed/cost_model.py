@@ -151,7 +151,7 @@ def block_activations(model: TransformerConfig, n_sequences: int, half: bool, is
     stream, rest = 2 * width, 2 * width + 2 * q_width + 2 * kv_width + _activation_width(model)
     if not is_cpu:
         rest += model.feed_forward_width
-    if is_cpu:  # some layers consist of several operations there, each of which keeps its inputs
+    else:  # some layers consist of several operations there, each of which keeps its inputs
         if model.qk_norm or model.positional_encoding == "rotary":  # new queries and keys
             rest += q_width + kv_width
         if model.positional_encoding == "rotary":  # a copy of the output of attention

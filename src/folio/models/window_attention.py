@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from folio.models.masks import causal_mask
+
 BLOCK = 64
 """Queries of a block, which share their keys. Fewer leave out more scores, in smaller products."""
 
@@ -87,11 +89,12 @@ def _blocks(n_tokens: int, window: int) -> list[tuple[slice, slice]]:
 
 def _weights(q: Tensor, k: Tensor, window: int, scale: float) -> Tensor:
     """Return what the last C of S positions attend to: (B H, C, K) and (B H, S, K) -> (B H, C, S)."""
-    return torch.softmax(torch.baddbmm(_hidden(q.size(1), k.size(1), window), q, k.mT, alpha=scale), dim=-1)
+    hidden = _hidden(q.size(1), k.size(1), window, q.dtype)
+    return torch.softmax(torch.baddbmm(hidden, q, k.mT, alpha=scale), dim=-1)
 
 
 @cache
-def _hidden(n_queries: int, n_keys: int, window: int) -> Tensor:
+def _hidden(n_queries: int, n_keys: int, window: int, dtype: torch.dtype) -> Tensor:
     """Return (C, S): -inf where the last C of S positions do not attend to a key, 0 elsewhere."""
-    distance = torch.arange(n_keys - n_queries, n_keys)[:, None] - torch.arange(n_keys)
-    return torch.zeros(n_queries, n_keys).masked_fill_((distance < 0) | (distance >= window), -inf)
+    seen = causal_mask(n_queries, n_keys).triu(n_keys - n_queries - window + 1)
+    return torch.zeros(n_queries, n_keys, dtype=dtype).masked_fill_(~seen, -inf)
