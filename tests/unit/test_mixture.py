@@ -32,7 +32,7 @@ def test_every_corpus_has_its_share_of_a_block(shares: tuple[float, ...]) -> Non
 
 
 @settings(max_examples=20)
-@given(SHARES, st.integers(0, 2**32 - 1), st.sampled_from(["random", "shuffled"]), st.integers(0, 40_000))
+@given(SHARES, st.integers(0, 2**32 - 1), st.sampled_from(["random", "shuffled", "even"]), st.integers(0, 40_000))
 def test_a_batch_is_a_function_of_seed_and_step_however_it_is_cut(
     shares: tuple[float, ...], seed: int, order: str, step: int
 ) -> None:

@@ -17,9 +17,16 @@ from folio.data.batches.batch import IGNORE_INDEX, Batch
 from folio.data.batches.lines import Lines
 from folio.data.batches.loaders import token_loader, validation_loader
 from folio.data.batches.masking import MaskedTrainingLines, MaskedValidationLines, Masking
-from folio.data.batches.order import WINDOW_ORDERS, MicroBatch, TrainingBatches, random_indices, shuffled_indices
+from folio.data.batches.order import (
+    WINDOW_ORDERS,
+    MicroBatch,
+    TrainingBatches,
+    even_indices,
+    random_indices,
+    shuffled_indices,
+)
 from folio.data.batches.prefixes import PrefixTrainingWindows, PrefixValidationWindows
-from folio.data.batches.random_numbers import Permutation, RandomStream, random_uint64
+from folio.data.batches.random_numbers import Permutation, RandomStream, evenly_spread, random_uint64
 from folio.data.batches.windows import (
     TrainingWindows,
     ValidationWindows,
@@ -103,8 +110,9 @@ def test_indices_draw_nothing_from_the_global_generators() -> None:
     assert torch.equal(torch.get_rng_state(), torch_state)
 
 
-def test_random_indices_are_the_same_with_every_numpy() -> None:
+def test_indices_are_the_same_with_every_numpy() -> None:
     assert random_indices(1000, 1337, 0, 4).tolist() == [985, 347, 78, 213]
+    assert even_indices(1000, 1337, 0, 4).tolist() == [919, 537, 155, 773]
 
 
 def test_random_indices_are_uniform() -> None:
@@ -119,6 +127,32 @@ def test_shuffled_indices_occur_once_an_epoch(n_indices: int, batch_size: int, s
     stream = np.concatenate([shuffled_indices(n_indices, seed, step, batch_size) for step in range(n_steps)])
     for epoch in range(n_epochs):
         assert sorted(stream[epoch * n_indices : (epoch + 1) * n_indices].tolist()) == list(range(n_indices))
+
+
+@given(st.integers(1, 500), st.integers(0, 10**6), seeds, st.integers(1, 2**40))
+def test_even_indices_leave_no_gap_and_do_not_crowd(n_draws: int, first: int, seed: int, n_indices: int) -> None:
+    draws = np.arange(first, first + n_draws)
+    starts = np.sort(evenly_spread(draws, n_indices, seed))
+    assert starts[0] >= 0
+    assert starts[-1] < n_indices
+    gaps = np.diff(np.append(starts, starts[0] + n_indices))
+    # The limits for real numbers, and 1 because indices are rounded down.
+    assert gaps.max() <= (1 + 2 / 5**0.5) * n_indices / n_draws + 1
+    assert gaps.min() >= 0.44 * n_indices / n_draws - 1
+
+
+def test_even_windows_read_each_token_about_once_an_epoch() -> None:
+    n_tokens, context_length, batch_size = 100_000, 64, 5
+    n_steps = n_tokens // (context_length * batch_size)
+    reads = {}
+    for order in ("even", "random"):
+        batches = TrainingBatches(order, n_tokens - context_length, 7, batch_size, batch_size, 0, n_steps)
+        starts = np.concatenate([batch.indices for batch in batches])
+        reads[order] = np.bincount((starts[:, None] + np.arange(context_length)).ravel(), minlength=n_tokens)
+    unread = {order: float((counts == 0).mean()) for order, counts in reads.items()}
+    assert unread["even"] < 0.25
+    assert reads["even"].max() <= 3
+    assert unread["random"] > 0.35  # 1/e
 
 
 @given(

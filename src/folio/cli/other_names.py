@@ -357,7 +357,7 @@ ADVICE = {
     "save_last": CHECKPOINTS,
     "save_top_k": CHECKPOINTS,
     "save_total_limit": CHECKPOINTS,
-    "shuffle": "write data.window_order=shuffled or random",
+    "shuffle": "write data.window_order=even, shuffled or random",
     "size": "write model=gpt2_small, or another file of conf/model",
     "stochastic_weight_averaging": "write callbacks=[default,ema] for an average of the weights",
     "swa": "write callbacks=[default,ema] for an average of the weights",

@@ -14,7 +14,7 @@ else:
     TextName = Literal[tuple(NAMED_TEXTS)]
     PartName = Literal[(*NAMED_TEXTS, "text_file", "text_files", "huggingface", "prepared", "token_files")]
 
-WindowOrder = Literal["random", "shuffled"]
+WindowOrder = Literal["random", "shuffled", "even"]
 """random: independent uniform starts; shuffled: each start once an epoch."""
 
 ValFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -37,7 +37,8 @@ class DataConfig(Option):
     path: str | None
     """File or folder that is read; null for a text that has a name."""
     window_order: WindowOrder
-    """Starts of the windows: random, independent and uniform; or shuffled, each once an epoch."""
+    """Starts of the windows. random: independent and uniform; shuffled: each start once an epoch; even: spread over the
+    text so that each token is read about once an epoch."""
     mask_documents: bool = False
     """Let tokens attend only to their own document, in which positions start again from 0."""
     has_documents: ClassVar[bool | None] = False
@@ -255,7 +256,8 @@ class MixtureConfig(Section):
     parts: dict[Text, WeightOrPart] | None
     """Weights of tiny_shakespeare, a file, a pattern or a folder; or, for any name, the keys below."""
     window_order: WindowOrder
-    """Starts of the windows: random, independent and uniform; or shuffled, each once an epoch."""
+    """Starts of the windows. random: independent and uniform; shuffled: each start once an epoch; even: spread over the
+    text so that each token is read about once an epoch."""
     mask_documents: bool = False
     """Let tokens attend only to their own document, in which positions start again from 0."""
     has_documents: ClassVar[None] = None

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from folio.data.batches.random_numbers import Permutation, RandomStream, random_uint64, uniform_integers
+from folio.data.batches.random_numbers import (
+    Permutation,
+    RandomStream,
+    evenly_spread,
+    random_uint64,
+    uniform_integers,
+)
 from folio.data.prepared import MIXTURE_BLOCK
 
 
@@ -67,6 +73,8 @@ class Mixture:
             here, size = corpora == corpus, self.sizes[corpus]
             if window_order == "random":
                 own = uniform_integers(bits[here], size)
+            elif window_order == "even":
+                own = evenly_spread(numbers[here], size, seed, corpus)
             else:
                 own = self._shuffled(corpus, numbers[here], seed)
             indices[here] = self.offsets[corpus] + own

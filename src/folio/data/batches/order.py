@@ -13,7 +13,13 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from folio.data.batches.mixture import Mixture
-from folio.data.batches.random_numbers import Permutation, RandomStream, random_uint64, uniform_integers
+from folio.data.batches.random_numbers import (
+    Permutation,
+    RandomStream,
+    evenly_spread,
+    random_uint64,
+    uniform_integers,
+)
 
 
 def random_indices(n_indices: int, seed: int, step: int, batch_size: int) -> np.ndarray:
@@ -32,7 +38,12 @@ def shuffled_indices(n_indices: int, seed: int, step: int, batch_size: int) -> n
     return indices
 
 
-WINDOW_ORDERS = {"random": random_indices, "shuffled": shuffled_indices}
+def even_indices(n_indices: int, seed: int, step: int, batch_size: int) -> np.ndarray:
+    """Return (B,) int64, spread evenly over [0, n_indices) in each batch and over any number of batches."""
+    return evenly_spread(np.arange(step * batch_size, (step + 1) * batch_size), n_indices, seed)
+
+
+WINDOW_ORDERS = {"random": random_indices, "shuffled": shuffled_indices, "even": even_indices}
 """Values of data.window_order."""
 
 
