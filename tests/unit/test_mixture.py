@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from folio.config.tokenizer import choose_tokenizer
 from folio.data.batches.mixture import MIXTURE_BLOCK, Mixture, draws_per_block
-from folio.data.batches.order import TrainingBatches
+from folio.data.batches.order import WINDOW_ORDERS, TrainingBatches
 from folio.data.corpora.mixture import CorpusMixture, WeightedSource, join_corpora
 from folio.data.corpora.single_text import TextFile
 from folio.runtime.errors import FolioError
@@ -32,7 +32,7 @@ def test_every_corpus_has_its_share_of_a_block(shares: tuple[float, ...]) -> Non
 
 
 @settings(max_examples=20)
-@given(SHARES, st.integers(0, 2**32 - 1), st.sampled_from(["random", "shuffled", "even"]), st.integers(0, 40_000))
+@given(SHARES, st.integers(0, 2**32 - 1), st.sampled_from(sorted(WINDOW_ORDERS)), st.integers(0, 40_000))
 def test_a_batch_is_a_function_of_seed_and_step_however_it_is_cut(
     shares: tuple[float, ...], seed: int, order: str, step: int
 ) -> None:

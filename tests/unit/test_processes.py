@@ -15,7 +15,7 @@ from folio.config.section import ConfigError
 from folio.config.trainer import TrainerConfig
 from folio.data.batches.batch import IGNORE_INDEX
 from folio.data.batches.loaders import validation_loader
-from folio.data.batches.order import TrainingBatches
+from folio.data.batches.order import WINDOW_ORDERS, TrainingBatches
 from folio.data.batches.windows import TrainingWindows, ValidationWindows
 from folio.distributed.context import DistributedContext
 from folio.distributed.environment import SINGLE_RANK, RankInfo, check_processes, rank_from_environment
@@ -81,7 +81,7 @@ def test_the_number_of_started_processes_must_be_the_configs() -> None:
         check_processes(trainer(devices=4, num_nodes=2), SINGLE_RANK)
 
 
-@pytest.mark.parametrize("order", ["random", "shuffled", "even"])
+@pytest.mark.parametrize("order", WINDOW_ORDERS)
 @pytest.mark.parametrize(("world_size", "micro_batch_size"), [(1, 2), (2, 4), (2, 1), (4, 2)])
 def test_each_step_reads_the_same_windows_for_any_world_size_and_accumulation(
     order: str, world_size: int, micro_batch_size: int

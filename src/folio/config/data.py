@@ -15,7 +15,7 @@ else:
     PartName = Literal[(*NAMED_TEXTS, "text_file", "text_files", "huggingface", "prepared", "token_files")]
 
 WindowOrder = Literal["random", "shuffled", "even"]
-"""random: independent uniform starts; shuffled: each start once an epoch."""
+"""Keys of `folio.data.batches.order.WINDOW_ORDERS`."""
 
 ValFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 TestFraction = Annotated[float, Field(ge=0.0, lt=1.0)]

@@ -13,6 +13,7 @@ from folio.data.batches.random_numbers import (
     Permutation,
     RandomStream,
     evenly_spread,
+    permuted,
     random_uint64,
     uniform_integers,
 )
@@ -75,17 +76,7 @@ class Mixture:
                 own = uniform_integers(bits[here], size)
             elif window_order == "even":
                 own = evenly_spread(numbers[here], size, seed, corpus)
-            else:
-                own = self._shuffled(corpus, numbers[here], seed)
+            else:  # each corpus has an order of its own, even if two have the same size
+                own = permuted(numbers[here], size, seed, corpus + 1)
             indices[here] = self.offsets[corpus] + own
         return indices
-
-    def _shuffled(self, corpus: int, numbers: np.ndarray, seed: int) -> np.ndarray:
-        """Return each index once per epoch of this corpus."""
-        epochs, places = np.divmod(numbers, self.sizes[corpus])
-        own = np.empty_like(numbers)
-        for epoch in np.unique(epochs).tolist():
-            here = epochs == epoch
-            # Each corpus has an order of its own, even if two have the same size.
-            own[here] = Permutation(self.sizes[corpus], seed, epoch + ((corpus + 1) << 40))(places[here])
-        return own

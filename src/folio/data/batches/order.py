@@ -14,9 +14,9 @@ from torch.utils.data import Sampler
 
 from folio.data.batches.mixture import Mixture
 from folio.data.batches.random_numbers import (
-    Permutation,
     RandomStream,
     evenly_spread,
+    permuted,
     random_uint64,
     uniform_integers,
 )
@@ -29,18 +29,17 @@ def random_indices(n_indices: int, seed: int, step: int, batch_size: int) -> np.
 
 def shuffled_indices(n_indices: int, seed: int, step: int, batch_size: int) -> np.ndarray:
     """Return (B,) int64 in which each index occurs once an epoch. A batch may extend into the next epoch."""
-    draws = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
-    epochs, positions = np.divmod(draws, n_indices)
-    indices = np.empty(batch_size, dtype=np.int64)
-    for epoch in np.unique(epochs).tolist():
-        here = epochs == epoch
-        indices[here] = Permutation(n_indices, seed, epoch)(positions[here])
-    return indices
+    return permuted(_draws(step, batch_size), n_indices, seed)
 
 
 def even_indices(n_indices: int, seed: int, step: int, batch_size: int) -> np.ndarray:
     """Return (B,) int64, spread evenly over [0, n_indices) in each batch and over any number of batches."""
-    return evenly_spread(np.arange(step * batch_size, (step + 1) * batch_size), n_indices, seed)
+    return evenly_spread(_draws(step, batch_size), n_indices, seed)
+
+
+def _draws(step: int, batch_size: int) -> np.ndarray:
+    """Return the numbers of a batch's sequences among all of the run: (B,) int64."""
+    return np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
 
 
 WINDOW_ORDERS = {"random": random_indices, "shuffled": shuffled_indices, "even": even_indices}

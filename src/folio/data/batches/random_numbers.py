@@ -106,3 +106,16 @@ def _scramble(values: np.ndarray) -> np.ndarray:
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed ^= mixed >> np.uint64(31)
     return mixed
+
+
+def permuted(draws: np.ndarray, n: int, seed: int, index: int = 0) -> np.ndarray:
+    """Return a number in [0, n) for each draw 0, 1, 2, ...: (B,) int64. Each number occurs once in n draws, an epoch.
+
+    Every epoch has another permutation, and so has every index.
+    """
+    epochs, places = np.divmod(draws, n)
+    numbers = np.empty_like(draws)
+    for epoch in np.unique(epochs).tolist():
+        here = epochs == epoch
+        numbers[here] = Permutation(n, seed, epoch + (index << 40))(places[here])
+    return numbers
