@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt $(TRANSFORMERS)
 	$(BIN)/pip install --quiet --upgrade --no-deps --target .venv/hugging_face --requirement $(TRANSFORMERS)
 	@touch $(STAMP)
 
-train: setup ## Train experiment=quickstart on Tiny Shakespeare: 5 to 6 minutes on two CPU cores
+train: setup ## Train experiment=quickstart on Tiny Shakespeare: five minutes on two CPU cores
 	$(BIN)/python train.py $(or $(ARGS),experiment=quickstart)
 
 test: setup ## Run the fast tests
